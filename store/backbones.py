@@ -1,0 +1,249 @@
+"""Frozen backbones: found by name, described, fingerprinted, and built as fresh timm models."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import cast
+
+import safetensors
+import timm
+import torch
+from safetensors.torch import load, load_file, save
+from timm.data import resolve_model_data_config
+from timm.layers import Attention, LayerScale, Mlp
+from timm.models import load_model_config_from_hf, parse_model_name
+from timm.models.vision_transformer import Block, VisionTransformer
+from torch import Tensor, nn
+
+from store.errors import (
+    BackboneMismatchError,
+    BackboneNotFoundError,
+    FormatError,
+    InvalidSettingError,
+    UnservedBackboneError,
+)
+from store.records import BackboneId, BackboneRecord, Blob, Preprocessing, canonical_json, decode
+from store.store import Store
+
+DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
+PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
+CLASSIFIER_KEYS = ("head.", "head_dist.")
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A record and the trunk's tensors as stored: no classifier, any float dtype."""
+
+    record: BackboneRecord
+    tensors: Mapping[str, Tensor]
+
+    def build(
+        self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> VisionTransformer:
+        """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
+        with torch.device("meta"):
+            model = _create(self.record.id.architecture, self.record.id.arguments)
+        model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
+        if classes:
+            model.reset_classifier(classes)
+            model.head.to(device, dtype)
+        return model.eval().requires_grad_(False)
+
+
+def load_backbone(
+    name: str, *, weights: Path | None = None, arguments: Mapping[str, object] | None = None, label: str | None = None
+) -> Backbone:
+    """Load a packaged backbone, a timm name (`hf-hub:` too), or a timm architecture with a local safetensors file.
+
+    Raises `BackboneNotFoundError`, `UnservedBackboneError`, or `FormatError` for a file that does not fit.
+    """
+    if name in PACKAGED:
+        return _load_packaged(name)
+    if weights is None:
+        return _load_pretrained(name, arguments or {}, label or name)
+    if not weights.is_file():
+        raise BackboneNotFoundError(f"weights file {str(weights)!r} does not exist: give a safetensors file")
+    model = _create(name, arguments or {})
+    try:
+        tensors = load_file(weights)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{str(weights)!r} is not a whole safetensors file ({error}): fetch it again") from None
+    return _describe(label or name, model, _trunk(tensors, model, str(weights)), arguments or {}, source=weights.name)
+
+
+def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:
+    """Read a backbone from its blob; raise `BackboneMismatchError` unless the fingerprint is the record's."""
+    try:
+        tensors = load(data)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"weights of backbone {record.name!r} are not safetensors ({error}): add it again") from None
+    return pinned(Backbone(record, tensors))
+
+
+def open_backbone(store: Store, record: BackboneRecord) -> Backbone:
+    """Open a backbone of the store, from its blob or, where the weights stayed at their source, from there."""
+    if record.weights is not None:
+        return read_backbone(record, store.read(record.weights))
+    found = load_backbone(record.source, arguments=record.id.arguments, label=record.name)
+    return pinned(Backbone(record, found.tensors))
+
+
+def pinned(backbone: Backbone) -> Backbone:
+    """Return the backbone, or raise `BackboneMismatchError` where its tensors are not what its record says."""
+    record = backbone.record
+    found = fingerprint(record.id.architecture, record.id.arguments, record.id.preprocessing, backbone.tensors)
+    if found != record.id.fingerprint:
+        raise BackboneMismatchError(
+            f"backbone {record.name!r} has fingerprint {found[:12]}, expected {record.id.fingerprint[:12]}: "
+            "its weights, architecture or preprocessing changed; restore the original"
+        )
+    return backbone
+
+
+def encode(backbone: Backbone) -> bytes:
+    """Encode the trunk as safetensors without metadata, which makes equal tensors equal bytes."""
+    return save(dict(backbone.tensors))
+
+
+def fingerprint(
+    architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing, tensors: Mapping[str, Tensor]
+) -> str:
+    """Hash the architecture, its arguments, the preprocessing, and each tensor's name, dtype, shape and bytes."""
+    leaves = [[name, str(t.dtype), list(t.shape), _sha256(t)] for name, t in sorted(tensors.items())]
+    root = [architecture, dict(arguments), dataclasses.asdict(preprocessing), leaves]
+    return hashlib.sha256(canonical_json(root)).hexdigest()
+
+
+def check_served(model: nn.Module, name: str) -> VisionTransformer:
+    """Return the model, or raise `UnservedBackboneError` naming the part that the engine does not restate."""
+    problem = _unserved_part(model)
+    if problem is not None:
+        raise UnservedBackboneError(
+            f"backbone {name!r} is not served ({problem}): use a timm VisionTransformer of plain pre-norm blocks "
+            "with token or avg pooling"
+        )
+    return cast(VisionTransformer, model)
+
+
+def _unserved_part(model: nn.Module) -> str | None:
+    if type(model) is not VisionTransformer:
+        return f"class {type(model).__name__}"
+    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
+        return f"pooling {model.global_pool!r}"
+    if model.patch_embed.dynamic_img_pad or model.dynamic_img_size:
+        return "dynamic image size"
+    for block in model.blocks:
+        if type(block) is not Block:
+            return f"block {type(block).__name__}"
+        if type(block.attn) is not Attention or block.attn.gate is not None:
+            return f"attention {type(block.attn).__name__}"
+        if type(block.mlp) is not Mlp:
+            return f"mlp {type(block.mlp).__name__}"
+        for scale in (block.ls1, block.ls2):
+            if not isinstance(scale, (nn.Identity, LayerScale)):
+                return f"residual scale {type(scale).__name__}"
+    return None
+
+
+def _load_packaged(name: str) -> Backbone:
+    folder = resources.files("store") / "assets"
+    config = json.loads((folder / f"{PACKAGED[name]}.json").read_bytes())
+    preprocessing = decode(Preprocessing, json.dumps(config["preprocessing"]).encode(), f"{name} preprocessing")
+    tensors = load((folder / f"{PACKAGED[name]}.safetensors").read_bytes())
+    with torch.device("meta"):
+        model = _create(config["architecture"], config["arguments"])
+    trunk = _trunk(tensors, model, name)
+    return _describe(name, model, trunk, config["arguments"], source="package", preprocessing=preprocessing)
+
+
+def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> Backbone:
+    source, model_id = parse_model_name(name)
+    try:
+        if source == "hf-hub":
+            # the hub's own arguments are part of what is built, so of what is fingerprinted
+            arguments = {**(load_model_config_from_hf(model_id)[2] or {}), **arguments}
+        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
+    except (RuntimeError, OSError, ValueError) as error:
+        line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
+        raise BackboneNotFoundError(
+            f"backbone {name!r} cannot be loaded ({line}): check the timm name and the network, or give --weights FILE"
+        ) from None
+    return _describe(label, model, model.state_dict(), arguments, source=name)
+
+
+def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransformer:
+    try:
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+    except RuntimeError as error:
+        raise BackboneNotFoundError(
+            f"{architecture!r} is no timm architecture ({error}): see timm.list_models()"
+        ) from None
+    except TypeError as error:
+        raise InvalidSettingError(f"arguments {dict(arguments)} do not fit {architecture!r}: {error}") from None
+    return check_served(model, architecture)
+
+
+def _trunk(tensors: Mapping[str, Tensor], model: VisionTransformer, where: str) -> dict[str, Tensor]:
+    """Drop the classifier and check names and shapes against the model."""
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    trunk = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER_KEYS)}
+    wrong = sorted(trunk.keys() ^ expected.keys()) or sorted(k for k in expected if trunk[k].shape != expected[k])
+    if wrong:
+        raise FormatError(
+            f"{where}: tensor {wrong[0]!r} is missing, unknown or of another shape than the architecture's "
+            f"({len(wrong)} such): give the matching architecture and arguments"
+        )
+    return trunk
+
+
+def _describe(
+    name: str,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    arguments: Mapping[str, object],
+    *,
+    source: str,
+    preprocessing: Preprocessing | None = None,
+) -> Backbone:
+    vit = check_served(model, name)
+    preprocessing = preprocessing or _preprocessing(vit)
+    architecture = vit.pretrained_cfg["architecture"]
+    identity = BackboneId(
+        architecture, dict(arguments), preprocessing, fingerprint(architecture, arguments, preprocessing, tensors)
+    )
+    record = BackboneRecord(
+        name=name,
+        id=identity,
+        blocks=len(vit.blocks),
+        dim=vit.embed_dim,
+        parameters=sum(t.numel() for t in tensors.values()),
+        block_parameters=sum(p.numel() for p in vit.blocks[0].parameters()),
+        nbytes=sum(t.nbytes for t in tensors.values()),
+        source=source,
+        weights=Blob.of(save(dict(tensors))),
+        modules={
+            path: (module.out_features, module.in_features)
+            for path, module in vit.named_modules()
+            if path.startswith("blocks.") and isinstance(module, nn.Linear)
+        },
+    )
+    return Backbone(record, tensors)
+
+
+def _preprocessing(model: VisionTransformer) -> Preprocessing:
+    config = resolve_model_data_config(model)
+    _, height, width = config["input_size"]
+    mean, std = (cast(tuple[float, float, float], tuple(map(float, config[key]))) for key in ("mean", "std"))
+    return Preprocessing(
+        height, width, config["interpolation"], mean, std, float(config["crop_pct"]), config["crop_mode"]
+    )
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()

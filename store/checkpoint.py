@@ -1,0 +1,197 @@
+"""A task's folder, as PEFT and a linear head leave it, and the guards before it is published."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.errors import (
+    AdapterMismatchError,
+    BackboneMismatchError,
+    FormatError,
+    HeadMismatchError,
+    NotFoundError,
+    UnservedAdapterError,
+)
+from store.methods import FLOATS, matches, served_method
+from store.records import BackboneRecord, Card
+from store.tensors import TensorInfo, check_tensors
+
+CONFIG = "adapter_config.json"
+WEIGHTS = "adapter_model.safetensors"
+HEAD = "head.safetensors"
+LABELS = "classes.txt"
+CARD = "onetrunk.json"
+PICKLE = "adapter_model.bin"
+
+BLOCK = re.compile(r"blocks\.(\d+)\.")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The bytes of a task's files and what they say; the card is None where the folder has none."""
+
+    config: bytes
+    weights: bytes
+    head: bytes
+    labels: bytes
+    card: Card | None
+    settings: Mapping[str, object]
+    adapter_infos: Mapping[str, TensorInfo]
+    head_infos: Mapping[str, TensorInfo]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a checked checkpoint is: the method, and each adapted module with its rank, from the first block up."""
+
+    method: str
+    ranks: Mapping[str, int]
+
+
+def read_checkpoint(folder: Path) -> Checkpoint:
+    if not folder.is_dir():
+        raise NotFoundError(f"no folder {folder}: give the one that holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}")
+    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
+        raise FormatError(
+            f"{folder / PICKLE} is a pickle, which can run code and is not read: load it with PEFT where you trust it "
+            "and save_pretrained() again"
+        )
+    config, weights, head, labels = (_read(folder / name) for name in (CONFIG, WEIGHTS, HEAD, LABELS))
+    card = folder / CARD
+    return Checkpoint(
+        config=config,
+        weights=weights,
+        head=head,
+        labels=labels,
+        card=Card.from_json(card.read_bytes()) if card.exists() else None,
+        settings=_parse_config(config),
+        adapter_infos=check_tensors(weights, WEIGHTS),
+        head_infos=check_tensors(head, HEAD),
+        classes=parse_classes(labels),
+    )
+
+
+def parse_classes(labels: bytes) -> tuple[str, ...]:
+    """Return the class names of `classes.txt`, in the order of the head's rows."""
+    try:
+        lines = labels.decode().removesuffix("\n").split("\n")
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{LABELS} is not UTF-8 ({error}): save it as UTF-8") from None
+    seen: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        if not line.strip() or line != line.strip() or UNPRINTABLE.search(line):
+            raise HeadMismatchError(
+                f"{LABELS} line {number} is {line[:80]!r}: a class name is not empty, has no space at its ends "
+                "and no control character; end lines with a line feed alone"
+            )
+        if line in seen:
+            raise HeadMismatchError(
+                f"{LABELS} lines {seen[line]} and {number} are both {line[:80]!r}: name each class once"
+            )
+        seen[line] = number
+    return tuple(lines)
+
+
+def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Fit:
+    """Raise a `RefusedError` unless blocks 1..depth of the backbone, with adapters and head, serve the task."""
+    if not 1 <= depth <= record.blocks:
+        raise AdapterMismatchError(
+            f"depth {depth} is outside 1..{record.blocks}, the blocks of {record.name}: choose one within"
+        )
+    if checkpoint.card is not None:
+        _check_card(checkpoint.card, record, depth)
+    method = served_method(checkpoint.settings)
+    ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, record.modules)
+    _check_depth(ranks, depth)
+    _check_complete(checkpoint.settings, ranks, record, depth)
+    _check_head(checkpoint, record)
+    return Fit(method.name, {module: ranks[module] for module in sorted(ranks, key=lambda m: (block_number(m), m))})
+
+
+def block_number(module: str) -> int:
+    """Return the block of a module's full path, counted from 1."""
+    match = BLOCK.match(module)
+    if match is None:
+        raise AdapterMismatchError(f"module {module[:120]!r} is in no block: adapt linear maps in the blocks only")
+    return int(match.group(1)) + 1
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise FormatError(
+            f"{path.parent} has no {path.name}: a task's folder holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}"
+        ) from None
+
+
+def _parse_config(data: bytes) -> Mapping[str, object]:
+    try:
+        settings = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{CONFIG} is not JSON ({error}): save the adapter with PEFT again") from None
+    if not isinstance(settings, dict):
+        raise FormatError(f"{CONFIG} is not an object: save the adapter with PEFT again")
+    return settings
+
+
+def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:
+    if card.backbone != record.id.fingerprint:
+        raise BackboneMismatchError(
+            f"the task was made on backbone {card.backbone}, {record.name} is {record.id.fingerprint}: "
+            "add the one it was made on with `onetrunk backbone add`"
+        )
+    if card.prune_index.blocks != record.blocks:
+        raise BackboneMismatchError(
+            f"{CARD} speaks of {card.prune_index.blocks} blocks, {record.name} has {record.blocks}: make the task again"
+        )
+    if card.prune_index.depth != depth:
+        raise AdapterMismatchError(
+            f"{CARD} says depth {card.prune_index.depth}, {depth} is asked for: leave out --depth, or cut again"
+        )
+
+
+def _check_depth(ranks: Mapping[str, int], depth: int) -> None:
+    if not ranks:
+        raise UnservedAdapterError(f"{WEIGHTS} has no tensors: save the tuned adapter with PEFT again")
+    deepest = max(ranks, key=block_number)
+    if block_number(deepest) > depth:
+        raise AdapterMismatchError(
+            f"module {deepest!r} is in block {block_number(deepest)}, above depth {depth}: "
+            f"remove the adapters above it, or publish at depth {block_number(deepest)}"
+        )
+
+
+def _check_complete(
+    settings: Mapping[str, object], ranks: Mapping[str, int], record: BackboneRecord, depth: int
+) -> None:
+    # PEFT fills a missing factor with fresh random numbers and says nothing, so the answers would not be the task's.
+    for module in record.modules:
+        if block_number(module) <= depth and module not in ranks and matches(settings, module):
+            raise AdapterMismatchError(
+                f"target_modules names {module!r}, {WEIGHTS} has no tensors for it: save both with PEFT again"
+            )
+
+
+def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
+    infos, classes = checkpoint.head_infos, len(checkpoint.classes)
+    if infos.keys() != {"weight", "bias"} or any(info.dtype not in FLOATS for info in infos.values()):
+        found = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
+        raise HeadMismatchError(f"{HEAD} has {found}: it must have weight and bias alone, each {', '.join(FLOATS)}")
+    weight, bias = infos["weight"].shape, infos["bias"].shape
+    if len(weight) != 2 or bias != weight[:1]:
+        raise HeadMismatchError(f"{HEAD} has weight {weight} and bias {bias}: expected (classes, dim) and (classes,)")
+    if weight[0] != classes or classes < 2:
+        raise HeadMismatchError(
+            f"the head is {weight[0]} wide, {LABELS} names {classes} classes: they must be equal and at least 2"
+        )
+    if weight[1] != record.dim:
+        raise HeadMismatchError(
+            f"the head takes {weight[1]} features, {record.name} gives {record.dim}: train it on that backbone"
+        )

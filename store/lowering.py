@@ -1,0 +1,98 @@
+"""From a task's files to the tensors that the engine multiplies with."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import safetensors
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from store.errors import FormatError
+
+PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """The delta of one linear map: y += (x @ a) @ b, with LoRA's scaling within b.
+
+    a is (1, in, rank) and b is (1, rank, out): rows of a batch are joined along the first axis.
+    """
+
+    a: Tensor
+    b: Tensor
+
+    @property
+    def rank(self) -> int:
+        return self.a.shape[2]
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """All that the engine needs of one version: deltas by module path, head (classes, dim) and (classes,), labels."""
+
+    depth: int
+    deltas: Mapping[str, LowRank]
+    head_weight: Tensor
+    head_bias: Tensor
+    labels: tuple[str, ...]
+
+    @property
+    def nbytes(self) -> int:
+        low_rank = sum(delta.a.nbytes + delta.b.nbytes for delta in self.deltas.values())
+        return low_rank + self.head_weight.nbytes + self.head_bias.nbytes
+
+
+def lower(
+    *,
+    config: bytes,
+    adapter: bytes,
+    head: bytes,
+    labels: bytes,
+    depth: int,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> TaskWeights:
+    """Lower a published LoRA task; the files have passed `store.checkpoint.check`."""
+    settings = json.loads(config)
+    tensors = _load(adapter, "adapter_model.safetensors")
+    deltas = {}
+    for key in tensors:
+        if key.endswith(".lora_A.weight"):
+            stem = key.removesuffix(".lora_A.weight")
+            path = stem.removeprefix(PREFIX)
+            a, b = tensors[key].float(), tensors[f"{stem}.lora_B.weight"].float()
+            b = b * lora_scaling(settings, path, a.shape[0])
+            deltas[path] = LowRank(a.T[None].to(device, dtype).contiguous(), b.T[None].to(device, dtype).contiguous())
+    weights = _load(head, "head.safetensors")
+    return TaskWeights(
+        depth=depth,
+        deltas=deltas,
+        head_weight=weights["weight"].to(device, dtype),
+        head_bias=weights["bias"].to(device, dtype),
+        labels=tuple(labels.decode().splitlines()),
+    )
+
+
+def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:
+    """alpha / rank, or alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023); alpha_pattern goes first."""
+    patterns = cast(Mapping[str, float], config.get("alpha_pattern") or {})
+    alpha = next(
+        (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path)),
+        cast(float, config["lora_alpha"]),
+    )
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _load(data: bytes, what: str) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None

@@ -1,0 +1,163 @@
+"""The PEFT methods that are served, and what their config and tensors must say to be served exactly."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from store.errors import AdapterMismatchError, UnservedAdapterError
+from store.tensors import TensorInfo
+
+Config = Mapping[str, object]
+Shapes = Mapping[str, tuple[int, int]]
+
+PREFIX = "base_model.model."
+FLOATS = ("F32", "F16", "BF16")
+OFF: tuple[object, ...] = (None, False, 0, "", [], {})
+LORA_TENSOR = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A served method: options of any value, options of some values, all others off; and the guard of its tensors."""
+
+    name: str
+    free: frozenset[str]
+    limited: Mapping[str, tuple[object, ...]]
+    ranks: Callable[[Config, Mapping[str, TensorInfo], Shapes], dict[str, int]]
+
+
+def served_method(config: Config) -> Method:
+    """Return the method of the config, or raise `UnservedAdapterError` where no form of it would be exact."""
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind not in SERVED:
+        raise UnservedAdapterError(
+            f"peft_type {str(kind)[:80]!r} has no exact served form; served are {', '.join(SERVED)}: tune with one"
+        )
+    method = SERVED[kind]
+    for option, value in config.items():
+        if option not in method.free and value not in method.limited.get(option, OFF):
+            raise UnservedAdapterError(
+                f"option {option[:80]!r} = {str(value)[:80]} has no exact served form: tune {kind} without it"
+            )
+    return method
+
+
+def matches(config: Config, module: str) -> bool:
+    """Say whether PEFT adapts the module of this full path."""
+    targets, excluded = config.get("target_modules"), config.get("exclude_modules")
+    if excluded and _names(excluded, module):
+        return False
+    if not _names(targets, module):
+        return False
+    layers = config.get("layers_to_transform")
+    by_suffix = isinstance(targets, list) and module not in targets
+    return not by_suffix or layers is None or layers == [] or _layer(config, module) in _list(layers)
+
+
+def resolve_pattern(config: Config, option: str, module: str, default: object) -> object:
+    """Return what `rank_pattern` or `alpha_pattern` says: the value of the first pattern that the path ends with."""
+    patterns = config.get(option) or {}
+    if not isinstance(patterns, dict):
+        raise UnservedAdapterError(f"option {option!r} must map patterns to numbers: save the adapter with PEFT again")
+    for pattern, value in patterns.items():
+        if _regex(rf"(.*\.)?({pattern})$", option).match(module):
+            return value
+    return default
+
+
+def _lora_ranks(config: Config, infos: Mapping[str, TensorInfo], shapes: Shapes) -> dict[str, int]:
+    """Return the rank of every adapted module: A is (rank, in), B is (out, rank), the rank is what the config says."""
+    sides: dict[str, dict[str, TensorInfo]] = {}
+    for tensor, info in infos.items():
+        match = LORA_TENSOR.fullmatch(tensor)
+        if match is None or info.dtype not in FLOATS:
+            raise AdapterMismatchError(
+                f"tensor {tensor[:120]!r} ({info.dtype}) is no LoRA factor of a linear map in {', '.join(FLOATS)}: "
+                "save the adapter with PEFT again, without modules_to_save"
+            )
+        sides.setdefault(match["module"], {})[match["side"]] = info
+    return {module: _lora_rank(config, module, pair, shapes) for module, pair in sides.items()}
+
+
+def _lora_rank(config: Config, module: str, pair: Mapping[str, TensorInfo], shapes: Shapes) -> int:
+    if module not in shapes:
+        raise AdapterMismatchError(
+            f"module {module[:120]!r} is no linear map in a block of this backbone: name target_modules by full path, "
+            "such as 'blocks.0.attn.qkv'"
+        )
+    if not matches(config, module):
+        raise AdapterMismatchError(
+            f"module {module!r} has tensors and is not in the config's target_modules: save both with PEFT again"
+        )
+    rank = resolve_pattern(config, "rank_pattern", module, config.get("r"))
+    alpha = resolve_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
+        raise AdapterMismatchError(
+            f"module {module!r} has r = {rank!r} and lora_alpha = {alpha!r}: expected r >= 1, a number"
+        )
+    out_features, in_features = shapes[module]
+    wanted = {"A": (rank, in_features), "B": (out_features, rank)}
+    found = {side: pair[side].shape for side in pair}
+    if found != wanted:
+        raise AdapterMismatchError(
+            f"module {module!r} has factors of shapes {found}, this backbone and the config need {wanted}: "
+            "use the adapter with the backbone it was tuned on"
+        )
+    return rank
+
+
+def _names(targets: object, module: str) -> bool:
+    if isinstance(targets, str):
+        return _regex(targets, "target_modules").fullmatch(module) is not None
+    return any(module == target or module.endswith(f".{target}") for target in _list(targets))
+
+
+def _layer(config: Config, module: str) -> int | None:
+    """Return the first number in the path that PEFT takes for the layer's."""
+    patterns = _list(config.get("layers_pattern") or [])
+    expressions = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
+    found = (_regex(expression, "layers_pattern").match(module) for expression in expressions)
+    return next((int(match.group(1)) for match in found if match), None)
+
+
+def _list(value: object) -> list[object]:
+    return value if isinstance(value, list) else [value]
+
+
+def _regex(pattern: str, option: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise UnservedAdapterError(
+            f"option {option!r}: {pattern[:80]!r} is no regular expression ({error}): name modules by full path"
+        ) from None
+
+
+SERVED: Mapping[str, Method] = {
+    "LORA": Method(
+        name="lora",
+        free=frozenset(
+            {
+                # what the adapter is and where it came from
+                *("peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "task_type"),
+                # what only training sees
+                *("inference_mode", "lora_dropout"),
+                # what the tensors must agree with
+                *("r", "rank_pattern", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern"),
+                # what lowering computes
+                *("lora_alpha", "alpha_pattern", "use_rslora"),
+                # what has no effect while the option that it belongs to is off
+                *("megatron_core", "qalora_group_size"),
+            }
+        ),
+        limited={
+            "bias": ("none",),
+            # The others change the base weights as well, which are not here to be changed.
+            "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
+        },
+        ranks=_lora_ranks,
+    ),
+}

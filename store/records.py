@@ -1,0 +1,322 @@
+"""What the store keeps, as frozen values that check themselves when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from store.errors import FormatError, InvalidNameError, NewerFormatError
+
+MANIFEST_FORMAT = 1
+"""Raise it when an older onetrunk would misread a new manifest, and teach `Manifest.from_json` both."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
+BACKBONE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+
+
+def canonical_json(value: object) -> bytes:
+    """Encode with sorted keys and no spaces, so that equal values give equal bytes (UTF-8)."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode()
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return the name, or raise `InvalidNameError`."""
+    if not NAME.fullmatch(name) or ".." in name:
+        raise InvalidNameError(
+            f"{kind} name {name[:80]!r} is not valid: use letters, digits, '.', '_' and '-', "
+            "at most 128, with at most one '/' between two such parts"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Name bytes by their SHA-256 (lowercase hex) and their size in bytes."""
+
+    sha256: str
+    nbytes: int
+
+    def __post_init__(self) -> None:
+        if not SHA256.fullmatch(self.sha256) or self.nbytes < 0:
+            raise FormatError(
+                f"blob {self.sha256[:80]!r} of {self.nbytes} bytes: expected 64 hex digits and a size >= 0"
+            )
+
+    @classmethod
+    def of(cls, data: bytes) -> Blob:
+        return cls(hashlib.sha256(data).hexdigest(), len(data))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the backbone's input (timm's data config): sizes in pixels, RGB mean and std in 0..1."""
+
+    height: int
+    width: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_pct: float
+    crop_mode: str
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or not 0 < self.crop_pct <= 1 or min(self.std) <= 0:
+            raise FormatError(f"preprocessing {self}: sizes and std must be above 0, crop_pct in (0, 1]")
+
+
+@dataclass(frozen=True)
+class BackboneId:
+    """Identify a frozen ViT: its architecture, arguments and preprocessing, and a digest over these and its tensors."""
+
+    architecture: str
+    arguments: Mapping[str, object]
+    preprocessing: Preprocessing
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not SHA256.fullmatch(self.fingerprint):
+            raise FormatError(f"backbone fingerprint {self.fingerprint[:80]!r}: expected 64 hex digits")
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """A backbone as the store knows it; `weights` is None where they stay at `source`, pinned by the fingerprint."""
+
+    name: str
+    id: BackboneId
+    blocks: int
+    dim: int
+    parameters: int
+    block_parameters: int
+    nbytes: int
+    source: str
+    weights: Blob | None
+    modules: Mapping[str, tuple[int, int]]
+    """Full path of each linear map in the blocks -> (out_features, in_features)."""
+
+    def __post_init__(self) -> None:
+        if not BACKBONE_NAME.fullmatch(self.name) or ".." in self.name:
+            raise InvalidNameError(
+                f"backbone name {self.name[:80]!r} is not valid: use letters, digits and '._:/-', at most 256; "
+                "choose one with --as"
+            )
+        if min(self.blocks, self.dim, self.nbytes) < 1:
+            raise FormatError(f"backbone {self.name!r}: blocks, dim and nbytes must be above 0")
+
+
+@dataclass(frozen=True)
+class PruneIndex:
+    """What SLS decided: run blocks 1..depth of `blocks`, and the evidence for it.
+
+    `scores[i]` belongs to block i + 1 and is None where the walk stopped before it; `threshold` is
+    None and `reason` is set where the rule is undefined and nothing was pruned.
+    """
+
+    depth: int
+    blocks: int
+    criterion: str
+    alpha: float | None = None
+    threshold: float | None = None
+    scores: tuple[float | None, ...] = ()
+    seed: int | None = None
+    samples: int = 0
+    reason: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.depth <= self.blocks:
+            raise FormatError(
+                f"depth {self.depth} is outside 1..{self.blocks}: a task runs at least one block and at most all"
+            )
+        if self.scores and len(self.scores) != self.blocks:
+            raise FormatError(
+                f"{len(self.scores)} scores for {self.blocks} blocks: give one for each block, None where not scored"
+            )
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Top-1 accuracy as counts, so that its interval can be computed."""
+
+    correct: int
+    total: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.correct <= self.total or self.total < 1:
+            raise FormatError(f"accuracy {self.correct}/{self.total}: expected 0 <= correct <= total and total >= 1")
+
+    @property
+    def value(self) -> float:
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson score interval (Wilson 1927)."""
+        z, n, p = 1.959963984540054, self.total, self.value
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Held-out accuracy of the task: at full depth, and at the cut before and after retuning."""
+
+    full: Accuracy
+    cut: Accuracy
+    cut_before_retune: Accuracy | None = None
+
+
+@dataclass(frozen=True)
+class Lineage:
+    """Where a version came from: the data's name and digest, the tuning recipe, and the library versions."""
+
+    data: str
+    data_digest: str
+    train_samples: int
+    test_samples: int
+    recipe: Mapping[str, object] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """PEFT weights of a task: the method, and every adapted module by its full path (`blocks.3.attn.qkv`)."""
+
+    method: str
+    rank: int
+    modules: tuple[str, ...]
+    config: Blob
+    weights: Blob
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier (classes x dim) and its class names, one a line."""
+
+    classes: int
+    dim: int
+    weights: Blob
+    labels: Blob
+
+    def __post_init__(self) -> None:
+        if self.classes < 2 or self.dim < 1:
+            raise FormatError(f"head of {self.classes} classes on {self.dim} features: a task has at least two classes")
+
+
+@dataclass(frozen=True)
+class Card:
+    """`onetrunk.json`: what a task's folder says beside PEFT's own files; `backbone` is a fingerprint."""
+
+    backbone: str
+    prune_index: PruneIndex
+    certificate: Certificate | None = None
+    lineage: Lineage | None = None
+    format: int = MANIFEST_FORMAT
+
+    def to_json(self) -> bytes:
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Card:
+        return decode(cls, data, "onetrunk.json")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Describe one version of a task; the SHA-256 of its canonical JSON is the version's digest."""
+
+    task: str
+    backbone: str
+    backbone_name: str
+    prune_index: PruneIndex
+    adapter: Adapter
+    head: Head
+    certificate: Certificate | None = None
+    lineage: Lineage | None = None
+    format: int = MANIFEST_FORMAT
+
+    def __post_init__(self) -> None:
+        check_name(self.task, "task")
+
+    @property
+    def depth(self) -> int:
+        return self.prune_index.depth
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return (self.adapter.config, self.adapter.weights, self.head.weights, self.head.labels)
+
+    def to_json(self) -> bytes:
+        return canonical_json(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        return decode(cls, data, "manifest")
+
+
+def decode(cls: type[T], data: bytes, what: str) -> T:
+    """Decode a record; raise `FormatError` on wrong keys or types, `NewerFormatError` on what a newer version wrote."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{what} is not JSON ({error}): restore the file or publish the task again") from None
+    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > MANIFEST_FORMAT:
+        raise NewerFormatError(
+            f"{what} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: upgrade onetrunk"
+        )
+    return typing.cast(T, _build(cls, value, what))
+
+
+def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
+    if dataclasses.is_dataclass(kind):
+        return _build_record(kind, value, where)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        options = [option for option in arguments if option is not type(None)]
+        return None if value is None and len(options) < len(arguments) else _build(options[0], value, where)
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if origin is Mapping and isinstance(value, dict):
+        return {k: _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
+    if kind is float and type(value) in (int, float):
+        return float(value)
+    if kind is object or (isinstance(kind, type) and type(value) is kind):
+        return value
+    raise FormatError(f"{where} is {str(value)[:80]!r}, expected {kind}: restore the file or publish the task again")
+
+
+def _build_record(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
+    hints = _hints(kind)
+    if not isinstance(value, dict):
+        raise FormatError(
+            f"{where} is {type(value).__name__}, expected an object: restore the file or publish the task again"
+        )
+    required = {
+        f.name
+        for f in dataclasses.fields(kind)
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    for key in sorted(value.keys() - hints.keys()) + sorted(required - value.keys()):
+        problem = "unknown" if key in value else "missing"
+        raise FormatError(f"{where} has {problem} key {key!r}: restore the file or publish the task again")
+    return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, typing.Any]:
+    return typing.get_type_hints(kind)

@@ -1,0 +1,49 @@
+"""The ways to name a version: `task`, `task@alias`, `task:3`, `task@sha256:<64 hex digits>`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from store.errors import InvalidNameError
+from store.records import check_name
+
+REF = re.compile(
+    r"(?P<task>[^:@]+)(:(?P<version>[1-9][0-9]{0,8})|@sha256:(?P<digest>[0-9a-f]{64})|@(?P<alias>[^:@]+))?"
+)
+
+
+@dataclass(frozen=True)
+class Ref:
+    """At most one of version, digest and alias is set; with none, the default alias is meant."""
+
+    task: str
+    version: int | None
+    digest: str | None
+    alias: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        match = REF.fullmatch(text)
+        if match is None:
+            raise InvalidNameError(
+                f"ref {text[:120]!r} is not valid: write TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:64 hex digits"
+            )
+        check_name(match["task"], "task")
+        if match["alias"] is not None:
+            check_name(match["alias"], "alias")
+        return cls(match["task"], int(match["version"]) if match["version"] else None, match["digest"], match["alias"])
+
+
+def suggest(wanted: str, existing: Iterable[str]) -> str:
+    """Say what exists, the likeliest alone where one is close."""
+    known = sorted(existing)
+    close = difflib.get_close_matches(wanted, known, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if not known:
+        return "there is none yet"
+    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+    return f"there is {', '.join(known[:10])}{more}"

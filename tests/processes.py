@@ -1,0 +1,31 @@
+"""Forked processes, to be another user or to die."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+
+def in_a_child(action: Callable[[], None], *, user: int | None = None) -> int:
+    """Run it in a forked process, as another user if given; return its exit code, 1 where it raised."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            if user is not None and os.getuid() == 0:
+                os.setgroups([])
+                os.setgid(user)
+                os.setuid(user)
+            action()
+            code = 0
+        except BaseException as error:
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def snapshot(root: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(root)): path.read_bytes() if path.is_file() else None for path in root.rglob("*")}
