@@ -1,0 +1,1 @@
+"""Answers requests: one engine, every task."""

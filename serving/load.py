@@ -1,0 +1,138 @@
+"""Send a stream of images over HTTP from several clients, and tell how it went."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import statistics
+import threading
+import time
+import urllib.parse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from store.errors import OneTrunkError, ServerError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image for a task, and the label that is right."""
+
+    ref: str
+    image: bytes
+    label: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answered for a sample (the JSON object), and how long the client waited, in seconds."""
+
+    sample: Sample
+    answer: dict[str, object]
+    latency_s: float
+
+    @property
+    def is_right(self) -> bool:
+        return _best(self.answer) == self.sample.label
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All replies in the order of the samples, and the wall time of the whole stream in seconds."""
+
+    replies: tuple[Reply, ...]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return len(self.replies) / self.seconds
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.fmean(reply.is_right for reply in self.replies)
+
+    def latency_s(self, quantile: float) -> float:
+        """The smallest latency that at least this share of the replies stayed within."""
+        ordered = sorted(reply.latency_s for reply in self.replies)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+
+
+def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
+    """Send every sample once, each client one at a time over its own connection; raise the first failure."""
+    queue: SimpleQueue[int] = SimpleQueue()
+    for index in range(len(samples)):
+        queue.put(index)
+    replies: dict[int, Reply] = {}
+    failures: list[OneTrunkError] = []
+
+    def client() -> None:
+        connection = Connection(url)
+        try:
+            while not failures:
+                index = queue.get_nowait()
+                start = time.perf_counter()
+                answer = connection.predict(samples[index].ref, samples[index].image)
+                replies[index] = Reply(samples[index], answer, time.perf_counter() - start)
+        except Empty:
+            return
+        except OneTrunkError as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return Outcome(tuple(replies[index] for index in range(len(samples))), time.perf_counter() - start)
+
+
+class Connection:
+    """A kept connection to a onetrunk server."""
+
+    def __init__(self, url: str) -> None:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or parts.hostname is None:
+            raise ServerError(f"{url!r} is no server address: write http://HOST:PORT")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._url = url
+        self._prefix = parts.path.rstrip("/")
+        self._connection = kind(parts.hostname, parts.port, timeout=120)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def predict(self, ref: str, image: bytes, *, top: int = 5, logits: bool = False) -> dict[str, object]:
+        """Return the server's answer; raise `ServerError` with its message where it has none."""
+        query = urllib.parse.urlencode({"top": top, "logits": str(logits).lower()})
+        target = f"{self._prefix}/v1/predict/{urllib.parse.quote(ref)}?{query}"
+        try:
+            self._connection.request("POST", target, body=image)
+            response = self._connection.getresponse()
+            body = response.read()
+        except OSError as error:
+            raise ServerError(f"{self._url} does not answer ({error}): start it with `onetrunk serve`") from None
+        answer = _object(body)
+        if response.status != 200:
+            raise ServerError(
+                f"{self._url} answered {response.status} for {ref!r}: {answer.get('message', body[:200])}"
+            )
+        return answer
+
+
+def _object(body: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _best(answer: dict[str, object]) -> object:
+    top = answer["top"]
+    return top[0]["label"] if isinstance(top, list) and top else None
