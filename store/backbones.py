@@ -18,6 +18,7 @@ from safetensors.torch import load, load_file, save
 from timm.data import resolve_model_data_config
 from timm.layers import Attention, LayerScale, Mlp
 from timm.models import load_model_config_from_hf, parse_model_name
+from timm.models._hub import load_model_config_from_path
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
@@ -33,6 +34,7 @@ from store.store import Store
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
 PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
+CONFIG_READERS = {"hf-hub": load_model_config_from_hf, "local-dir": load_model_config_from_path}
 CLASSIFIER_KEYS = ("head.", "head_dist.")
 
 
@@ -163,11 +165,11 @@ def _load_packaged(name: str) -> Backbone:
 
 
 def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> Backbone:
-    source, model_id = parse_model_name(name)
     try:
-        if source == "hf-hub":
-            # the hub's own arguments are part of what is built, so of what is fingerprinted
-            arguments = {**(load_model_config_from_hf(model_id)[2] or {}), **arguments}
+        source, model_id = parse_model_name(name)
+        if source is not None:
+            # Its own arguments are part of what is built, so of what is fingerprinted.
+            arguments = {**(CONFIG_READERS[source](model_id)[2] or {}), **arguments}
         model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
     except (RuntimeError, OSError, ValueError) as error:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
@@ -238,7 +240,7 @@ def _describe(
 
 def _preprocessing(model: VisionTransformer) -> Preprocessing:
     config = resolve_model_data_config(model)
-    _, height, width = config["input_size"]
+    height, width = model.patch_embed.img_size  # an img_size argument changes the model, not timm's data config
     mean, std = (cast(tuple[float, float, float], tuple(map(float, config[key]))) for key in ("mean", "std"))
     return Preprocessing(
         height, width, config["interpolation"], mean, std, float(config["crop_pct"]), config["crop_mode"]

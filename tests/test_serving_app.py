@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from reference import make_random_task, png
+
+from serving.app import ServeSettings, running
+from serving.load import Connection, Sample, drive
+from serving.port import check_port
+from serving.service import Service
+from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.errors import PortTakenError, ServerError
+from store.store import Store
+
+pytestmark = pytest.mark.cluster
+TASKS = ("flowers", "birds", "acme/cars")
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server and the store behind it."""
+
+    url: str
+    store: Path
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def make_store(root: Path) -> Path:
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    with Store.open(root / "store", create=True) as store:
+        store.add_backbone(backbone.record, encode(backbone))
+        for seed, task in enumerate(TASKS):
+            made = make_random_task(backbone, root / str(seed), seed)
+            store.publish(task, made.folder, backbone=DEFAULT_BACKBONE, depth=made.depth)
+    return root / "store"
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory) -> Iterator[Served]:
+    """A real Ray Serve over a store of three tasks, in float32."""
+    store, port = make_store(tmp_path_factory.mktemp("served")), free_port()
+    with running({"/": ServeSettings(store=str(store), dtype="float32")}, host="127.0.0.1", port=port):
+        yield Served(f"http://127.0.0.1:{port}", store)
+
+
+def image(seed: int) -> bytes:
+    pixels = torch.randint(0, 256, (80, 60, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    return png(pixels)
+
+
+def call(served: Served, path: str, body: bytes | None = None) -> tuple[int, dict[str, object]]:
+    """Send GET, or POST where there is a body; return the status and the JSON."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(served.url + path, data=body), timeout=60) as response:
+            return response.status, json.loads(response.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())
+
+
+def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_stream(served):
+    samples = [Sample(TASKS[seed % 3], image(seed), "") for seed in range(48)]
+
+    def ask(sample: Sample) -> dict[str, object]:
+        connection = Connection(served.url)
+        try:
+            return connection.predict(sample.ref, sample.image, top=2, logits=True)
+        finally:
+            connection.close()
+
+    with ThreadPoolExecutor(6) as clients:
+        answers = list(clients.map(ask, samples))
+    with Store.open(served.store) as store, Service(store, dtype="float32") as service:
+        for sample, answer in zip(samples, answers, strict=True):
+            offline = service.predict(sample.ref, sample.image).to_dict(top=2, logits=True)
+            assert answer["logits"] == pytest.approx(offline["logits"], abs=1e-4)
+            assert [top["label"] for top in answer["top"]] == [top["label"] for top in offline["top"]]
+            assert (answer["task"], answer["version"], answer["depth"]) == (
+                offline["task"], offline["version"], offline["depth"],
+            )  # fmt: skip
+
+
+def test_the_load_driver_sends_each_sample_once_and_keeps_their_order(served):
+    samples = [Sample(TASKS[seed % 3], image(seed), "class 0") for seed in range(9)]
+    outcome = drive(served.url, samples, clients=3)
+    assert [reply.sample for reply in outcome.replies] == samples
+    assert 0 < outcome.latency_s(0.5) <= outcome.latency_s(0.99) <= outcome.seconds
+    assert 0 <= outcome.accuracy <= 1
+
+
+def test_a_moved_alias_is_followed_within_a_second_and_a_version_keeps_its_answer(served, tmp_path):
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    _, before = call(served, "/v1/predict/flowers:1?logits=true", image(0))
+    made = make_random_task(backbone, tmp_path, seed=11)
+    with Store.open(served.store) as store:
+        store.publish("flowers", made.folder, backbone=DEFAULT_BACKBONE, depth=made.depth)
+    threading.Event().wait(1)
+    assert call(served, "/v1/predict/flowers", image(0))[1]["version"] == 2
+    assert call(served, "/v1/predict/flowers:1?logits=true", image(0))[1] == before
+
+
+def bomb() -> bytes:
+    """A PNG that says it has 50,000 x 50,000 pixels."""
+    body = b"IHDR" + struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
+    return head + struct.pack(">I", 1000) + b"IDAT"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "error", "remedy"),
+    [
+        ("/v1/predict/flowers", b"not an image", 400, "ImageError", "send a JPEG, PNG, WebP or BMP"),
+        ("/v1/predict/flowers", bomb(), 400, "ImageError", "too large"),
+        ("/v1/predict/flowers", bytes(33 << 20), 400, "ImageError", "send a smaller"),
+        ("/v1/predict/flower", image(0), 404, "TaskNotFoundError", "did you mean 'flowers'"),
+        ("/v1/predict/flowers@prod", image(0), 404, "VersionNotFoundError", "aliases latest"),
+        ("/v1/predict/flowers:99", image(0), 404, "VersionNotFoundError", "name one of these"),
+        ("/v1/predict/..%2F..%2Fetc", image(0), 400, "InvalidNameError", "use letters, digits"),
+    ],
+)
+def test_a_request_that_cannot_be_answered_gets_its_status_and_one_line_with_the_remedy(
+    served, path, body, status, error, remedy
+):
+    code, answer = call(served, path, body)
+    assert (code, answer["error"]) == (status, error)
+    assert remedy in answer["message"]
+    assert "\n" not in answer["message"]
+
+
+def test_the_server_lists_its_tasks_and_says_which_backbone_it_holds(served):
+    _, tasks = call(served, "/v1/tasks")
+    assert {task["task"] for task in tasks} == set(TASKS)
+    assert {"version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes"} <= tasks[0].keys()
+    _, health = call(served, "/healthz")
+    assert (health["status"], health["backbone"]) == ("ok", DEFAULT_BACKBONE)
+
+
+def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):
+    with pytest.raises(ServerError, match="start it with `onetrunk serve`"):
+        Connection(f"http://127.0.0.1:{free_port()}").predict("flowers", b"")
+    with pytest.raises(ServerError, match=r"answered 404 for 'nothing': no task 'nothing'"):
+        Connection(served.url).predict("nothing", image(0))
+    with pytest.raises(ServerError, match="write http://HOST:PORT"):
+        Connection("localhost:8265")
+
+
+def test_a_port_that_is_taken_is_refused_before_anything_is_started(served):
+    port = int(served.url.rpartition(":")[2])
+    with pytest.raises(PortTakenError, match=rf"127.0.0.1:{port} .* choose another with --port"):
+        check_port("127.0.0.1", port)

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from reference import lowered, make_backbone, make_task, png
+
+from serving.engine import Engine
+from serving.service import Service
+from store.backbones import encode
+from store.errors import (
+    BackboneMismatchError,
+    BackboneNotFoundError,
+    ImageError,
+    IntegrityError,
+    InvalidSettingError,
+)
+from store.images import decode
+from store.store import Store
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def store(backbone, tmp_path):
+    """A store of two tasks, depths 2 and 4."""
+    with Store.open(tmp_path / "store", create=True) as opened:
+        opened.add_backbone(backbone.record, encode(backbone))
+        for name, depth in (("short", 2), ("long", 4)):
+            made = make_task(backbone, tmp_path / name, depth=depth, classes=3, seed=depth)
+            opened.publish(name, made.folder, backbone=backbone.record.name, depth=depth)
+        yield opened
+
+
+IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
+
+
+def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_best_first(store):
+    with Service(store, dtype="float32") as service:
+        answer = service.predict("short", IMAGE)
+    shown = answer.to_dict(top=2, logits=True)
+    assert (shown["task"], shown["version"], shown["depth"]) == ("short", 1, 2)
+    scores = torch.tensor(shown["logits"]).softmax(0)
+    best = scores.argsort(descending=True)[:2].tolist()
+    assert [entry["label"] for entry in shown["top"]] == [f"class {index}" for index in best]
+    assert [entry["score"] for entry in shown["top"]] == pytest.approx(scores[best].tolist())
+
+
+def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbone, tmp_path):
+    with Service(store, dtype="float32") as service, ThreadPoolExecutor(8) as clients:
+        refs = ["short", "long"] * 20
+        answers = list(clients.map(lambda ref: service.predict(ref, IMAGE), refs))
+        pixels = service._transform(decode(IMAGE))[None]
+    engine = Engine(backbone)
+    for ref, answer in zip(refs, answers, strict=True):
+        made = make_task(backbone, tmp_path / "again", depth=4 if ref == "long" else 2, classes=3, seed=answer.depth)
+        (alone,) = engine.forward(pixels, [lowered(made)])
+        torch.testing.assert_close(answer.logits, alone, atol=1e-4, rtol=0)
+
+
+def test_what_is_wrong_with_one_request_leaves_the_others_alone(store):
+    with Service(store) as service:
+        waiting = service.enqueue(service.prepare("short", IMAGE))
+        with pytest.raises(ImageError):
+            service.prepare("short", b"no image")
+        assert waiting.result().task == "short"
+        service.check()
+
+
+def test_a_request_whose_client_went_away_is_not_run(store):
+    with Service(store) as service:
+        request = service.prepare("short", IMAGE)
+        assert request.answer.cancel()
+        service.enqueue(request)
+        assert service.predict("long", IMAGE).task == "long"
+    assert request.answer.cancelled()
+
+
+def test_a_damaged_blob_is_named_and_never_served(store):
+    blob = store.resolve("short").manifest.adapter.weights
+    path = store.blobs.path(blob)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with Service(store) as service:
+        with pytest.raises(IntegrityError, match="short:1"):
+            service.predict("short", IMAGE)
+        assert service.predict("long", IMAGE).task == "long"
+
+
+def test_a_task_of_another_backbone_is_refused_and_which_one_to_serve_must_be_said(store, tmp_path):
+    other = make_backbone(tmp_path / "other", depth=2)
+    other = type(other)(dataclasses.replace(other.record, name="other/vit"), other.tensors)
+    store.add_backbone(other.record, encode(other))
+    made = make_task(other, tmp_path / "odd", depth=1, classes=2)
+    store.publish("odd", made.folder, backbone="other/vit", depth=1)
+    with pytest.raises(InvalidSettingError, match=r"holds 2 backbones .* --backbone"):
+        Service(store)
+    with Service(store, backbone="random/vit") as service, pytest.raises(BackboneMismatchError, match="other/vit"):
+        service.predict("odd", IMAGE)
+
+
+def test_an_empty_store_and_a_dtype_that_is_none_are_told(tmp_path, store):
+    with Store.open(tmp_path / "empty", create=True) as empty, pytest.raises(BackboneNotFoundError, match="publish"):
+        Service(empty)
+    with pytest.raises(InvalidSettingError, match="'float16' is not served: use auto or one of float32, bfloat16"):
+        Service(store, dtype="float16")
+
+
+def test_closing_answers_what_is_queued_and_ends_the_thread(store):
+    service = Service(store)
+    waiting = [service.enqueue(service.prepare("short", IMAGE)) for _ in range(5)]
+    service.close()
+    assert all(future.result().task == "short" for future in waiting)
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+    with pytest.raises(RuntimeError, match="restart"):
+        service.check()
