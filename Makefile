@@ -2,6 +2,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# OpenMP threads sleep at a barrier instead of spinning: on a shared machine that is an order of magnitude.
+export OMP_WAIT_POLICY := PASSIVE
 
 .PHONY: demo test lint bench clean
 

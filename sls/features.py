@@ -1,0 +1,47 @@
+"""The pooled feature after every block, from one forward pass an image."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from sls.task import Split, Transform
+
+BATCH = 64
+
+
+@dataclass(frozen=True)
+class BlockFeatures:
+    """Two views of x_i, the output of block i, as (blocks, samples, dim) float32.
+
+    `scored`: pool(x_i), which the paper scores. `served`: pool(norm(x_i)), which the head sees at depth i.
+    """
+
+    scored: npt.NDArray[np.float32]
+    served: npt.NDArray[np.float32]
+
+
+@torch.inference_mode()
+def block_features(
+    vit: VisionTransformer, split: Split, transform: Transform, *, rows: npt.NDArray[np.int64] | None = None
+) -> BlockFeatures:
+    """x_i = L_i(x_{i-1}), i = 1..blocks, for the images of `rows` in that order, or for all."""
+    vit.eval()
+    order = np.arange(len(split)) if rows is None else rows
+    batches = np.array_split(order, -(-len(order) // BATCH))
+    views = [_forward(vit, split.inputs(batch, transform)) for batch in batches]
+    return BlockFeatures(*(np.concatenate(view, axis=1) for view in zip(*views, strict=True)))
+
+
+def _forward(vit: VisionTransformer, inputs: torch.Tensor) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(inputs))))
+    scored, served = [], []
+    for block in vit.blocks:
+        x = block(x)
+        scored.append(vit.pool(x))
+        served.append(vit.forward_head(vit.norm(x), pre_logits=True))
+    return torch.stack(scored).float().numpy(), torch.stack(served).float().numpy()
