@@ -176,7 +176,7 @@ def cut(
     catalogue: Catalogue = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Score a tuned task's blocks and say where SLS cuts, changing nothing."""
+    """Score every block of a tuned task and say where SLS cuts, changing nothing."""
     from sls import pipeline
     from sls.data import load_task
     from sls.folder import backbone_of
@@ -194,7 +194,7 @@ def cut(
             folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
         record = opened.backbone(backbone or backbone_of(folder))
         progress = stack.enter_context(show_progress(err, target))
-        settings = ScoreSettings(alpha=alpha, seed=seed)
+        settings = ScoreSettings(alpha=alpha, seed=seed, every=True)
         index = pipeline.score_folder(folder, images, open_backbone(opened, record), settings, progress)
     if fmt is Format.JSON:
         out.out(to_json(dataclasses.asdict(index)))
@@ -580,7 +580,7 @@ def show_progress(console: Console, title: str) -> Iterator[Callable[[Progress],
             state = describe_progress(progress)
             bars.update(bar, completed=progress.step, total=progress.steps, state=state)
             if not console.is_terminal and progress.step in (1, progress.steps):
-                console.print(f"{title}: {state}", highlight=False)
+                console.print(f"{title}: {state}", highlight=False, soft_wrap=True)
 
         yield report
 
@@ -610,11 +610,11 @@ def main() -> None:
         app()
     except (InvalidNameError, InvalidSettingError) as error:
         fail(error, 2)
-    except OneTrunkError as error:
+    except (OneTrunkError, OSError) as error:  # a full disk has no better name than the one it brings
         fail(error, 1)
 
 
-def fail(error: OneTrunkError, code: int) -> NoReturn:
+def fail(error: Exception, code: int) -> NoReturn:
     err.print(f"{type(error).__name__}: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
     sys.exit(code)
 

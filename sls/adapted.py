@@ -60,8 +60,9 @@ def trunk(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) ->
 
 
 def wrap(backbone: Backbone, depth: int, rank: int, dtype: torch.dtype = torch.float32) -> PeftModel:
-    """Put fresh LoRA layers, float32 whatever `dtype` is, into blocks 1..depth."""
-    return get_peft_model(trunk(backbone, depth, dtype), lora_config(backbone, depth=depth, rank=rank))
+    """Put fresh LoRA layers of the same dtype into blocks 1..depth."""
+    config = lora_config(backbone, depth=depth, rank=rank)
+    return get_peft_model(trunk(backbone, depth, dtype), config, autocast_adapter_dtype=False).to(dtype)
 
 
 def timm_model(peft: PeftModel) -> VisionTransformer:

@@ -18,12 +18,13 @@ def cut(
     seed: int = 0,
     samples: int = 0,
     undefined: str | None = None,
+    every: bool = False,
 ) -> PruneIndex:
     """T = alpha * s_N; i = max{i : s_i < T}; depth = min(i + 1, N), or 1 where no block is below T.
 
-    `score_at(i)` is called for i = N, N-1, ... and never below the block that ends the walk. Nothing is
-    pruned, and the reason is kept, where the rule is undefined: `undefined` says so beforehand, s_N is
-    not above 0, or a score is not a number.
+    `score_at(i)` is called for i = N, N-1, ... and never below the block that ends the walk, unless `every`
+    asks for the scores that decide nothing. Nothing is pruned, and the reason is kept, where the rule is
+    undefined: `undefined` says so beforehand, s_N is not above 0, or a score is not a number.
     """
     if not 0 <= alpha <= 1:
         raise InvalidSettingError(f"alpha {alpha}: the threshold is a share of the last score, give 0 <= alpha <= 1")
@@ -31,6 +32,10 @@ def cut(
     depth, threshold, reason = blocks, None, undefined
     if reason is None:
         depth, threshold, reason = _walk(score_at, scores, alpha)
+        for block in range(blocks, 0, -1):
+            if every and scores[block - 1] is None:
+                score = float(score_at(block))
+                scores[block - 1] = score if math.isfinite(score) else None
     return PruneIndex(
         depth=depth,
         blocks=blocks,

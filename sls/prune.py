@@ -17,12 +17,16 @@ from store.records import PruneIndex
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """The paper's rule and its evidence: `samples` training images at most, the first by content digest."""
+    """The paper's rule and its evidence: `samples` training images at most, the first by content digest.
+
+    `every` scores the blocks below the cut too, which the rule does not need.
+    """
 
     alpha: float = 0.3
     criterion: str = "tsne-silhouette"
     samples: int = 400
     seed: int = 0
+    every: bool = False
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
@@ -58,4 +62,5 @@ def score_blocks(
         seed=settings.seed,
         samples=len(rows),
         undefined=obstacle(features, labels),
+        every=settings.every,
     )

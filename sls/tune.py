@@ -8,10 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from timm.models.vision_transformer import VisionTransformer
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from sls.adapted import Adapted, Tuned, linear, timm_model, wrap
@@ -80,6 +81,7 @@ def tune(
         left = (time.monotonic() - began) / epoch * (recipe.epochs - epoch)
         accuracy = _watch(model, task.validation, transform)
         report(Progress(stage, epoch, recipe.epochs, left, loss=loss, accuracy=accuracy))
+    trainer.finish()
     return _collect(peft, model.head, start)
 
 
@@ -88,8 +90,12 @@ class _Trainer:
         self.model, self.train, self.transform = model, train, transform
         self.batches = math.ceil(len(train) / recipe.batch)
         self.order = np.random.default_rng(recipe.seed)
-        parameters = [p for p in (*model.vit.parameters(), *model.head.parameters()) if p.requires_grad]
-        self.optimizer = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+        self.parameters = [p for p in (*model.vit.parameters(), *model.head.parameters()) if p.requires_grad]
+        # bfloat16 would swallow the small updates, so the optimizer works on float32 copies.
+        self.masters = [p.detach().float().clone().requires_grad_() for p in self.parameters]
+        self.optimizer = torch.optim.AdamW(
+            self.masters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+        )
         steps = recipe.epochs * self.batches
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, lambda step: rate_at(step, steps))
 
@@ -98,16 +104,27 @@ class _Trainer:
         self.model.vit.train()
         losses = []
         for rows in np.array_split(self.order.permutation(len(self.train)), self.batches):
-            with torch.autocast("cpu", torch.bfloat16):
-                features = self.model.vit(self.train.inputs(rows, self.transform))
-            logits = self.model.head(features.float())
+            logits = _logits(self.model, self.train, rows, self.transform)
             loss = functional.cross_entropy(logits, torch.from_numpy(self.train.labels[rows]))
-            self.optimizer.zero_grad()
             torch.autograd.backward(loss)
-            self.optimizer.step()
-            self.schedule.step()
+            self._step()
             losses.append(loss.item())
         return float(np.mean(losses))
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            assert parameter.grad is not None
+            master.grad, parameter.grad = parameter.grad.float(), None
+        self.optimizer.step()
+        self.schedule.step()
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.copy_(master)
+
+    def finish(self) -> None:
+        """Leave the model with the float32 copies."""
+        for parameter, master in zip(self.parameters, self.masters, strict=True):
+            parameter.data = master.detach()
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -125,10 +142,15 @@ def _watch(model: Adapted, split: Split, transform: Transform) -> float | None:
     model.vit.eval()
     correct = 0
     for rows in np.array_split(np.arange(len(split)), -(-len(split) // BATCH)):
-        with torch.autocast("cpu", torch.bfloat16):
-            features = model.vit(split.inputs(rows, transform))
-        correct += int((model.head(features.float()).argmax(dim=1).numpy() == split.labels[rows]).sum())
+        correct += int((_logits(model, split, rows, transform).argmax(dim=1).numpy() == split.labels[rows]).sum())
     return correct / len(split)
+
+
+def _logits(model: Adapted, split: Split, rows: npt.NDArray[np.int64], transform: Transform) -> Tensor:
+    """head(vit(x)): x and vit in bfloat16, the head in float32."""
+    features: Tensor = model.vit(split.inputs(rows, transform).bfloat16())
+    logits: Tensor = model.head(features.float())
+    return logits
 
 
 def _use_explicit_attention(vit: VisionTransformer) -> VisionTransformer:

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from reference import lowered, make_backbone, make_task, png
+from reference import Made, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine import Engine
 from serving.service import Service
@@ -50,6 +50,15 @@ def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_bes
     best = scores.argsort(descending=True)[:2].tolist()
     assert [entry["label"] for entry in shown["top"]] == [f"class {index}" for index in best]
     assert [entry["score"] for entry in shown["top"]] == pytest.approx(scores[best].tolist())
+
+
+def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
+    with Service(store, dtype="float32") as service:
+        served = service.predict("long", IMAGE).logits
+        pixels = service._transform(decode(IMAGE))
+    exported = Made(store.export("long", tmp_path / "exported"), depth=4)
+    (alone,) = reference_logits(backbone, exported, pixels[None])
+    torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
 
 
 def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbone, tmp_path):

@@ -98,3 +98,10 @@ def test_samples_without_a_score_are_not_scored():
 def test_an_alpha_outside_0_to_1_is_refused(alpha):
     with pytest.raises(InvalidSettingError, match="alpha"):
         decide([0.1, 0.2], alpha)
+
+
+@given(positive_last, alphas)
+def test_scoring_every_block_decides_the_same_and_leaves_none_out(scores, alpha):
+    index = decide(scores, alpha, every=True)
+    assert index.scores == tuple(scores)
+    assert (index.depth, index.threshold) == (decide(scores, alpha).depth, alpha * scores[-1])
