@@ -7,6 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import cast
 
 import safetensors
@@ -44,7 +45,7 @@ class TaskWeights:
     head_bias: Tensor
     labels: tuple[str, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         low_rank = sum(delta.a.nbytes + delta.b.nbytes for delta in self.deltas.values())
         return low_rank + self.head_weight.nbytes + self.head_bias.nbytes
