@@ -124,7 +124,7 @@ def fit(
     rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 8,
     alpha: Alpha = 0.3,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, at full depth.")] = 8,
-    retune_epochs: Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")] = 4,
+    retune_epochs: Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")] = 5,
     seed: Seed = 0,
     limit: Limit = None,
     data_root: DataRoot = None,

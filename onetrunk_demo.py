@@ -34,12 +34,10 @@ from store.statement import sections
 from store.store import Store, Version
 
 TASKS = ("digits", "letter", "slant", "position", "orientation")
-SETTINGS = FitSettings(
-    tune=Recipe(epochs=5, batch=16), score=ScoreSettings(samples=250), retune=Recipe(epochs=3, batch=16)
-)
+SETTINGS = FitSettings(tune=Recipe(epochs=4), score=ScoreSettings(samples=250), retune=Recipe(epochs=3))
 """Chosen for five tasks in about five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
 CLIENTS = 4
-IMAGES_PER_TASK = 40
+IMAGES_PER_TASK = 30
 ROUNDS = 3
 
 

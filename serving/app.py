@@ -97,8 +97,8 @@ class Replica:
         """Answer the image in the body (JPEG, PNG, WebP or BMP) for `task`, `task@alias` or `task:version`."""
         image = await read_body(request)
         loop = asyncio.get_running_loop()
-        prepared = await loop.run_in_executor(self._workers, self._service.prepare, ref, image)
-        answer = await asyncio.wrap_future(self._service.enqueue(prepared))
+        queued = await loop.run_in_executor(self._workers, self._service.submit, ref, image)
+        answer = await asyncio.wrap_future(queued)
         return answer.to_dict(top=top, logits=logits)
 
     @api.get("/v1/tasks")

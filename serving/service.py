@@ -16,7 +16,13 @@ from serving.engine import Engine
 from serving.pool import Pool
 from serving.scheduler import Scheduler
 from store.backbones import open_backbone
-from store.errors import BackboneMismatchError, BackboneNotFoundError, InvalidSettingError, OneTrunkError
+from store.errors import (
+    BackboneMismatchError,
+    BackboneNotFoundError,
+    InvalidSettingError,
+    OneTrunkError,
+    OverloadedError,
+)
 from store.images import decode, make_transform
 from store.lowering import TaskWeights, lower
 from store.records import BackboneRecord
@@ -100,7 +106,11 @@ class Service:
 
     def predict(self, ref: str, image: bytes) -> Answer:
         """Answer one image and wait for it."""
-        return self.enqueue(self.prepare(ref, image)).result()
+        return self.submit(ref, image).result()
+
+    def submit(self, ref: str, image: bytes) -> Future[Answer]:
+        """Prepare and queue one image; nothing stays held if the caller goes away."""
+        return self.enqueue(self.prepare(ref, image))
 
     def prepare(self, ref: str, image: bytes) -> Request:
         """Resolve, decode and load; everything that can be refused is refused here, off the engine's thread."""
@@ -116,9 +126,11 @@ class Service:
             return Request(version, pixels, weights, stack.pop_all())
 
     def enqueue(self, request: Request) -> Future[Answer]:
-        """Queue a prepared request; raise `OverloadedError` where the queue is full."""
+        """Queue a prepared request; raise `OverloadedError` where the queue is full or the service is closing."""
         try:
             with self._wake:
+                if self._closing:
+                    raise OverloadedError("the server is stopping: ask again once it is back")
                 self._scheduler.admit(request)
                 self._wake.notify()
         except OneTrunkError:
@@ -147,20 +159,21 @@ class Service:
     def _answer(self, batch: Sequence[Request]) -> None:
         live = [request for request in batch if request.answer.set_running_or_notify_cancel()]
         try:
-            for finished in (
-                self._engine.walk(torch.stack([r.pixels for r in live]), [r.weights for r in live]) if live else ()
-            ):
-                for row, logits in zip(finished.rows, finished.logits, strict=True):
-                    live[row].answer.set_result(_answer_of(live[row], logits.cpu()))
-        except (
-            BaseException
-        ) as error:  # whatever went wrong, those who wait must hear of it and the next batch must run
+            if live:
+                self._compute(live)
+        except BaseException as error:  # those who wait must hear of it, and the next batch must run
             for request in live:
                 if not request.answer.done():
                     request.answer.set_exception(error)
         finally:
             for request in batch:
                 request.held.close()
+
+    def _compute(self, live: Sequence[Request]) -> None:
+        pixels, weights = torch.stack([request.pixels for request in live]), [request.weights for request in live]
+        for finished in self._engine.walk(pixels, weights):
+            for row, logits in zip(finished.rows, finished.logits, strict=True):
+                live[row].answer.set_result(_answer_of(live[row], logits.cpu()))
 
     def _load(self, version: Version) -> TaskWeights:
         manifest, read = version.manifest, self._store.read

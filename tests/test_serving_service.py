@@ -17,6 +17,7 @@ from store.errors import (
     ImageError,
     IntegrityError,
     InvalidSettingError,
+    OverloadedError,
 )
 from store.images import decode
 from store.store import Store
@@ -131,3 +132,5 @@ def test_closing_answers_what_is_queued_and_ends_the_thread(store):
     assert not any(thread.name == "engine" for thread in threading.enumerate())
     with pytest.raises(RuntimeError, match="restart"):
         service.check()
+    with pytest.raises(OverloadedError, match="stopping"):
+        service.submit("short", IMAGE)
