@@ -161,7 +161,9 @@ def _load_packaged(name: str) -> Backbone:
     with torch.device("meta"):
         model = _create(config["architecture"], config["arguments"])
     trunk = _trunk(tensors, model, name)
-    return _describe(name, model, trunk, config["arguments"], source="package", preprocessing=preprocessing)
+    found = _describe(name, model, trunk, config["arguments"], source="package", preprocessing=preprocessing)
+    expected = dataclasses.replace(found.record.id, fingerprint=config["fingerprint"])
+    return pinned(Backbone(dataclasses.replace(found.record, id=expected), found.tensors))
 
 
 def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> Backbone:
