@@ -78,7 +78,9 @@ def add_deltas(x: Tensor, y: Tensor, tasks: Sequence[TaskWeights], path: str) ->
     found = [row for row in rows if row is not None]
     if not found:
         return y
-    if len(found) == len(rows) and len({row.rank for row in found}) == 1:
+    if len(rows) == 1:
+        a, b = found[0].a, found[0].b
+    elif len(found) == len(rows) and len({row.rank for row in found}) == 1:
         a, b = torch.cat([row.a for row in found]), torch.cat([row.b for row in found])
     else:
         a, b = _pad(rows, max(row.rank for row in found), x, y)
