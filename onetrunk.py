@@ -148,8 +148,9 @@ def fit(
     )
     images = load_task(data, root=data_root, limit=limit, seed=seed)
     with open_store(store, create=True, catalogue=catalogue) as opened, tempfile.TemporaryDirectory() as work:
-        with show_progress(err, f"{task} ({len(images.classes)} classes, {len(images.train)} images)") as progress:
-            result = pipeline.fit(images, adopt_backbone(opened, backbone), settings, Path(work), progress)
+        with show_progress(err) as watch:
+            report = watch(f"{task} ({len(images.classes)} classes, {len(images.train)} images)")
+            result = pipeline.fit(images, adopt_backbone(opened, backbone), settings, Path(work), report)
         version = opened.publish(task, result.cut)
     print_versions([version], fmt)
     for name, accuracy in (("full depth", result.certificate.full), ("the cut", result.certificate.cut)):
@@ -193,9 +194,9 @@ def cut(
         if not folder.is_dir():
             folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
         record = opened.backbone(backbone or backbone_of(folder))
-        progress = stack.enter_context(show_progress(err, target))
+        report = stack.enter_context(show_progress(err))(target)
         settings = ScoreSettings(alpha=alpha, seed=seed, every=True)
-        index = pipeline.score_folder(folder, images, open_backbone(opened, record), settings, progress)
+        index = pipeline.score_folder(folder, images, open_backbone(opened, record), settings, report)
     if fmt is Format.JSON:
         out.out(to_json(dataclasses.asdict(index)))
     else:
@@ -567,22 +568,26 @@ def adopt_backbone(store: Store, name: str) -> Backbone:
 
 
 @contextlib.contextmanager
-def show_progress(console: Console, title: str) -> Iterator[Callable[[Progress], None]]:
-    """Show a bar on a terminal, and elsewhere a line for each stage's first and last step."""
+def show_progress(console: Console) -> Iterator[Callable[[str], Callable[[Progress], None]]]:
+    """Show a bar for each title on a terminal, and elsewhere a line for each stage's first and last step."""
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        bar = bars.add_task(title, state="")
 
-        def report(progress: Progress) -> None:
-            state = describe_progress(progress)
-            bars.update(bar, completed=progress.step, total=progress.steps, state=state)
-            if not console.is_terminal and progress.step in (1, progress.steps):
-                console.print(f"{title}: {state}", highlight=False, soft_wrap=True)
+        def watch(title: str) -> Callable[[Progress], None]:
+            bar = bars.add_task(title, state="waiting")
 
-        yield report
+            def report(progress: Progress) -> None:
+                state = describe_progress(progress)
+                bars.update(bar, completed=progress.step, total=progress.steps, state=state)
+                if not console.is_terminal and progress.step in (1, progress.steps):
+                    console.print(f"{title}: {state}", highlight=False, soft_wrap=True)
+
+            return report
+
+        yield watch
 
 
 def describe_progress(progress: Progress) -> str:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import multiprocessing
+import os
 import random
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
+from multiprocessing.connection import Connection
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 from serving.app import ServeSettings, running
@@ -20,12 +26,12 @@ from serving.load import Outcome, Sample, drive
 from serving.service import Service
 from sls.data import load_task
 from sls.pictures import draw_depths
-from sls.pipeline import FitSettings, fit
+from sls.pipeline import FitResult, FitSettings, fit
 from sls.prune import ScoreSettings
 from sls.task import ImageTask
 from sls.tune import Progress, Recipe
 from store.allocator import keep_freed_memory
-from store.backbones import DEFAULT_BACKBONE, Backbone, encode, load_backbone
+from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
 from store.page import Section, to_html
 from store.records import Accuracy
 from store.render import Row, print_table
@@ -35,7 +41,7 @@ from store.store import Store, Version
 
 TASKS = ("digits", "letter", "slant", "position", "orientation")
 SETTINGS = FitSettings(tune=Recipe(epochs=4), score=ScoreSettings(samples=250), retune=Recipe(epochs=3))
-"""Chosen for five tasks in about five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
+"""Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
 CLIENTS = 4
 IMAGES_PER_TASK = 30
 ROUNDS = 3
@@ -48,7 +54,7 @@ class Demo:
     folder: Path
     out: Console
     err: Console
-    watch: Callable[[Console, str], AbstractContextManager[Callable[[Progress], None]]]
+    watch: Callable[[Console], AbstractContextManager[Callable[[str], Callable[[Progress], None]]]]
 
     @property
     def store(self) -> Path:
@@ -66,7 +72,7 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     folder, out, err = demo.folder, demo.out, demo.err
     tasks = {name: load_task(f"onetrunk/{name}") for name in TASKS}
     with Store.open(demo.store, create=True) as store, Store.open(demo.full_store, create=True) as full_store:
-        fit_tasks(demo, tasks, store, full_store)
+        fit_tasks(demo, store, full_store)
         versions = [store.resolve(name) for name in tasks]
         rows, counted = task_rows(versions), report(store)
     print_table(rows, out, title=f"{len(rows)} tasks on one {DEFAULT_BACKBONE}")
@@ -91,29 +97,49 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
             wait()
 
 
-def fit_tasks(demo: Demo, tasks: dict[str, ImageTask], store: Store, full_store: Store) -> None:
-    """Fit and publish each task that is not in the store yet."""
+def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
+    """Fit and publish each task that is not in the stores yet, as many at a time as there are cores."""
     backbone = load_backbone(DEFAULT_BACKBONE)
     for opened in (store, full_store):
         opened.add_backbone(backbone.record, encode(backbone))
     present = {version.task for version in store.versions()} & {version.task for version in full_store.versions()}
-    for number, (name, task) in enumerate(tasks.items(), start=1):
-        title = f"{number}/{len(tasks)} {name} ({len(task.classes)} classes, {len(task.train)} images)"
-        if name in present:
-            demo.err.print(f"{title}: in the store already")
-            continue
-        fit_task(demo, name, task, backbone, title, store, full_store)
+    missing = [name for name in TASKS if name not in present]
+    for name in present:
+        demo.err.print(f"{name}: in the store already")
+    # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
+    workers = max(1, min(len(missing), os.cpu_count() or 1))
+    with demo.watch(demo.err) as watch, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as work:
+        waiting = [pool.submit(fit_apart, name, Path(work) / name, workers, watch(name)) for name in missing]
+        for name, fitted in zip(missing, waiting, strict=True):
+            result = fitted.result()
+            full_store.publish(name, result.full)
+            store.publish(name, result.cut)
+            seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in result.seconds.items())
+            depth = f"depth {result.index.depth} of {result.index.blocks}"
+            demo.err.print(f"{name}: {depth} ({seconds})", highlight=False, soft_wrap=True)
 
 
-def fit_task(
-    demo: Demo, name: str, task: ImageTask, backbone: Backbone, title: str, store: Store, full_store: Store
-) -> None:
-    with tempfile.TemporaryDirectory() as work, demo.watch(demo.err, title) as progress:
-        result = fit(task, backbone, SETTINGS, Path(work), progress)
-        full_store.publish(name, result.full)
-        store.publish(name, result.cut)
-    seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in result.seconds.items())
-    demo.err.print(f"{title}: depth {result.index.depth} of {result.index.blocks} ({seconds})", soft_wrap=True)
+def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], None]) -> FitResult:
+    """Fit a task in a process of its own, and pass its progress on; threads of one process would share torch's."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=fit_task, args=(name, out, workers, sender), daemon=True)
+    process.start()
+    sender.close()
+    result = None
+    with contextlib.suppress(EOFError):
+        while not isinstance(result := receiver.recv(), FitResult):
+            report(result)
+    process.join()
+    if not isinstance(result, FitResult):
+        raise ChildProcessError(f"tuning {name} ended with exit code {process.exitcode}: run the demo again")
+    return result
+
+
+def fit_task(name: str, out: Path, workers: int, sender: Connection) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    sender.send(fit(load_task(f"onetrunk/{name}"), load_backbone(DEFAULT_BACKBONE), SETTINGS, out, sender.send))
 
 
 def task_rows(versions: Sequence[Version]) -> list[Row]:
