@@ -12,11 +12,9 @@ from torch import Tensor
 
 from sls.adapted import Adapted, Tuned, adapted_modules, linear, lora_config, timm_model, trunk
 from store.backbones import Backbone
+from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.errors import BackboneMismatchError, FormatError
 from store.records import Card
-
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-HEAD, CLASSES, CARD = "head.safetensors", "classes.txt", "onetrunk.json"
 
 
 def write_folder(folder: Path, backbone: Backbone, tuned: Tuned, classes: tuple[str, ...]) -> None:
@@ -29,7 +27,7 @@ def write_folder(folder: Path, backbone: Backbone, tuned: Tuned, classes: tuple[
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (folder / WEIGHTS).write_bytes(_encode(dict(tuned.adapter)))
     (folder / HEAD).write_bytes(_encode({"weight": tuned.weight, "bias": tuned.bias}))
-    (folder / CLASSES).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
+    (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
 def write_card(folder: Path, card: Card) -> None:

@@ -16,7 +16,7 @@ from store.records import Accuracy, Certificate, PruneIndex
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
 """Okabe and Ito's, told apart by colour-blind readers; marks and dashes tell them apart in print."""
 
-COLUMNS = 4
+COLUMNS = 3
 
 
 def draw_depths(

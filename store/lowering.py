@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from store.errors import FormatError
-
-PREFIX = "base_model.model."
+from store.methods import PREFIX, resolve_pattern
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,7 @@ def lower(
 
 def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:
     """alpha / rank, or alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023); alpha_pattern goes first."""
-    patterns = cast(Mapping[str, float], config.get("alpha_pattern") or {})
-    alpha = next(
-        (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", path)),
-        cast(float, config["lora_alpha"]),
-    )
+    alpha = cast(float, resolve_pattern(config, "alpha_pattern", path, config["lora_alpha"]))
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 

@@ -11,11 +11,12 @@ from safetensors.torch import load_file
 from test_sls_tune import colours, toy_backbone
 
 from sls.adapted import block_of
-from sls.folder import CARD, CLASSES, CONFIG, HEAD, WEIGHTS, backbone_of, read_folder
+from sls.folder import backbone_of, read_folder
 from sls.pipeline import FitResult, FitSettings, fit, score_folder
 from sls.prune import ScoreSettings
 from sls.task import ImageTask, Split
 from sls.tune import Progress, Recipe
+from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.errors import BackboneMismatchError, FormatError, InvalidSettingError
 from store.images import make_transform
 from store.records import Card
@@ -23,7 +24,7 @@ from store.records import Card
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 SETTINGS = FitSettings(tune=Recipe(epochs=6, batch=8), retune=Recipe(epochs=3, batch=8))
-FILES = {CONFIG, WEIGHTS, HEAD, CLASSES, CARD}
+FILES = {CONFIG, WEIGHTS, HEAD, LABELS, CARD}
 
 
 def quiet(_: Progress) -> None: ...
@@ -61,7 +62,7 @@ def test_both_folders_are_whole_and_say_what_they_are(fitted):
         card = Card.from_json((folder / CARD).read_bytes())
         assert (card.backbone, card.prune_index.depth) == (BACKBONE.record.id.fingerprint, depth)
         assert card.lineage.data_digest == colours().digest
-        assert (folder / CLASSES).read_text() == "red\ngreen\nblue\n"
+        assert (folder / LABELS).read_text() == "red\ngreen\nblue\n"
 
 
 def test_the_cut_folder_holds_nothing_above_the_depth(fitted):
