@@ -23,7 +23,7 @@ def title(report: Report) -> str:
 def sections(report: Report) -> list[Section]:
     return [
         Section("Storage of the same tasks", _ratio(report), _comparison(report)),
-        Section("Tasks", "What each task's latest version takes beside the shared backbone.", _tasks(report)),
+        Section("Bytes of each task", "What the latest version of each takes beside the backbone.", _tasks(report)),
         Section("Where every byte is", _identity(report), _places(report)),
     ]
 
