@@ -441,7 +441,6 @@ def predict(
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise InvalidSettingError(f"{missing[0]!r} is no file: give paths of images")
-    answers = []
     with contextlib.ExitStack() as stack:
         if url is None:
             from serving.service import Service

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import multiprocessing
 import os
 import random
@@ -22,7 +21,7 @@ import torch
 from rich.console import Console
 
 from serving.app import ServeSettings, running
-from serving.load import Outcome, Sample, drive
+from serving.load import Outcome, Sample, best, drive
 from serving.service import Service
 from sls.data import load_task
 from sls.pictures import draw_depths
@@ -104,7 +103,7 @@ def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
         opened.add_backbone(backbone.record, encode(backbone))
     present = {version.task for version in store.versions()} & {version.task for version in full_store.versions()}
     missing = [name for name in TASKS if name not in present]
-    for name in present:
+    for name in filter(present.__contains__, TASKS):
         demo.err.print(f"{name}: in the store already")
     # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
     workers = max(1, min(len(missing), os.cpu_count() or 1))
@@ -197,11 +196,6 @@ def compare_offline(demo: Demo, outcome: Outcome) -> str:
     same = sum(served[0] == alone[0] for served, alone in pairs)
     apart = max(abs(served[1] - alone[1]) for served, alone in pairs)
     return f"In process, {same} of {len(pairs)} images get the same label; scores differ by at most {apart:.2g}."
-
-
-def best(answer: dict[str, object]) -> tuple[str, float]:
-    (first, *_) = json.loads(json.dumps(answer["top"]))
-    return first["label"], first["score"]
 
 
 def outcome_row(name: str, outcomes: Sequence[Outcome]) -> Row:

@@ -11,6 +11,7 @@ import urllib.parse
 from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import cast
 
 from store.errors import OneTrunkError, ServerError
 
@@ -34,7 +35,7 @@ class Reply:
 
     @property
     def is_right(self) -> bool:
-        return _best(self.answer) == self.sample.label
+        return best(self.answer)[0] == self.sample.label
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def _object(body: bytes) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
 
 
-def _best(answer: dict[str, object]) -> object:
-    top = answer["top"]
-    return top[0]["label"] if isinstance(top, list) and top else None
+def best(answer: dict[str, object]) -> tuple[str, float]:
+    """The first label of an answer, and its score."""
+    first = cast(list[dict[str, object]], answer["top"])[0]
+    return cast(str, first["label"]), cast(float, first["score"])
