@@ -1,60 +1,81 @@
-"""Bytes named by their digest, in a folder."""
+"""Bytes named by their digest."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
+from store.backend import Backend
 from store.errors import IntegrityError
-from store.files import Layout, make_folder, replace_durably, sync_folder
+from store.layout import blob_key, quarantine_key
 from store.records import Blob
 
 REMEDY = "restore the file from a copy of the store, or publish again what it came from"
 
 
-class FolderBlobs:
-    def __init__(self, layout: Layout) -> None:
-        self._layout = layout
+class Blobs:
+    """Content addressing over a backend: what comes out is what went in, or an `IntegrityError`."""
 
-    def path(self, blob: Blob) -> Path:
-        return self._layout.blob(blob.sha256)
+    def __init__(self, backend: Backend, *, blind: bool = False) -> None:
+        """Put bytes, if `blind`, without looking whether they are there: then its time does not tell who has them."""
+        self._backend = backend
+        self._blind = blind
 
     def put(self, data: bytes) -> Blob:
-        """Keep the bytes durably and return their name; a damaged file of that name is mended."""
+        """Keep the bytes durably and return their name; a damaged object of that name is set aside first."""
         blob = Blob.of(data)
-        path = self.path(blob)
-        if self._holds(path, data):
-            # Whoever linked it may not have synced the folder yet, and our caller is about to depend on it.
-            sync_folder(path.parent)
+        key = blob_key(blob.sha256)
+        kept = None if self._blind else self._read(key)
+        if kept == data:
+            # Whoever put it may not have made it durable yet, and our caller is about to depend on it.
+            self._backend.settle(key)
             return blob
-        make_folder(path.parent)
-        replace_durably(path, data)
+        if kept is not None:
+            self._set_aside(blob)
+        self._backend.put(key, data)
         return blob
 
     def get(self, blob: Blob) -> bytes:
         """Return the bytes, or raise `IntegrityError` where they are not those that the name promises."""
-        path = self.path(blob)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise IntegrityError(f"{path} is missing: {REMEDY}") from None
+        place, data = self.locate(blob), self._read(blob_key(blob.sha256))
+        if data is None:
+            raise IntegrityError(f"{place} is missing: {REMEDY}")
         if len(data) != blob.nbytes:
-            raise IntegrityError(f"{path} has {len(data)} bytes, expected {blob.nbytes}: {REMEDY}")
+            raise IntegrityError(f"{place} has {len(data)} bytes, expected {blob.nbytes}: {REMEDY}")
         found = Blob.of(data)
         if found != blob:
-            raise IntegrityError(f"{path} has sha256 {found.sha256[:16]}…, not the one that names it: {REMEDY}")
+            raise IntegrityError(f"{place} has sha256 {found.sha256[:16]}…, not the one that names it: {REMEDY}")
         return data
 
     def prefix(self, blob: Blob, nbytes: int) -> bytes:
         """Return the first bytes, unchecked: for counting, not for computing."""
         try:
-            with self.path(blob).open("rb") as file:
-                return file.read(nbytes)
+            return self._backend.read_prefix(blob_key(blob.sha256), nbytes)
         except FileNotFoundError:
-            raise IntegrityError(f"{self.path(blob)} is missing: {REMEDY}") from None
+            raise IntegrityError(f"{self.locate(blob)} is missing: {REMEDY}") from None
 
-    @staticmethod
-    def _holds(path: Path, data: bytes) -> bool:
+    def locate(self, blob: Blob) -> str:
+        """Return where the blob lies, or would: a path or an URL."""
+        return self._backend.locate(blob_key(blob.sha256))
+
+    def holds(self, blob: Blob) -> bool:
+        """Say whether an object of the blob's size is there; `get` says whether it is the blob."""
+        return self._backend.size(blob_key(blob.sha256)) == blob.nbytes
+
+    def quarantine(self, blob: Blob) -> str | None:
+        """Set the blob's object aside if it is damaged, and return its new key; None where it is whole or missing."""
+        data = self._read(blob_key(blob.sha256))
+        return None if data is None or Blob.of(data) == blob else self._set_aside(blob)
+
+    def _set_aside(self, blob: Blob) -> str | None:
+        key = quarantine_key(blob.sha256, os.urandom(8).hex())
         try:
-            return path.stat().st_size == len(data) and path.read_bytes() == data
+            self._backend.move(blob_key(blob.sha256), key)
+        except FileNotFoundError:  # another process has done so
+            return None
+        return key
+
+    def _read(self, key: str) -> bytes | None:
+        try:
+            return self._backend.read(key)
         except FileNotFoundError:
-            return False
+            return None

@@ -1,0 +1,219 @@
+"""A store in a folder: nothing has a name before all of it is on disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TypeVar
+
+from store.backend import StoredFile
+from store.errors import ReadOnlyStoreError, StorageError
+from store.layout import BLOBS, CATALOGUE, JOURNAL, check_key
+
+T = TypeVar("T")
+
+TRIES = 10
+UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
+
+
+class FolderBackend:
+    """Objects as read-only files, each written beside its place and then renamed or linked to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    @property
+    def writable(self) -> bool:
+        paths = (self.root, self.root / BLOBS, self.root / JOURNAL, self.root / CATALOGUE)
+        return all(_may_write(path) for path in paths if path.exists())
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+    def locate(self, key: str) -> str:
+        return str(self.root / key)
+
+    def read(self, key: str) -> bytes:
+        with self._reading(key) as path:
+            return path.read_bytes()
+
+    def read_prefix(self, key: str, nbytes: int) -> bytes:
+        with self._reading(key) as path, path.open("rb") as file:
+            return file.read(nbytes)
+
+    def size(self, key: str) -> int | None:
+        try:
+            with self._reading(key) as path:
+                found = path.stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def put(self, key: str, data: bytes) -> None:
+        _again(lambda: self._put(key, data))
+
+    def create(self, key: str, data: bytes) -> bool:
+        return _again(lambda: self._create(key, data))
+
+    def _put(self, key: str, data: bytes) -> None:
+        with self._new(key, data) as (path, temporary):
+            temporary.replace(path)
+
+    def _create(self, key: str, data: bytes) -> bool:
+        with self._new(key, data) as (path, temporary):
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False  # and the folder is synced all the same: the other writer may not have come to it
+        return True
+
+    def settle(self, key: str) -> None:
+        folder = self._path(key).parent
+        with writing(folder):
+            self._make_folder(folder)
+            sync_folder(folder)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        folders = set()
+        for path in [self._path(key) for key in keys]:  # all of them checked before the first goes
+            with writing(path):
+                try:
+                    path.unlink()
+                except (FileNotFoundError, NotADirectoryError):
+                    continue
+            folders.add(path.parent)
+        for folder in sorted(folders):
+            with writing(folder):
+                sync_folder(folder)
+
+    def move(self, key: str, to: str) -> None:
+        source, target = self._path(key), self._path(to)
+        with writing(target):
+            self._make_folder(target.parent)
+            source.rename(target)
+            sync_folder(target.parent)
+            sync_folder(source.parent)
+
+    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+        return self._walk(self._path(prefix) if prefix else self.root)
+
+    def _walk(self, folder: Path) -> Iterator[StoredFile]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # a volume's lost+found is root's alone
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(path)
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)  # a link counts as itself
+            except FileNotFoundError:  # another process finished with its temporary file
+                continue
+            yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        try:
+            yield path
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise FileNotFoundError(f"{path} is missing") from None
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be read ({error.strerror}): check the disk and the file's permissions"
+            ) from None
+
+    @contextmanager
+    def _new(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Give the path and a synced file of these bytes to name so; its folder is synced after that."""
+        path = self._path(key)
+        with writing(path):
+            self._make_folder(path.parent)
+            temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
+            try:
+                _write_synced(temporary, data)
+                yield path, temporary
+            finally:
+                temporary.unlink(missing_ok=True)
+            sync_folder(path.parent)
+
+    def _make_folder(self, path: Path) -> None:
+        """Make the folder and its parents, each durable before the next."""
+        found = path.is_dir()
+        if found and (path in self._durable or not path.is_relative_to(self.root)):
+            return
+        if path != path.parent:
+            self._make_folder(path.parent)
+        if not found:
+            path.mkdir(exist_ok=True)
+        # Also where it was there: whoever made it may not have synced it yet, and what we put in it would go with it.
+        try:
+            sync_folder(path.parent)
+        except PermissionError:  # the root may lie in a folder that its user may not list
+            if path != self.root and path.is_relative_to(self.root):
+                raise
+        self._durable.add(path)
+
+
+def _again(write: Callable[[], T]) -> T:
+    """Write once more where a collection without a grace time has taken the temporary file for a leftover."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            return write()
+    return write()
+
+
+def sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_synced(path: Path, data: bytes) -> None:
+    # Read-only from the start: no file of a store changes once it has its name.
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o444)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the system says of a path that cannot be written into our errors."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if error.errno in UNWRITABLE:
+            raise ReadOnlyStoreError(
+                f"{path} cannot be written ({error.strerror}): make the folder writable for this user, "
+                "or work on a copy"
+            ) from None
+        raise StorageError(f"{path} cannot be written ({error.strerror}): check the disk and its free space") from None
+
+
+def _may_write(path: Path) -> bool:
+    mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
