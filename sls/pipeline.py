@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from sls.adapted import Tuned, block_of
+from sls.commit import current_commit
 from sls.features import BlockFeatures, block_features
 from sls.folder import read_folder, write_card, write_folder
 from sls.prune import ScoreSettings, score_blocks
@@ -114,6 +115,7 @@ def _write_cards(
         test_samples=len(task.test),
         recipe=asdict(settings),
         versions={name: version(name) for name in LIBRARIES},
+        code_commit=current_commit(),
     )
     fingerprint = backbone.record.id.fingerprint
     write_card(out / "cut", Card(fingerprint, index, certificate, lineage))
