@@ -7,11 +7,11 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from store.blobs import FolderBlobs
+from store.blobs import Blobs
 from store.checkpoint import block_number
 from store.records import BackboneRecord, Blob
-from store.store import Version
 from store.tensors import WIDTHS, TensorInfo, header_nbytes, parse_header
+from store.version import Version
 
 FP32 = 4  # bytes a parameter
 SERVING = 2  # bfloat16
@@ -62,7 +62,7 @@ class Measured:
         return Counter({m: math.prod(self.record.modules[m]) for m in self.version.manifest.adapter.modules})
 
 
-def measure(blobs: FolderBlobs, version: Version, records: Mapping[str, BackboneRecord]) -> Measured:
+def measure(blobs: Blobs, version: Version, records: Mapping[str, BackboneRecord]) -> Measured:
     manifest = version.manifest
     return Measured(
         version,
@@ -72,8 +72,8 @@ def measure(blobs: FolderBlobs, version: Version, records: Mapping[str, Backbone
     )
 
 
-def _header(blobs: FolderBlobs, blob: Blob) -> dict[str, TensorInfo]:
-    what = str(blobs.path(blob))
+def _header(blobs: Blobs, blob: Blob) -> dict[str, TensorInfo]:
+    what = blobs.locate(blob)
     size = min(header_nbytes(blobs.prefix(blob, 8), what), blob.nbytes)
     return parse_header(blobs.prefix(blob, size), blob.nbytes, what)
 

@@ -7,12 +7,18 @@ from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from store.blobs import FolderBlobs
-from store.catalogue import Catalogue
 from store.errors import FormatError, IntegrityError
-from store.files import Layout
+from store.events import GENESIS, Event, State
+from store.journal import Journal, encode
+from store.layout import BLOBS, blob_key
+from store.manifests import entry_of
+from store.reader import Listed, Reader, VersionRow
 from store.records import Blob
+from store.shelf import Shelf
+from store.tables import differences
 from store.uses import read_backbone_record, read_manifest, uses
+
+LOOKS = 3  # at a store that others change meanwhile, before what is found is believed
 
 
 @dataclass(frozen=True)
@@ -27,42 +33,159 @@ class Finding:
         return f"{', '.join(self.used_by) or 'named by nothing'}: {self.problem}"
 
 
-def audit(catalogue: Catalogue, blobs: FolderBlobs, layout: Layout) -> list[Finding]:
-    """Hash every blob, named or not, decode every record, and follow the history from its start."""
+def audit(shelf: Shelf, journal: Journal, *, place: str, metadata_only: bool, quarantine: bool) -> list[Finding]:
+    """Follow the history from its start, compare it with every table and the journal, read every manifest and record,
+    and unless `metadata_only` hash every blob, named or not. `place` is where the catalogue is.
+
+    A version that is purged and collected while we look is no damage: where others were at work, look again.
+    """
+    for _ in range(LOOKS):
+        with shelf.reader.connect() as select:
+            reader = Reader.within(select)
+            last = reader.event()
+            if not shelf.read_only:
+                journal.mend()
+            findings = [] if metadata_only else list(_check_blobs(shelf, reader, quarantine=quarantine))
+            damaged, state = {finding.path for finding in findings}, State()
+            findings += _check_history(reader, journal, state, place, mend=not shelf.read_only)
+            findings += (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
+            findings += _check_backbones(shelf, reader, place, damaged)
+            findings += _check_versions(shelf, reader, place, damaged)
+        if not findings or quarantine or shelf.reader.event() == last:
+            break
+    return findings
+
+
+def _check_blobs(shelf: Shelf, reader: Reader, *, quarantine: bool) -> Iterator[Finding]:
     named: defaultdict[Blob, list[str]] = defaultdict(list)
-    for use in uses(catalogue, blobs):
+    for use in uses(reader, shelf.blobs):
         named[use.blob].append(str(use))
     known = {blob.sha256 for blob in named}
-    unnamed = (Blob(f.sha256, f.nbytes) for f in layout.walk() if f.sha256 is not None and f.sha256 not in known)
-    problems = {blob: problem for blob in (*named, *unnamed) if (problem := _problem(partial(blobs.get, blob)))}
-    damaged = [Finding(str(blobs.path(blob)), tuple(named[blob]), problem) for blob, problem in problems.items()]
-    return [*damaged, *_check_records(catalogue, blobs, layout, problems.keys()), *_check_history(catalogue, layout)]
+    for blob in named:
+        yield from _check_blob(shelf, blob, tuple(named[blob]), quarantine=quarantine)
+    for file in shelf.backend.walk(BLOBS):
+        if file.sha256 is not None and file.sha256 not in known:
+            yield from _check_blob(shelf, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
 
 
-def _check_records(
-    catalogue: Catalogue, blobs: FolderBlobs, layout: Layout, damaged: Container[Blob]
-) -> Iterator[Finding]:
-    """Find whole blobs that are not the record that they are named as: the catalogue was changed from outside."""
-    for backbone in catalogue.backbones():
-        if backbone.record not in damaged:
-            problem = _problem(partial(read_backbone_record, blobs, backbone.record))
-            if problem:
-                yield Finding(str(layout.catalogue), (f"backbone {backbone.name}",), problem)
-    for version in catalogue.versions():
-        if version.manifest not in damaged:
-            problem = _problem(partial(read_manifest, blobs, version))
-            if problem:
-                yield Finding(str(layout.catalogue), (f"{version.task}:{version.version}",), problem)
+def _check_blob(shelf: Shelf, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
+    problem = _problem(partial(shelf.blobs.get, blob))
+    if problem is None or (not used_by and shelf.backend.size(blob_key(blob.sha256)) is None):
+        return
+    moved = shelf.blobs.quarantine(blob) if quarantine else None
+    aside = f"; set aside as {shelf.backend.locate(moved)}" if moved else ""
+    yield Finding(shelf.blobs.locate(blob), used_by, problem + aside)
 
 
-def _check_history(catalogue: Catalogue, layout: Layout) -> Iterator[Finding]:
-    previous = "0" * 64
-    for number, event in enumerate(catalogue.history(), 1):
-        if event.number != number or event.previous != previous:
-            problem = f"history breaks before event {event.number}: it was changed; restore the catalogue from a copy"
-            yield Finding(str(layout.catalogue), (event.subject,), problem)
+def _check_history(reader: Reader, journal: Journal, state: State, place: str, *, mend: bool) -> Iterator[Finding]:
+    """Check the chain, add it up in `state`, and compare it with the journal, transaction by transaction."""
+    previous = GENESIS
+    batch: list[Event] = []
+    missing: list[Event] = []  # the first events of transactions that the journal lacks, since the last that it has
+    for number, event in enumerate(reader.history(), start=1):
+        problem = _chain_problem(event, number, previous) or _problem(partial(state.apply, event))
+        if problem:
+            yield Finding(place, (event.subject,), problem)
             return
+        if batch and (event.batch is None or event.batch != batch[0].batch):
+            yield from _check_entry(journal, batch, missing, mend=mend)
+            batch = []
+        batch.append(event)
         previous = event.sha256
+    if batch:
+        yield from _check_entry(journal, batch, missing, mend=mend)
+    if mend:  # else the last ones may be those of writers that are at work, or died: whoever may write writes them
+        yield from (_missing(journal, first) for first in missing)
+
+
+def _chain_problem(event: Event, number: int, previous: str) -> str | None:
+    if event.number == number and event.previous == previous:
+        return None
+    return f"history breaks before event {event.number}: it was changed; restore the catalogue from a copy"
+
+
+def _check_entry(journal: Journal, events: list[Event], missing: list[Event], *, mend: bool) -> Iterator[Finding]:
+    first, kept = events[0], journal.read(events[0].number)
+    if kept is None:
+        missing.append(first)
+        return
+    for lost in missing:
+        yield _missing(journal, lost)
+        if mend:
+            journal.mend(lost.number)
+    missing.clear()
+    if kept != encode(events):
+        yield _journal_finding(
+            journal,
+            first,
+            f"is not what the history says: the catalogue was changed if `history {first.subject}` looks wrong, else "
+            "restore this file from a copy, or remove it and run `onetrunk verify` again",
+        )
+
+
+def _missing(journal: Journal, first: Event) -> Finding:
+    return _journal_finding(journal, first, "is missing: run `onetrunk verify` again, which writes it anew")
+
+
+def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
+    return Finding(journal.locate(first.number), (first.subject,), f"journal of event {first.number} {problem}")
+
+
+def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Container[str]) -> Iterator[Finding]:
+    """Read every record, and compare what the catalogue keeps of it."""
+    blobs = reader.backbone_blobs()
+    for row in reader.backbones():
+        record = Blob(row.record, row.record_nbytes)
+        if shelf.blobs.locate(record) in damaged:
+            continue
+        owner = f"backbone {row.name}"
+        try:
+            weights = read_backbone_record(shelf.blobs, row).weights
+        except (IntegrityError, FormatError) as error:
+            yield Finding(place, (owner,), str(error))
+            continue
+        if {blob for name, blob in blobs if name == row.name} != {record, weights} - {None}:
+            yield Finding(place, (owner,), _disagreement("record", owner))
+
+
+def _check_versions(shelf: Shelf, reader: Reader, place: str, damaged: Container[str]) -> Iterator[Finding]:
+    """Read every manifest, and compare what the catalogue keeps of it, a task at a time: a store may hold more than
+    memory should.
+    """
+    for task in reader.all_tasks():
+        listed = {found.version: found for found in reader.listed(task, removed=True)}
+        names = reader.names_of(task)
+        for row in reader.versions(task, removed=True):
+            if shelf.blobs.locate(row.manifest) in damaged:
+                continue
+            problem = _version_problem(shelf, row, listed.get(row.version), names.get(row.version, set()))
+            if problem:
+                yield Finding(place, (f"{row.task}:{row.version}",), problem)
+        for number in sorted(names.keys() - listed.keys()):
+            yield Finding(place, (f"{task}:{number}",), _disagreement("history", f"{task}:{number}"))
+
+
+def _version_problem(shelf: Shelf, row: VersionRow, listed: Listed | None, names: set[Blob]) -> str | None:
+    try:
+        manifest = read_manifest(shelf.blobs, row)
+    except (IntegrityError, FormatError) as error:
+        return str(error)
+    entry = entry_of(manifest, row.manifest)
+    shown = None if listed is None else (listed.depth, listed.blocks, listed.classes, listed.method, listed.nbytes)
+    if (
+        shown != (entry.depth, entry.blocks, entry.classes, entry.method, entry.nbytes)
+        or row.backbone != entry.backbone
+        or names != {entry.manifest, *entry.blobs}
+    ):
+        return _disagreement("manifest", f"{row.task}:{row.version}")
+    return None
+
+
+def _disagreement(what: str, owner: str) -> str:
+    return (
+        f"the catalogue does not say what the {what} of {owner} says: it was changed; restore it from a copy, or move "
+        "it away and `onetrunk rebuild`"
+    )
 
 
 def _problem(read: Callable[[], object]) -> str | None:

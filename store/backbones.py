@@ -23,18 +23,22 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from store.errors import (
-    BackboneMismatchError,
     BackboneNotFoundError,
     FormatError,
     InvalidSettingError,
     UnservedBackboneError,
 )
-from store.records import BackboneId, BackboneRecord, Blob, Preprocessing, canonical_json, decode
+from store.fingerprint import Leaf, check_fingerprint, check_leaves, fingerprint_of
+from store.records import BackboneId, BackboneRecord, Blob, Preprocessing, decode
 from store.store import Store
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
 PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
-CONFIG_READERS = {"hf-hub": load_model_config_from_hf, "local-dir": load_model_config_from_path}
+SAFETENSORS = "model.safetensors"
+# timm reads a pickle where this file is not there, and fetches one where it knows an URL
+ONLY_SAFETENSORS = {"hf_hub_filename": SAFETENSORS, "url": ""}
+LOCAL = "local-dir"
+CONFIG_READERS = {"hf-hub": load_model_config_from_hf, LOCAL: load_model_config_from_path}
 CLASSIFIER_KEYS = ("head.", "head_dist.")
 
 
@@ -81,30 +85,23 @@ def load_backbone(
 
 def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:
     """Read a backbone from its blob; raise `BackboneMismatchError` unless the fingerprint is the record's."""
-    try:
-        tensors = load(data)
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"weights of backbone {record.name!r} are not safetensors ({error}): add it again") from None
-    return pinned(Backbone(record, tensors))
+    check_fingerprint(record, data)
+    return Backbone(record, load(data))
 
 
 def open_backbone(store: Store, record: BackboneRecord) -> Backbone:
     """Open a backbone of the store, from its blob or, where the weights stayed at their source, from there."""
     if record.weights is not None:
-        return read_backbone(record, store.read(record.weights))
+        data = store.read(record.weights)
+        store.fingerprints.check(record, data, sha256=record.weights.sha256)
+        return Backbone(record, load(data))
     found = load_backbone(record.source, arguments=record.id.arguments, label=record.name)
     return pinned(Backbone(record, found.tensors))
 
 
 def pinned(backbone: Backbone) -> Backbone:
     """Return the backbone, or raise `BackboneMismatchError` where its tensors are not what its record says."""
-    record = backbone.record
-    found = fingerprint(record.id.architecture, record.id.arguments, record.id.preprocessing, backbone.tensors)
-    if found != record.id.fingerprint:
-        raise BackboneMismatchError(
-            f"backbone {record.name!r} has fingerprint {found[:12]}, expected {record.id.fingerprint[:12]}: "
-            "its weights, architecture or preprocessing changed; restore the original"
-        )
+    check_leaves(backbone.record, _leaves(backbone.tensors))
     return backbone
 
 
@@ -116,10 +113,8 @@ def encode(backbone: Backbone) -> bytes:
 def fingerprint(
     architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing, tensors: Mapping[str, Tensor]
 ) -> str:
-    """Hash the architecture, its arguments, the preprocessing, and each tensor's name, dtype, shape and bytes."""
-    leaves = [[name, str(t.dtype), list(t.shape), _sha256(t)] for name, t in sorted(tensors.items())]
-    root = [architecture, dict(arguments), dataclasses.asdict(preprocessing), leaves]
-    return hashlib.sha256(canonical_json(root)).hexdigest()
+    """Compute `fingerprint_of` over tensors in memory."""
+    return fingerprint_of(architecture, arguments, preprocessing, _leaves(tensors))
 
 
 def check_served(model: nn.Module, name: str) -> VisionTransformer:
@@ -172,13 +167,22 @@ def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> 
         if source is not None:
             # Its own arguments are part of what is built, so of what is fingerprinted.
             arguments = {**(CONFIG_READERS[source](model_id)[2] or {}), **arguments}
-        model = timm.create_model(name, pretrained=True, num_classes=0, **arguments)
-    except (RuntimeError, OSError, ValueError) as error:
+        _check_local(source, model_id)
+        overlay = {} if source == LOCAL else ONLY_SAFETENSORS
+        model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **arguments)
+    except (RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BackboneNotFoundError(
             f"backbone {name!r} cannot be loaded ({line}): check the timm name and the network, or give --weights FILE"
         ) from None
     return _describe(label, model, model.state_dict(), arguments, source=name)
+
+
+def _check_local(source: str | None, folder: str) -> None:
+    if source == LOCAL and not Path(folder, SAFETENSORS).is_file():
+        raise BackboneNotFoundError(
+            f"{folder} has no {SAFETENSORS}, and a pickle is not read: save the model as safetensors"
+        )
 
 
 def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransformer:
@@ -247,6 +251,10 @@ def _preprocessing(model: VisionTransformer) -> Preprocessing:
     return Preprocessing(
         height, width, config["interpolation"], mean, std, float(config["crop_pct"]), config["crop_mode"]
     )
+
+
+def _leaves(tensors: Mapping[str, Tensor]) -> list[Leaf]:
+    return [Leaf(name, str(t.dtype), tuple(t.shape), _sha256(t)) for name, t in tensors.items()]
 
 
 def _sha256(tensor: Tensor) -> str:

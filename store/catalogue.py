@@ -1,218 +1,302 @@
-"""What exists and by which names: versions, aliases, backbones, and a history that nobody can quietly rewrite."""
+"""Change what exists and by which names, in transactions that write their own history."""
 
 from __future__ import annotations
 
-import hashlib
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from typing import TypeVar
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError as CollisionError
 
-from store.database import connect_engine, make_file, typed
-from store.errors import ConflictError
-from store.files import Layout
-from store.records import Blob, canonical_json
-from store.schema import aliases, backbones, history, schema, versions
+from store.change import Change, Entry
+from store.database import Database
+from store.errors import BackboneNotFoundError, ConflictError, InUseError, NotFoundError, VersionNotFoundError
+from store.events import LATEST, AliasRule, BackboneRow, Event, Key
+from store.leasing import end_lease, release_lease, serve_lease, take_lease
+from store.pointing import check_protected, point, remove_pointer, require, rule_of, set_pointer
+from store.reader import CATALOGUE_FORMAT, VersionRow
+from store.records import BackboneRecord, Blob, Certificate
+from store.refs import Ref
+from store.removal import Removal, leaving, removal_of
+from store.rollback import rollback_target
+from store.schema import backbones, keys, meta, rules, schema, tags, versions
+from store.versions import add_version, check_backbone_name, mark_removed, pardon, purge_version
 
 T = TypeVar("T")
 
-ATTEMPTS = 20  # PostgreSQL: two that publish at once collide on a number, and the later one takes the next
-LATEST = "latest"
-
-
-@dataclass(frozen=True)
-class BackboneRow:
-    name: str
-    fingerprint: str
-    record: Blob
-
-
-@dataclass(frozen=True)
-class VersionRow:
-    task: str
-    version: int
-    manifest: Blob
-    published_at: str
-    aliases: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Event:
-    """One change; `subject` is the task or the backbone, `previous` the digest of the event before it."""
-
-    number: int
-    at: str
-    action: str
-    subject: str
-    version: int | None
-    alias: str | None
-    digest: str | None
-    previous: str
-
-    @property
-    def sha256(self) -> str:
-        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
-
 
 class Catalogue:
-    def __init__(self, layout: Layout, *, url: str | None, read_only: bool) -> None:
-        self._place = url.rpartition("@")[2] if url else str(layout.catalogue)  # no password in a message
-        self._engine = connect_engine(layout, url=url, read_only=read_only)
+    """Every verb that changes the catalogue; `committed` hears of a transaction before its caller does."""
+
+    def __init__(
+        self, database: Database, *, actor: str | None, committed: Callable[[list[Event], int | None], None]
+    ) -> None:
+        self.database = database
+        self.actor = actor
+        self._committed = committed
 
     def close(self) -> None:
-        self._engine.dispose()
+        self.database.close()
 
-    def create(self, identity: str) -> None:
-        """Make the tables; the first event ties them to the store of this identity."""
-        make_file(self._engine)
+    def write(self, change: Callable[[Change], T], *, actor: str | None = None) -> T:
+        """Run the change in a transaction; raise what it raises, with nothing changed."""
+        with self.database.write() as connection:
+            opened = Change(connection, actor or self.actor)
+            result = change(opened)
+        if opened.events:
+            self._committed(opened.events, opened.previous_batch)
+        return result
 
-        def change(connection: sa.Connection) -> None:
+    def create(self, identity: str, *, check: Callable[[], None]) -> None:
+        """Make the tables unless they are there; the first event ties them to the store of this identity.
+
+        `check` raises where the store has a history already, and must not begin another.
+        """
+        with self.database.write() as connection:
+            if sa.inspect(connection).has_table("meta"):
+                return
+            check()
             schema.create_all(connection)
-            if _last_event(connection) is None:
-                _record(connection, action="create", subject=identity)
+            connection.execute(meta.insert().values(key="format", value=str(CATALOGUE_FORMAT)))
+            opened = Change(connection, self.actor)
+            opened.record("create", identity)
+        self._committed(opened.events, opened.previous_batch)
 
-        self._write(change)
+    def put_backbone(
+        self, record: BackboneRecord, kept_as: Blob, *, seen: BackboneRow | None, lease: str | None = None
+    ) -> bool:
+        """Add the backbone, or give the one that was seen another record; say whether it was still what was seen."""
+        fingerprint, weights = record.id.fingerprint, record.weights
+        row = {
+            "record": kept_as.sha256,
+            "record_nbytes": kept_as.nbytes,
+            "weights": weights.sha256 if weights else None,
+            "weights_nbytes": weights.nbytes if weights else None,
+        }
 
-    def check_identity(self, identity: str) -> None:
-        with self._read() as connection:
-            found = connection.scalar(sa.select(history.c.subject).where(history.c.number == 1))
-        if found != identity:
-            raise ConflictError(f"the catalogue {self._place} is of store {found}, not of {identity}: name its own one")
-
-    def backbones(self) -> list[BackboneRow]:
-        with self._read() as connection:
-            rows = connection.execute(sa.select(backbones).order_by(backbones.c.name)).all()
-        return [BackboneRow(row.name, row.fingerprint, Blob(row.record, row.record_nbytes)) for row in rows]
-
-    def check_backbone_name(self, name: str, fingerprint: str) -> None:
-        """Raise `ConflictError` where another backbone has the name."""
-        with self._read() as connection:
-            _holder_of(connection, name, fingerprint)
-
-    def put_backbone(self, row: BackboneRow) -> None:
-        """Add the backbone, or give the one of this fingerprint and name another record."""
-
-        def change(connection: sa.Connection) -> None:
-            taken = _holder_of(connection, row.name, row.fingerprint)
-            record = {"record": row.record.sha256, "record_nbytes": row.record.nbytes}
-            if taken is None:
-                connection.execute(backbones.insert().values(name=row.name, fingerprint=row.fingerprint, **record))
+        def change(opened: Change) -> bool:
+            if lease is not None:
+                end_lease(opened, lease)
+            check_backbone_name(opened.reader, record.name, fingerprint)
+            if opened.reader.backbone(fingerprint) != seen:
+                return False
+            if seen is None:
+                opened.connection.execute(backbones.insert().values(name=record.name, fingerprint=fingerprint, **row))
             else:
-                connection.execute(backbones.update().where(backbones.c.name == row.name).values(**record))
-            _record(connection, action="backbone", subject=row.name, digest=row.record.sha256)
+                same = backbones.c.fingerprint == fingerprint
+                opened.connection.execute(backbones.update().where(same).values(**row))
+                pardon(opened, [seen.record])
+            details = {"fingerprint": fingerprint, "nbytes": kept_as.nbytes}
+            opened.record("backbone", record.name, digest=kept_as.sha256, details=details)
+            return True
 
-        self._write(change)
+        return self.write(change)
 
-    def versions(self, task: str | None = None) -> list[VersionRow]:
-        """Return every version, or those of one task, by task and number."""
-        chosen = sa.true() if task is None else versions.c.task == task
-        with self._read() as connection:
-            rows = connection.execute(
-                sa.select(versions).where(chosen).order_by(versions.c.task, versions.c.version)
-            ).all()
-            named = connection.execute(sa.select(aliases).order_by(aliases.c.alias)).all()
-        names = defaultdict(list)
-        for alias in named:
-            names[alias.task, alias.version].append(alias.alias)
-        return [
-            VersionRow(r.task, r.version, Blob(r.digest, r.nbytes), r.published_at, tuple(names[r.task, r.version]))
-            for r in rows
-        ]
+    def remove_backbone(self, fingerprint: str, name: str) -> None:
+        """Forget a backbone that no version stands on."""
 
-    def publish(self, task: str, manifest: Blob, *, backbone: str, names: tuple[str, ...]) -> int:
-        """Return the version of this manifest, a new one unless the task has it, and point the aliases at it."""
+        def change(opened: Change) -> None:
+            if opened.reader.backbone(fingerprint) is None:
+                raise BackboneNotFoundError(f"backbone {name!r} has just been removed: see `onetrunk backbone ls`")
+            users = opened.connection.scalar(
+                sa.select(sa.func.count()).select_from(versions).where(versions.c.backbone == fingerprint)
+            )
+            if users:
+                raise InUseError(
+                    f"{users} versions stand on backbone {name!r}, removed ones until `onetrunk gc` among them: "
+                    "remove them first"
+                )
+            pardon(opened, [blob.sha256 for owner, blob in opened.reader.backbone_blobs() if owner == name])
+            opened.connection.execute(backbones.delete().where(backbones.c.fingerprint == fingerprint))
+            opened.record("backbone-rm", name, details={"fingerprint": fingerprint})
 
-        def change(connection: sa.Connection) -> int:
-            known = (versions.c.task == task) & (versions.c.digest == manifest.sha256)
-            number = connection.scalar(sa.select(versions.c.version).where(known))
-            if number is None:
-                number = _next_version(connection, task)
-                row = {
-                    "digest": manifest.sha256,
-                    "nbytes": manifest.nbytes,
-                    "backbone": backbone,
-                    "published_at": _now(),
-                }
-                connection.execute(versions.insert().values(task=task, version=number, **row))
-                _record(connection, action="publish", subject=task, version=number, digest=manifest.sha256)
+        self.write(change)
+
+    def publish(
+        self,
+        task: str,
+        entry: Entry,
+        *,
+        names: tuple[str, ...],
+        lease: str | None = None,
+        force: bool = False,
+        actor: str | None = None,
+    ) -> VersionRow:
+        """Return the version of this manifest, a new one unless the task has it, and point the aliases at it.
+
+        A removed version of the same content is restored. `lease` is the one that protected the blobs until now.
+        """
+
+        def change(opened: Change) -> VersionRow:
+            if lease is not None:
+                end_lease(opened, lease)
+            number = add_version(opened, task, entry)
             for alias in names:
-                _point(connection, task, alias, number)
-            return number
+                point(opened, task, alias, number, entry.certificate, force=force)
+            return require(opened.reader, task, number)
 
-        return self._write(change)
+        return self.write(change, actor=actor)
 
-    def set_alias(self, task: str, alias: str, version: int) -> None:
-        self._write(lambda connection: _point(connection, task, alias, version))
+    def set_alias(
+        self,
+        task: str,
+        alias: str,
+        version: int,
+        certificate: Certificate | None,
+        *,
+        force: bool = False,
+    ) -> None:
+        """Point the alias at a version, if its rule lets it."""
 
-    def history(self, subject: str | None = None) -> list[Event]:
-        """Return every event, or those of one task or backbone, oldest first."""
-        chosen = sa.true() if subject is None else history.c.subject == subject
-        with self._read() as connection:
-            rows = connection.execute(sa.select(history).where(chosen).order_by(history.c.number)).all()
-        return [Event(*row) for row in rows]
+        def change(opened: Change) -> None:
+            require(opened.reader, task, version)
+            point(opened, task, alias, version, certificate, force=force)
 
-    @contextmanager
-    def _read(self) -> Iterator[sa.Connection]:
-        with typed(self._place), self._engine.begin() as connection:
-            yield connection
+        self.write(change)
 
-    def _write(self, change: Callable[[sa.Connection], T]) -> T:
-        engine = self._engine.execution_options(write=True)
-        with typed(self._place):
-            for _ in range(ATTEMPTS - 1):
-                try:
-                    with engine.begin() as connection:
-                        return change(connection)
-                except CollisionError:
-                    continue
-            with engine.begin() as connection:
-                return change(connection)
+    def rollback(
+        self, task: str, alias: str, certify: Callable[[VersionRow], Certificate | None], *, force: bool
+    ) -> VersionRow:
+        """Point the alias at the version that it named before; `certify` reads the certificate of a version."""
 
+        def change(opened: Change) -> VersionRow:
+            there = {row.version for row in opened.reader.versions(task)}
+            target = rollback_target(opened.reader.history(task), alias, there)
+            if target is None:
+                raise VersionNotFoundError(
+                    f"{task}@{alias} has no earlier version that is still there: see `onetrunk history {task}`"
+                )
+            row = require(opened.reader, task, target)
+            point(opened, task, alias, target, certify(row), force=force, rollback=True)
+            return require(opened.reader, task, target)
 
-def _holder_of(connection: sa.Connection, name: str, fingerprint: str) -> str | None:
-    holder = connection.scalar(sa.select(backbones.c.fingerprint).where(backbones.c.name == name))
-    if holder not in (None, fingerprint):
-        raise ConflictError(
-            f"backbone name {name!r} is taken by fingerprint {holder}: choose another for {fingerprint}"
-        )
-    return holder
+        return self.write(change)
 
+    def remove_alias(self, task: str, alias: str, *, force: bool) -> None:
+        def change(opened: Change) -> None:
+            if alias not in opened.reader.aliases(task):
+                raise VersionNotFoundError(f"{task} has no alias {alias!r}: see `onetrunk alias ls {task}`")
+            check_protected(rule_of(opened.reader, task, alias), task, force=force)
+            remove_pointer(opened, task, alias)
 
-def _next_version(connection: sa.Connection, task: str) -> int:
-    # From the history, which keeps the numbers of versions that are gone: none is given twice.
-    published = (history.c.subject == task) & (history.c.action == "publish")
-    return 1 + (connection.scalar(sa.select(sa.func.max(history.c.version)).where(published)) or 0)
+        self.write(change)
 
+    def set_rule(self, rule: AliasRule) -> None:
+        """Set the rule of an alias; one that asks nothing takes it away."""
 
-def _point(connection: sa.Connection, task: str, alias: str, version: int) -> None:
-    row = (aliases.c.task == task) & (aliases.c.alias == alias)
-    current = connection.scalar(sa.select(aliases.c.version).where(row))
-    if current == version:
-        return
-    if current is None:
-        connection.execute(aliases.insert().values(task=task, alias=alias, version=version))
-    else:
-        connection.execute(aliases.update().where(row).values(version=version))
-    _record(connection, action="alias", subject=task, version=version, alias=alias)
+        def change(opened: Change) -> None:
+            nothing = AliasRule(rule.task, rule.alias)
+            known = {(known.task, known.alias): known for known in opened.reader.rules()}
+            if known.get((rule.task, rule.alias), nothing) == rule:
+                return
+            place = (rules.c.task == rule.task) & (rules.c.alias == rule.alias)
+            opened.connection.execute(rules.delete().where(place))
+            asks = {"protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
+            if rule != nothing:
+                row = {**asks, "protected": int(rule.protected)}
+                opened.connection.execute(rules.insert().values(task=rule.task, alias=rule.alias, **row))
+            opened.record("rule", rule.task, alias=rule.alias, details=asks)
 
+        self.write(change)
 
-def _last_event(connection: sa.Connection) -> Event | None:
-    row = connection.execute(sa.select(history).order_by(history.c.number.desc()).limit(1)).first()
-    return None if row is None else Event(*row)
+    def set_tag(self, task: str, version: int, key: str, value: str | None) -> None:
+        """Set a tag of a version, or of the task where the version is 0; None takes it away."""
 
+        def change(opened: Change) -> None:
+            if version:
+                require(opened.reader, task, version)
+            current = opened.reader.tags(task, version).get(key)
+            if current == value:
+                return
+            place = (tags.c.task == task) & (tags.c.version == version) & (tags.c.key == key)
+            opened.connection.execute(tags.delete().where(place))
+            if value is not None:
+                opened.connection.execute(tags.insert().values(task=task, version=version, key=key, value=value))
+            opened.record("tag", task, version=version or None, details={"key": key, "value": value})
 
-def _record(connection: sa.Connection, **columns: str | int) -> None:
-    last = _last_event(connection)
-    place = (
-        {"number": 1, "previous": "0" * 64} if last is None else {"number": last.number + 1, "previous": last.sha256}
-    )
-    connection.execute(history.insert().values(at=_now(), **place, **columns))
+        self.write(change)
 
+    def remove(self, task: str, wanted: Ref | None, *, tenant: str | None = None) -> Removal:
+        """Make one version or, where none is named, all of them invisible; raise as `leaving` does."""
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+        def change(opened: Change) -> Removal:
+            rows, whole = leaving(opened.reader, task, wanted), wanted is None
+            removal = removal_of(opened.reader, task, rows, tenant=tenant)
+            if whole and LATEST in opened.reader.aliases(task):
+                remove_pointer(opened, task, LATEST)
+            for row in rows:
+                event = opened.record("rm", task, version=row.version)
+                mark_removed(opened, task, row.version, event.at)
+            return removal
+
+        return self.write(change)
+
+    def restore(self, task: str, version: int | None) -> list[int]:
+        """Bring back one removed version, or all, and point `latest` at the newest where it names none."""
+
+        def change(opened: Change) -> list[int]:
+            gone = [row for row in opened.reader.versions(task, removed=True) if row.removed_at is not None]
+            chosen = [row for row in gone if version in (None, row.version)]
+            if not chosen:
+                wanted = f"{task}:{version}" if version else task
+                raise VersionNotFoundError(
+                    f"{wanted} has nothing to restore: it was not removed, or `onetrunk gc` has freed it"
+                )
+            for row in chosen:
+                opened.record("restore", task, version=row.version)
+                mark_removed(opened, task, row.version, None)
+            if LATEST not in opened.reader.aliases(task):
+                newest = max(row.version for row in opened.reader.versions(task))
+                set_pointer(opened, task, LATEST, newest, current=None)
+            return [row.version for row in chosen]
+
+        return self.write(change)
+
+    def put_key(self, key: Key) -> Key:
+        """Keep an API key; its time of creation is the event's."""
+
+        def change(opened: Change) -> Key:
+            if opened.reader.key(key.id) is not None:
+                raise ConflictError(f"API key {key.id[:40]!r} is there already: make one with another id")
+            details = {"tenant": key.tenant, "scopes": list(key.scopes), "sha256": key.sha256}
+            event = opened.record("key", key.id, details=details)
+            kept = Key(key.id, key.tenant, key.scopes, key.sha256, event.at)
+            opened.connection.execute(keys.insert().values(**{**asdict(kept), "scopes": " ".join(key.scopes)}))
+            return kept
+
+        return self.write(change)
+
+    def revoke_key(self, identifier: str) -> None:
+        """Make a key worthless from now on; revoking twice changes nothing."""
+
+        def change(opened: Change) -> None:
+            key = opened.reader.key(identifier)
+            if key is None:
+                raise NotFoundError(f"no API key {identifier[:40]!r}: see `onetrunk key ls`")
+            if key.revoked_at is None:
+                event = opened.record("key-revoke", identifier)
+                opened.connection.execute(keys.update().where(keys.c.id == identifier).values(revoked_at=event.at))
+
+        self.write(change)
+
+    def lease(
+        self, identifier: str, digests: Iterable[str], *, holder: str, expires_at: float, served: bool = False
+    ) -> None:
+        """Hold digests until a time; a lease of served versions may be renewed, and they must still be there."""
+        take = serve_lease if served else take_lease
+        self.write(lambda opened: take(opened, identifier, digests, holder=holder, expires_at=expires_at))
+
+    def release(self, identifier: str) -> None:
+        self.write(lambda opened: release_lease(opened, identifier))
+
+    def purge(self, before: str) -> list[str]:
+        """Forget versions removed before a time (ISO 8601); return `TASK:NUMBER` of each."""
+
+        def change(opened: Change) -> list[str]:
+            gone = [row for row in opened.reader.versions(removed=True) if row.removed_at and row.removed_at <= before]
+            for row in gone:
+                opened.record("purge", row.task, version=row.version)
+                purge_version(opened, row.task, row.version)
+            return [f"{row.task}:{row.version}" for row in gone]
+
+        return self.write(change)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,19 +17,21 @@ from store.errors import (
     NotFoundError,
     UnservedAdapterError,
 )
+from store.intake import read_regular
 from store.methods import FLOATS, matches, served_method
 from store.records import BackboneRecord, Card
-from store.tensors import TensorInfo, check_tensors
+from store.tensors import TensorInfo, check_header, check_tensors
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
 HEAD = "head.safetensors"
 LABELS = "classes.txt"
 CARD = "onetrunk.json"
-PICKLE = "adapter_model.bin"
+LIMITS = {CONFIG: 1 << 20, WEIGHTS: 1 << 32, HEAD: 1 << 32, LABELS: 1 << 22, CARD: 1 << 20}  # bytes
+PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")  # and what turns text around
 
 
 @dataclass(frozen=True)
@@ -57,23 +60,29 @@ class Fit:
 def read_checkpoint(folder: Path) -> Checkpoint:
     if not folder.is_dir():
         raise NotFoundError(f"no folder {folder}: give the one that holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}")
-    if not (folder / WEIGHTS).exists() and (folder / PICKLE).exists():
-        raise FormatError(
-            f"{folder / PICKLE} is a pickle, which can run code and is not read: load it with PEFT where you trust it "
-            "and save_pretrained() again"
-        )
-    config, weights, head, labels = (_read(folder / name) for name in (CONFIG, WEIGHTS, HEAD, LABELS))
-    card = folder / CARD
+    for name in (WEIGHTS, HEAD):
+        _refuse_pickle(folder, name)
+    if not (folder / HEAD).exists() and (folder / CONFIG).exists():
+        served_method(_parse_config(_read(folder / CONFIG)))  # it may say where the head is
+    names = (CONFIG, WEIGHTS, HEAD, LABELS, *([CARD] if os.path.lexists(folder / CARD) else []))
+    return parse_checkpoint({name: _read(folder / name) for name in names})
+
+
+def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
+    """Read the files of a task's folder, which are in memory by their names; there may be no card among them."""
+    for name, data in files.items():
+        if len(data) > LIMITS[name]:
+            raise FormatError(f"{name} has {len(data)} bytes, at most {LIMITS[name]} are read: is it the right file?")
     return Checkpoint(
-        config=config,
-        weights=weights,
-        head=head,
-        labels=labels,
-        card=Card.from_json(card.read_bytes()) if card.exists() else None,
-        settings=_parse_config(config),
-        adapter_infos=check_tensors(weights, WEIGHTS),
-        head_infos=check_tensors(head, HEAD),
-        classes=parse_classes(labels),
+        config=files[CONFIG],
+        weights=files[WEIGHTS],
+        head=files[HEAD],
+        labels=files[LABELS],
+        card=Card.from_json(files[CARD]) if CARD in files else None,
+        settings=_parse_config(files[CONFIG]),
+        adapter_infos=check_tensors(files[WEIGHTS], WEIGHTS),
+        head_infos=check_tensors(files[HEAD], HEAD),
+        classes=parse_classes(files[LABELS]),
     )
 
 
@@ -122,9 +131,18 @@ def block_number(module: str) -> int:
     return int(match.group(1)) + 1
 
 
+def _refuse_pickle(folder: Path, name: str) -> None:
+    pickles = [] if (folder / name).exists() else [path for path in folder.iterdir() if path.suffix in PICKLES]
+    if pickles:
+        raise FormatError(
+            f"{folder} has no {name}, and {min(pickles).name} is a pickle, which can run code and is not read: "
+            "load it where you trust it and save it as safetensors, PEFT's with save_pretrained()"
+        )
+
+
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        return read_regular(path, limit=LIMITS[path.name], check=check_header if path.name in (WEIGHTS, HEAD) else None)
     except FileNotFoundError:
         raise FormatError(
             f"{path.parent} has no {path.name}: a task's folder holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}"

@@ -9,11 +9,17 @@ OneTrunkError
 │   ├── VersionNotFoundError                       the task has no such version, alias or digest
 │   └── BackboneNotFoundError                      no backbone of this name or fingerprint
 ├── ConflictError               (FileExistsError)  the name is taken by something else
+│   └── InUseError                                 an alias, a lease or a version holds what should go
 ├── ReadOnlyStoreError          (PermissionError)  the store's folder cannot be written
+├── NotAllowedError             (PermissionError)  a protected alias, or an API key without the scope
+│   └── UnknownKeyError                            no API key, or one that is not in force
+├── StorageError                (OSError)          the disk, the bucket or the database failed
 ├── FormatError                 (ValueError)       a file is not in the format that it claims
-│   └── NewerFormatError                           written by a newer onetrunk
+│   ├── NewerFormatError                           written by a newer onetrunk
+│   └── OlderFormatError                           written by an older onetrunk, to be migrated first
 ├── IntegrityError              (ValueError)       bytes differ from the digest that names them
 ├── RefusedError                (ValueError)       what could not be served correctly is not published
+│   ├── GateError                                  a version without the certificate that an alias asks for
 │   ├── UnservedAdapterError                       a PEFT method or option with no exact served form
 │   ├── AdapterMismatchError                       adapter tensors do not fit the backbone or the depth
 │   ├── HeadMismatchError                          the head's width is not its number of classes
@@ -59,7 +65,19 @@ class BackboneNotFoundError(NotFoundError): ...
 class ConflictError(OneTrunkError, FileExistsError): ...
 
 
+class InUseError(ConflictError): ...
+
+
 class ReadOnlyStoreError(OneTrunkError, PermissionError): ...
+
+
+class NotAllowedError(OneTrunkError, PermissionError): ...
+
+
+class UnknownKeyError(NotAllowedError): ...
+
+
+class StorageError(OneTrunkError, OSError): ...
 
 
 class FormatError(OneTrunkError, ValueError): ...
@@ -68,10 +86,16 @@ class FormatError(OneTrunkError, ValueError): ...
 class NewerFormatError(FormatError): ...
 
 
+class OlderFormatError(FormatError): ...
+
+
 class IntegrityError(OneTrunkError, ValueError): ...
 
 
 class RefusedError(OneTrunkError, ValueError): ...
+
+
+class GateError(RefusedError): ...
 
 
 class UnservedAdapterError(RefusedError): ...

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import NoneType
+from typing import cast
 
 from store.errors import AdapterMismatchError, UnservedAdapterError
+from store.patterns import Pattern, compile_pattern
 from store.tensors import TensorInfo
 
 Config = Mapping[str, object]
@@ -16,6 +18,15 @@ Shapes = Mapping[str, tuple[int, int]]
 PREFIX = "base_model.model."
 FLOATS = ("F32", "F16", "BF16")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
+MAX_NAMES = 1 << 16  # characters in all module names and patterns of a config
+MAX_PATTERNS = 1000  # of them in patterns that are more than a name, which take some 2 ms each at worst
+MAX_NUMBER = 1_000_000  # a rank or an alpha above it is no choice that anyone makes
+NAMING = ("target_modules", "exclude_modules", "layers_pattern", "rank_pattern", "alpha_pattern")
+PLAIN = re.compile(r"(?:[\w.-]|\\[.d-])*")
+SPLIT_HEAD = (
+    "move its tensors base_model.model.head.weight and .bias from adapter_model.safetensors to head.safetensors, "
+    "as weight and bias, and set modules_to_save to null in adapter_config.json"
+)
 LORA_TENSOR = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
 
 
@@ -34,14 +45,14 @@ def served_method(config: Config) -> Method:
     kind = config.get("peft_type")
     if not isinstance(kind, str) or kind not in SERVED:
         raise UnservedAdapterError(
-            f"peft_type {str(kind)[:80]!r} has no exact served form; served are {', '.join(SERVED)}: tune with one"
+            f"peft_type {_show(kind)} has no exact served form; served are {', '.join(SERVED)}: tune with one"
         )
     method = SERVED[kind]
     for option, value in config.items():
         if option not in method.free and value not in method.limited.get(option, OFF):
-            raise UnservedAdapterError(
-                f"option {option[:80]!r} = {str(value)[:80]} has no exact served form: tune {kind} without it"
-            )
+            remedy = SPLIT_HEAD if option == "modules_to_save" and value == ["head"] else f"tune {kind} without it"
+            raise UnservedAdapterError(f"option {option[:80]!r} = {_show(value)} has no exact served form: {remedy}")
+    _check_patterns(config)
     return method
 
 
@@ -63,7 +74,7 @@ def resolve_pattern(config: Config, option: str, module: str, default: object) -
     if not isinstance(patterns, dict):
         raise UnservedAdapterError(f"option {option!r} must map patterns to numbers: save the adapter with PEFT again")
     for pattern, value in patterns.items():
-        if _regex(rf"(.*\.)?({pattern})$", option).match(module):
+        if _ends_with(module, pattern, option):
             return value
     return default
 
@@ -94,9 +105,10 @@ def _lora_rank(config: Config, module: str, pair: Mapping[str, TensorInfo], shap
         )
     rank = resolve_pattern(config, "rank_pattern", module, config.get("r"))
     alpha = resolve_pattern(config, "alpha_pattern", module, config.get("lora_alpha"))
-    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not math.isfinite(alpha):  # type: ignore[arg-type]
+    if type(rank) is not int or not 1 <= rank <= MAX_NUMBER or not _is_alpha(alpha):
         raise AdapterMismatchError(
-            f"module {module!r} has r = {rank!r} and lora_alpha = {alpha!r}: expected r >= 1, a number"
+            f"module {module!r} has r = {_show(rank)} and lora_alpha = {_show(alpha)}: expected r >= 1, a number, "
+            f"both up to {MAX_NUMBER}"
         )
     out_features, in_features = shapes[module]
     wanted = {"A": (rank, in_features), "B": (out_features, rank)}
@@ -109,17 +121,22 @@ def _lora_rank(config: Config, module: str, pair: Mapping[str, TensorInfo], shap
     return rank
 
 
+def _is_alpha(value: object) -> bool:
+    return type(value) in (int, float) and abs(cast(float, value)) <= MAX_NUMBER
+
+
 def _names(targets: object, module: str) -> bool:
     if isinstance(targets, str):
-        return _regex(targets, "target_modules").fullmatch(module) is not None
-    return any(module == target or module.endswith(f".{target}") for target in _list(targets))
+        return _fullmatch(targets, module, "target_modules")
+    tails = {module, *(module[match.end() :] for match in re.finditer(r"\.", module))}
+    return any(isinstance(target, str) and target in tails for target in _list(targets))
 
 
 def _layer(config: Config, module: str) -> int | None:
     """Return the first number in the path that PEFT takes for the layer's."""
     patterns = _list(config.get("layers_pattern") or [])
-    expressions = [rf"(?:^|.*?\.){pattern}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-    found = (_regex(expression, "layers_pattern").match(module) for expression in expressions)
+    expressions = [rf"(?:^|.*?\.){_plain(pattern)}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
+    found = (re.match(expression, module) for expression in expressions)
     return next((int(match.group(1)) for match in found if match), None)
 
 
@@ -127,13 +144,61 @@ def _list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
-def _regex(pattern: str, option: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
+def _check_patterns(config: Config) -> None:
+    """Refuse what would take long to match: the work is bounded by the sizes allowed here."""
+    names = [name for option in NAMING for name in _strings(config.get(option))]
+    patterns = [*_strings(config.get("rank_pattern")), *_strings(config.get("alpha_pattern"))]
+    patterns += [value for value in (config.get("target_modules"), config.get("exclude_modules")) if type(value) is str]
+    for what, sizes, limit in (
+        ("module names", map(len, names), MAX_NAMES),
+        ("regular expressions", (len(p) for p in patterns if not PLAIN.fullmatch(p)), MAX_PATTERNS),
+    ):
+        size = sum(sizes)
+        if size > limit:
+            raise UnservedAdapterError(
+                f"the config has {size} characters of {what}, at most {limit} are served: name modules by full path"
+            )
+
+
+def _strings(value: object) -> list[str]:
+    values = value if isinstance(value, (list, dict)) else [value]
+    return [each for each in values if isinstance(each, str)]
+
+
+def _plain(pattern: object) -> str:
+    if not isinstance(pattern, str) or not PLAIN.fullmatch(pattern):
         raise UnservedAdapterError(
-            f"option {option!r}: {pattern[:80]!r} is no regular expression ({error}): name modules by full path"
+            f"option 'layers_pattern' = {_show(pattern)} has no exact served form: name the list of blocks alone"
+        )
+    return pattern
+
+
+def _fullmatch(pattern: str, module: str, option: str) -> bool:
+    if PLAIN.fullmatch(pattern):
+        return re.fullmatch(pattern, module) is not None
+    return _compile(pattern, option).fullmatch(module)
+
+
+def _ends_with(module: str, pattern: str, option: str) -> bool:
+    expression = rf"(.*\.)?({pattern})$"
+    if PLAIN.fullmatch(pattern):
+        return re.match(expression, module) is not None
+    return _compile(expression, option).match(module)
+
+
+def _compile(pattern: str, option: str) -> Pattern:
+    try:
+        return compile_pattern(pattern)
+    except ValueError as error:
+        raise UnservedAdapterError(
+            f"option {option!r}: {pattern[:80]!r} is no regular expression that is served ({error}): "
+            "name modules by full path"
         ) from None
+
+
+def _show(value: object) -> str:
+    """Show the beginning of what JSON gave, however deep and long it is."""
+    return repr(value)[:80] if isinstance(value, (str, int, float, NoneType)) else f"a {type(value).__name__}"
 
 
 SERVED: Mapping[str, Method] = {

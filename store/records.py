@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from store.errors import FormatError, InvalidNameError, NewerFormatError
+from store import decoding
+from store.errors import FormatError, InvalidNameError
 
-MANIFEST_FORMAT = 1
-"""Raise it when an older onetrunk would misread a new manifest, and teach `Manifest.from_json` both."""
+MANIFEST_FORMAT = 2
+"""Raise it when an older onetrunk would misread a new manifest, and teach `Manifest.from_json` both.
+
+2: a lineage may have a code commit and a parent, and may be without data.
+"""
+SINCE_FORMAT_2 = ("code_commit", "parent")
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
 BACKBONE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
+
+CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 T = TypeVar("T")
 
 
 def canonical_json(value: object) -> bytes:
     """Encode with sorted keys and no spaces, so that equal values give equal bytes (UTF-8)."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return text.encode()
+    return CANONICAL.encode(value).encode()
 
 
 def check_name(name: str, kind: str) -> str:
@@ -181,14 +185,20 @@ class Certificate:
 
 @dataclass(frozen=True)
 class Lineage:
-    """Where a version came from: the data's name and digest, the tuning recipe, and the library versions."""
+    """Where a version came from: the data's name and digest, the tuning recipe, and the library versions.
 
-    data: str
-    data_digest: str
-    train_samples: int
-    test_samples: int
+    `code_commit` is what git calls the code that tuned it, `parent` the version that it was made from
+    (`TASK@sha256:…`).
+    """
+
+    data: str | None = None
+    data_digest: str | None = None
+    train_samples: int | None = None
+    test_samples: int | None = None
     recipe: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
+    code_commit: str | None = None
+    parent: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,8 +236,12 @@ class Card:
     lineage: Lineage | None = None
     format: int = MANIFEST_FORMAT
 
+    def __post_init__(self) -> None:
+        _check_format(self.format, self.lineage)
+
     def to_json(self) -> bytes:
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+        value = _in_its_format(dataclasses.asdict(self))
+        return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
     def from_json(cls, data: bytes) -> Card:
@@ -250,6 +264,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_name(self.task, "task")
+        _check_format(self.format, self.lineage)
 
     @property
     def depth(self) -> int:
@@ -260,63 +275,28 @@ class Manifest:
         return (self.adapter.config, self.adapter.weights, self.head.weights, self.head.labels)
 
     def to_json(self) -> bytes:
-        return canonical_json(dataclasses.asdict(self))
+        """Encode as the format that it is in was written, so that the digest stays what it was."""
+        return canonical_json(_in_its_format(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
         return decode(cls, data, "manifest")
 
 
-def decode(cls: type[T], data: bytes, what: str) -> T:
-    """Decode a record; raise `FormatError` on wrong keys or types, `NewerFormatError` on what a newer version wrote."""
-    try:
-        value = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not JSON ({error}): restore the file or publish the task again") from None
-    if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > MANIFEST_FORMAT:
-        raise NewerFormatError(
-            f"{what} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: upgrade onetrunk"
-        )
-    return typing.cast(T, _build(cls, value, what))
+def _check_format(number: int, lineage: Lineage | None) -> None:
+    """Raise `FormatError` where a record holds what its format cannot say."""
+    newer = [key for key in SINCE_FORMAT_2 if lineage is not None and getattr(lineage, key) is not None]
+    if number < 1 or (number < 2 and newer):
+        raise FormatError(f"format {number} {'has no ' + newer[0] if newer else 'is none'}: write {MANIFEST_FORMAT}")
 
 
-def _build(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
-    if dataclasses.is_dataclass(kind):
-        return _build_record(kind, value, where)
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        options = [option for option in arguments if option is not type(None)]
-        return None if value is None and len(options) < len(arguments) else _build(options[0], value, where)
-    if origin is tuple and isinstance(value, list):
-        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(kinds) == len(value):
-            return tuple(_build(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
-    if origin is Mapping and isinstance(value, dict):
-        return {k: _build(arguments[1], v, f"{where}.{k}") for k, v in value.items()}
-    if kind is float and type(value) in (int, float):
-        return float(value)
-    if kind is object or (isinstance(kind, type) and type(value) is kind):
-        return value
-    raise FormatError(f"{where} is {str(value)[:80]!r}, expected {kind}: restore the file or publish the task again")
+def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    if value["format"] < 2 and value["lineage"] is not None:
+        for key in SINCE_FORMAT_2:
+            del value["lineage"][key]
+    return value
 
 
-def _build_record(kind: typing.Any, value: typing.Any, where: str) -> typing.Any:
-    hints = _hints(kind)
-    if not isinstance(value, dict):
-        raise FormatError(
-            f"{where} is {type(value).__name__}, expected an object: restore the file or publish the task again"
-        )
-    required = {
-        f.name
-        for f in dataclasses.fields(kind)
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    for key in sorted(value.keys() - hints.keys()) + sorted(required - value.keys()):
-        problem = "unknown" if key in value else "missing"
-        raise FormatError(f"{where} has {problem} key {key!r}: restore the file or publish the task again")
-    return kind(**{key: _build(hints[key], value[key], f"{where}.{key}") for key in value})
-
-
-@functools.cache
-def _hints(kind: type) -> dict[str, typing.Any]:
-    return typing.get_type_hints(kind)
+def decode(cls: type[T], data: bytes, what: str, *, newest: int = MANIFEST_FORMAT) -> T:
+    """Decode a record as `store.decoding` does, of a format up to `newest`."""
+    return decoding.decode(cls, data, what, newest=newest)

@@ -47,3 +47,8 @@ def suggest(wanted: str, existing: Iterable[str]) -> str:
         return "there is none yet"
     more = f" and {len(known) - 10} more" if len(known) > 10 else ""
     return f"there is {', '.join(known[:10])}{more}"
+
+
+def tenant_of(task: str) -> str:
+    """Return what stands before the '/', "" where there is none."""
+    return task.partition("/")[0] if "/" in task else ""

@@ -1,17 +1,18 @@
-"""Rows of a listing as a table for people, or as JSON, CSV or Markdown for what reads them next."""
+"""Rows of a listing as text: cells for people, or JSON, CSV or Markdown for what reads them next."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
-
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.table import Table
+import textwrap
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 
 Row = Mapping[str, object]
+
+GAP = "   "
+NARROWEST = 8  # columns of text that a cell keeps, however narrow the screen
 
 
 def to_json(value: object) -> str:
@@ -24,7 +25,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
     if rows:
         writer.writeheader()
-    writer.writerows({key: _plain(value) for key, value in row.items()} for row in rows)
+    writer.writerows({key: "" if value is None else _plain(value) for key, value in row.items()} for row in rows)
     return out.getvalue().rstrip("\n")
 
 
@@ -39,14 +40,17 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def print_table(rows: Sequence[Row], console: Console, *, title: str | None = None) -> None:
-    """Print numbers to the right and byte counts with a unit."""
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
-    for key, value in (rows[0] if rows else {}).items():
-        table.add_column(heading(key), justify="right" if _is_number(value) else "left")
-    for row in rows:
-        table.add_row(*(cell(key, value) for key, value in row.items()))
-    console.print(table)
+def to_table(rows: Sequence[Row], *, width: int) -> str:
+    """Lay rows out in columns, numbers to the right; what is wider than `width` is wrapped in its widest columns."""
+    if not rows:
+        return ""
+    right = [any(_is_number(row[key]) for row in rows) for key in rows[0]]
+    lines = [[heading(key) for key in rows[0]], *([cell(key, value) for key, value in row.items()] for row in rows)]
+    lines = [["".join(c if c.isprintable() else "\ufffd" for c in text) for text in line] for line in lines]
+    widths = _fitting([max(map(_columns, texts)) for texts in zip(*lines, strict=True)], width)
+    rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
+    head, *body = ["\n".join(_wrapped(line, widths, right)) for line in lines]
+    return "\n".join([head, rule, *body])
 
 
 def heading(key: str) -> str:
@@ -55,7 +59,7 @@ def heading(key: str) -> str:
 
 def cell(key: str, value: object) -> str:
     """Show a value as people read it: sizes with a unit, other floats with three digits, nothing as a dash."""
-    if value is None:
+    if value is None or value == () or value == [] or value == {}:
         return "–"
     if isinstance(value, int) and key.endswith("nbytes"):
         return size(value)
@@ -75,8 +79,36 @@ def size(nbytes: int) -> str:
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key}={one}" for key, one in value.items())
     return " ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _fitting(widths: list[int], width: int) -> list[int]:
+    """Narrow the widest columns until all fit, or can be narrowed no more."""
+    while sum(widths) + len(GAP) * (len(widths) - 1) > width and max(widths) > NARROWEST:
+        widths[widths.index(max(widths))] -= 1
+    return widths
+
+
+def _wrapped(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> Iterator[str]:
+    cells = [textwrap.wrap(text, width) or [""] for text, width in zip(texts, widths, strict=True)]
+    for number in range(max(map(len, cells))):
+        parts = [lines[number] if number < len(lines) else "" for lines in cells]
+        yield GAP.join(map(_padded, parts, widths, right)).rstrip()
+
+
+def _padded(text: str, width: int, right: bool) -> str:  # noqa: FBT001  (mapped over columns)
+    space = " " * (width - _columns(text))
+    return space + text if right else text + space
+
+
+def _columns(text: str) -> int:
+    """Return the columns that a terminal shows the text in."""
+    if text.isascii():
+        return len(text)
+    return sum(0 if unicodedata.combining(c) else 1 + (unicodedata.east_asian_width(c) in "WF") for c in text)

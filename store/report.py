@@ -15,9 +15,10 @@ from store.alternatives import (
     resident,
     saved_by_cut,
 )
-from store.files import StoredFile
+from store.backend import StoredFile
+from store.layout import kind_of
 from store.records import BackboneRecord, Blob
-from store.store import Store
+from store.shelf import Shelf
 from store.uses import Use, backbone_uses, read_backbone_record, version_uses
 
 REPORT_FORMAT = 1
@@ -62,8 +63,10 @@ class BackboneReport:
 class Report:
     """`total = live + reclaimable + garbage + overhead`, each the sum of the sizes of files.
 
-    Live are blobs that the catalogue names, reclaimable those that it does not, overhead the catalogue and the
-    store's identity, garbage every other file. `run_blocks` of `all_blocks` is the compute of one image a task.
+    Live are blobs that a version or a backbone names, reclaimable those that none does (any more), overhead the
+    catalogue, the journal and the store's identity, garbage every other file; `quarantined` is the part of the garbage
+    that was set aside as damaged, and that nothing deletes. `run_blocks` of `all_blocks` is the compute of one image
+    a task.
     """
 
     total_nbytes: int
@@ -71,6 +74,7 @@ class Report:
     reclaimable_nbytes: int
     garbage_nbytes: int
     overhead_nbytes: int
+    quarantined_nbytes: int
     garbage_files: tuple[str, ...]
     tasks: tuple[TaskReport, ...]
     backbones: tuple[BackboneReport, ...]
@@ -87,11 +91,11 @@ class Report:
         return {"format": REPORT_FORMAT, **asdict(self), "mean_depth": self.mean_depth}
 
 
-def report(store: Store) -> Report:
+def report(store: Shelf) -> Report:
     """Count the store as it is now; every call reads the catalogue, headers and sizes anew."""
-    # The catalogue first: no connection to it outlives a call, so nothing of ours is open when the files are counted.
+    # The catalogue first, and at rest when the files are counted: its log is then part of its file.
     versions = store.versions()
-    backbones = [(row, read_backbone_record(store.blobs, row.record)) for row in store.catalogue.backbones()]
+    backbones = [(row, read_backbone_record(store.blobs, row)) for row in store.reader.backbones()]
     records = {row.fingerprint: record for row, record in backbones}
     used = [use for row, record in backbones for use in backbone_uses(row, record)]
     used += [use for v in versions for use in version_uses(v.task, v.version, v.manifest_blob, v.manifest)]
@@ -99,13 +103,15 @@ def report(store: Store) -> Report:
     latest = {version.task: version for version in versions}
     tasks = [measure(store.blobs, version, records) for version in latest.values()]
     counts = Counter(version.task for version in versions)
-    sizes = _classify(store.layout.walk(), {use.blob.sha256 for use in used}, store.layout.overhead)
+    store.rest()
+    sizes = _classify(store.backend.walk(), {use.blob.sha256 for use in used})
     return Report(
         total_nbytes=sum(file.nbytes for kind in sizes.values() for file in kind),
         live_nbytes=sum(file.nbytes for file in sizes["live"]),
         reclaimable_nbytes=sum(file.nbytes for file in sizes["reclaimable"]),
         garbage_nbytes=sum(file.nbytes for file in sizes["garbage"]),
         overhead_nbytes=sum(file.nbytes for file in sizes["overhead"]),
+        quarantined_nbytes=sum(f.nbytes for f in sizes["garbage"] if kind_of(f.path) == "quarantine"),
         garbage_files=tuple(sorted(file.path for file in sizes["garbage"])),
         tasks=tuple(_task_report(task, counts[task.version.task], owned[task.version.task]) for task in tasks),
         backbones=tuple(_backbone_report(record, used, tasks) for record in records.values()),
@@ -116,16 +122,14 @@ def report(store: Store) -> Report:
     )
 
 
-def _classify(
-    files: Iterable[StoredFile], live: set[str], overhead: frozenset[str]
-) -> defaultdict[str, list[StoredFile]]:
+def _classify(files: Iterable[StoredFile], live: set[str]) -> defaultdict[str, list[StoredFile]]:
     """Give every file exactly one kind, which makes the identity of the report hold by construction."""
     kinds: defaultdict[str, list[StoredFile]] = defaultdict(list)
     for file in files:
-        if file.sha256 is not None:
-            kinds["live" if file.sha256 in live else "reclaimable"].append(file)
-        else:
-            kinds["overhead" if file.path in overhead else "garbage"].append(file)
+        kind = kind_of(file.path)
+        if kind == "blob":
+            kind = "live" if file.sha256 in live else "reclaimable"
+        kinds["garbage" if kind == "quarantine" else kind].append(file)
     return kinds
 
 

@@ -81,8 +81,8 @@ def _identity(report: Report) -> str:
 def _places(report: Report) -> list[Row]:
     kinds = {
         "live": "named by a version or a backbone",
-        "reclaimable": "blobs that nothing names any more",
-        "garbage": "files that are not the store's",
-        "overhead": "catalogue and identity",
+        "reclaimable": "blobs that nothing names any more: `onetrunk gc` frees them",
+        "garbage": "files that are not the store's, leftovers, and what was set aside as damaged",
+        "overhead": "catalogue, journal and identity",
     }
     return [{"kind": kind, "what": what, "bytes": getattr(report, f"{kind}_nbytes")} for kind, what in kinds.items()]

@@ -1,92 +1,127 @@
-"""Publish versions of tasks, find them by name, and get back exactly the bytes that went in."""
+"""Publish versions of tasks, move their aliases, take them away, and keep all of it accountable."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+import getpass
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from store.audit import Finding, audit
-from store.blobs import FolderBlobs
-from store.catalogue import LATEST, BackboneRow, Catalogue, Event, VersionRow
+from store.backend import Backend
+from store.blobs import Blobs
+from store.catalogue import Catalogue
 from store.checkpoint import Checkpoint, check, read_checkpoint
+from store.collect import Collection, collect
+from store.database import Database
 from store.errors import (
     BackboneMismatchError,
-    BackboneNotFoundError,
     ConflictError,
     IntegrityError,
+    InvalidNameError,
+    InvalidSettingError,
+    OneTrunkError,
     ReadOnlyStoreError,
-    TaskNotFoundError,
-    VersionNotFoundError,
 )
-from store.files import Layout, make_folder
-from store.manifests import compose, decompose
-from store.records import BackboneRecord, Blob, Manifest, canonical_json, check_name
-from store.refs import Ref, suggest
+from store.events import LATEST, AliasRule, Event, Key
+from store.identity import create_identity, read_identity
+from store.journal import Journal
+from store.layout import CATALOGUE
+from store.leasing import PUBLISHING
+from store.manifests import Draft, compose, decompose
+from store.places import open_backend
+from store.pointing import check_rule, rule_of
+from store.reader import Listed, Page, Reader, Search, VersionRow
+from store.records import BackboneRecord, Blob, Certificate, Manifest, canonical_json, check_name
+from store.refs import Ref
+from store.removal import Removal, leaving, removal_of
+from store.shelf import (
+    Shelf,
+    catalogue_path,
+    check_catalogue,
+    check_format,
+    check_new,
+    check_reader,
+    has_content,
+    may_write,
+    version_of,
+)
+from store.sqlite import SqliteRows, make_file
 from store.tensors import check_tensors
-from store.uses import read_backbone_record, read_manifest, uses
+from store.uses import read_manifest
+from store.version import Version
+from store.versions import check_backbone_name
 
-__all__ = ["Event", "Finding", "Store", "Version"]
+__all__ = ["Collection", "Event", "Finding", "Listed", "Page", "Removal", "Search", "Shelf", "Store", "Version"]
 
-
-@dataclass(frozen=True)
-class Version:
-    """One immutable version of a task; `published_at` is ISO 8601 in UTC, `manifest_nbytes` the manifest's own size."""
-
-    task: str
-    version: int
-    digest: str
-    published_at: str
-    aliases: tuple[str, ...]
-    manifest: Manifest
-    manifest_nbytes: int
-
-    @property
-    def manifest_blob(self) -> Blob:
-        return Blob(self.digest, self.manifest_nbytes)
-
-    @property
-    def nbytes(self) -> int:
-        """What the version takes at rest, a blob that it names twice counted once."""
-        return self.manifest_nbytes + sum(blob.nbytes for blob in set(self.manifest.blobs))
+PUBLISH_S = 3600.0  # how long a publish may take from its first blob to its version
 
 
-class Store:
-    """A store in a folder; made by `open`."""
+class Store(Shelf):
+    """A store open for writing too, where its user may."""
 
-    def __init__(self, layout: Layout, catalogue: Catalogue, *, read_only: bool) -> None:
-        self.root = layout.root
-        self.layout = layout
-        self.read_only = read_only
-        self.blobs = FolderBlobs(layout)
-        self.catalogue = catalogue
+    def __init__(
+        self,
+        backend: Backend,
+        database: Database,
+        *,
+        read_only: bool,
+        rows: SqliteRows | None,
+        actor: str | None,
+    ) -> None:
+        super().__init__(
+            backend, Reader(rows.snapshot if rows is not None else database.snapshot), read_only=read_only, rows=rows
+        )
+        self.journal = Journal(backend, self.reader)
+        self.catalogue = Catalogue(database, actor=actor or default_actor(), committed=self.journal.keep)
 
     @classmethod
-    def open(cls, root: str | Path, *, create: bool = False, catalogue: str | None = None) -> Self:
-        """Open the store in this folder, for reading alone where it cannot be written; `catalogue` is an URL."""
-        layout = Layout(Path(root))
-        identity = layout.create() if create else layout.identity()
-        read_only = not layout.writable
-        if catalogue is None and not layout.catalogue.exists() and (not create or layout.has_blobs):
-            raise IntegrityError(f"{layout.catalogue} is missing: restore it from a copy of the store")
-        names = Catalogue(layout, url=catalogue, read_only=read_only)
+    def open(
+        cls, root: str | Path, *, create: bool = False, catalogue: str | None = None, actor: str | None = None
+    ) -> Self:
+        """Open the store at this address, for reading alone where it cannot be written.
+
+        `catalogue` is a database URL, `actor` who the history says it was; the default is the user and the machine.
+        """
+        backend = open_backend(root)
+        identity = create_identity(backend) if create else read_identity(backend)
+        check_format(backend)
+        path = catalogue_path(backend, catalogue)
+        read_only = not may_write(backend, path)
+        if path is not None and not (create and not read_only and not has_content(backend)):
+            check_catalogue(backend, path)
+        database = Database(path, url=catalogue, read_only=read_only)
+        rows = SqliteRows(path, read_only=read_only) if path is not None else None
+        opened = cls(backend, database, read_only=read_only, rows=rows, actor=actor)
         if create and not read_only:
-            names.create(identity)
-        names.check_identity(identity)
-        return cls(layout, names, read_only=read_only)
+            if path is not None:
+                make_file(path)
+            opened.catalogue.create(identity, check=lambda: check_new(backend, database.place))
+        check_reader(opened.reader, backend, identity, database.place)
+        return opened
 
-    def close(self) -> None:
+    def acting(self, actor: str, *, blind: bool = False) -> Self:
+        """Return the same store with another name for its history; `blind` is as for `Blobs`."""
+        other = type(self)(
+            self.backend, self.catalogue.database, read_only=self.read_only, rows=self._sqlite, actor=actor
+        )
+        other.blobs = Blobs(self.backend, blind=blind)
+        return other
+
+    @property
+    def root(self) -> Path:
+        """The store's folder."""
+        return Path(self.backend.locate(CATALOGUE)).parent
+
+    def rest(self) -> None:
+        super().rest()
         self.catalogue.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def add_backbone(self, record: BackboneRecord, weights: bytes | None) -> BackboneRecord:
         """Keep the backbone, its weights too unless None, and return what is kept.
@@ -94,31 +129,27 @@ class Store:
         A fingerprint that is known keeps its name, and its weights if it has them.
         """
         self._check_writable()
-        known = self._find_backbone(record.id.fingerprint)
-        if known is not None and (known.weights is not None or weights is None):
-            return known
-        name = known.name if known is not None else record.name
-        self.catalogue.check_backbone_name(name, record.id.fingerprint)
-        if weights is not None:
+        blob = None if weights is None else Blob.of(weights)
+        if blob is not None and weights is not None:
+            self.fingerprints.check(record, weights, sha256=blob.sha256)
             check_tensors(weights, f"weights of backbone {record.name}")
-        blob = None if weights is None else self.blobs.put(weights)
-        kept = dataclasses.replace(record, name=name, weights=blob)
-        kept_as = self.blobs.put(canonical_json(dataclasses.asdict(kept)))
-        self.catalogue.put_backbone(BackboneRow(name, kept.id.fingerprint, kept_as))
-        return kept
-
-    def backbone(self, name_or_fingerprint: str) -> BackboneRecord:
-        record = self._find_backbone(name_or_fingerprint)
-        if record is None:
-            names = [row.name for row in self.catalogue.backbones()]
-            raise BackboneNotFoundError(
-                f"no backbone {name_or_fingerprint[:140]!r} in {self.root}: {suggest(name_or_fingerprint, names)}; "
-                "add it with `onetrunk backbone add NAME`"
-            )
-        return record
-
-    def backbones(self) -> list[BackboneRecord]:
-        return [read_backbone_record(self.blobs, row.record) for row in self.catalogue.backbones()]
+        while True:
+            row = self.reader.backbone(record.id.fingerprint)
+            kept = dataclasses.replace(record, name=row.name if row else record.name, weights=blob)
+            encoded = canonical_json(dataclasses.asdict(kept))
+            contents = {Blob.of(encoded): encoded} | ({blob: weights} if blob and weights is not None else {})
+            same = row is not None and row.record == Blob.of(encoded).sha256
+            if row is not None and not same:
+                known = self.backbone(record.id.fingerprint)
+                if known.weights is not None or weights is None:
+                    return known
+            check_backbone_name(self.reader, kept.name, record.id.fingerprint)
+            with self._holding(contents) as lease:
+                if same:  # and what was damaged of it is mended now
+                    self.catalogue.release(lease)
+                    return kept
+                if self.catalogue.put_backbone(kept, Blob.of(encoded), seen=row, lease=lease):
+                    return kept
 
     def publish(
         self,
@@ -128,6 +159,7 @@ class Store:
         backbone: str | None = None,
         depth: int | None = None,
         aliases: tuple[str, ...] = (),
+        force: bool = False,
     ) -> Version:
         """Make the folder a version of the task, once all of it is checked and on disk, and point `latest` at it.
 
@@ -135,106 +167,221 @@ class Store:
         """
         self._check_writable()
         check_name(task, "task")
-        for alias in aliases:
-            check_name(alias, "alias")
         checkpoint = read_checkpoint(folder)
-        record = self._backbone_of(checkpoint, folder, backbone)
+        return self.publish_checkpoint(
+            task, checkpoint, where=str(folder), backbone=backbone, depth=depth, aliases=aliases, force=force
+        )
+
+    def publish_checkpoint(
+        self,
+        task: str,
+        checkpoint: Checkpoint,
+        *,
+        where: str,
+        backbone: str | None = None,
+        depth: int | None = None,
+        aliases: tuple[str, ...] = (),
+        force: bool = False,
+    ) -> Version:
+        """Do the same with files that are in memory already; `where` they came from is for messages."""
+        self._check_writable()
+        check_name(task, "task")
+        record = self._backbone_of(checkpoint, where, backbone)
         depth = depth if depth is not None else _default_depth(checkpoint, record)
-        fit = check(checkpoint, record, depth)
-        manifest = compose(task, checkpoint, fit, record, depth, self.blobs.put)
-        number = self.catalogue.publish(
-            task,
-            self.blobs.put(manifest.to_json()),
-            backbone=record.id.fingerprint,
-            names=tuple(dict.fromkeys((LATEST, *aliases))),
-        )
-        return self.resolve(f"{task}:{number}")
+        draft = compose(task, checkpoint, check(checkpoint, record, depth), record, depth)
+        for alias in aliases:
+            self._check_alias(task, check_name(alias, "alias"), draft, force=force)
+        with self._holding(draft.contents) as lease:
+            row = self.catalogue.publish(
+                task, draft.entry, names=tuple(dict.fromkeys((LATEST, *aliases))), lease=lease, force=force
+            )
+        return version_of(row, draft.manifest)
 
-    def resolve(self, ref: str) -> Version:
-        """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`."""
-        wanted = Ref.parse(ref)
-        rows = self._rows(wanted.task)
-        alias = wanted.alias or (None if wanted.version or wanted.digest else LATEST)
-        for row in rows:
-            if row.version == wanted.version or row.manifest.sha256 == wanted.digest or alias in row.aliases:
-                return self._version(row)
-        named = sorted({name for row in rows for name in row.aliases})
-        numbers = ", ".join(str(row.version) for row in rows[-10:])
-        raise VersionNotFoundError(
-            f"no {ref[:200]!r}: {wanted.task} has versions {numbers} and aliases {', '.join(named)}; name one of these"
-        )
-
-    def versions(self, task: str | None = None) -> list[Version]:
-        """Return every version of every task, or of one, by task and number."""
-        rows = self.catalogue.versions() if task is None else self._rows(task)
-        return [self._version(row) for row in rows]
-
-    def set_alias(self, task: str, alias: str, version: int) -> None:
+    def set_alias(self, task: str, alias: str, version: int, *, force: bool = False) -> None:
+        """Point the alias at the version; `force` moves a protected one, and no gate is opened by it."""
         self._check_writable()
         check_name(alias, "alias")
-        self.catalogue.set_alias(task, alias, self.resolve(f"{task}:{version}").version)
+        found = self.resolve(f"{task}:{version}")
+        self.catalogue.set_alias(task, alias, found.version, found.manifest.certificate, force=force)
 
-    def aliases(self, task: str) -> dict[str, int]:
-        return {name: row.version for row in self._rows(task) for name in row.aliases}
+    def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
+        self._check_writable()
+        self.require_task(task)
+        if alias == LATEST:
+            raise InvalidNameError(f"alias {LATEST!r} is what {task!r} alone means: move it, or remove the task")
+        self.catalogue.remove_alias(task, check_name(alias, "alias"), force=force)
 
-    def history(self, task: str) -> list[Event]:
-        self._rows(task)
-        return self.catalogue.history(task)
+    def set_rule(self, rule: AliasRule) -> None:
+        """Say what an alias asks before it moves; a rule that asks nothing takes the old one away."""
+        self._check_writable()
+        if rule.task != "*":
+            scope = check_name(rule.task.removesuffix("/*"), "task")
+            if rule.task.endswith("/*") and "/" in scope:
+                raise InvalidNameError(f"scope {rule.task!r} holds no task: write TASK, TENANT/* or *")
+        if check_name(rule.alias, "alias") == LATEST:
+            raise InvalidSettingError(f"alias {LATEST!r} follows every publish: set the rule of another, such as prod")
+        if not 0 <= (rule.max_drop or 0) <= 100 or not 0 <= (rule.min_accuracy or 0) <= 1:
+            raise InvalidSettingError(
+                f"rule of {rule.alias!r}: max_drop is in points, 0 to 100, min_accuracy a share, 0 to 1; "
+                f"got {rule.max_drop} and {rule.min_accuracy}"
+            )
+        self.catalogue.set_rule(rule)
 
-    def read(self, blob: Blob) -> bytes:
-        """Return the bytes of the blob; raise `IntegrityError` unless they are those that were published."""
-        try:
-            return self.blobs.get(blob)
-        except IntegrityError as error:
-            used = [str(use) for use in uses(self.catalogue, self.blobs) if use.blob == blob]
-            raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
+    def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
+        """Point the alias at the version that it named before; again, at the one before that."""
+        self._check_writable()
+        self.require_task(task)
+        read: dict[VersionRow, Manifest] = {}
+
+        def certify(row: VersionRow) -> Certificate | None:
+            read[row] = read_manifest(self.blobs, row)
+            return read[row].certificate
+
+        row = self.catalogue.rollback(task, check_name(alias, "alias"), certify, force=force)
+        return version_of(row, next(iter(read.values())))
+
+    def set_tag(self, task: str, key: str, value: str | None, *, version: int | None = None) -> None:
+        """Set a tag of the task, or of one version; None takes it away."""
+        self._check_writable()
+        self.require_task(task)
+        check_name(key, "tag")
+        if value is not None and (not value.isprintable() or not 1 <= len(value) <= 300):
+            raise InvalidNameError(f"tag {key!r} has value {value[:80]!r}: use 1 to 300 printable characters")
+        self.catalogue.set_tag(task, version or 0, key, value)
+
+    def remove(
+        self, ref: str, *, all_versions: bool = False, dry_run: bool = False, tenant: str | None = None
+    ) -> Removal:
+        """Take a version away, or with `all_versions` the task; `restore` brings it back until it is collected.
+
+        With `tenant`, the bytes freed are those that nothing else of this tenant names, whatever others do.
+        """
+        self._check_writable()
+        task = check_name(ref, "task") if all_versions else Ref.parse(ref).task
+        self.require_task(task)
+        if not all_versions and ref == task:
+            raise InvalidNameError(f"{ref!r} names a task: give {ref}:NUMBER, or --all-versions for the whole task")
+        wanted = None if all_versions else self._wanted(ref)
+        if dry_run:
+            return removal_of(self.reader, task, leaving(self.reader, task, wanted), tenant=tenant)
+        return self.catalogue.remove(task, wanted, tenant=tenant)
+
+    def restore(self, task: str, version: int | None = None) -> list[int]:
+        """Bring back a removed version, or all of them; return their numbers."""
+        self._check_writable()
+        return self.catalogue.restore(check_name(task, "task"), version)
+
+    def remove_backbone(self, name: str) -> None:
+        """Forget a backbone that no version stands on; its weights go with the next collection."""
+        self._check_writable()
+        record = self.backbone(name)
+        self.catalogue.remove_backbone(record.id.fingerprint, record.name)
+
+    def collect(self, *, grace_s: float = 3600, dry_run: bool = False, wait: bool = False) -> Collection:
+        """Free what nothing names: see `store.collect`."""
+        self._check_writable()
+        return collect(
+            self.backend, self.blobs, self.catalogue, self.reader, grace_s=grace_s, dry_run=dry_run, wait=wait
+        )
+
+    def lease(self, digests: Iterable[str], *, holder: str, ttl_s: float, lease_id: str | None = None) -> str:
+        """Hold versions by their digests, so that they cannot be removed; with `lease_id`, renew that lease."""
+        self._check_writable()
+        identifier = lease_id or uuid.uuid4().hex
+        self.catalogue.lease(identifier, digests, holder=holder, expires_at=time.time() + ttl_s, served=True)
+        return identifier
+
+    def release(self, lease_id: str) -> None:
+        self._check_writable()
+        self.catalogue.release(lease_id)
+
+    def put_key(self, key: Key) -> Key:
+        self._check_writable()
+        return self.catalogue.put_key(key)
+
+    def revoke_key(self, identifier: str) -> None:
+        self._check_writable()
+        self.catalogue.revoke_key(identifier)
 
     def export(self, ref: str, folder: Path) -> Path:
         """Write the version as a folder that PEFT loads and `publish` takes; the folder must be new or empty."""
         manifest = self.resolve(ref).manifest
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConflictError(f"{folder} exists and is not an empty folder: choose a new one")
-        contents = decompose(manifest, self.read)
-        make_folder(folder)
+        try:
+            contents = decompose(manifest, self.read)
+        except IntegrityError:
+            self.resolve(ref)  # it may have been removed and freed meanwhile: then this is no damage
+            raise
+        folder.mkdir(parents=True, exist_ok=True)
         for name, data in contents.items():
             (folder / name).write_bytes(data)
         return folder
 
-    def verify(self) -> list[Finding]:
-        """Check every digest and every record, and the history from its start."""
-        return audit(self.catalogue, self.blobs, self.layout)
+    def verify(self, *, metadata_only: bool = False, quarantine: bool = False) -> list[Finding]:
+        """Check the history, every table and record, and unless `metadata_only` every blob.
 
-    def _backbone_of(self, checkpoint: Checkpoint, folder: Path, name: str | None) -> BackboneRecord:
+        `quarantine` sets damaged blobs aside, so that what they were can be put again; nothing is ever deleted.
+        """
+        if quarantine:
+            self._check_writable()
+        return audit(
+            self,
+            self.journal,
+            place=self.catalogue.database.place,
+            metadata_only=metadata_only,
+            quarantine=quarantine,
+        )
+
+    def _wanted(self, ref: str) -> Ref:
+        """Return the ref of a version that is there, be it damaged, or raise with what exists."""
+        wanted = Ref.parse(ref)
+        if self._find(wanted, wanted.alias) is None:
+            raise self._unknown(ref, wanted.task)
+        return wanted
+
+    @contextmanager
+    def _holding(self, contents: dict[Blob, bytes]) -> Iterator[str]:
+        """Put the blobs under a lease, taken before it is looked whether they are there; whoever names them ends it."""
+        identifier = uuid.uuid4().hex
+        digests = [blob.sha256 for blob in contents]
+        self.catalogue.lease(identifier, digests, holder=PUBLISHING, expires_at=time.time() + PUBLISH_S)
+        try:
+            for data in contents.values():
+                self.blobs.put(data)
+            yield identifier
+        except BaseException:
+            with suppress(OneTrunkError):  # else it ends by itself
+                self.catalogue.release(identifier)
+            raise
+
+    def _check_alias(self, task: str, alias: str, draft: Draft, *, force: bool) -> None:
+        named = self.reader.find(task, alias=alias)
+        if named is None or named.manifest != draft.entry.manifest:
+            check_rule(rule_of(self.reader, task, alias), task, draft.manifest.certificate, force=force)
+
+    def _backbone_of(self, checkpoint: Checkpoint, where: str, name: str | None) -> BackboneRecord:
         wanted = name or (checkpoint.card.backbone if checkpoint.card else None)
         if wanted is None:
-            names = ", ".join(row.name for row in self.catalogue.backbones()) or "none yet"
+            names = ", ".join(row.name for row in self.reader.backbones()) or "none yet"
             raise BackboneMismatchError(
-                f"{folder} does not say its backbone, and PEFT keeps none: "
+                f"{where} does not say its backbone, and PEFT keeps none: "
                 f"name it with --backbone; the store has {names}"
             )
         return self.backbone(wanted)
 
-    def _find_backbone(self, name_or_fingerprint: str) -> BackboneRecord | None:
-        rows = self.catalogue.backbones()
-        found = [row for row in rows if name_or_fingerprint in (row.name, row.fingerprint)]
-        return read_backbone_record(self.blobs, found[0].record) if found else None
-
-    def _rows(self, task: str) -> list[VersionRow]:
-        rows = self.catalogue.versions(check_name(task, "task"))
-        if not rows:
-            names = {row.task for row in self.catalogue.versions()}
-            raise TaskNotFoundError(f"no task {task!r} in {self.root}: {suggest(task, names)}; see `onetrunk ls`")
-        return rows
-
-    def _version(self, row: VersionRow) -> Version:
-        manifest = read_manifest(self.blobs, row)
-        return Version(
-            row.task, row.version, row.manifest.sha256, row.published_at, row.aliases, manifest, row.manifest.nbytes
-        )
-
     def _check_writable(self) -> None:
         if self.read_only:
-            raise ReadOnlyStoreError(f"{self.root} is read-only for this user: make it writable, or work on a copy")
+            raise ReadOnlyStoreError(f"{self.url} is read-only for this user: make it writable, or work on a copy")
+
+
+def default_actor() -> str:
+    """Say who is at work: the user and the machine."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # a user id without a name, as in a container
+        user = f"uid {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"[:300]
 
 
 def _default_depth(checkpoint: Checkpoint, record: BackboneRecord) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from store.store import Version
+from store.reader import Listed
+from store.version import Version
 
 
 def summarise(version: Version) -> dict[str, object]:
@@ -20,4 +21,23 @@ def summarise(version: Version) -> dict[str, object]:
         "nbytes": version.nbytes,
         "digest": version.digest,
         "published_at": version.published_at,
+    }
+
+
+def summarise_listed(listed: Listed) -> dict[str, object]:
+    """Return the same fields of a version whose manifest was not read, and its tags."""
+    return {
+        "task": listed.task,
+        "version": listed.version,
+        "aliases": list(listed.aliases),
+        "backbone": listed.backbone,
+        "depth": listed.depth,
+        "blocks": listed.blocks,
+        "classes": listed.classes,
+        "method": listed.method,
+        "nbytes": listed.nbytes,
+        "digest": listed.digest,
+        "published_at": listed.published_at,
+        "removed_at": listed.removed_at,
+        "tags": dict(listed.tags),
     }

@@ -7,10 +7,11 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import BinaryIO
 
 from store.errors import FormatError, RefusedError
 
-MAX_HEADER_NBYTES = 100_000_000  # the format's own bound
+MAX_HEADER_NBYTES = 1 << 22  # room for 40,000 tensors; the format's own bound of 100 MB would take 1 GB to decode
 MAX_RANK = 64  # PyTorch's bound
 REMEDY = "save it again with safetensors, or fetch it again"
 
@@ -65,10 +66,22 @@ def header_nbytes(prefix: bytes, what: str) -> int:
     return 8 + int.from_bytes(prefix[:8], "little")
 
 
+def check_header(file: BinaryIO, nbytes: int, what: str) -> None:
+    """Raise `FormatError` unless the file of `nbytes` bytes, read from its start, has a sound header."""
+    prefix = file.read(8)
+    prefix += file.read(min(header_nbytes(prefix, what) - 8, MAX_HEADER_NBYTES))
+    parse_header(prefix, nbytes, what)
+
+
 def parse_header(prefix: bytes, nbytes: int, what: str) -> dict[str, TensorInfo]:
     """Return every tensor of a file of `nbytes` bytes, of which `prefix` holds at least the header."""
     start = header_nbytes(prefix, what)
-    if start - 8 > MAX_HEADER_NBYTES or start > min(len(prefix), nbytes):
+    if start - 8 > MAX_HEADER_NBYTES:
+        raise FormatError(
+            f"{what}: its header takes {start - 8} bytes, at most {MAX_HEADER_NBYTES} are read: no safetensors, or no "
+            f"adapter or backbone; {REMEDY}"
+        )
+    if start > min(len(prefix), nbytes):
         raise FormatError(
             f"{what}: its header should take {start} of {nbytes} bytes: cut short or no safetensors; {REMEDY}"
         )
@@ -110,13 +123,19 @@ def _parse_entry(entry: object, start: int, where: str) -> TensorInfo:
         raise FormatError(f"{where} must have exactly dtype, shape and data_offsets: {REMEDY}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in WIDTHS:
-        raise FormatError(f"{where} has dtype {str(dtype)[:20]!r}, known are {', '.join(WIDTHS)}: convert it")
+        raise FormatError(f"{where} has dtype {_show(dtype)}, known are {', '.join(WIDTHS)}: convert it")
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
         raise FormatError(f"{where} must have sizes >= 0 as shape and two as data_offsets: {REMEDY}")
     nbytes = math.prod(shape) * WIDTHS[dtype]
     if offsets[1] - offsets[0] != nbytes:
-        raise FormatError(f"{where}: {dtype} {shape} takes {nbytes} bytes, its offsets {offsets} do not: {REMEDY}")
+        raise FormatError(
+            f"{where}: {dtype} {str(shape)[:80]} takes {str(nbytes)[:40]} bytes, its offsets {offsets} do not: {REMEDY}"
+        )
     return TensorInfo(dtype, tuple(shape), start + offsets[0], nbytes)
+
+
+def _show(value: object) -> str:
+    return repr(value)[:40] if isinstance(value, str) else f"a {type(value).__name__}"
 
 
 def _is_sizes(value: object) -> bool:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from store.blobs import FolderBlobs
-from store.catalogue import BackboneRow, Catalogue, VersionRow
+from store.blobs import Blobs
 from store.errors import FormatError, IntegrityError
+from store.events import BackboneRow
+from store.reader import Reader, VersionRow
 from store.records import BackboneRecord, Blob, Manifest, decode
 
 
@@ -24,7 +25,7 @@ class Use:
         return f"{self.role} of {self.owner}"
 
 
-def read_manifest(blobs: FolderBlobs, row: VersionRow) -> Manifest:
+def read_manifest(blobs: Blobs, row: VersionRow) -> Manifest:
     manifest = Manifest.from_json(blobs.get(row.manifest))
     if manifest.task != row.task:
         raise IntegrityError(
@@ -33,26 +34,34 @@ def read_manifest(blobs: FolderBlobs, row: VersionRow) -> Manifest:
     return manifest
 
 
-def read_backbone_record(blobs: FolderBlobs, blob: Blob) -> BackboneRecord:
-    return decode(BackboneRecord, blobs.get(blob), "backbone record")
+def read_backbone_record(blobs: Blobs, row: BackboneRow) -> BackboneRecord:
+    record = decode(BackboneRecord, blobs.get(Blob(row.record, row.record_nbytes)), "backbone record")
+    if record.id.fingerprint != row.fingerprint:
+        raise IntegrityError(
+            f"backbone {row.name} has the record of fingerprint {record.id.fingerprint[:16]}…, "
+            f"not of {row.fingerprint[:16]}…: restore the catalogue from a copy"
+        )
+    return record
 
 
-def uses(catalogue: Catalogue, blobs: FolderBlobs) -> Iterator[Use]:
+def uses(reader: Reader, blobs: Blobs) -> Iterator[Use]:
     """Yield every use that the catalogue knows; what a damaged manifest or record names stays unknown."""
-    for row in catalogue.backbones():
-        try:
-            yield from backbone_uses(row, read_backbone_record(blobs, row.record))
-        except (IntegrityError, FormatError):
-            yield Use(row.record, "record", f"backbone {row.name}", None)
-    for version in catalogue.versions():
-        try:
-            yield from version_uses(version.task, version.version, version.manifest, read_manifest(blobs, version))
-        except (IntegrityError, FormatError):
-            yield Use(version.manifest, "manifest", f"{version.task}:{version.version}", version.task)
+    for row in reader.backbones():
+        yield from _backbone_uses(row, blobs)
+    for version in reader.versions(removed=True):
+        yield from _version_uses(version, blobs)
+
+
+def uses_of(blob: Blob, reader: Reader, blobs: Blobs) -> list[Use]:
+    """Return the uses of one blob."""
+    found = [use for row in reader.backbones() for use in _backbone_uses(row, blobs) if use.blob == blob]
+    for version in reader.naming(blob.sha256):
+        found += [use for use in _version_uses(version, blobs) if use.blob == blob]
+    return found
 
 
 def backbone_uses(row: BackboneRow, record: BackboneRecord) -> list[Use]:
-    roles = {"record": row.record, "weights": record.weights}
+    roles = {"record": Blob(row.record, row.record_nbytes), "weights": record.weights}
     return [Use(blob, role, f"backbone {row.name}", None) for role, blob in roles.items() if blob is not None]
 
 
@@ -65,3 +74,17 @@ def version_uses(task: str, version: int, named: Blob, manifest: Manifest) -> li
         "class names": manifest.head.labels,
     }
     return [Use(blob, role, f"{task}:{version}", task) for role, blob in roles.items()]
+
+
+def _backbone_uses(row: BackboneRow, blobs: Blobs) -> list[Use]:
+    try:
+        return backbone_uses(row, read_backbone_record(blobs, row))
+    except (IntegrityError, FormatError):
+        return [Use(Blob(row.record, row.record_nbytes), "record", f"backbone {row.name}", None)]
+
+
+def _version_uses(row: VersionRow, blobs: Blobs) -> list[Use]:
+    try:
+        return version_uses(row.task, row.version, row.manifest, read_manifest(blobs, row))
+    except (IntegrityError, FormatError):
+        return [Use(row.manifest, "manifest", f"{row.task}:{row.version}", row.task)]

@@ -1,0 +1,108 @@
+"""The history once more, beside the blobs: one object a transaction, from which a lost catalogue is rebuilt.
+
+An object is written after its transaction is committed and before that is acknowledged, and never before its
+predecessor is there. So the journal is always a beginning of the history, and holds all that was acknowledged.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+
+from store.backend import Backend
+from store.errors import FormatError, IntegrityError
+from store.events import GENESIS, Event, decode_events
+from store.layout import JOURNAL, JOURNAL_KEY, journal_key
+from store.reader import Reader
+
+PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.02)
+
+
+class Journal:
+    def __init__(self, backend: Backend, reader: Reader) -> None:
+        self._backend = backend
+        self._reader = reader
+
+    def keep(self, events: list[Event], previous: int | None) -> None:
+        """Write the events of one transaction, after those of any before it whose writer has died; `previous` is the
+        number of the batch before.
+        """
+        if previous is not None and not self._comes(previous):
+            self.mend(previous)
+        self._write(events)
+
+    def _comes(self, batch: int) -> bool:
+        """Wait a little for the object of a writer that is most likely at work on it."""
+        for pause_s in PAUSES_S:
+            if self._backend.size(journal_key(batch)) is not None:
+                return True
+            time.sleep(pause_s)
+        return False
+
+    def mend(self, batch: int | None = None) -> None:
+        """Write what is missing up to this batch, the last by default."""
+        if batch is None:
+            last = self._reader.event()
+            batch = None if last is None else last.batch or last.number
+        missing: list[list[Event]] = []
+        while batch is not None and self._backend.size(journal_key(batch)) is None:
+            events = self._reader.batch(batch)
+            missing.append(events)
+            before = self._reader.event(batch - 1) if batch > 1 else None
+            batch = None if before is None else before.batch or before.number
+        for events in reversed(missing):
+            self._write(events)
+
+    def check_last(self) -> None:
+        """Raise `IntegrityError` where the journal goes on after the catalogue's last event."""
+        last = self._reader.event()
+        while last is not None and self._backend.size(journal_key(last.number + 1)) is not None:
+            before, last = last, self._reader.event()
+            if last == before:
+                raise IntegrityError(
+                    f"the catalogue ends with event {last.number}, and {self.locate(last.number + 1)} is of the next: "
+                    "it is an old copy; move it away and run `onetrunk rebuild`"
+                )
+
+    def _write(self, events: list[Event]) -> None:
+        number, data = events[0].number, encode(events)
+        if not self._backend.create(journal_key(number), data) and self.read(number) != data:
+            raise IntegrityError(
+                f"{self.locate(number)} has another event {number} than the catalogue, of which there are two: keep "
+                "the one that it agrees with, or move both away and run `onetrunk rebuild`"
+            )
+
+    def read(self, number: int) -> bytes | None:
+        """Return the object that begins with this event, None where there is none."""
+        try:
+            return self._backend.read(journal_key(number))
+        except FileNotFoundError:
+            return None
+
+    def locate(self, number: int) -> str:
+        return self._backend.locate(journal_key(number))
+
+
+def encode(events: Sequence[Event]) -> bytes:
+    return b"".join(event.to_json() + b"\n" for event in events)
+
+
+def replay(backend: Backend) -> Iterator[Event]:
+    """Yield the history that the journal holds; raise `IntegrityError` where it is not one unbroken chain."""
+    number, previous = 1, GENESIS
+    for key in sorted(file.path for file in backend.walk(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
+        place = backend.locate(key)
+        try:
+            events = decode_events(backend.read(key), place)
+        except FormatError as error:
+            raise IntegrityError(f"{error}; the journal is damaged there: restore the file from a copy") from None
+        if not events or key != journal_key(events[0].number):
+            raise IntegrityError(f"{place} does not hold the events that it should: restore it from a copy")
+        for event in events:
+            if (event.number, event.previous) != (number, previous):
+                raise IntegrityError(
+                    f"{place}: event {event.number} does not follow event {number - 1}: the journal was changed or "
+                    "a file of it is missing; restore it from a copy"
+                )
+            number, previous = number + 1, event.sha256
+            yield event
