@@ -7,16 +7,17 @@ import os
 import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from serving.port import check_port
 from serving.service import native_bfloat16
 from store.errors import OneTrunkError, StoreNotFoundError
+from store.probe import probe
 from store.store import Store
 
 LIBRARIES = ("onetrunk", "torch", "timm", "peft", "safetensors", "ray", "scikit-learn", "sqlalchemy")
+OPTIONAL = {"obstore": "a store in a bucket", "psycopg": "a catalogue on PostgreSQL"}
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ def examine(store: str, *, catalogue: str | None, port: int) -> list[Check]:
 
 def _libraries() -> Iterator[Check]:
     yield Check("python", True, platform.python_version())
-    for name in LIBRARIES:
+    for name, remedy in {**dict.fromkeys(LIBRARIES, "pip install onetrunk"), **OPTIONAL}.items():
         try:
             yield Check(name, True, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Check(name, False, "not installed", "pip install onetrunk")
+            needed = name in LIBRARIES
+            yield Check(name, not needed, "not installed", remedy if needed else f"for {remedy}")
 
 
 def _devices() -> Iterator[Check]:
@@ -53,20 +55,43 @@ def _devices() -> Iterator[Check]:
 def _store(root: str, catalogue: str | None) -> Iterator[Check]:
     try:
         with Store.open(root, catalogue=catalogue) as opened:
-            access = "read-only" if opened.read_only else "writable"
-            tasks = len({version.task for version in opened.versions()})
-            yield Check(
-                "store", True, f"{Path(root).resolve()}: {access}, {tasks} tasks, {len(opened.backbones())} backbones"
-            )
-            damaged = opened.verify()
-            for finding in damaged:
-                yield Check("digests", False, str(finding), "publish or import that version again")
-            if not damaged:
-                yield Check("digests", True, "every one is right")
+            yield from _contents(opened)
+            yield from _promises(opened)
+            yield from _digests(opened)
     except StoreNotFoundError as error:
         yield Check("store", True, str(error))
     except OneTrunkError as error:
         yield Check("store", False, str(error), "restore it from a copy")
+
+
+def _contents(store: Store) -> Iterator[Check]:
+    access, tasks = "read-only" if store.read_only else "writable", len(store.reader.tasks())
+    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.reader.backbones())} backbones")
+    database = store.catalogue.database
+    kind = "SQLite" if database.is_sqlite else "server"
+    yield Check("catalogue", True, f"{kind}, format {store.reader.format()}: {database.place}")
+    keys = store.reader.keys()
+    revoked = sum(key.revoked_at is not None for key in keys)
+    yield Check("keys", True, f"{len(keys) - revoked} in force, {revoked} revoked")
+
+
+def _promises(store: Store) -> Iterator[Check]:
+    """Try what a bucket promises; a folder's file system needs no trial."""
+    if not store.backend.remote or store.read_only:
+        return
+    flaws = probe(store.backend)
+    for flaw in flaws:
+        yield Check("bucket", False, str(flaw), "use a bucket that honours If-None-Match, or a folder")
+    if not flaws:
+        yield Check("bucket", True, "a key is created once, and what was written is read, listed and removed")
+
+
+def _digests(store: Store) -> Iterator[Check]:
+    damaged = store.verify()
+    for finding in damaged:
+        yield Check("digests", False, str(finding), "publish or import that version again")
+    if not damaged:
+        yield Check("digests", True, "every one is right")
 
 
 def _port(port: int) -> Check:

@@ -94,9 +94,9 @@ def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
 
 
 class Connection:
-    """A kept connection to a onetrunk server."""
+    """A kept connection to a onetrunk server; `key` is the secret of an API key, where the server asks for one."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, key: str | None = None) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
             raise ServerError(f"{url!r} is no server address: write http://HOST:PORT")
@@ -104,6 +104,7 @@ class Connection:
         self._url = url
         self._prefix = parts.path.rstrip("/")
         self._connection = kind(parts.hostname, parts.port, timeout=120)
+        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
 
     def close(self) -> None:
         self._connection.close()
@@ -113,7 +114,7 @@ class Connection:
         query = urllib.parse.urlencode({"top": top, "logits": str(logits).lower()})
         target = f"{self._prefix}/v1/predict/{urllib.parse.quote(ref)}?{query}"
         try:
-            self._connection.request("POST", target, body=image)
+            self._connection.request("POST", target, body=image, headers=self._headers)
             response = self._connection.getresponse()
             body = response.read()
         except OSError as error:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from serving.engine import Engine
+from serving.leases import Leases
 from serving.pool import Pool
 from serving.scheduler import Scheduler
 from store.backbones import open_backbone
@@ -75,6 +76,7 @@ class Service:
         self._transform = make_transform(self.record.id.preprocessing)
         self._pool = Pool(budget_nbytes=POOL_NBYTES)
         self._scheduler: Scheduler[Request] = Scheduler()
+        self._leases = Leases(store)
         self._refs: dict[str, Version] = {}
         self._refs_since = time.monotonic()
         self._refs_lock = threading.Lock()
@@ -90,14 +92,12 @@ class Service:
         self.close()
 
     def close(self) -> None:
-        """Answer what is queued, then stop."""
+        """Answer what is queued, then stop and let the versions go."""
         with self._wake:
             self._closing = True
             self._wake.notify_all()
         self._thread.join()
-
-    def versions(self) -> list[Version]:
-        return [v for v in self._store.versions() if v.manifest.backbone == self.record.id.fingerprint]
+        self._leases.close()
 
     def check(self) -> None:
         """Raise where the engine's thread is gone and no request will ever be answered."""
@@ -121,6 +121,7 @@ class Service:
                 f"this server holds {self.record.name!r}: ask one started with that --backbone"
             )
         pixels = self._transform(decode(image))
+        self._leases.hold(version.digest)
         with ExitStack() as stack:
             weights = stack.enter_context(self._pool.lease(version.digest, lambda: self._load(version)))
             return Request(version, pixels, weights, stack.pop_all())
@@ -214,8 +215,8 @@ def choose_backbone(store: Store, name: str | None) -> BackboneRecord:
         return store.backbone(name)
     records = store.backbones()
     if not records:
-        raise BackboneNotFoundError(f"{store.root} holds no backbone: publish a task, or `onetrunk backbone add NAME`")
+        raise BackboneNotFoundError(f"{store.url} holds no backbone: publish a task, or `onetrunk backbone add NAME`")
     if len(records) > 1:
         names = ", ".join(record.name for record in records)
-        raise InvalidSettingError(f"{store.root} holds {len(records)} backbones ({names}): choose one with --backbone")
+        raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with --backbone")
     return records[0]

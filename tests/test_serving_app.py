@@ -65,10 +65,13 @@ def image(seed: int) -> bytes:
     return png(pixels)
 
 
-def call(served: Served, path: str, body: bytes | None = None) -> tuple[int, dict[str, object]]:
-    """Send GET, or POST where there is a body; return the status and the JSON."""
+def call(
+    served: Served, path: str, body: bytes | None = None, *, method: str | None = None
+) -> tuple[int, dict[str, object]]:
+    """Send GET, or POST where there is a body, or what is asked for; return the status and the JSON."""
+    request = urllib.request.Request(served.url + path, data=body, method=method)
     try:
-        with urllib.request.urlopen(urllib.request.Request(served.url + path, data=body), timeout=60) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         return error.code, json.loads(error.read())
@@ -144,11 +147,27 @@ def test_a_request_that_cannot_be_answered_gets_its_status_and_one_line_with_the
 
 
 def test_the_server_lists_its_tasks_and_says_which_backbone_it_holds(served):
-    _, tasks = call(served, "/v1/tasks")
+    tasks = call(served, "/v1/tasks")[1]["tasks"]
     assert {task["task"] for task in tasks} == set(TASKS)
     assert {"version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes"} <= tasks[0].keys()
     _, health = call(served, "/healthz")
     assert (health["status"], health["backbone"]) == ("ok", DEFAULT_BACKBONE)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("PUT", "/v1/aliases/flowers@prod?version=1"),
+        ("DELETE", "/v1/tasks/flowers"),
+        ("POST", "/v1/bundles/flowers"),
+        ("POST", "/v1/keys?scope=admin"),
+        ("GET", "/v1/keys"),
+    ],
+)
+def test_where_no_keys_are_asked_for_nobody_changes_anything(served, method, path):
+    status, answer = call(served, path, method=method)
+    assert (status, answer["error"]) == (403, "NotAllowedError")
+    assert "start the server with --keys" in answer["message"]
 
 
 def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_a_request_whose_client_went_away_is_not_run(store):
 
 def test_a_damaged_blob_is_named_and_never_served(store):
     blob = store.resolve("short").manifest.adapter.weights
-    path = store.blobs.path(blob)
+    path = Path(store.blobs.locate(blob))
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.chmod(0o644)
