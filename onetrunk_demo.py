@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from onetrunk_cli import print_table
 from serving.app import ServeSettings, running
 from serving.load import Outcome, Sample, best, drive
 from serving.service import Service
@@ -33,7 +34,7 @@ from store.allocator import keep_freed_memory
 from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
 from store.page import Section, to_html
 from store.records import Accuracy
-from store.render import Row, print_table
+from store.render import Row
 from store.report import Report, report
 from store.statement import sections
 from store.store import Store, Version
@@ -74,9 +75,9 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
         fit_tasks(demo, store, full_store)
         versions = [store.resolve(name) for name in tasks]
         rows, counted = task_rows(versions), report(store)
-    print_table(rows, out, title=f"{len(rows)} tasks on one {DEFAULT_BACKBONE}")
+    print_table(rows, title=f"{len(rows)} tasks on one {DEFAULT_BACKBONE}")
     storage = sections(counted)[0]
-    print_table(storage.rows, out, title=storage.title)
+    print_table(storage.rows, title=storage.title)
     out.print(storage.text)
     picture = draw_picture(versions, folder / "depths")
     err.print(f"starting Ray Serve on {host}:{port} …")
@@ -86,7 +87,7 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     }
     with running(applications, host=host, port=port):
         served = serve_stream(demo, tasks, f"http://{host}:{port}")
-        print_table(served.rows, out, title=served.title)
+        print_table(served.rows, title=served.title)
         out.print(served.text)
         page = folder / "report.html"
         page.write_text(page_of(rows, counted, served, picture.read_text("utf-8")), "utf-8")

@@ -46,7 +46,7 @@ def to_table(rows: Sequence[Row], *, width: int) -> str:
         return ""
     right = [any(_is_number(row[key]) for row in rows) for key in rows[0]]
     lines = [[heading(key) for key in rows[0]], *([cell(key, value) for key, value in row.items()] for row in rows)]
-    lines = [["".join(c if c.isprintable() else "\ufffd" for c in text) for text in line] for line in lines]
+    lines = [[_printable(text) for text in line] for line in lines]
     widths = _fitting([max(map(_columns, texts)) for texts in zip(*lines, strict=True)], width)
     rule = "─" * (sum(widths) + len(GAP) * (len(widths) - 1))
     head, *body = ["\n".join(_wrapped(line, widths, right)) for line in lines]
@@ -88,6 +88,10 @@ def _is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
+def _printable(text: str) -> str:
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def _fitting(widths: list[int], width: int) -> list[int]:
     """Narrow the widest columns until all fit, or can be narrowed no more."""
     while sum(widths) + len(GAP) * (len(widths) - 1) > width and max(widths) > NARROWEST:
@@ -96,7 +100,9 @@ def _fitting(widths: list[int], width: int) -> list[int]:
 
 
 def _wrapped(texts: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> Iterator[str]:
-    cells = [textwrap.wrap(text, width) or [""] for text, width in zip(texts, widths, strict=True)]
+    cells = [
+        [text] if len(text) <= width else textwrap.wrap(text, width) for text, width in zip(texts, widths, strict=True)
+    ]
     for number in range(max(map(len, cells))):
         parts = [lines[number] if number < len(lines) else "" for lines in cells]
         yield GAP.join(map(_padded, parts, widths, right)).rstrip()

