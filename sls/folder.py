@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sls.adapted import Adapted, Tuned, adapted_modules, linear, lora_config, timm_model, trunk
 from store.backbones import Backbone
-from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
+from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, read_checkpoint
 from store.errors import BackboneMismatchError, FormatError
+from store.methods import served_method
 from store.records import Card
 
 
@@ -44,7 +45,9 @@ def backbone_of(folder: Path) -> str:
 
 def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -> Adapted:
     """Load blocks 1..depth through stock PEFT; as many as the card says, or all, where no depth is given."""
-    card, fingerprint = _read_card(folder), backbone.record.id.fingerprint
+    checkpoint, fingerprint = read_checkpoint(folder), backbone.record.id.fingerprint
+    served_method(checkpoint.settings)  # PEFT would read a pickle, or files that other options name
+    card = checkpoint.card
     if card is not None and card.backbone != fingerprint:
         raise BackboneMismatchError(
             f"{folder} was made on backbone {card.backbone[:12]}, not {fingerprint[:12]}: give the one it was made on"

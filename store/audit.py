@@ -15,7 +15,7 @@ from store.manifests import entry_of
 from store.reader import Listed, Reader, VersionRow
 from store.records import Blob
 from store.shelf import Shelf
-from store.tables import differences
+from store.tables import REMEDY, differences
 from store.uses import read_backbone_record, read_manifest, uses
 
 LOOKS = 3  # at a store that others change meanwhile, before what is found is believed
@@ -39,21 +39,46 @@ def audit(shelf: Shelf, journal: Journal, *, place: str, metadata_only: bool, qu
 
     A version that is purged and collected while we look is no damage: where others were at work, look again.
     """
+    findings: list[Finding] = []
     for _ in range(LOOKS):
-        with shelf.reader.connect() as select:
-            reader = Reader.within(select)
-            last = reader.event()
-            if not shelf.read_only:
-                journal.mend()
-            findings = [] if metadata_only else list(_check_blobs(shelf, reader, quarantine=quarantine))
-            damaged, state = {finding.path for finding in findings}, State()
-            findings += _check_history(reader, journal, state, place, mend=not shelf.read_only)
-            findings += (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
-            findings += _check_backbones(shelf, reader, place, damaged)
-            findings += _check_versions(shelf, reader, place, damaged)
-        if not findings or quarantine or shelf.reader.event() == last:
+        before = _last_event(shelf)
+        findings = [*_look(shelf, journal, place, metadata_only=metadata_only, quarantine=quarantine)]
+        if not findings or quarantine or _last_event(shelf) == before:
             break
     return findings
+
+
+def _look(shelf: Shelf, journal: Journal, place: str, *, metadata_only: bool, quarantine: bool) -> Iterator[Finding]:
+    for problem in shelf.catalogue_problems():
+        yield Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}")
+    mend, state = not shelf.read_only, State()
+    with shelf.reader.connect() as select:
+        reader = Reader.within(select)
+        damaged: set[str] = set()
+        if not metadata_only:
+            for finding in _guarded(_check_blobs(shelf, reader, quarantine=quarantine), place):
+                damaged.add(finding.path)
+                yield finding
+        yield from _guarded(_check_history(reader, journal, state, place, mend=mend), place)
+        said = (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
+        yield from _guarded(said, place)
+        yield from _guarded(_check_backbones(shelf, reader, place, damaged), place)
+        yield from _guarded(_check_versions(shelf, reader, place, damaged), place)
+
+
+def _guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
+    """Tell what cannot even be read of the catalogue, and go on with what else can be checked."""
+    try:
+        yield from findings
+    except (IntegrityError, FormatError) as error:
+        yield Finding(place, (), str(error))
+
+
+def _last_event(shelf: Shelf) -> Event | str | None:
+    try:
+        return shelf.reader.event()
+    except FormatError as error:
+        return str(error)
 
 
 def _check_blobs(shelf: Shelf, reader: Reader, *, quarantine: bool) -> Iterator[Finding]:
@@ -82,6 +107,8 @@ def _check_history(reader: Reader, journal: Journal, state: State, place: str, *
     previous = GENESIS
     batch: list[Event] = []
     missing: list[Event] = []  # the first events of transactions that the journal lacks, since the last that it has
+    if mend:
+        journal.mend()
     for number, event in enumerate(reader.history(), start=1):
         problem = _chain_problem(event, number, previous) or _problem(partial(state.apply, event))
         if problem:

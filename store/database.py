@@ -173,8 +173,10 @@ def _ours(error: DBAPIError, place: str) -> BaseException:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         return translated(cause, place)
+    line = (str(cause).strip().splitlines() or ["no answer"])[0]
+    if isinstance(error, sa.exc.ProgrammingError):  # a table is missing
+        return IntegrityError(f"the catalogue {place} is damaged ({line}): restore it from a copy, or name its own one")
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
-        line = (str(cause).strip().splitlines() or ["no answer"])[0]
         return StorageError(
             f"the catalogue {place} does not answer ({line}): see that the database runs and is reached"
         )

@@ -176,7 +176,9 @@ def _publish(state: State, event: Event) -> None:
 
 
 def _alias(state: State, event: Event) -> None:
-    state.aliases[event.subject, cast(str, event.alias)] = cast(int, event.version)
+    if event.alias is None or event.version is None:
+        raise ValueError
+    state.aliases[event.subject, event.alias] = event.version
 
 
 def _alias_rm(state: State, event: Event) -> None:
@@ -273,4 +275,15 @@ def snapshot_details(state: State) -> dict[str, object]:
 
 
 def parse_details(text: str | None) -> dict[str, object] | None:
-    return None if text is None else cast(dict[str, object], json.loads(text))
+    if text is None:
+        return None
+    try:
+        details = json.loads(text)
+    except (ValueError, RecursionError):
+        details = None
+    if not isinstance(details, dict):
+        raise FormatError(
+            f"an event has details {text[:60]!r}, which is no JSON object: the history was changed; restore the "
+            "catalogue from a copy"
+        )
+    return details

@@ -7,9 +7,8 @@ import uuid
 from dataclasses import dataclass
 
 from store.backend import Backend
-from store.errors import ConflictError, FormatError, NewerFormatError, StoreNotFoundError
+from store.errors import FormatError, NewerFormatError, StoreNotFoundError
 from store.layout import IDENTITY
-from store.probe import FOLDER, require_creation
 
 STORE_FORMAT = 2
 """Raise it when an older onetrunk would misread or damage a newer store, and teach this file both.
@@ -36,25 +35,6 @@ def identity_format(backend: Backend) -> int:
     return _read(backend).format
 
 
-def create_identity(backend: Backend) -> str:
-    """Make the root a store unless it is one, and return its UUID; of two processes that race, one wins."""
-    if backend.size(IDENTITY) is None:
-        _refuse_foreign_objects(backend)
-        if backend.remote:
-            require_creation(backend)
-        backend.create(IDENTITY, _encode(str(uuid.uuid4())))
-    return read_identity(backend)
-
-
-def raise_format(backend: Backend) -> None:
-    """Say that the store is in `STORE_FORMAT` now; it keeps its UUID."""
-    backend.put(IDENTITY, _encode(read_identity(backend)))
-
-
-def _encode(name: str) -> bytes:
-    return json.dumps({"format": STORE_FORMAT, "uuid": name}).encode() + b"\n"
-
-
 def _read(backend: Backend) -> Identity:
     try:
         data = backend.read(IDENTITY)
@@ -79,12 +59,3 @@ def _parse(data: bytes, place: str) -> Identity:
             f"{place} has format {number}, this onetrunk reads up to {STORE_FORMAT}: upgrade onetrunk"
         )
     return Identity(number, name)
-
-
-def _refuse_foreign_objects(backend: Backend) -> None:
-    # Everything under the root is the store's, to count and to collect, so a folder in use cannot become one.
-    # What a creation that died, or that runs beside us, has left is no obstacle.
-    ours = (f"{FOLDER}/", f".{IDENTITY}.")
-    found = next((file for file in backend.walk() if not file.path.startswith(ours)), None)
-    if found is not None and backend.size(IDENTITY) is None:
-        raise ConflictError(f"{backend.url} holds {found.path!r} and no store: choose an empty or a new place")

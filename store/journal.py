@@ -42,14 +42,15 @@ class Journal:
     def mend(self, batch: int | None = None) -> None:
         """Write what is missing up to this batch, the last by default."""
         if batch is None:
-            last = self._reader.event()
-            batch = None if last is None else last.batch or last.number
+            batch = _batch_of(self._reader.event())
         missing: list[list[Event]] = []
         while batch is not None and self._backend.size(journal_key(batch)) is None:
             events = self._reader.batch(batch)
+            before = _batch_of(self._reader.event(batch - 1)) if batch > 1 else None
+            if not events or (before is not None and before >= batch):
+                return  # the catalogue was tampered with: the audit says so, and nothing of it is written
             missing.append(events)
-            before = self._reader.event(batch - 1) if batch > 1 else None
-            batch = None if before is None else before.batch or before.number
+            batch = before
         for events in reversed(missing):
             self._write(events)
 
@@ -81,6 +82,11 @@ class Journal:
 
     def locate(self, number: int) -> str:
         return self._backend.locate(journal_key(number))
+
+
+def _batch_of(event: Event | None) -> int | None:
+    """Return the number of the first event of its transaction; format 1 had one event in each."""
+    return None if event is None else event.batch or event.number
 
 
 def encode(events: Sequence[Event]) -> bytes:

@@ -15,7 +15,8 @@ from store.change import Change, row_of_event
 from store.database import Database, selecting
 from store.errors import IntegrityError, ReadOnlyStoreError
 from store.events import GENESIS, BackboneRow, Event, Published, State, snapshot_details
-from store.identity import STORE_FORMAT, identity_format, raise_format
+from store.founding import raise_format
+from store.identity import STORE_FORMAT, identity_format
 from store.journal import Journal
 from store.places import open_backend
 from store.reader import Reader, Select
@@ -72,15 +73,14 @@ def _check_format_1(state: State, events: list[Event]) -> None:
         raise IntegrityError(f"the history was changed: {REMEDY}")
     said: dict[tuple[str, str, object], object] = {}
     for event in events[1:]:
-        said[event.action, event.subject, event.alias or event.version] = (
-            event.version if event.action == "alias" else event.digest
-        )
+        place = (event.action, event.subject, event.alias or event.version)
+        said[place] = event.version if event.alias else event.digest
     held: dict[tuple[str, str, object], object] = {("alias", *place): number for place, number in state.aliases.items()}
     held |= {("publish", *place): version.digest for place, version in state.versions.items()}
     held |= {("backbone", row.name, None): row.record for row in state.backbones.values()}
-    for place in said.keys() | held.keys():
-        if said.get(place) != held.get(place):
-            raise IntegrityError(f"the tables and the history differ in {' '.join(map(str, place))}: {REMEDY}")
+    different = sorted(str(key) for key in said.keys() | held.keys() if said.get(key) != held.get(key))
+    if different:
+        raise IntegrityError(f"the tables and the history differ in {different[0]}: {REMEDY}")
 
 
 def _read_format_1(select: Select) -> State:

@@ -138,7 +138,7 @@ class Reader:
         with self.connect() as select:
             rows = list(select("SELECT name, record, record_nbytes, weights, weights_nbytes FROM backbones"))
         records = [(name, Blob(record, nbytes)) for name, record, nbytes, _, _ in rows]
-        return records + [(name, Blob(weights, nbytes)) for name, _, _, weights, nbytes in rows if weights]
+        return records + [(name, Blob(weights, nbytes or 0)) for name, _, _, weights, nbytes in rows if weights]
 
     def tasks(self, tenant: str | None = None) -> list[str]:
         """Return the names of tasks that have a version, of one tenant if given."""
@@ -299,6 +299,11 @@ class Reader:
     def next_versions(self) -> dict[str, int]:
         with self.connect() as select:
             return dict(select("SELECT task, next_version FROM tasks"))
+
+    def tenants(self) -> dict[str, str]:
+        """Return the tenant that each task is listed under."""
+        with self.connect() as select:
+            return dict(select("SELECT task, tenant FROM tasks"))
 
     def keys(self, tenant: str | None = None) -> list[Key]:
         """Return every API key, or those of one tenant."""

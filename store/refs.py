@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import difflib
 import re
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from store.records import check_name
 REF = re.compile(
     r"(?P<task>[^:@]+)(:(?P<version>[1-9][0-9]{0,8})|@sha256:(?P<digest>[0-9a-f]{64})|@(?P<alias>[^:@]+))?"
 )
+NEAR = 200  # names before and after it
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,9 @@ class Ref:
 def suggest(wanted: str, existing: Iterable[str]) -> str:
     """Say what exists, the likeliest alone where one is close."""
     known = sorted(existing)
-    close = difflib.get_close_matches(wanted, known, n=1)
+    place = bisect.bisect(known, wanted)
+    near = known[max(0, place - NEAR) : place + NEAR]  # to compare with all of many takes seconds
+    close = difflib.get_close_matches(wanted[:300], near, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     if not known:

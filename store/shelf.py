@@ -32,7 +32,7 @@ from store.journal import Journal
 from store.layout import BLOBS, CATALOGUE, JOURNAL
 from store.places import open_backend
 from store.reader import CATALOGUE_FORMAT, Lease, Listed, Page, Reader, Search, VersionRow
-from store.records import BackboneRecord, Blob, Manifest, check_name
+from store.records import BACKBONE_NAME, BackboneRecord, Blob, Manifest, check_name
 from store.refs import Ref, suggest, tenant_of
 from store.sqlite import SqliteRows
 from store.uses import read_backbone_record, read_manifest, uses_of
@@ -72,6 +72,12 @@ class Shelf:
     @property
     def url(self) -> str:
         return self.backend.url
+
+    def catalogue_problems(self) -> list[str]:
+        """Return what is wrong with the catalogue's own file or format, before what it says is looked at."""
+        found = self.reader.format()
+        wrong = [] if found == CATALOGUE_FORMAT else [f"its format is {found}, expected {CATALOGUE_FORMAT}"]
+        return wrong + (self._sqlite.problems() if self._sqlite is not None else [])
 
     def rest(self) -> None:
         """Close this thread's connections, which folds SQLite's log into its file; the next question opens one."""
@@ -154,7 +160,7 @@ class Shelf:
             raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
 
     def backbone(self, name_or_fingerprint: str) -> BackboneRecord:
-        row = self.reader.backbone(name_or_fingerprint)
+        row = self.reader.backbone(name_or_fingerprint) if BACKBONE_NAME.fullmatch(name_or_fingerprint) else None
         if row is None:
             names = [known.name for known in self.reader.backbones()]
             raise BackboneNotFoundError(
@@ -297,9 +303,16 @@ def check_reader(reader: Reader, backend: Backend, identity: str, place: str) ->
 
 
 def may_write(backend: Backend, path: Path | None) -> bool:
-    places = () if path is None else (path, path.parent) if path.exists() else (path.parent,)
+    places = [] if path is None else [path, path.parent] if path.exists() else [_nearest(path.parent)]
     effective = os.access in os.supports_effective_ids
     return backend.writable and all(os.access(place, os.W_OK, effective_ids=effective) for place in places)
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the one above it that is there."""
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder
 
 
 def parse_time(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from store.errors import ConflictError, IntegrityError, ReadOnlyStoreError, StorageError
+from store.errors import ConflictError, IntegrityError, InvalidNameError, ReadOnlyStoreError, StorageError
 from store.folder import sync_folder, writing
 from store.reader import Row, Select
 
@@ -53,6 +53,11 @@ class SqliteRows:
                 if self._read_only:
                     connection.close()
 
+    def problems(self) -> list[str]:
+        """Return what SQLite finds wrong with the pages of its file."""
+        with self.snapshot() as select:
+            return [line for (line,) in select("PRAGMA integrity_check(10)") if line != "ok"]
+
     def close(self) -> None:
         """Close this thread's connection; the last one to close folds the write-ahead log into the file."""
         kept: _Kept | None = getattr(self._local, "kept", None)
@@ -70,7 +75,10 @@ class SqliteRows:
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> Iterator[Row]:
-    return connection.execute(sql, parameters)
+    try:
+        return connection.execute(sql, parameters)
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{error.object[:80]!r} is no text that can be written: use valid Unicode") from None
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:

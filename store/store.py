@@ -30,7 +30,8 @@ from store.errors import (
     ReadOnlyStoreError,
 )
 from store.events import LATEST, AliasRule, Event, Key
-from store.identity import create_identity, read_identity
+from store.founding import create_identity
+from store.identity import read_identity
 from store.journal import Journal
 from store.layout import CATALOGUE
 from store.leasing import PUBLISHING

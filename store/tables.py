@@ -33,6 +33,7 @@ def differences(state: State, reader: Reader) -> Iterator[tuple[str, str]]:
     """Yield, with its owner, everything that a table says and the history does not, or the other way round."""
     yield from _compare_versions(state, reader)
     yield from _compare("next version", reader.next_versions(), state.next_versions, str)
+    yield from _compare("tenant of", reader.tenants(), {task: tenant_of(task) for task in state.next_versions}, str)
     moved = {(task, alias): version for task, alias, version in reader.all_aliases()}
     yield from _compare("alias", moved, state.aliases, "@".join)
     said = {(task, version, key): value for task, version, key, value in reader.all_tags()}

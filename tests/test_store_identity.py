@@ -11,7 +11,8 @@ import pytest
 
 from store.backend import Backend
 from store.errors import ConflictError, FormatError, NewerFormatError, StoreNotFoundError
-from store.identity import STORE_FORMAT, create_identity, identity_format, raise_format, read_identity
+from store.founding import create_identity, raise_format
+from store.identity import STORE_FORMAT, identity_format, read_identity
 from store.places import open_backend
 
 NAME = "12345678-1234-5678-1234-567812345678"

@@ -10,7 +10,8 @@ import pytest
 from store.backend import Backend, StoredFile
 from store.errors import ConflictError, StorageError
 from store.folder import FolderBackend
-from store.identity import create_identity, read_identity
+from store.founding import create_identity
+from store.identity import read_identity
 from store.places import open_backend
 from store.probe import probe
 
