@@ -38,12 +38,16 @@ class Catalogue:
     def close(self) -> None:
         self.database.close()
 
-    def write(self, change: Callable[[Change], T], *, actor: str | None = None) -> T:
-        """Run the change in a transaction; raise what it raises, with nothing changed."""
+    def write(self, change: Callable[[Change], T], *, actor: str | None = None, historic: bool = True) -> T:
+        """Run the change in a transaction; raise what it raises, with nothing changed.
+
+        A change that finds all as it should be acknowledges what an earlier one did, who may have died before its
+        journal: so `committed` hears of it too, unless the change is none that history tells of (`historic`).
+        """
         with self.database.write() as connection:
             opened = Change(connection, actor or self.actor)
             result = change(opened)
-        if opened.events:
+        if historic:
             self._committed(opened.events, opened.previous_batch)
         return result
 
@@ -284,10 +288,12 @@ class Catalogue:
     ) -> None:
         """Hold digests until a time; a lease of served versions may be renewed, and they must still be there."""
         take = serve_lease if served else take_lease
-        self.write(lambda opened: take(opened, identifier, digests, holder=holder, expires_at=expires_at))
+        self.write(
+            lambda opened: take(opened, identifier, digests, holder=holder, expires_at=expires_at), historic=False
+        )
 
     def release(self, identifier: str) -> None:
-        self.write(lambda opened: release_lease(opened, identifier))
+        self.write(lambda opened: release_lease(opened, identifier), historic=False)
 
     def purge(self, before: str) -> list[str]:
         """Forget versions removed before a time (ISO 8601); return `TASK:NUMBER` of each."""

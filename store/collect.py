@@ -65,14 +65,14 @@ def collect(
         return _foresee(reader, files, leftovers, before=before, start=start, grace_s=grace_s, all_now=wait)
     purged = catalogue.purge(before)
     _check_readable(reader, blobs)
-    marked = catalogue.write(lambda opened: _mark(opened, set(files), start))
+    marked = catalogue.write(lambda opened: _mark(opened, set(files), start), historic=False)
     if wait:
         time.sleep(grace_s)
     due = [digest for digest, since in marked.items() if since <= time.time() - grace_s]
     freed: list[str] = []
     for first in range(0, len(due), BATCH):
         chosen = due[first : first + BATCH]
-        freed += catalogue.write(partial(_sweep, backend=backend, digests=chosen))
+        freed += catalogue.write(partial(_sweep, backend=backend, digests=chosen), historic=False)
     backend.delete([f.path for f in leftovers])
     left = sorted(marked.keys() - set(freed))
     return _collection(files, purged, freed, left, leftovers)

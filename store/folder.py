@@ -80,18 +80,15 @@ class FolderBackend:
     def settle(self, key: str) -> None:
         folder = self._path(key).parent
         with writing(folder):
-            self._make_folder(folder)
             sync_folder(folder)
 
     def delete(self, keys: Sequence[str]) -> None:
         folders = set()
         for path in [self._path(key) for key in keys]:  # all of them checked before the first goes
-            with writing(path):
-                try:
-                    path.unlink()
-                except (FileNotFoundError, NotADirectoryError):
-                    continue
-            folders.add(path.parent)
+            with writing(path), suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+            if path.parent.is_dir():  # also where it was gone: whoever removed it may have died before the sync
+                folders.add(path.parent)
         for folder in sorted(folders):
             with writing(folder):
                 sync_folder(folder)

@@ -29,7 +29,8 @@ class Journal:
         """
         if previous is not None and not self._comes(previous):
             self.mend(previous)
-        self._write(events)
+        if events:
+            self._write(events)
 
     def _comes(self, batch: int) -> bool:
         """Wait a little for the object of a writer that is most likely at work on it."""
