@@ -13,7 +13,7 @@ demo: $(STAMP)
 
 # Lint, types, import contracts and the whole test suite.
 test: lint servers
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

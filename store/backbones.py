@@ -170,7 +170,7 @@ def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> 
         _check_local(source, model_id)
         overlay = {} if source == LOCAL else ONLY_SAFETENSORS
         model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **arguments)
-    except (RuntimeError, OSError, ValueError, safetensors.SafetensorError) as error:
+    except (RuntimeError, OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BackboneNotFoundError(
             f"backbone {name!r} cannot be loaded ({line}): check the timm name and the network, or give --weights FILE"

@@ -68,7 +68,8 @@ def collect(
     marked = catalogue.write(lambda opened: _mark(opened, set(files), start), historic=False)
     if wait:
         time.sleep(grace_s)
-    due = [digest for digest, since in marked.items() if since <= time.time() - grace_s]
+    limit = (time.time() if wait else start) - grace_s  # however long it took to come here
+    due = [digest for digest, since in marked.items() if since <= limit]
     freed: list[str] = []
     for first in range(0, len(due), BATCH):
         chosen = due[first : first + BATCH]

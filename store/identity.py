@@ -52,12 +52,12 @@ def _parse(data: bytes, place: str) -> Identity:
         number, name = identity["format"], str(uuid.UUID(identity["uuid"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise FormatError(f"{place} is not onetrunk's: {REMEDY}") from None
-    if name != identity["uuid"]:
-        raise FormatError(f"{place} has uuid {identity['uuid'][:80]!r}, expected {name}: {REMEDY}")
     if not isinstance(number, int) or number < 1:
         raise FormatError(f"{place} has format {number!r}, expected 1 or above: {REMEDY}")
     if number > STORE_FORMAT:
         raise NewerFormatError(
             f"{place} has format {number}, this onetrunk reads up to {STORE_FORMAT}: upgrade onetrunk"
         )
+    if name != identity["uuid"]:
+        raise FormatError(f"{place} has uuid {identity['uuid'][:80]!r}, expected {name}: {REMEDY}")
     return Identity(number, name)

@@ -13,6 +13,14 @@ from toys import Toy, make_toy, tune
 from store.store import Store
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, which shares what it sets up, and those that start Ray in the same."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("cluster") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     return make_toy()

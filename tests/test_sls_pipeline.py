@@ -163,5 +163,5 @@ def test_a_folder_names_its_backbone_and_refuses_another(fitted, tmp_path):
 def test_a_folder_that_is_not_whole_is_refused(fitted, tmp_path, absent):
     for name in FILES - {absent}:
         (tmp_path / name).write_bytes((fitted.cut / name).read_bytes())
-    with pytest.raises(FormatError, match="cannot be read"):
+    with pytest.raises(FormatError, match=f"has no {absent}"):
         read_folder(tmp_path, BACKBONE)

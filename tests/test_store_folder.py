@@ -9,10 +9,10 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from processes import in_a_child, snapshot
-from toys import publish, relabel
+from processes import snapshot
+from toys import publish
 
-from store import database
+from store import sqlite
 from store.errors import (
     ConflictError,
     FormatError,
@@ -21,14 +21,12 @@ from store.errors import (
     NewerFormatError,
     StoreNotFoundError,
 )
-from store.files import create_durably, replace_durably
 from store.store import Store
-
-MAX_SYNCS_OF_A_PUBLISH = 9  # fewer where two digests start alike and share a folder
 
 
 def test_reading_leaves_no_file_behind(store: Store, folder: Path) -> None:
     publish(store, folder)
+    store.close()
     before = snapshot(store.root)
     with Store.open(store.root) as reader:
         reader.versions()
@@ -77,18 +75,18 @@ def test_processes_that_make_the_same_store_agree_on_it(tmp_path: Path) -> None:
         ("[]", FormatError),
         ('{"format": 1}', FormatError),
         ('{"format": "1", "uuid": "12345678123456781234567812345678"}', FormatError),
-        ('{"format": 2, "uuid": "12345678123456781234567812345678"}', NewerFormatError),
+        ('{"format": 3, "uuid": "12345678123456781234567812345678"}', NewerFormatError),
     ],
 )
 def test_a_store_file_that_is_not_ours_is_refused(store: Store, content: str, error: type[Exception]) -> None:
-    store.layout.identity_file.unlink()
-    store.layout.identity_file.write_text(content)
+    (store.root / "store.json").unlink()
+    (store.root / "store.json").write_text(content)
     with pytest.raises(error):
         Store.open(store.root, create=True)
 
 
 def test_a_lost_catalogue_is_not_replaced_by_an_empty_one(store: Store) -> None:
-    store.layout.catalogue.unlink()
+    (store.root / "catalogue.sqlite").unlink()
     with pytest.raises(IntegrityError, match="restore it"):
         Store.open(store.root, create=True)
 
@@ -108,58 +106,16 @@ def test_a_catalogue_url_that_cannot_be_opened_is_refused_without_its_password(t
     assert "secret" not in str(caught.value)
 
 
-def test_bytes_are_synced_before_they_are_named_and_the_folder_after(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    steps: list[tuple[str, bool]] = []
-    target, sync = tmp_path / "blob", os.fsync
-
-    def spy(descriptor: int) -> None:
-        steps.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, target.exists()))
-        sync(descriptor)
-
-    monkeypatch.setattr(os, "fsync", spy)
-    replace_durably(target, b"data")
-    assert [(name == tmp_path.name, named) for name, named in steps] == [(False, False), (True, True)]
-    assert target.read_bytes() == b"data"
-
-
-def test_only_the_first_writer_creates(tmp_path: Path) -> None:
-    assert create_durably(tmp_path / "x", b"first")
-    assert not create_durably(tmp_path / "x", b"second")
-    assert (tmp_path / "x").read_bytes() == b"first"
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-
-
-@pytest.mark.parametrize("point", range(1, MAX_SYNCS_OF_A_PUBLISH + 2))
-def test_a_publish_that_dies_at_any_sync_shows_nothing_half_written(
-    store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch, point: int
-) -> None:
-    publish(store, folder)
-    sync, calls = os.fsync, iter(range(1, 1000))
-
-    def die_at_the_point(descriptor: int) -> None:
-        sync(descriptor)
-        if next(calls) == point:
-            os._exit(9)
-
-    monkeypatch.setattr(os, "fsync", die_at_the_point)
-    code = in_a_child(lambda: publish(store, relabel(folder, "a", "b", "c")))
-    monkeypatch.undo()
-    assert code == 0 if point > MAX_SYNCS_OF_A_PUBLISH else code in (0, 9)
-    assert [version.version for version in store.versions()] == ([1, 2] if code == 0 else [1])
-    assert store.verify() == []
-    assert publish(store, folder).version == 2
-
-
 def test_a_catalogue_that_stays_locked_is_a_typed_error(
     store: Store, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(database, "BUSY_S", 0.05)
-    with closing(sqlite3.connect(store.layout.catalogue, isolation_level=None)) as writer:
+    monkeypatch.setattr(sqlite, "BUSY_S", 0.05)
+    with closing(sqlite3.connect(store.root / "catalogue.sqlite", isolation_level=None)) as writer:
         writer.execute("begin immediate")
+        store.rest()  # the patience of a connection is that of the time when it was opened
         with pytest.raises(ConflictError, match="let the other writer end"):
             publish(store, folder)
+    store.rest()
     assert publish(store, folder).version == 1
 
 

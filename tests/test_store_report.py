@@ -49,7 +49,7 @@ def test_the_total_is_the_sum_of_the_files_to_the_byte(three: Store) -> None:
 
 
 def test_the_total_holds_while_another_reader_keeps_the_catalogue_open(three: Store) -> None:
-    with closing(sqlite3.connect(three.layout.catalogue)) as reader:
+    with closing(sqlite3.connect(three.root / "catalogue.sqlite")) as reader:
         reader.execute("select * from versions").fetchall()
         counted = report(three)
         check_identity(counted, three.root)

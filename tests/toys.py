@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,11 +13,13 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save, save_file
 
 from store.checkpoint import check, read_checkpoint
+from store.fingerprint import fingerprint_file
 from store.records import BackboneId, BackboneRecord, Preprocessing
 from store.store import Store, Version
 
 KINDS = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 BLOCKS, DIM, CLASSES = 4, 48, 3
+ARGUMENTS = {"img_size": 32, "patch_size": 8, "depth": BLOCKS, "embed_dim": DIM, "num_heads": 3}
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,13 @@ def toy_model() -> torch.nn.Module:
 def make_toy() -> Toy:
     model = toy_model()
     weights = save(model.state_dict())
+    architecture = "vit_tiny_patch16_224"
+    preprocessing = Preprocessing(32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.9, "center")
+    fingerprint = fingerprint_file(weights, architecture, ARGUMENTS, preprocessing)
     linear = {n: m for n, m in model.named_modules() if n.startswith("blocks.") and isinstance(m, torch.nn.Linear)}
     record = BackboneRecord(
         name="toy/vit",
-        id=BackboneId(
-            architecture="vit_tiny_patch16_224",
-            arguments={"img_size": 32, "patch_size": 8, "depth": BLOCKS, "embed_dim": DIM, "num_heads": 3},
-            preprocessing=Preprocessing(32, 32, "bicubic", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 0.9, "center"),
-            fingerprint=hashlib.sha256(weights).hexdigest(),
-        ),
+        id=BackboneId(architecture, ARGUMENTS, preprocessing, fingerprint),
         blocks=BLOCKS,
         dim=DIM,
         parameters=sum(tensor.numel() for tensor in model.state_dict().values()),
@@ -60,11 +59,11 @@ def make_toy() -> Toy:
     return Toy(record, weights)
 
 
-def tune(folder: Path, *, depth: int, **options: object) -> Path:
+def tune(folder: Path, *, depth: int, seed: int = 0, **options: object) -> Path:
     """Leave in the folder what stock PEFT saves for these LoRA options, with a head of three classes."""
     targets = [f"blocks.{block}.{kind}" for block in range(depth) for kind in KINDS]
-    torch.manual_seed(depth)
     peft = get_peft_model(toy_model(), LoraConfig(**{"r": 4, "target_modules": targets, **options}))
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, parameter in peft.named_parameters():
             if "lora_B" in name:

@@ -1,0 +1,31 @@
+"""Run a command some times: the arguments are how often, and the command. Prints its seconds and its memory.
+
+A process of its own, as Linux counts to a child's peak what its parent held when it was started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+
+def main() -> None:
+    runs, command = int(sys.argv[1]), sys.argv[2:]
+    seconds, resident_kib = [], 0
+    for _ in range(runs):
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds.append(time.perf_counter() - started)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != 0:
+            raise SystemExit(f"{' '.join(command)} ended with {process.returncode}: see its message above")
+        resident_kib = max(resident_kib, usage.ru_maxrss)
+    print(json.dumps({"seconds": seconds, "resident_mb": resident_kib * 1024 / 1e6}))
+
+
+if __name__ == "__main__":
+    main()
