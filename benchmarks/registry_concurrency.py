@@ -62,6 +62,7 @@ def parse() -> argparse.Namespace:
         "--total", type=int, default=OPERATIONS, help="operations on each pair, of all processes together"
     )
     parser.add_argument("--each", type=int, help="operations of one process, in place of --total")
+    parser.add_argument("--seconds", type=float, default=1800.0, help="stop there, on each pair, if not done before")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--where", type=Path, help="folder for the stores; default: the system's for temporary files")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "registry_concurrency.json")
@@ -100,6 +101,7 @@ def measure(place: Place, scratch: Path, options: argparse.Namespace) -> dict[st
         logs=str(scratch / "logs" / place.name),
         processes=options.processes,
         each=options.each,
+        seconds=options.seconds,
         seed=options.seed,
     )
     started = time.monotonic()

@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from serving.block import ServedBlock
-from store.backbones import Backbone, check_served
+from store.backbones import Backbone
 from store.lowering import TaskWeights
+from store.served import check_served
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from store.shelf import Shelf
 from store.tables import REMEDY, differences
 from store.uses import read_backbone_record, read_manifest, uses
 
+WRONG_KIND = (TypeError, ValueError, KeyError, AttributeError)  # SQLite keeps any kind of value in any column
+ALL = -(1 << 63)
 LOOKS = 3  # at a store that others change meanwhile, before what is found is believed
 
 
@@ -64,6 +66,7 @@ def _look(shelf: Shelf, journal: Journal, place: str, *, metadata_only: bool, qu
         yield from _guarded(said, place)
         yield from _guarded(_check_backbones(shelf, reader, place, damaged), place)
         yield from _guarded(_check_versions(shelf, reader, place, damaged), place)
+    yield from _guarded(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
 
 
 def _guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
@@ -72,6 +75,9 @@ def _guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
         yield from findings
     except (IntegrityError, FormatError) as error:
         yield Finding(place, (), str(error))
+    except WRONG_KIND as error:
+        problem = f"the catalogue {place} holds a value of a wrong kind ({ascii(str(error))[:200]}): {REMEDY}"
+        yield Finding(place, (), problem)
 
 
 def _last_event(shelf: Shelf) -> Event | str | None:
@@ -109,10 +115,10 @@ def _check_history(reader: Reader, journal: Journal, state: State, place: str, *
     missing: list[Event] = []  # the first events of transactions that the journal lacks, since the last that it has
     if mend:
         journal.mend()
-    for number, event in enumerate(reader.history(), start=1):
+    for number, event in enumerate(reader.history(since=ALL), start=1):
         problem = _chain_problem(event, number, previous) or _problem(partial(state.apply, event))
         if problem:
-            yield Finding(place, (event.subject,), problem)
+            yield Finding(place, (str(event.subject),), problem)
             return
         if batch and (event.batch is None or event.batch != batch[0].batch):
             yield from _check_entry(journal, batch, missing, mend=mend)
@@ -123,6 +129,11 @@ def _check_history(reader: Reader, journal: Journal, state: State, place: str, *
         yield from _check_entry(journal, batch, missing, mend=mend)
     if mend:  # else the last ones may be those of writers that are at work, or died: whoever may write writes them
         yield from (_missing(journal, first) for first in missing)
+
+
+def _check_end(journal: Journal) -> Iterator[Finding]:
+    journal.check_last()
+    yield from ()
 
 
 def _chain_problem(event: Event, number: int, previous: str) -> str | None:
@@ -155,7 +166,7 @@ def _missing(journal: Journal, first: Event) -> Finding:
 
 
 def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
-    return Finding(journal.locate(first.number), (first.subject,), f"journal of event {first.number} {problem}")
+    return Finding(journal.locate(first.number), (str(first.subject),), f"journal of event {first.number} {problem}")
 
 
 def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Container[str]) -> Iterator[Finding]:

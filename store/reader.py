@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from store.errors import IntegrityError
 from store.events import LATEST, AliasRule, BackboneRow, Event, Key, parse_details
 from store.records import Blob
 
@@ -22,6 +23,7 @@ UNREADABLE = "unreadable"
 EVENT = "number, at, action, subject, version, alias, digest, previous, actor, details, batch"
 VERSION = "v.task, v.version, v.digest, v.nbytes, v.published_at, v.removed_at, v.backbone"
 LISTED = f"{VERSION}, v.depth, v.blocks, v.classes, v.method, v.total_nbytes, b.name"
+PROTECTED: Mapping[Any, Any] = {0: False, 1: True}  # another value stays what it is, for the audit to find
 
 Row = tuple[Any, ...]
 Select = Callable[..., Iterable[Row]]
@@ -109,7 +111,10 @@ class Reader:
 
     def format(self) -> int:
         with self.connect() as select:
-            return int(_scalar(select("SELECT value FROM meta WHERE key = 'format'")) or 0)
+            found = str(_scalar(select("SELECT value FROM meta WHERE key = 'format'")) or 0)
+        if not found.isascii() or not found.isdigit():
+            raise IntegrityError(f"the catalogue has format {found[:40]!r}: restore it from a copy")
+        return int(found)
 
     def identity(self) -> str | None:
         """Return the UUID of the store that the history began with."""
@@ -268,7 +273,7 @@ class Reader:
         chosen, parameters = _among(scopes or None)
         with self.connect() as select:
             rows = [
-                AliasRule(name, alias, bool(protected), max_drop, min_accuracy)
+                AliasRule(name, alias, PROTECTED.get(protected, protected), max_drop, min_accuracy)
                 for name, alias, protected, max_drop, min_accuracy in select(
                     f"SELECT task, alias, protected, max_drop, min_accuracy FROM rules {chosen} ORDER BY task, alias",
                     **parameters,

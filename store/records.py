@@ -54,9 +54,13 @@ class Blob:
     nbytes: int
 
     def __post_init__(self) -> None:
-        if not SHA256.fullmatch(self.sha256) or self.nbytes < 0:
+        if type(self.sha256) is not str or not SHA256.fullmatch(self.sha256):
+            shown = str(self.sha256)[:80]
+            raise FormatError(f"blob {shown!r}: expected 64 hex digits; restore what names it from a copy")
+        if type(self.nbytes) is not int or self.nbytes < 0:
             raise FormatError(
-                f"blob {self.sha256[:80]!r} of {self.nbytes} bytes: expected 64 hex digits and a size >= 0"
+                f"blob {self.sha256} of {str(self.nbytes)[:80]!r} bytes: expected a size >= 0; "
+                "restore what names it from a copy"
             )
 
     @classmethod

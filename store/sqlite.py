@@ -119,14 +119,16 @@ def typed(place: str) -> Iterator[None]:
         yield
     except sqlite3.Error as error:
         raise translated(error, place) from None
+    except UnicodeDecodeError:  # SQLite quotes what it found where it should not be
+        raise translated(sqlite3.OperationalError("its text is no UTF-8"), place) from None
 
 
 def translated(error: BaseException, place: str) -> BaseException:
     """Return our error for SQLite's, and anything else as it is."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its family
-    if code in DAMAGED:
+    if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is no UTF-8
         return IntegrityError(
-            f"the catalogue {place} is damaged ({error}): restore it from a copy, or move it away and "
+            f"the catalogue {place} is damaged ({str(error)!a}): restore it from a copy, or move it away and "
             "`onetrunk rebuild`"
         )
     if code in BUSY:

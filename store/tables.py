@@ -35,11 +35,11 @@ def differences(state: State, reader: Reader) -> Iterator[tuple[str, str]]:
     yield from _compare("next version", reader.next_versions(), state.next_versions, str)
     yield from _compare("tenant of", reader.tenants(), {task: tenant_of(task) for task in state.next_versions}, str)
     moved = {(task, alias): version for task, alias, version in reader.all_aliases()}
-    yield from _compare("alias", moved, state.aliases, "@".join)
+    yield from _compare("alias", moved, state.aliases, _at)
     said = {(task, version, key): value for task, version, key, value in reader.all_tags()}
     yield from _compare("tag", said, state.tags, lambda place: f"{place[0]}:{place[1]} {place[2]}")
     asked = {(rule.task, rule.alias): rule for rule in reader.rules()}
-    yield from _compare("rule", asked, state.rules, "@".join)
+    yield from _compare("rule", asked, state.rules, _at)
     yield from _compare("backbone", {row.fingerprint: row for row in reader.backbones()}, state.backbones, str)
     yield from _compare("API key", {key.id: key for key in reader.keys(None)}, state.keys, str)
 
@@ -57,6 +57,10 @@ def _compare_versions(state: State, reader: Reader) -> Iterator[tuple[str, str]]
             for row in reader.versions(task, removed=True)
         }
         yield from _compare("version", table, said[task], str)
+
+
+def _at(place: tuple[object, object]) -> str:
+    return f"{place[0]}@{place[1]}"
 
 
 def _compare(

@@ -31,6 +31,8 @@ class Plan:
     logs: str
     processes: int
     each: int
+    seconds: float = 600.0
+    """After this time no process begins another operation."""
     seed: int = 0
 
 

@@ -13,6 +13,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -28,9 +29,11 @@ def log_of(plan: Plan, name: str) -> Path:
 
 
 def run_worker(plan: Plan, name: str, operations: list[Callable[[Worker], Outcome]]) -> None:
-    worker = Worker(plan, name)
+    worker, end = Worker(plan, name), time.monotonic() + plan.seconds
     with log_of(plan, name).open("w") as log:
         for operation in operations:
+            if time.monotonic() > end:
+                break
             log.write(json.dumps(asdict(timed(worker, operation))) + "\n")
     worker.store.close()
     shutil.rmtree(worker.scratch)

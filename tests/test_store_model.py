@@ -116,23 +116,23 @@ class Registry(RuleBasedStateMachine):
         self.set_a_rule("acme/*", "canary", wanted)
         self.add_backbone("toy/vit", None, weights=weights)
         for content in drafts:
-            self.publish(TASKS[0], content, "toy/vit", set(), force=False)
-        self.publish(TASKS[1], drafts[0], "toy/vit", {"prod"}, force=False)
+            self.publish(TASKS[0], content, "toy/vit", (), force=False)
+        self.publish(TASKS[1], drafts[0], "toy/vit", ("prod",), force=False)
 
     @rule(task=tasks, content=contents, backbone=trunks, names=given, force=seldom)
-    def publish(self, task: str, content: Content, backbone: str, names: set[str], force: bool) -> None:
+    def publish(self, task: str, content: Content, backbone: str, names: tuple[str, ...], force: bool) -> None:
         trunk = self.model.backbones.get(backbone)
         checkpoint = parse_checkpoint(files_of(content, trunk.fingerprint if trunk else OTHER))
         found, number = self.both(
             lambda store: store.publish_checkpoint(
-                task, checkpoint, where="here", backbone=backbone, depth=1, aliases=tuple(names), force=force
+                task, checkpoint, where="here", backbone=backbone, depth=1, aliases=names, force=force
             ),
             lambda model: model.publish(task, content, backbone, names, force=force),
         )
         self.check_published(found, number)
 
     @rule(task=tasks, pick=picks, names=given)
-    def publish_again(self, task: str, pick: int, names: set[str]) -> None:
+    def publish_again(self, task: str, pick: int, names: tuple[str, ...]) -> None:
         kept = self.model.tasks.get(task, Task()).versions.get(self.number(task, pick, first=self.is_removed))
         if kept is not None:
             self.publish(task, kept.content, kept.backbone, names, force=False)
@@ -196,11 +196,13 @@ class Registry(RuleBasedStateMachine):
             lambda model: model.set_tag(task, number, key, value),
         )
 
-    @rule(how=st.sampled_from(("remove", "remove", "restore")), task=tasks, pick=picks, whole=seldom)
-    def take_away_or_bring_back(self, how: str, task: str, pick: int, whole: bool) -> None:
-        if how == "remove":
-            self.remove(task, None if whole else self.number(task, pick, first=self.is_spare))
-            return
+    @rule(task=tasks, pick=picks, whole=seldom)
+    def take_away(self, task: str, pick: int, whole: bool) -> None:
+        self.remove(task, None if whole else self.number(task, pick, first=self.is_spare))
+
+    @precondition(lambda self: self.is_any_removed())
+    @rule(task=tasks, pick=picks, whole=st.booleans())
+    def bring_back(self, task: str, pick: int, whole: bool) -> None:
         number = None if whole else self.number(task, pick, first=self.is_removed)
         found, predicted = self.both(
             lambda store: store.restore(task, number), lambda model: model.restore(task, number)
@@ -346,6 +348,9 @@ class Registry(RuleBasedStateMachine):
         there = range(self.model.tasks.get(task, Task()).next, 0, -1)
         ordered = sorted(there, key=lambda number: not (first or self.is_there)(task, number))
         return ordered[pick % len(ordered)]
+
+    def is_any_removed(self) -> bool:
+        return any(kept.removed for task in self.model.tasks.values() for kept in task.versions.values())
 
     def is_there(self, task: str, number: int) -> bool:
         return task in self.model.tasks and number in self.model.tasks[task].there
