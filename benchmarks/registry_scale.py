@@ -35,12 +35,13 @@ COMMAND = str(Path(sys.executable).with_name("onetrunk"))
 
 @dataclass(frozen=True)
 class Measured:
-    """A command run some times: seconds on the wall, and the most memory that was resident, in MB."""
+    """A command run some times: seconds on the wall and of the processor, and the most memory resident, in MB."""
 
     name: str
     runs: int
     p50_s: float
     p90_s: float
+    cpu_p50_s: float
     resident_mb: float
 
 
@@ -52,9 +53,9 @@ def main() -> None:
     rows += [measure(name, command, 1) for name, command in scans(root, options.folder).items()]
     resolves = ask("resolve.py", str(root), str(options.resolves))
     for row in rows:
-        times = f"p50 {row.p50_s:>7.3f} s   p90 {row.p90_s:>7.3f} s   {row.resident_mb:>6.0f} MB"
-        print(f"{row.name:<34} {times}   {row.runs} runs")
-    for kind in ("find", "resolve"):
+        times = f"p50 {row.p50_s:>7.3f} s   p90 {row.p90_s:>7.3f} s   cpu {row.cpu_p50_s:>7.3f} s"
+        print(f"{row.name:<34} {times}   {row.resident_mb:>6.0f} MB   {row.runs} runs")
+    for kind in ("find", "resolve", "resolve_cpu"):
         times = f"p50 {resolves[f'{kind}_p50_ms']:>7.3f} ms  p99 {resolves[f'{kind}_p99_ms']:>7.3f} ms"
         print(f"{f'{kind} of an alias, in process':<34} {times}  {resolves['resident_mb']:>6.0f} MB")
     goals = goals_of({row.name: row for row in rows}, resolves)
@@ -153,8 +154,9 @@ def scans(root: Path, folder: Path) -> dict[str, Sequence[str]]:
 def measure(name: str, command: Sequence[str], runs: int) -> Measured:
     told = ask("command.py", str(runs), *command)
     seconds = told["seconds"]
+    cpu = round(quantile(told["cpu_seconds"], 0.5), 4)
     p50, p90 = (round(quantile(seconds, q), 4) for q in (0.5, 0.9))
-    return Measured(name, runs, p50_s=p50, p90_s=p90, resident_mb=round(told["resident_mb"], 1))
+    return Measured(name, runs, p50_s=p50, p90_s=p90, cpu_p50_s=cpu, resident_mb=round(told["resident_mb"], 1))
 
 
 def ask(reader: str, *arguments: str) -> dict[str, Any]:
