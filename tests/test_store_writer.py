@@ -102,11 +102,11 @@ def test_an_object_is_created_by_a_link_and_the_folder_is_synced_for_the_loser_t
     assert system.steps == CREATED
 
 
-def test_what_another_process_has_put_is_settled_by_syncing_its_folders(system: System, backend: FolderBackend) -> None:
+def test_what_another_process_has_put_is_settled_by_syncing_its_folder(system: System, backend: FolderBackend) -> None:
     backend.put("a/b/x", b"data")
     system.steps.clear()
     FolderBackend(system.root).settle("a/b/x")
-    assert system.steps == [*FOUND, "fsync b"]
+    assert system.steps == ["fsync b"]  # that folder was durable before anything was put in it
 
 
 def test_each_folder_of_what_is_deleted_is_synced_once(system: System, backend: FolderBackend) -> None:
@@ -166,7 +166,7 @@ def test_a_call_that_fails_is_a_typed_error_and_nothing_is_half_there(
             verb(FolderBackend(system.root))
         backend.delete(list(left))
         backend.delete(["a/b/new", "quarantine/x"])
-    assert point > 2
+    assert point >= 2
 
 
 def _error_of(action: Callable[[], object]) -> OneTrunkError | None:
