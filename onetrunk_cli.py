@@ -22,6 +22,7 @@ from store.render import Row, cell, heading, to_csv, to_json, to_table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from store.listings import Listings
     from store.records import Accuracy
     from store.shelf import Shelf
     from store.store import Store, Version
@@ -76,6 +77,15 @@ def example(*lines: str) -> str:
 
 def command_group(text: str | None = None) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def open_listings(root: str, *, catalogue: str | None) -> Listings:
+    """Open a store to list what it holds; with a catalogue in SQLite, without all that lies deeper."""
+    if catalogue is not None and not catalogue.startswith("sqlite:"):
+        return open_store(root, catalogue=catalogue)
+    from store.listings import Listings
+
+    return Listings.open(root, catalogue=catalogue)
 
 
 def open_shelf(root: str, *, catalogue: str | None) -> Shelf:

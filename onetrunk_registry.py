@@ -20,6 +20,7 @@ from onetrunk_cli import (
     StoreUrl,
     command_group,
     example,
+    open_listings,
     open_shelf,
     parse_pairs,
     print_fields,
@@ -32,6 +33,7 @@ from store.render import Row, cell, to_json
 
 if TYPE_CHECKING:
     from store.diff import Difference
+    from store.listings import Listings
     from store.reader import Listed, Search
     from store.shelf import Shelf
     from store.store import Version
@@ -76,7 +78,7 @@ def list_versions(
     wanted = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
     if (task or removed) and (wanted != Search() or after is not None):
         raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_listings(store, catalogue=catalogue) as opened:
         if removed:
             rows, more = removed_versions(opened, task), False
         elif task:
@@ -92,19 +94,19 @@ def list_versions(
         say(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
 
 
-def find_tasks(shelf: Shelf, search: Search, *, after: str | None, limit: int) -> tuple[tuple[Listed, ...], bool]:
+def find_tasks(listings: Listings, search: Search, *, after: str | None, limit: int) -> tuple[tuple[Listed, ...], bool]:
     """Return one page, or with limit 0 every task, and whether more follow."""
-    page = shelf.page(search=search, after=after, limit=limit or ALL)
+    page = listings.page(search=search, after=after, limit=limit or ALL)
     rows = list(page.rows)
     while page.next is not None and not limit:
-        page = shelf.page(search=search, after=page.next, limit=ALL)
+        page = listings.page(search=search, after=page.next, limit=ALL)
         rows += page.rows
     return tuple(rows), page.next is not None
 
 
-def removed_versions(shelf: Shelf, task: str | None) -> tuple[Listed, ...]:
-    tasks = [task] if task else sorted({row.task for row in shelf.reader.versions(removed=True) if row.removed_at})
-    return tuple(row for name in tasks for row in shelf.listed(name, removed=True) if row.removed_at)
+def removed_versions(listings: Listings, task: str | None) -> tuple[Listed, ...]:
+    tasks = [task] if task else sorted({row.task for row in listings.reader.versions(removed=True) if row.removed_at})
+    return tuple(row for name in tasks for row in listings.listed(name, removed=True) if row.removed_at)
 
 
 @app.command(epilog=example(

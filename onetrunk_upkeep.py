@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 from dataclasses import asdict
 from typing import Annotated
 
@@ -33,6 +34,8 @@ from store.errors import NotFoundError
 from store.render import Row, to_csv, to_json, to_markdown
 
 GRACE = "1h"
+LARGE = 5_000
+"""Versions from which on other processes help to verify: below it, they take longer to start."""
 
 app = command_group()
 key_app = command_group("API keys of the server: make, list, revoke.")
@@ -148,7 +151,9 @@ def verify(
 ) -> None:
     """Check every digest and the history. Exits with 1 where something is damaged."""
     with open_store(store, catalogue=catalogue) as opened:
-        findings = opened.verify(metadata_only=metadata, quarantine=quarantine)
+        large = sum(opened.reader.next_versions().values()) > LARGE
+        others = len(os.sched_getaffinity(0)) - 1 if large else 0
+        findings = opened.verify(metadata_only=metadata, quarantine=quarantine, processes=others)
     print_rows([asdict(finding) for finding in findings], fmt)
     if findings:
         raise typer.Exit(1)

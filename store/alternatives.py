@@ -7,9 +7,10 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from store.blob import Blob
 from store.blobs import Blobs
 from store.checkpoint import block_number
-from store.records import BackboneRecord, Blob
+from store.records import BackboneRecord
 from store.tensors import WIDTHS, TensorInfo, header_nbytes, parse_header
 from store.version import Version
 

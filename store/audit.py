@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
+from store.audit_versions import Elsewhere, Finding, checking_versions, disagreement, guarded
+from store.blob import Blob
 from store.errors import FormatError, IntegrityError
-from store.events import GENESIS, Event, State
+from store.events import GENESIS, Event
 from store.journal import Journal, encode
 from store.layout import BLOBS, blob_key
-from store.manifests import entry_of
-from store.reader import Listed, Reader, VersionRow
-from store.records import Blob
+from store.reader import Reader
 from store.shelf import Shelf
+from store.state import State
 from store.tables import REMEDY, differences
-from store.uses import read_backbone_record, read_manifest, uses
+from store.uses import read_backbone_record, uses
 
-WRONG_KIND = (TypeError, ValueError, KeyError, AttributeError)  # SQLite keeps any kind of value in any column
 ALL = -(1 << 63)
 LOOKS = 3  # at a store that others change meanwhile, before what is found is believed
 
 
-@dataclass(frozen=True)
-class Finding:
-    """One fault: the file, what it is for (empty where nothing names it), and a line that ends with the remedy."""
-
-    path: str
-    used_by: tuple[str, ...]
-    problem: str
-
-    def __str__(self) -> str:
-        return f"{', '.join(self.used_by) or 'named by nothing'}: {self.problem}"
-
-
-def audit(shelf: Shelf, journal: Journal, *, place: str, metadata_only: bool, quarantine: bool) -> list[Finding]:
+def audit(
+    shelf: Shelf,
+    journal: Journal,
+    *,
+    place: str,
+    metadata_only: bool,
+    quarantine: bool,
+    elsewhere: Elsewhere | None = None,
+) -> list[Finding]:
     """Follow the history from its start, compare it with every table and the journal, read every manifest and record,
     and unless `metadata_only` hash every blob, named or not. `place` is where the catalogue is.
 
@@ -44,40 +41,55 @@ def audit(shelf: Shelf, journal: Journal, *, place: str, metadata_only: bool, qu
     findings: list[Finding] = []
     for _ in range(LOOKS):
         before = _last_event(shelf)
-        findings = [*_look(shelf, journal, place, metadata_only=metadata_only, quarantine=quarantine)]
+        with _checking_file(shelf, place, beside=elsewhere is not None) as of_file:
+            others = [*_look(shelf, journal, place, elsewhere, metadata_only=metadata_only, quarantine=quarantine)]
+            findings = [*of_file(), *others]
         if not findings or quarantine or _last_event(shelf) == before:
             break
     return findings
 
 
-def _look(shelf: Shelf, journal: Journal, place: str, *, metadata_only: bool, quarantine: bool) -> Iterator[Finding]:
-    for problem in shelf.catalogue_problems():
-        yield Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}")
+def _look(
+    shelf: Shelf, journal: Journal, place: str, elsewhere: Elsewhere | None, *, metadata_only: bool, quarantine: bool
+) -> Iterator[Finding]:
     mend, state = not shelf.read_only, State()
     with shelf.reader.connect() as select:
         reader = Reader.within(select)
         damaged: set[str] = set()
         if not metadata_only:
-            for finding in _guarded(_check_blobs(shelf, reader, quarantine=quarantine), place):
+            for finding in guarded(_check_blobs(shelf, reader, quarantine=quarantine), place):
                 damaged.add(finding.path)
                 yield finding
-        yield from _guarded(_check_history(reader, journal, state, place, mend=mend), place)
-        said = (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
-        yield from _guarded(said, place)
-        yield from _guarded(_check_backbones(shelf, reader, place, damaged), place)
-        yield from _guarded(_check_versions(shelf, reader, place, damaged), place)
-    yield from _guarded(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
+        with checking_versions(shelf, reader, place, damaged, elsewhere) as of_versions:
+            yield from guarded(_check_history(reader, journal, state, place, mend=mend), place)
+            said = (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
+            yield from guarded(said, place)
+            yield from guarded(_check_backbones(shelf, reader, place, damaged), place)
+            yield from of_versions
+    yield from guarded(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
 
 
-def _guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
-    """Tell what cannot even be read of the catalogue, and go on with what else can be checked."""
-    try:
-        yield from findings
-    except (IntegrityError, FormatError) as error:
-        yield Finding(place, (), str(error))
-    except WRONG_KIND as error:
-        problem = f"the catalogue {place} holds a value of a wrong kind ({ascii(str(error))[:200]}): {REMEDY}"
-        yield Finding(place, (), problem)
+@contextmanager
+def _checking_file(shelf: Shelf, place: str, *, beside: bool) -> Iterator[Callable[[], list[Finding]]]:
+    """Give what tells what is wrong with the catalogue's file; a thread of its own looks meanwhile if `beside`."""
+    if not beside:
+        found = _check_file(shelf, place)
+        yield lambda: found
+        return
+    with ThreadPoolExecutor(max_workers=1) as pool:  # SQLite reads the whole file, and lets Python run
+
+        def look() -> list[Finding]:
+            try:
+                return _check_file(shelf, place)
+            finally:
+                shelf.rest()
+
+        yield pool.submit(look).result
+
+
+def _check_file(shelf: Shelf, place: str) -> list[Finding]:
+    problems = shelf.catalogue_problems()
+    return [Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}") for problem in problems]
 
 
 def _last_event(shelf: Shelf) -> Event | str | None:
@@ -169,12 +181,12 @@ def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
     return Finding(journal.locate(first.number), (str(first.subject),), f"journal of event {first.number} {problem}")
 
 
-def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Container[str]) -> Iterator[Finding]:
+def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Collection[str]) -> Iterator[Finding]:
     """Read every record, and compare what the catalogue keeps of it."""
     blobs = reader.backbone_blobs()
     for row in reader.backbones():
         record = Blob(row.record, row.record_nbytes)
-        if shelf.blobs.locate(record) in damaged:
+        if damaged and shelf.blobs.locate(record) in damaged:
             continue
         owner = f"backbone {row.name}"
         try:
@@ -183,47 +195,7 @@ def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Containe
             yield Finding(place, (owner,), str(error))
             continue
         if {blob for name, blob in blobs if name == row.name} != {record, weights} - {None}:
-            yield Finding(place, (owner,), _disagreement("record", owner))
-
-
-def _check_versions(shelf: Shelf, reader: Reader, place: str, damaged: Container[str]) -> Iterator[Finding]:
-    """Read every manifest, and compare what the catalogue keeps of it, a task at a time: a store may hold more than
-    memory should.
-    """
-    for task in reader.all_tasks():
-        listed = {found.version: found for found in reader.listed(task, removed=True)}
-        names = reader.names_of(task)
-        for row in reader.versions(task, removed=True):
-            if shelf.blobs.locate(row.manifest) in damaged:
-                continue
-            problem = _version_problem(shelf, row, listed.get(row.version), names.get(row.version, set()))
-            if problem:
-                yield Finding(place, (f"{row.task}:{row.version}",), problem)
-        for number in sorted(names.keys() - listed.keys()):
-            yield Finding(place, (f"{task}:{number}",), _disagreement("history", f"{task}:{number}"))
-
-
-def _version_problem(shelf: Shelf, row: VersionRow, listed: Listed | None, names: set[Blob]) -> str | None:
-    try:
-        manifest = read_manifest(shelf.blobs, row)
-    except (IntegrityError, FormatError) as error:
-        return str(error)
-    entry = entry_of(manifest, row.manifest)
-    shown = None if listed is None else (listed.depth, listed.blocks, listed.classes, listed.method, listed.nbytes)
-    if (
-        shown != (entry.depth, entry.blocks, entry.classes, entry.method, entry.nbytes)
-        or row.backbone != entry.backbone
-        or names != {entry.manifest, *entry.blobs}
-    ):
-        return _disagreement("manifest", f"{row.task}:{row.version}")
-    return None
-
-
-def _disagreement(what: str, owner: str) -> str:
-    return (
-        f"the catalogue does not say what the {what} of {owner} says: it was changed; restore it from a copy, or move "
-        "it away and `onetrunk rebuild`"
-    )
+            yield Finding(place, (owner,), disagreement("record", owner))
 
 
 def _problem(read: Callable[[], object]) -> str | None:

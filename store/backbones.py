@@ -21,13 +21,14 @@ from timm.models._hub import load_model_config_from_path
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
+from store.blob import Blob
 from store.errors import (
     BackboneNotFoundError,
     FormatError,
     InvalidSettingError,
 )
 from store.fingerprint import Leaf, check_fingerprint, check_leaves, fingerprint_of
-from store.records import BackboneId, BackboneRecord, Blob, Preprocessing, decode
+from store.records import BackboneId, BackboneRecord, Preprocessing, decode
 from store.served import check_served
 from store.store import Store
 

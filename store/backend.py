@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +21,10 @@ class StoredFile:
     def sha256(self) -> str | None:
         """The digest that the path promises, None where the file is no blob."""
         return digest_of(self.path)
+
+
+def at_once() -> None:
+    """Wait for nothing."""
 
 
 class Backend(Protocol):
@@ -61,8 +65,11 @@ class Backend(Protocol):
         """Give the key these bytes, whole or not at all, in place of what it had."""
         ...
 
-    def create(self, key: str, data: bytes) -> bool:
-        """Do the same only where the key has none; return whether that was so. Of writers that race, one wins."""
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        """Do the same only where the key has none; return whether that was so. Of writers that race, one wins.
+
+        `turn` is called, perhaps more than once, before the key is given: what can be written ahead is written by then.
+        """
         ...
 
     def settle(self, key: str) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 from store.backend import Backend
+from store.blob import Blob
 from store.errors import IntegrityError
 from store.layout import blob_key, quarantine_key
-from store.records import Blob
 
 REMEDY = "restore the file from a copy of the store, or publish again what it came from"
 
@@ -36,15 +36,16 @@ class Blobs:
 
     def get(self, blob: Blob) -> bytes:
         """Return the bytes, or raise `IntegrityError` where they are not those that the name promises."""
-        place, data = self.locate(blob), self._read(blob_key(blob.sha256))
+        data = self._read(blob_key(blob.sha256))
         if data is None:
-            raise IntegrityError(f"{place} is missing: {REMEDY}")
-        if len(data) != blob.nbytes:
-            raise IntegrityError(f"{place} has {len(data)} bytes, expected {blob.nbytes}: {REMEDY}")
-        found = Blob.of(data)
-        if found != blob:
-            raise IntegrityError(f"{place} has sha256 {found.sha256[:16]}…, not the one that names it: {REMEDY}")
-        return data
+            problem = "is missing"
+        elif len(data) != blob.nbytes:
+            problem = f"has {len(data)} bytes, expected {blob.nbytes}"
+        elif (found := Blob.of(data)) != blob:
+            problem = f"has sha256 {found.sha256[:16]}…, not the one that names it"
+        else:
+            return data
+        raise IntegrityError(f"{self.locate(blob)} {problem}: {REMEDY}")
 
     def prefix(self, blob: Blob, nbytes: int) -> bytes:
         """Return the first bytes, unchecked: for counting, not for computing."""

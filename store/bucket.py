@@ -8,7 +8,7 @@ import random
 import re
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 
@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import from_url
 
-from store.backend import Backend, StoredFile
+from store.backend import Backend, StoredFile, at_once
 from store.errors import InvalidSettingError, ReadOnlyStoreError, StorageError
 from store.layout import check_key
 
@@ -91,7 +91,8 @@ class BucketBackend:
         with self._typed(key, WRITTEN):
             obstore.put(self._store, key, data, use_multipart=in_parts, chunk_size=PART_NBYTES, max_concurrency=4)
 
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        turn()
         # An answer may be lost when the object is there already, and the request that is then sent again meets our
         # own object. So the object carries a mark of this call, and whoever finds the key taken looks whose it is.
         mark = uuid.uuid4().hex

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.archive import INDEX, REMEDY, blob_name, created, write_end, write_member
+from store.blob import Blob, canonical_json
 from store.checkpoint import check
 from store.contents import (
     MAX_INDEX_NBYTES,
@@ -27,8 +28,9 @@ from store.contents import (
 from store.errors import BackboneNotFoundError, ConflictError, FormatError, InvalidSettingError
 from store.fingerprint import check_fingerprint
 from store.manifests import compose
+from store.names import check_name
 from store.origin import add_command
-from store.records import BackboneRecord, Blob, canonical_json, check_name
+from store.records import BackboneRecord
 from store.shelf import Shelf
 from store.store import Store
 from store.version import Version

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from store.blob import Blob
 from store.change import Change, Entry
 from store.database import Database
 from store.errors import BackboneNotFoundError, ConflictError, InUseError, NotFoundError, VersionNotFoundError
@@ -15,7 +16,7 @@ from store.events import LATEST, AliasRule, BackboneRow, Event, Key
 from store.leasing import end_lease, release_lease, serve_lease, take_lease
 from store.pointing import check_protected, point, remove_pointer, require, rule_of, set_pointer
 from store.reader import CATALOGUE_FORMAT, VersionRow
-from store.records import BackboneRecord, Blob, Certificate
+from store.records import BackboneRecord, Certificate
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
 from store.rollback import rollback_target

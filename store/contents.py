@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.archive import INDEX, REMEDY, Member, blob_name, opened, read_member, read_members
+from store.blob import Blob, canonical_json
 from store.checkpoint import Checkpoint, parse_checkpoint
 from store.errors import FormatError
 from store.manifests import decompose
-from store.records import BackboneRecord, Blob, Manifest, canonical_json, check_name, decode
+from store.names import check_name
+from store.records import BackboneRecord, Manifest, decode
 
 BUNDLE_FORMAT = 1
 """Raise it when an older onetrunk would misread a new bundle, and teach `open_bundle` both."""

@@ -31,6 +31,7 @@ class Database:
     """Transactions on the catalogue, one writer at a time in the order in which they came."""
 
     def __init__(self, path: Path | None, *, url: str | None, read_only: bool) -> None:
+        self.url = url
         self.place = str(path) if path is not None else _shown(url or "")
         self.path = path
         self._engine = _sqlite_engine(path, read_only=read_only) if path is not None else _server_engine(url or "")

@@ -15,6 +15,7 @@ from store.errors import FormatError, NewerFormatError
 T = typing.TypeVar("T")
 Decoder = Callable[[typing.Any], typing.Any]
 
+PLAIN = (str, int, float, bool)
 REMEDY = "restore the file or publish the task again"
 
 
@@ -29,9 +30,7 @@ class _WrongValueError(Exception):
 def decode(cls: type[T], data: bytes, what: str, *, newest: int) -> T:
     """Decode a record; raise `FormatError` on wrong keys or types, `NewerFormatError` on what a newer version wrote."""
     try:
-        value = json.loads(
-            data.decode(), parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats
-        )
+        value = JSON.decode(data.decode())
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # JSON can spell lone surrogates, UTF-8 cannot
     except (ValueError, RecursionError) as error:
@@ -64,6 +63,10 @@ def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return found
 
 
+JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats)
+"""Made once: `json.loads` would make one for every record."""
+
+
 @functools.cache
 def _decoder(kind: typing.Any) -> Decoder:
     """Return what builds a value of this kind; made once, as a store may hold 100,000 records."""
@@ -73,7 +76,7 @@ def _decoder(kind: typing.Any) -> Decoder:
     if origin in (typing.Union, types.UnionType):
         return _optional(_decoder(next(option for option in arguments if option is not type(None))))
     if origin is tuple and arguments[-1] is Ellipsis:
-        return _sequence(_decoder(arguments[0]))
+        return _sequence(_decoder(arguments[0]), _as_they_are(arguments[0]))
     if origin is tuple:
         return _tuple([_decoder(argument) for argument in arguments])
     if origin is Mapping:
@@ -85,15 +88,27 @@ def _record(kind: typing.Any) -> Decoder:
     hints, fields = typing.get_type_hints(kind), dataclasses.fields(kind)
     missing = dataclasses.MISSING
     required = {f.name for f in fields if f.default is missing and f.default_factory is missing}
+    known = frozenset(f.name for f in fields)
     decoders = {f.name: _decoder(hints[f.name]) for f in fields}
+    as_they_are = {f.name: _as_they_are(hints[f.name]) for f in fields}
 
     def build(value: typing.Any) -> typing.Any:
         _expect(value, dict, "an object")
-        if not required <= value.keys() <= decoders.keys():
-            raise _WrongValueError(_key_problem(value.keys(), required, decoders.keys()))
-        return kind(**{key: _within(decoders[key], item, key) for key, item in value.items()})
+        if frozenset(value) != known and not required <= value.keys() <= known:
+            raise _WrongValueError(_key_problem(value.keys(), required, known))
+        arguments = {}
+        for key, item in value.items():
+            arguments[key] = item if type(item) in as_they_are[key] else _within(decoders[key], item, key)
+        return kind(**arguments)
 
     return build
+
+
+def _as_they_are(kind: typing.Any) -> frozenset[type]:
+    """Return the types of values that need no decoder: most are such, and a call costs more than all else here."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return frozenset(one for option in typing.get_args(kind) for one in (*_as_they_are(option), type(None)))
+    return frozenset({kind} & set(PLAIN))
 
 
 def _key_problem(given: Set[str], required: Set[str], known: Set[str]) -> str:
@@ -105,9 +120,11 @@ def _optional(decoder: Decoder) -> Decoder:
     return lambda value: None if value is None else decoder(value)
 
 
-def _sequence(decoder: Decoder) -> Decoder:
+def _sequence(decoder: Decoder, as_they_are: frozenset[type]) -> Decoder:
     def build(value: typing.Any) -> typing.Any:
         _expect(value, list, "a list")
+        if as_they_are.issuperset(map(type, value)):
+            return tuple(value)
         return tuple([_within(decoder, item, index) for index, item in enumerate(value)])
 
     return build

@@ -9,8 +9,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from store.blob import canonical_json
 from store.errors import BackboneMismatchError, FormatError
-from store.records import BackboneRecord, Preprocessing, canonical_json
+from store.records import BackboneRecord, Preprocessing
 from store.tensors import TensorInfo, parse_header
 
 REMEMBERED = 16  # files; a backbone's leaves take some 50 kB

@@ -7,11 +7,12 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
 
-from store.backend import StoredFile
-from store.errors import ReadOnlyStoreError, StorageError
+from store.backend import StoredFile, at_once
+from store.errors import OneTrunkError, ReadOnlyStoreError, StorageError
 from store.layout import BLOBS, CATALOGUE, JOURNAL, check_key
 
 T = TypeVar("T")
@@ -44,17 +45,17 @@ class FolderBackend:
         return str(self.root / key)
 
     def read(self, key: str) -> bytes:
-        with self._reading(key) as path:
-            return path.read_bytes()
+        with self._reading(key) as path, FileIO(path) as file:
+            return file.readall()
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
-        with self._reading(key) as path, path.open("rb") as file:
+        with self._reading(key) as path, Path(path).open("rb") as file:
             return file.read(nbytes)
 
     def size(self, key: str) -> int | None:
         try:
             with self._reading(key) as path:
-                found = path.stat()
+                found = Path(path).stat()
         except FileNotFoundError:
             return None
         return found.st_size if stat.S_ISREG(found.st_mode) else None
@@ -62,15 +63,16 @@ class FolderBackend:
     def put(self, key: str, data: bytes) -> None:
         _again(lambda: self._put(key, data))
 
-    def create(self, key: str, data: bytes) -> bool:
-        return _again(lambda: self._create(key, data))
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        return _again(lambda: self._create(key, data, turn))
 
     def _put(self, key: str, data: bytes) -> None:
         with self._new(key, data) as (path, temporary):
             temporary.replace(path)
 
-    def _create(self, key: str, data: bytes) -> bool:
+    def _create(self, key: str, data: bytes, turn: Callable[[], None]) -> bool:
         with self._new(key, data) as (path, temporary):
+            turn()
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
@@ -124,8 +126,8 @@ class FolderBackend:
         return self.root / check_key(key)
 
     @contextmanager
-    def _reading(self, key: str) -> Iterator[Path]:
-        path = self._path(key)
+    def _reading(self, key: str) -> Iterator[str]:
+        path = f"{self.root}/{check_key(key)}"  # no `Path`, which takes longer to make than a small file to read
         try:
             yield path
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
@@ -200,7 +202,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn what the system says of a path that cannot be written into our errors."""
     try:
         yield
-    except FileNotFoundError:
+    except (FileNotFoundError, OneTrunkError):
         raise
     except OSError as error:
         if error.errno in UNWRITABLE:

@@ -7,15 +7,16 @@ predecessor is there. So the journal is always a beginning of the history, and h
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
-from store.backend import Backend
-from store.errors import FormatError, IntegrityError
-from store.events import GENESIS, Event, decode_events
-from store.layout import JOURNAL, JOURNAL_KEY, journal_key
+from store.backend import Backend, at_once
+from store.errors import IntegrityError
+from store.events import Event
+from store.layout import journal_key
 from store.reader import Reader
 
-PAUSES_S = (0.001, 0.002, 0.005, 0.01, 0.02)
+PAUSES_S = (0.0005, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.004, 0.008, 0.016)
 
 
 class Journal:
@@ -27,18 +28,21 @@ class Journal:
         """Write the events of one transaction, after those of any before it whose writer has died; `previous` is the
         number of the batch before.
         """
-        if previous is not None and not self._comes(previous):
-            self.mend(previous)
+        turn = partial(self._follow, previous)
         if events:
-            self._write(events)
+            self._write(events, turn)
+        else:
+            turn()
 
-    def _comes(self, batch: int) -> bool:
-        """Wait a little for the object of a writer that is most likely at work on it."""
+    def _follow(self, batch: int | None) -> None:
+        """Wait a little for the object of a writer that is most likely at work on it, then write it in its stead."""
+        if batch is None:
+            return
         for pause_s in PAUSES_S:
             if self._backend.size(journal_key(batch)) is not None:
-                return True
+                return
             time.sleep(pause_s)
-        return False
+        self.mend(batch)
 
     def mend(self, batch: int | None = None) -> None:
         """Write what is missing up to this batch, the last by default."""
@@ -66,9 +70,9 @@ class Journal:
                     "it is an old copy; move it away and run `onetrunk rebuild`"
                 )
 
-    def _write(self, events: list[Event]) -> None:
+    def _write(self, events: list[Event], turn: Callable[[], None] = at_once) -> None:
         number, data = events[0].number, encode(events)
-        if not self._backend.create(journal_key(number), data) and self.read(number) != data:
+        if not self._backend.create(journal_key(number), data, turn=turn) and self.read(number) != data:
             raise IntegrityError(
                 f"{self.locate(number)} has another event {number} than the catalogue, of which there are two: keep "
                 "the one that it agrees with, or move both away and run `onetrunk rebuild`"
@@ -92,24 +96,3 @@ def _batch_of(event: Event | None) -> int | None:
 
 def encode(events: Sequence[Event]) -> bytes:
     return b"".join(event.to_json() + b"\n" for event in events)
-
-
-def replay(backend: Backend) -> Iterator[Event]:
-    """Yield the history that the journal holds; raise `IntegrityError` where it is not one unbroken chain."""
-    number, previous = 1, GENESIS
-    for key in sorted(file.path for file in backend.walk(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
-        place = backend.locate(key)
-        try:
-            events = decode_events(backend.read(key), place)
-        except FormatError as error:
-            raise IntegrityError(f"{error}; the journal is damaged there: restore the file from a copy") from None
-        if not events or key != journal_key(events[0].number):
-            raise IntegrityError(f"{place} does not hold the events that it should: restore it from a copy")
-        for event in events:
-            if (event.number, event.previous) != (number, previous):
-                raise IntegrityError(
-                    f"{place}: event {event.number} does not follow event {number - 1}: the journal was changed or "
-                    "a file of it is missing; restore it from a copy"
-                )
-            number, previous = number + 1, event.sha256
-            yield event

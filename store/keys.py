@@ -9,8 +9,8 @@ import secrets
 
 from store.errors import InvalidNameError, InvalidSettingError, UnknownKeyError
 from store.events import Key, now
+from store.names import check_name
 from store.reader import Reader
-from store.records import check_name
 
 SCOPES = ("read", "publish", "promote", "admin")
 SECRET = re.compile(r"ot_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")

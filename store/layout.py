@@ -15,7 +15,7 @@ JOURNAL = "journal"
 QUARANTINE = "quarantine"
 
 OVERHEAD = frozenset({IDENTITY, CATALOGUE_LOCK, *(CATALOGUE + suffix for suffix in SQLITE_SUFFIXES)})
-KEY_PART = re.compile(r"[A-Za-z0-9._-]{1,200}")
+KEY = re.compile(r"(?:(?!\.+(?:/|\Z))[A-Za-z0-9._-]{1,200}(?:/(?!\Z)|\Z))+")
 BLOB_KEY = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
 JOURNAL_KEY = re.compile(rf"{JOURNAL}/[0-9]{{20}}\.json")
 
@@ -57,8 +57,7 @@ def kind_of(key: str) -> str:
 
 def check_key(key: str) -> str:
     """Return the key, or raise `InvalidNameError` where it could mean another place than it says."""
-    parts = key.split("/")
-    if not all(KEY_PART.fullmatch(part) and part.strip(".") for part in parts):
+    if not KEY.fullmatch(key):
         raise InvalidNameError(
             f"key {key[:80]!r} is not valid: use letters, digits, '.', '_' and '-', in parts divided by single '/'"
         )

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from store.blob import Blob
 from store.change import Entry
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, Fit
-from store.records import MANIFEST_FORMAT, Adapter, BackboneRecord, Blob, Card, Head, Manifest, PruneIndex
+from store.records import MANIFEST_FORMAT, Adapter, BackboneRecord, Card, Head, Manifest, PruneIndex
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,15 @@ from store.blobs import Blobs
 from store.change import Change, row_of_event
 from store.database import Database, selecting
 from store.errors import IntegrityError, ReadOnlyStoreError
-from store.events import GENESIS, BackboneRow, Event, Published, State, snapshot_details
+from store.events import GENESIS, BackboneRow, Event
 from store.founding import raise_format
 from store.identity import STORE_FORMAT, identity_format
 from store.journal import Journal
+from store.opening import catalogue_path, may_write
 from store.places import open_backend
 from store.reader import Reader, Select
 from store.schema import history, schema
-from store.shelf import catalogue_path, may_write
+from store.state import Published, State, snapshot_details
 from store.tables import Describing, fill
 
 REMEDY = "restore the catalogue from a copy, then migrate"

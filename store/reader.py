@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from store.blob import Blob
 from store.errors import IntegrityError
 from store.events import LATEST, AliasRule, BackboneRow, Event, Key, parse_details
-from store.records import Blob
 
 CATALOGUE_FORMAT = 2
 """Raise it when the tables change, and teach `store.migrate` the step."""
@@ -30,8 +30,7 @@ Select = Callable[..., Iterable[Row]]
 """Run one statement with named parameters and give its rows."""
 
 
-@dataclass(frozen=True)
-class VersionRow:
+class VersionRow(NamedTuple):
     task: str
     version: int
     manifest: Blob
@@ -75,16 +74,14 @@ class Search:
     tenant: str | None = None
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """Rows in the order of their tasks; `next` is what `after` must be for those that follow, None at the end."""
 
     rows: tuple[Listed, ...]
     next: str | None
 
 
-@dataclass(frozen=True)
-class Lease:
+class Lease(NamedTuple):
     """What a replica or a publish in flight holds until it expires (seconds since the epoch)."""
 
     id: str
@@ -416,15 +413,27 @@ class Reader:
             ):
                 yield task, version, Blob(digest, nbytes), removed_at is not None
 
-    def names_of(self, task: str) -> dict[int, set[Blob]]:
-        """Return the blobs that each version of a task names, removed ones too."""
-        found: defaultdict[int, set[Blob]] = defaultdict(set)
+    def names_of(self, task: str) -> dict[int, set[tuple[str, int]]]:
+        """Return the digest and size of each blob that a version of a task names, by version, removed ones too."""
+        found: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         with self.connect() as select:
             for version, digest, nbytes in select(
                 "SELECT version, digest, nbytes FROM named WHERE task = :task", task=task
             ):
-                found[version].add(Blob(digest, nbytes))
+                found[version].add((digest, nbytes))
         return found
+
+    def described(self, task: str) -> list[tuple[VersionRow, Row]]:
+        """Return every version of one task, removed ones too, without its aliases, each with what the catalogue
+        repeats of its manifest: depth, blocks, classes, method, and the bytes that it takes at rest.
+        """
+        with self.connect() as select:
+            rows = select(
+                f"SELECT {VERSION}, v.depth, v.blocks, v.classes, v.method, v.total_nbytes FROM versions v "
+                "WHERE v.task = :task ORDER BY v.version",
+                task=task,
+            )
+            return [(_version_row(row[:7], ()), row[7:]) for row in rows]
 
     def freed_nbytes(self, task: str, versions: Iterable[int], *, tenant: str | None = None) -> int:
         """Return the bytes of blobs that only these versions name, and such as are removed already, among all tasks or

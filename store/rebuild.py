@@ -16,15 +16,15 @@ from store.blobs import Blobs
 from store.change import row_of_event
 from store.database import Database
 from store.errors import ConflictError, IntegrityError, StorageError
-from store.events import State
 from store.folder import sync_folder
 from store.identity import read_identity
-from store.journal import replay
 from store.layout import SQLITE_SUFFIXES
+from store.opening import catalogue_path, check_format
 from store.places import open_backend
+from store.replay import replay
 from store.schema import history, schema
-from store.shelf import catalogue_path, check_format
 from store.sqlite import connect, typed
+from store.state import State
 from store.tables import CHUNK, Describing, fill
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from store import decoding
+from store.blob import SHA256, Blob, canonical_json
 from store.errors import FormatError, InvalidNameError
+from store.names import BACKBONE_NAME, check_name
 
 MANIFEST_FORMAT = 2
 """Raise it when an older onetrunk would misread a new manifest, and teach `Manifest.from_json` both.
@@ -22,50 +22,7 @@ MANIFEST_FORMAT = 2
 """
 SINCE_FORMAT_2 = ("code_commit", "parent")
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
-BACKBONE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}")
-SHA256 = re.compile(r"[0-9a-f]{64}")
-
-CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-
 T = TypeVar("T")
-
-
-def canonical_json(value: object) -> bytes:
-    """Encode with sorted keys and no spaces, so that equal values give equal bytes (UTF-8)."""
-    return CANONICAL.encode(value).encode()
-
-
-def check_name(name: str, kind: str) -> str:
-    """Return the name, or raise `InvalidNameError`."""
-    if not NAME.fullmatch(name) or ".." in name:
-        raise InvalidNameError(
-            f"{kind} name {name[:80]!r} is not valid: use letters, digits, '.', '_' and '-', "
-            "at most 128, with at most one '/' between two such parts"
-        )
-    return name
-
-
-@dataclass(frozen=True)
-class Blob:
-    """Name bytes by their SHA-256 (lowercase hex) and their size in bytes."""
-
-    sha256: str
-    nbytes: int
-
-    def __post_init__(self) -> None:
-        if type(self.sha256) is not str or not SHA256.fullmatch(self.sha256):
-            shown = str(self.sha256)[:80]
-            raise FormatError(f"blob {shown!r}: expected 64 hex digits; restore what names it from a copy")
-        if type(self.nbytes) is not int or self.nbytes < 0:
-            raise FormatError(
-                f"blob {self.sha256} of {str(self.nbytes)[:80]!r} bytes: expected a size >= 0; "
-                "restore what names it from a copy"
-            )
-
-    @classmethod
-    def of(cls, data: bytes) -> Blob:
-        return cls(hashlib.sha256(data).hexdigest(), len(data))
 
 
 @dataclass(frozen=True)

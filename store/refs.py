@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from store.errors import InvalidNameError
-from store.records import check_name
+from store.names import check_name
 
 REF = re.compile(
     r"(?P<task>[^:@]+)(:(?P<version>[1-9][0-9]{0,8})|@sha256:(?P<digest>[0-9a-f]{64})|@(?P<alias>[^:@]+))?"

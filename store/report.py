@@ -16,8 +16,9 @@ from store.alternatives import (
     saved_by_cut,
 )
 from store.backend import StoredFile
+from store.blob import Blob
 from store.layout import kind_of
-from store.records import BackboneRecord, Blob
+from store.records import BackboneRecord
 from store.shelf import Shelf
 from store.uses import Use, backbone_uses, read_backbone_record, version_uses
 

@@ -10,11 +10,14 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from store.audit import Finding, audit
+from store.audit import audit
+from store.audit_versions import Elsewhere, Finding
 from store.backend import Backend
+from store.blob import Blob, canonical_json
 from store.blobs import Blobs
 from store.catalogue import Catalogue
 from store.checkpoint import Checkpoint, check, read_checkpoint
@@ -36,23 +39,15 @@ from store.journal import Journal
 from store.layout import CATALOGUE
 from store.leasing import PUBLISHING
 from store.manifests import Draft, compose, decompose
+from store.names import check_name
+from store.opening import catalogue_path, check_catalogue, check_format, check_new, check_reader, has_content, may_write
 from store.places import open_backend
 from store.pointing import check_rule, rule_of
 from store.reader import Listed, Page, Reader, Search, VersionRow
-from store.records import BackboneRecord, Blob, Certificate, Manifest, canonical_json, check_name
+from store.records import BackboneRecord, Certificate, Manifest
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
-from store.shelf import (
-    Shelf,
-    catalogue_path,
-    check_catalogue,
-    check_format,
-    check_new,
-    check_reader,
-    has_content,
-    may_write,
-    version_of,
-)
+from store.shelf import Shelf, version_of
 from store.sqlite import SqliteRows, make_file
 from store.tensors import check_tensors
 from store.uses import read_manifest
@@ -319,19 +314,23 @@ class Store(Shelf):
             (folder / name).write_bytes(data)
         return folder
 
-    def verify(self, *, metadata_only: bool = False, quarantine: bool = False) -> list[Finding]:
+    def verify(self, *, metadata_only: bool = False, quarantine: bool = False, processes: int = 0) -> list[Finding]:
         """Check the history, every table and record, and unless `metadata_only` every blob.
 
         `quarantine` sets damaged blobs aside, so that what they were can be put again; nothing is ever deleted.
+        With `processes`, that many others read the manifests meanwhile: they import the caller's main module, which
+        must be guarded as `multiprocessing` says.
         """
         if quarantine:
             self._check_writable()
+        reopen = partial(type(self).open, self.url, catalogue=self.catalogue.database.url)
         return audit(
             self,
             self.journal,
             place=self.catalogue.database.place,
             metadata_only=metadata_only,
             quarantine=quarantine,
+            elsewhere=Elsewhere(processes, reopen) if processes else None,
         )
 
     def _wanted(self, ref: str) -> Ref:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from store.reader import Listed
-from store.version import Version
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from store.reader import Listed
+    from store.version import Version
 
 
 def summarise(version: Version) -> dict[str, object]:

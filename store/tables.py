@@ -9,15 +9,16 @@ from typing import TypeVar
 
 import sqlalchemy as sa
 
+from store.blob import Blob
 from store.blobs import Blobs
 from store.change import Entry
 from store.errors import FormatError, IntegrityError
-from store.events import BackboneRow, Key, Published, State
+from store.events import BackboneRow, Key
 from store.manifests import entry_of
 from store.reader import CATALOGUE_FORMAT, UNREADABLE, Reader, VersionRow
-from store.records import Blob
 from store.refs import tenant_of
 from store.schema import aliases, backbones, keys, meta, named, rules, tags, tasks, versions
+from store.state import Published, State
 from store.uses import read_backbone_record, read_manifest
 from store.versions import names_of, row_of
 

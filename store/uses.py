@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from store.blob import Blob
 from store.blobs import Blobs
 from store.errors import FormatError, IntegrityError
 from store.events import BackboneRow
 from store.reader import Reader, VersionRow
-from store.records import BackboneRecord, Blob, Manifest, decode
+from store.records import BackboneRecord, Manifest, decode
 
 
 @dataclass(frozen=True)

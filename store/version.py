@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from store.records import Blob, Manifest
+from store.blob import Blob
+from store.records import Manifest
 
 
 @dataclass(frozen=True)

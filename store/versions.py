@@ -6,10 +6,10 @@ import sqlite3
 
 import sqlalchemy as sa
 
+from store.blob import SHA256
 from store.change import Change, Entry
 from store.errors import BackboneNotFoundError, ConflictError, InvalidNameError
 from store.reader import Reader
-from store.records import SHA256
 from store.refs import tenant_of
 from store.schema import condemned, named, tags, tasks, versions
 
@@ -94,7 +94,7 @@ def mark_removed(opened: Change, task: str, version: int, at: str | None) -> Non
 
 
 def purge_version(opened: Change, task: str, version: int) -> None:
-    pardon(opened, [blob.sha256 for blob in opened.reader.names_of(task)[version]])
+    pardon(opened, [digest for digest, _ in opened.reader.names_of(task)[version]])
     for table in (tags, named, versions):
         opened.connection.execute(table.delete().where((table.c.task == task) & (table.c.version == version)))
 

@@ -11,8 +11,8 @@ from typing import Any
 from safetensors.torch import load, save
 
 from store.archive import write_end, write_member
+from store.blob import Blob, canonical_json
 from store.bundle import export_bundle
-from store.records import Blob, canonical_json
 from store.store import Store
 
 Json = dict[str, Any]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from verbs import VERBS, Acknowledge
 
+from store.blob import Blob
 from store.errors import IntegrityError, OlderFormatError, StoreNotFoundError
 from store.events import Event
 from store.rebuild import rebuild
-from store.records import Blob
 from store.report import report
 from store.store import Store, Version
 

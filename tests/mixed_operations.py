@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from store.blob import Blob
 from store.errors import OneTrunkError
-from store.records import Blob
 from store.store import Store
 
 TASKS = ("acme/roses", "acme/tulips", "poppies")

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import load, save
 from toys import BLOCKS, DIM, Toy
 
-from store.records import BackboneRecord, canonical_json
+from store.blob import canonical_json
+from store.records import BackboneRecord
 
 FLIPS_IN_HEADER, FLIPS_IN_DATA = 300, 500
 DTYPES = (torch.float16, torch.bfloat16, torch.float64)

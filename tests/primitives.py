@@ -8,10 +8,10 @@ from pathlib import Path
 
 from verbs import Acknowledge
 
+from store.blob import Blob
 from store.blobs import Blobs
 from store.folder import FolderBackend
 from store.layout import blob_key
-from store.records import Blob
 
 OLD, NEW = b"old" * 300, b"new" * 300
 KEY, ASIDE = blob_key(Blob.of(NEW).sha256), "quarantine/aside"

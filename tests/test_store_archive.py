@@ -17,9 +17,9 @@ from toys import publish
 from travel import empty_store
 
 from store.archive import write_end, write_member
+from store.blob import Blob
 from store.bundle import import_bundle
 from store.errors import FormatError
-from store.records import Blob
 from store.store import Store
 
 END = bytes(1024)

@@ -12,7 +12,7 @@ from threading import Barrier
 import pytest
 
 from store.backend import Backend
-from store.errors import InvalidNameError
+from store.errors import ConflictError, InvalidNameError
 from store.places import open_backend
 
 MIB = 2**20
@@ -97,6 +97,20 @@ class BackendTests:
         assert not backend.create("a/x", b"second")
         assert backend.read("a/x") == b"first"
         assert paths(backend) == ["a/x"]
+
+    def test_what_waits_for_its_turn_is_not_seen_before(self, backend: Backend) -> None:
+        seen: list[int | None] = []
+        assert backend.create("a/x", b"mine", turn=lambda: seen.append(backend.size("a/x")))
+        assert set(seen) == {None}
+        assert backend.read("a/x") == b"mine"
+
+    def test_what_gets_no_turn_is_not_created(self, backend: Backend) -> None:
+        def refuse() -> None:
+            raise ConflictError("no turn")
+
+        with pytest.raises(ConflictError, match="no turn"):
+            backend.create("a/x", b"mine", turn=refuse)
+        assert paths(backend) == []
 
     def test_what_was_put_is_not_created(self, backend: Backend) -> None:
         backend.put("a", b"put")

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 
 from store.backend import Backend
+from store.blob import Blob
 from store.blobs import Blobs
 from store.errors import IntegrityError
 from store.layout import blob_key, journal_key, kind_of, quarantine_key
 from store.places import open_backend
-from store.records import Blob
 
 DATA = b"adapter weights " * 100
 

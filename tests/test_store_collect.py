@@ -11,12 +11,12 @@ import pytest
 from processes import snapshot
 from toys import publish, relabel
 
+from store.blob import Blob
 from store.checkpoint import check, read_checkpoint
 from store.errors import ConflictError, IntegrityError, InvalidSettingError
 from store.folder import FolderBackend
 from store.manifests import Draft, compose
 from store.rebuild import rebuild
-from store.records import Blob
 from store.report import report
 from store.store import Store
 

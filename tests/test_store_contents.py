@@ -34,6 +34,7 @@ from safetensors.torch import save
 from toys import Toy, publish
 from travel import empty_store
 
+from store.blob import Blob, canonical_json
 from store.bundle import import_bundle
 from store.errors import (
     AdapterMismatchError,
@@ -46,7 +47,6 @@ from store.errors import (
     RefusedError,
     UnservedAdapterError,
 )
-from store.records import Blob, canonical_json
 from store.store import Store
 
 NAMED = [("adapter", "config"), ("adapter", "weights"), ("head", "weights"), ("head", "labels")]

@@ -14,9 +14,10 @@ from safetensors.torch import save
 from toys import BLOCKS, Toy
 
 from store.backbones import fingerprint
+from store.blob import Blob
 from store.errors import BackboneMismatchError, FormatError
 from store.fingerprint import TORCH_NAMES, Fingerprints, check_fingerprint, fingerprint_file
-from store.records import Blob, Preprocessing
+from store.records import Preprocessing
 
 PREPROCESSING = Preprocessing(32, 32, "bicubic", (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), 0.9, "center")
 NAMED = ("vit_tiny_patch16_224", {"depth": 4, "qk_norm": False, "init_values": None}, PREPROCESSING)

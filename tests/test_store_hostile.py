@@ -16,9 +16,10 @@ from attacks import FOLDERS
 from toys import Toy, publish
 
 import store.errors
+from store.blob import Blob
 from store.errors import FormatError, InvalidNameError, InvalidSettingError, NotFoundError, OneTrunkError
 from store.keys import new_key
-from store.records import Blob, Card, Manifest
+from store.records import Card, Manifest
 from store.store import Store
 
 MEMORY = 160 << 20  # bytes that Python may take for any of them; a file itself may be as large as it is

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from toys import publish, relabel
 
+from store.blob import Blob
 from store.errors import IntegrityError
-from store.records import Blob
 from store.report import report
 from store.store import Store
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from toys import Toy, publish, relabel
 
+from store.blob import Blob
 from store.errors import (
     ConflictError,
     GateError,
@@ -29,7 +30,7 @@ from store.events import AliasRule
 from store.keys import new_key
 from store.manifests import entry_of
 from store.reader import Search
-from store.records import Accuracy, Blob, Card, Certificate, PruneIndex
+from store.records import Accuracy, Card, Certificate, PruneIndex
 from store.store import Store, Version
 
 Publish = Callable[..., Version]

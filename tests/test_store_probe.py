@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from store.backend import Backend, StoredFile
+from store.backend import Backend, StoredFile, at_once
 from store.errors import ConflictError, StorageError
 from store.folder import FolderBackend
 from store.founding import create_identity
@@ -25,13 +25,15 @@ class Remote(FolderBackend):
 
 
 class IgnoresConditions(Remote):
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        turn()
         self.put(key, data)
         return True
 
 
 class ChecksThenWrites(Remote):
-    def create(self, key: str, data: bytes) -> bool:
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        turn()
         if self.size(key) is not None:
             return False
         self.put(key, data)
@@ -39,8 +41,8 @@ class ChecksThenWrites(Remote):
 
 
 class TellsNobody(Remote):
-    def create(self, key: str, data: bytes) -> bool:
-        super().create(key, data)
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        super().create(key, data, turn=turn)
         return False
 
 

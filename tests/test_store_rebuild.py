@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from toys import Toy, publish, relabel
 
+from store.blob import Blob
 from store.errors import (
     ConflictError,
     IntegrityError,
@@ -26,7 +27,7 @@ from store.keys import new_key
 from store.layout import journal_key
 from store.migrate import migrate
 from store.rebuild import rebuild
-from store.records import Blob, Card, Lineage, PruneIndex
+from store.records import Card, Lineage, PruneIndex
 from store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "store-format-1.tar.gz"

@@ -75,6 +75,19 @@ def write(books: sqlite3.Connection, table: str, columns: list[str], row: Row) -
     books.execute(f"insert into {table} (rowid, {named}) values ({marks})", row)
 
 
+def test_other_processes_find_what_this_one_finds(store: Store, books: sqlite3.Connection) -> None:
+    assert store.verify(metadata_only=True, processes=2) == []
+    books.execute("update versions set depth = depth + 1")
+    books.execute("delete from named where task = (select min(task) from versions)")
+    blob = Path(store.blobs.locate(store.versions()[-1].manifest_blob))
+    blob.chmod(0o644)
+    blob.write_bytes(b"{" + blob.read_bytes()[1:-1] + b"]")
+    for metadata_only in (True, False):
+        found = store.verify(metadata_only=metadata_only)
+        assert len(found) > 3
+        assert store.verify(metadata_only=metadata_only, processes=2) == found
+
+
 def test_every_cell_of_every_table_that_is_changed_is_found(store: Store, books: sqlite3.Connection) -> None:
     assert faults(store) == []
     tried, missed = 0, []

@@ -102,6 +102,12 @@ def test_an_object_is_created_by_a_link_and_the_folder_is_synced_for_the_loser_t
     assert system.steps == CREATED
 
 
+def test_what_waits_for_its_turn_is_on_disk_by_then(system: System, backend: FolderBackend) -> None:
+    before: list[str] = []
+    assert backend.create("a/b/x", b"data", turn=lambda: before.extend(system.steps))
+    assert before == [*MADE, *WRITTEN]
+
+
 def test_what_another_process_has_put_is_settled_by_syncing_its_folder(system: System, backend: FolderBackend) -> None:
     backend.put("a/b/x", b"data")
     system.steps.clear()

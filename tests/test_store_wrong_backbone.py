@@ -17,8 +17,9 @@ from vault import OTHER, other_toy
 
 from serving.service import Service
 from store.backbones import open_backbone, read_backbone
+from store.blob import canonical_json
 from store.errors import BackboneMismatchError, FormatError
-from store.records import BackboneRecord, Card, PruneIndex, canonical_json
+from store.records import BackboneRecord, Card, PruneIndex
 from store.store import Store
 
 IMAGE = png(torch.zeros(32, 32, 3, dtype=torch.uint8))

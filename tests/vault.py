@@ -11,10 +11,11 @@ from pathlib import Path
 from safetensors.torch import load, save
 from toys import Toy, publish, relabel, tune
 
+from store.blob import Blob
 from store.events import AliasRule, Key
 from store.fingerprint import fingerprint_file
 from store.layout import blob_key
-from store.records import BackboneRecord, Blob
+from store.records import BackboneRecord
 from store.store import Store
 
 OTHER = "other/vit"

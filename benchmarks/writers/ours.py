@@ -13,8 +13,8 @@ from pathlib import Path
 
 from loop import answer
 
+from store.blob import Blob
 from store.manifests import entry_of
-from store.records import Blob
 from store.store import Store
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))
