@@ -22,8 +22,8 @@ from store.render import Row, cell, heading, to_csv, to_json, to_table
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from store.evidence import Accuracy
     from store.listings import Listings
-    from store.records import Accuracy
     from store.shelf import Shelf
     from store.store import Store, Version
 

@@ -32,8 +32,8 @@ from sls.task import ImageTask
 from sls.tune import Progress, Recipe
 from store.allocator import keep_freed_memory
 from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.evidence import Accuracy
 from store.page import Section, to_html
-from store.records import Accuracy
 from store.render import Row
 from store.report import Report, report
 from store.statement import sections

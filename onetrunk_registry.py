@@ -207,7 +207,7 @@ def diff(
 
 
 def readable(row: Difference) -> Row:
-    from store.records import Accuracy
+    from store.evidence import Accuracy
 
     def read(value: object) -> object:
         if isinstance(value, Mapping):

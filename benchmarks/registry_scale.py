@@ -21,8 +21,9 @@ from typing import Any
 
 from figures import Goal, machine, print_goals, quantile, write
 
+from store.evidence import Lineage
 from store.manifests import entry_of
-from store.records import Lineage, Manifest
+from store.records import Manifest
 from store.store import Store
 
 HERE = Path(__file__).parent

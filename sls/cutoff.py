@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 
 from store.errors import InvalidSettingError
-from store.records import PruneIndex
+from store.evidence import PruneIndex
 
 
 def cut(

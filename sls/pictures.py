@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from store.records import Accuracy, Certificate, PruneIndex
+from store.evidence import Accuracy, Certificate, PruneIndex
 
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
 """Okabe and Ito's, told apart by colour-blind readers; marks and dashes tell them apart in print."""

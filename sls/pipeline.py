@@ -19,8 +19,9 @@ from sls.prune import ScoreSettings, score_blocks
 from sls.task import ImageTask
 from sls.tune import Progress, Recipe, Report, tune
 from store.backbones import Backbone
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.images import make_transform
-from store.records import Accuracy, Card, Certificate, Lineage, PruneIndex
+from store.records import Card
 
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
 

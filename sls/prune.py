@@ -12,7 +12,7 @@ from sls.score import CRITERIA, obstacle
 from sls.task import ImageTask, Transform
 from sls.tune import Progress, Report
 from store.errors import InvalidSettingError
-from store.records import PruneIndex
+from store.evidence import PruneIndex
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,11 @@ from store.change import Change, Entry
 from store.database import Database
 from store.errors import BackboneNotFoundError, ConflictError, InUseError, NotFoundError, VersionNotFoundError
 from store.events import LATEST, AliasRule, BackboneRow, Event, Key
+from store.evidence import Certificate
 from store.leasing import end_lease, release_lease, serve_lease, take_lease
 from store.pointing import check_protected, point, remove_pointer, require, rule_of, set_pointer
 from store.reader import CATALOGUE_FORMAT, VersionRow
-from store.records import BackboneRecord, Certificate
+from store.records import BackboneRecord
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
 from store.rollback import rollback_target

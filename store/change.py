@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from store.blob import Blob, canonical_json
 from store.database import executing, selecting
 from store.events import COLUMNS, GENESIS, Event, now
+from store.evidence import Certificate
 from store.reader import Reader
-from store.records import Certificate
 from store.schema import history
 
 INSERT = history.insert()

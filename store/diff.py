@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from store.records import Accuracy, Lineage, Manifest
+from store.evidence import Accuracy, Lineage
+from store.records import Manifest
 
 
 @dataclass(frozen=True)

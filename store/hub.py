@@ -11,8 +11,9 @@ from jinja2 import Environment, StrictUndefined
 
 from store.blob import Blob
 from store.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_classes
+from store.evidence import Accuracy
 from store.origin import add_command, hub_id, timm_name
-from store.records import Accuracy, BackboneRecord, Manifest
+from store.records import BackboneRecord, Manifest
 from store.render import size
 from store.store import Store, Version
 

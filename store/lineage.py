@@ -7,7 +7,8 @@ from dataclasses import replace
 
 from store.checkpoint import Checkpoint
 from store.errors import InvalidSettingError
-from store.records import MANIFEST_FORMAT, BackboneRecord, Card, Lineage, PruneIndex
+from store.evidence import Lineage, PruneIndex
+from store.records import MANIFEST_FORMAT, BackboneRecord, Card
 from store.version import Version
 
 COMMIT = re.compile(r"[0-9a-f]{7,64}(-dirty)?")

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from store.blob import Blob
 from store.change import Entry
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, Fit
-from store.records import MANIFEST_FORMAT, Adapter, BackboneRecord, Card, Head, Manifest, PruneIndex
+from store.evidence import PruneIndex
+from store.records import MANIFEST_FORMAT, Adapter, BackboneRecord, Card, Head, Manifest
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from store.change import Change
 from store.errors import GateError, InUseError, NotAllowedError, VersionNotFoundError
 from store.events import LATEST, AliasRule
+from store.evidence import Accuracy, Certificate
 from store.leasing import PUBLISHING
 from store.reader import Reader, VersionRow
-from store.records import Accuracy, Certificate
 from store.schema import aliases
 
 WHERE = (aliases.c.task == sa.bindparam("of_task")) & (aliases.c.alias == sa.bindparam("of_alias"))

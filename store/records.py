@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 from store import decoding
 from store.blob import SHA256, Blob, canonical_json
 from store.errors import FormatError, InvalidNameError
+from store.evidence import Certificate, Lineage, PruneIndex
 from store.names import BACKBONE_NAME, check_name
 
-MANIFEST_FORMAT = 2
-"""Raise it when an older onetrunk would misread a new manifest, and teach `Manifest.from_json` both.
+MANIFEST_FORMAT = 3
+"""Raise it when an older onetrunk would misread a new manifest, and say in `SINCE` what it could not say.
 
 2: a lineage may have a code commit and a parent, and may be without data.
+3: a prune index may be undecided; a certificate has what the validation images say.
 """
-SINCE_FORMAT_2 = ("code_commit", "parent")
+SINCE: Mapping[str, Mapping[str, int]] = {
+    "lineage": {"code_commit": 2, "parent": 2},
+    "prune_index": {"tolerance": 3, "candidates": 3},
+    "certificate": {"validation": 3, "max_drop": 3, "curve": 3},
+}
+"""Part of a card or manifest -> key -> the format that it came with."""
 
 T = TypeVar("T")
 
@@ -83,86 +89,6 @@ class BackboneRecord:
 
 
 @dataclass(frozen=True)
-class PruneIndex:
-    """What SLS decided: run blocks 1..depth of `blocks`, and the evidence for it.
-
-    `scores[i]` belongs to block i + 1 and is None where the walk stopped before it; `threshold` is
-    None and `reason` is set where the rule is undefined and nothing was pruned.
-    """
-
-    depth: int
-    blocks: int
-    criterion: str
-    alpha: float | None = None
-    threshold: float | None = None
-    scores: tuple[float | None, ...] = ()
-    seed: int | None = None
-    samples: int = 0
-    reason: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.depth <= self.blocks:
-            raise FormatError(
-                f"depth {self.depth} is outside 1..{self.blocks}: a task runs at least one block and at most all"
-            )
-        if self.scores and len(self.scores) != self.blocks:
-            raise FormatError(
-                f"{len(self.scores)} scores for {self.blocks} blocks: give one for each block, None where not scored"
-            )
-
-
-@dataclass(frozen=True)
-class Accuracy:
-    """Top-1 accuracy as counts, so that its interval can be computed."""
-
-    correct: int
-    total: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.correct <= self.total or self.total < 1:
-            raise FormatError(f"accuracy {self.correct}/{self.total}: expected 0 <= correct <= total and total >= 1")
-
-    @property
-    def value(self) -> float:
-        return self.correct / self.total
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson score interval (Wilson 1927)."""
-        z, n, p = 1.959963984540054, self.total, self.value
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """Held-out accuracy of the task: at full depth, and at the cut before and after retuning."""
-
-    full: Accuracy
-    cut: Accuracy
-    cut_before_retune: Accuracy | None = None
-
-
-@dataclass(frozen=True)
-class Lineage:
-    """Where a version came from: the data's name and digest, the tuning recipe, and the library versions.
-
-    `code_commit` is what git calls the code that tuned it, `parent` the version that it was made from
-    (`TASK@sha256:…`).
-    """
-
-    data: str | None = None
-    data_digest: str | None = None
-    train_samples: int | None = None
-    test_samples: int | None = None
-    recipe: Mapping[str, object] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    code_commit: str | None = None
-    parent: str | None = None
-
-
-@dataclass(frozen=True)
 class Adapter:
     """PEFT weights of a task: the method, and every adapted module by its full path (`blocks.3.attn.qkv`)."""
 
@@ -198,7 +124,7 @@ class Card:
     format: int = MANIFEST_FORMAT
 
     def __post_init__(self) -> None:
-        _check_format(self.format, self.lineage)
+        _check_format(self)
 
     def to_json(self) -> bytes:
         value = _in_its_format(dataclasses.asdict(self))
@@ -225,7 +151,7 @@ class Manifest:
 
     def __post_init__(self) -> None:
         check_name(self.task, "task")
-        _check_format(self.format, self.lineage)
+        _check_format(self)
 
     @property
     def depth(self) -> int:
@@ -244,17 +170,24 @@ class Manifest:
         return decode(cls, data, "manifest")
 
 
-def _check_format(number: int, lineage: Lineage | None) -> None:
+def _check_format(record: Card | Manifest) -> None:
     """Raise `FormatError` where a record holds what its format cannot say."""
-    newer = [key for key in SINCE_FORMAT_2 if lineage is not None and getattr(lineage, key) is not None]
-    if number < 1 or (number < 2 and newer):
-        raise FormatError(f"format {number} {'has no ' + newer[0] if newer else 'is none'}: write {MANIFEST_FORMAT}")
+    if record.format < 1:
+        raise FormatError(f"format {record.format} is none: write {MANIFEST_FORMAT}")
+    for name, keys in SINCE.items():
+        part = getattr(record, name)
+        newer = [
+            key for key, since in keys.items() if since > record.format and getattr(part, key, None) not in (None, ())
+        ]
+        if newer:
+            raise FormatError(f"format {record.format} has no {newer[0]}: write {MANIFEST_FORMAT}")
 
 
 def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
-    if value["format"] < 2 and value["lineage"] is not None:
-        for key in SINCE_FORMAT_2:
-            del value["lineage"][key]
+    for name, keys in SINCE.items():
+        for key, since in keys.items():
+            if since > value["format"] and value[name] is not None:
+                del value[name][key]
     return value
 
 

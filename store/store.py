@@ -33,6 +33,7 @@ from store.errors import (
     ReadOnlyStoreError,
 )
 from store.events import LATEST, AliasRule, Event, Key
+from store.evidence import Certificate
 from store.founding import create_identity
 from store.identity import read_identity
 from store.journal import Journal
@@ -44,7 +45,7 @@ from store.opening import catalogue_path, check_catalogue, check_format, check_n
 from store.places import open_backend
 from store.pointing import check_rule, rule_of
 from store.reader import Listed, Page, Reader, Search, VersionRow
-from store.records import BackboneRecord, Certificate, Manifest
+from store.records import BackboneRecord, Manifest
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
 from store.shelf import Shelf, version_of

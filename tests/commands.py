@@ -17,7 +17,8 @@ import typer
 from toys import Toy
 
 import onetrunk
-from store.records import Accuracy, Card, Certificate, PruneIndex
+from store.evidence import Accuracy, Certificate, PruneIndex
+from store.records import Card
 
 
 @dataclass(frozen=True)

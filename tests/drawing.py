@@ -11,8 +11,9 @@ from model import Content, Rule
 from toys import Toy, make_toy, tune
 
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
+from store.evidence import Accuracy, Certificate, PruneIndex
 from store.reader import Search
-from store.records import Accuracy, Card, Certificate, PruneIndex
+from store.records import Card
 
 TASKS = ("acme/roses", "poppies")
 ALIASES = ("prod", "canary")

@@ -14,7 +14,8 @@ from reference import make_task
 
 import onetrunk
 from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
-from store.records import Accuracy, Card, Certificate, PruneIndex
+from store.evidence import Accuracy, Certificate, PruneIndex
+from store.records import Card
 from store.store import Store
 
 TEXT = (Path(__file__).parent.parent / "docs" / "store.md").read_text("utf-8")

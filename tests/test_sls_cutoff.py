@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from sls.cutoff import cut
 from store.errors import InvalidSettingError
-from store.records import PruneIndex, decode
+from store.evidence import PruneIndex
+from store.records import decode
 
 scores_strategy = st.lists(st.floats(-1, 1), min_size=1, max_size=24)
 positive_last = scores_strategy.filter(lambda scores: scores[-1] > 0)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from sls.pictures import draw_depths
-from store.records import Accuracy, Certificate, PruneIndex
+from store.evidence import Accuracy, Certificate, PruneIndex
 
 CUT = PruneIndex(
     depth=3, blocks=4, criterion="tsne-silhouette", alpha=0.3, threshold=0.15, scores=(None, 0.1, 0.4, 0.5), samples=40

@@ -19,7 +19,8 @@ from store.errors import (
     InvalidSettingError,
 )
 from store.events import AliasRule
-from store.records import Accuracy, Card, Certificate, Lineage, PruneIndex
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
+from store.records import Card
 from store.store import Store
 
 INDEX = PruneIndex(2, 4, "tsne-silhouette", 0.3, 0.12, (None, 0.2, 0.3, 0.4), 0, 400)

@@ -19,7 +19,8 @@ from store.errors import (
     RefusedError,
     UnservedAdapterError,
 )
-from store.records import Card, PruneIndex
+from store.evidence import PruneIndex
+from store.records import Card
 from store.store import Store
 
 

@@ -9,7 +9,8 @@ from toys import publish
 
 from store.checkpoint import parse_classes
 from store.diff import Side, diff
-from store.records import Accuracy, Adapter, Certificate, Lineage, PruneIndex
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
+from store.records import Adapter
 from store.store import Store
 
 RECIPE = {"tune": {"epochs": 8, "lr": 0.001}}

@@ -12,8 +12,9 @@ from travel import answers
 
 from store.checkpoint import read_checkpoint
 from store.errors import FormatError, UnservedAdapterError
+from store.evidence import Lineage, PruneIndex
 from store.lineage import with_lineage
-from store.records import MANIFEST_FORMAT, Card, Lineage, PruneIndex
+from store.records import MANIFEST_FORMAT, Card
 from store.store import Store
 
 QKV = ["blocks.0.attn.qkv", "blocks.1.attn.qkv"]
@@ -145,7 +146,7 @@ def test_a_lineage_that_the_first_format_cannot_say_raises_the_format(folder: Pa
         {"format": 0},
         {"format": -1},
         {"format": True},
-        {"format": 3},
+        {"format": MANIFEST_FORMAT + 1},
         {"format": 1, "lineage": {"data": "x", "code_commit": "c0ffee"}},
     ],
     ids=str,

@@ -15,10 +15,11 @@ from toys import Toy, relabel, tune
 from travel import answers, empty_store
 
 from store.errors import ConflictError
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.hub import export_hub, yaml_string
 from store.images import make_transform
 from store.origin import add_command, hub_id, timm_name
-from store.records import Accuracy, Card, Certificate, Lineage, PruneIndex
+from store.records import Card
 from store.store import Store, Version
 
 INDEX = PruneIndex(2, 4, "tsne-silhouette", 0.3, 0.12, (None, 0.2, 0.3, 0.4), 0, 400)

@@ -16,7 +16,8 @@ from store.errors import (
     TaskNotFoundError,
     VersionNotFoundError,
 )
-from store.records import Accuracy, Card, Certificate, Lineage, PruneIndex
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
+from store.records import Card
 from store.store import Store
 
 

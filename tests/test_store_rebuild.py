@@ -23,11 +23,12 @@ from store.errors import (
     StoreNotFoundError,
 )
 from store.events import AliasRule
+from store.evidence import Lineage, PruneIndex
 from store.keys import new_key
 from store.layout import journal_key
 from store.migrate import migrate
 from store.rebuild import rebuild
-from store.records import Card, Lineage, PruneIndex
+from store.records import Card
 from store.store import Store
 
 GOLDEN = Path(__file__).parent / "golden" / "store-format-1.tar.gz"

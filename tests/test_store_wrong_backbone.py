@@ -19,7 +19,8 @@ from serving.service import Service
 from store.backbones import open_backbone, read_backbone
 from store.blob import canonical_json
 from store.errors import BackboneMismatchError, FormatError
-from store.records import BackboneRecord, Card, PruneIndex
+from store.evidence import PruneIndex
+from store.records import BackboneRecord, Card
 from store.store import Store
 
 IMAGE = png(torch.zeros(32, 32, 3, dtype=torch.uint8))
