@@ -34,7 +34,7 @@ from store.render import Row, cell, to_json
 if TYPE_CHECKING:
     from store.diff import Difference
     from store.listings import Listings
-    from store.reader import Listed, Search
+    from store.rows import Listed, Search
     from store.shelf import Shelf
     from store.store import Version
 
@@ -71,7 +71,7 @@ def list_versions(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest version of every task, or every version of one."""
-    from store.reader import Search
+    from store.rows import Search
     from store.summary import summarise_listed
 
     tags = parse_pairs(tag or [], option="--tag")

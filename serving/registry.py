@@ -13,8 +13,8 @@ from fastapi import APIRouter, Query
 from serving.guard import Caller
 from store.errors import InvalidNameError, InvalidSettingError
 from store.events import AliasRule, Key
-from store.reader import Search
 from store.refs import Ref
+from store.rows import Search
 from store.summary import summarise
 
 Json = dict[str, object]

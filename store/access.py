@@ -28,9 +28,9 @@ from store.errors import (
 )
 from store.events import LATEST, AliasRule, Event, Key
 from store.keys import ANYONE, SCOPES, allows, authenticate, new_key
-from store.reader import Listed, Page, Search
 from store.records import BackboneRecord
 from store.refs import Ref, tenant_of
+from store.rows import Listed, Page, Search
 from store.store import Removal, Store
 from store.version import Version
 

@@ -11,7 +11,8 @@ from itertools import chain
 
 from store.errors import FormatError, IntegrityError
 from store.manifests import entry_of
-from store.reader import Reader, Row, VersionRow
+from store.reader import Reader
+from store.rows import Row, VersionRow
 from store.shelf import Shelf
 from store.tables import REMEDY
 from store.uses import read_manifest

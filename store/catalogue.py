@@ -16,11 +16,12 @@ from store.events import LATEST, AliasRule, BackboneRow, Event, Key
 from store.evidence import Certificate
 from store.leasing import end_lease, release_lease, serve_lease, take_lease
 from store.pointing import check_protected, point, remove_pointer, require, rule_of, set_pointer
-from store.reader import CATALOGUE_FORMAT, VersionRow
+from store.reader import CATALOGUE_FORMAT
 from store.records import BackboneRecord
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
 from store.rollback import rollback_target
+from store.rows import VersionRow
 from store.schema import backbones, keys, meta, rules, schema, tags, versions
 from store.versions import add_version, check_backbone_name, mark_removed, pardon, purge_version
 

@@ -22,7 +22,8 @@ from store.catalogue import Catalogue
 from store.change import Change
 from store.errors import IntegrityError, InvalidSettingError
 from store.layout import BLOBS, blob_key, is_leftover
-from store.reader import Reader, VersionRow
+from store.reader import Reader
+from store.rows import VersionRow
 from store.schema import backbones, condemned, holds, leases, named
 from store.uses import read_backbone_record
 

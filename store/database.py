@@ -16,7 +16,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from store.errors import ConflictError, IntegrityError, InvalidSettingError, StorageError
-from store.reader import Row, Select
+from store.rows import Row, Select
 from store.sqlite import connect, translated
 
 Statement = sa.Insert | sa.Update | sa.Delete

@@ -20,8 +20,9 @@ from store.identity import read_identity
 from store.names import check_name
 from store.opening import catalogue_path, check_catalogue, check_format, check_reader, may_write
 from store.places import open_backend
-from store.reader import CATALOGUE_FORMAT, Lease, Listed, Page, Reader, Search
+from store.reader import CATALOGUE_FORMAT, Reader
 from store.refs import suggest, tenant_of
+from store.rows import Lease, Listed, Page, Search
 from store.sqlite import SqliteRows
 
 

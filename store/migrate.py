@@ -20,7 +20,8 @@ from store.identity import STORE_FORMAT, identity_format
 from store.journal import Journal
 from store.opening import catalogue_path, may_write
 from store.places import open_backend
-from store.reader import Reader, Select
+from store.reader import Reader
+from store.rows import Select
 from store.schema import history, schema
 from store.state import Published, State, snapshot_details
 from store.tables import Describing, fill

@@ -12,7 +12,8 @@ from store.errors import GateError, InUseError, NotAllowedError, VersionNotFound
 from store.events import LATEST, AliasRule
 from store.evidence import Accuracy, Certificate
 from store.leasing import PUBLISHING
-from store.reader import Reader, VersionRow
+from store.reader import Reader
+from store.rows import VersionRow
 from store.schema import aliases
 
 WHERE = (aliases.c.task == sa.bindparam("of_task")) & (aliases.c.alias == sa.bindparam("of_alias"))

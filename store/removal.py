@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from store.errors import TaskNotFoundError, VersionNotFoundError
 from store.events import LATEST
 from store.pointing import check_unused
-from store.reader import Reader, VersionRow
+from store.reader import Reader
 from store.refs import Ref
+from store.rows import VersionRow
 
 
 @dataclass(frozen=True)

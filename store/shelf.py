@@ -21,9 +21,10 @@ from store.events import LATEST
 from store.fingerprint import Fingerprints
 from store.listings import Listings
 from store.names import BACKBONE_NAME, check_name
-from store.reader import Reader, VersionRow
+from store.reader import Reader
 from store.records import BackboneRecord, Manifest
 from store.refs import Ref, suggest
+from store.rows import VersionRow
 from store.sqlite import SqliteRows
 from store.uses import read_backbone_record, read_manifest, uses_of
 from store.version import Version

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from store.errors import ConflictError, IntegrityError, InvalidNameError, ReadOnlyStoreError, StorageError
 from store.folder import sync_folder, writing
-from store.reader import Row, Select
+from store.rows import Row, Select
 
 BUSY_S = 30.0
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})  # ERROR: a table is missing

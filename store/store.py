@@ -44,10 +44,11 @@ from store.names import check_name
 from store.opening import catalogue_path, check_catalogue, check_format, check_new, check_reader, has_content, may_write
 from store.places import open_backend
 from store.pointing import check_rule, rule_of
-from store.reader import Listed, Page, Reader, Search, VersionRow
+from store.reader import Reader
 from store.records import BackboneRecord, Manifest
 from store.refs import Ref
 from store.removal import Removal, leaving, removal_of
+from store.rows import Listed, Page, Search, VersionRow
 from store.shelf import Shelf, version_of
 from store.sqlite import SqliteRows, make_file
 from store.tensors import check_tensors

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from store.reader import Listed
+    from store.rows import Listed
     from store.version import Version
 
 

@@ -15,8 +15,9 @@ from store.change import Entry
 from store.errors import FormatError, IntegrityError
 from store.events import BackboneRow, Key
 from store.manifests import entry_of
-from store.reader import CATALOGUE_FORMAT, UNREADABLE, Reader, VersionRow
+from store.reader import CATALOGUE_FORMAT, Reader
 from store.refs import tenant_of
+from store.rows import UNREADABLE, VersionRow
 from store.schema import aliases, backbones, keys, meta, named, rules, tags, tasks, versions
 from store.state import Published, State
 from store.uses import read_backbone_record, read_manifest

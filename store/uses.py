@@ -9,8 +9,9 @@ from store.blob import Blob
 from store.blobs import Blobs
 from store.errors import FormatError, IntegrityError
 from store.events import BackboneRow
-from store.reader import Reader, VersionRow
+from store.reader import Reader
 from store.records import BackboneRecord, Manifest, decode
+from store.rows import VersionRow
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from model import Model, Rule
 
-from store.reader import Listed, Search
 from store.report import report
+from store.rows import Listed, Search
 from store.store import Store, Version
 
 

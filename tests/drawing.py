@@ -12,8 +12,8 @@ from toys import Toy, make_toy, tune
 
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.evidence import Accuracy, Certificate, PruneIndex
-from store.reader import Search
 from store.records import Card
+from store.rows import Search
 
 TASKS = ("acme/roses", "poppies")
 ALIASES = ("prod", "canary")

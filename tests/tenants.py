@@ -10,7 +10,8 @@ from typing import cast
 from store.access import TenantStore, authenticate, new_key
 from store.checkpoint import Checkpoint
 from store.events import AliasRule, Key
-from store.reader import Reader, Search, Select
+from store.reader import Reader
+from store.rows import Search, Select
 from store.store import Store
 
 

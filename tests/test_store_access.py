@@ -23,7 +23,7 @@ from store.errors import (
     VersionNotFoundError,
 )
 from store.events import AliasRule
-from store.reader import Search
+from store.rows import Search
 from store.store import Store
 
 

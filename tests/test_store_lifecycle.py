@@ -30,8 +30,8 @@ from store.events import AliasRule
 from store.evidence import Accuracy, Certificate, PruneIndex
 from store.keys import new_key
 from store.manifests import entry_of
-from store.reader import Search
 from store.records import Card
+from store.rows import Search
 from store.store import Store, Version
 
 Publish = Callable[..., Version]

@@ -39,8 +39,8 @@ from store.checkpoint import parse_checkpoint
 from store.errors import OneTrunkError, VersionNotFoundError
 from store.events import AliasRule
 from store.keys import new_key
-from store.reader import Search
 from store.rebuild import rebuild
+from store.rows import Search
 from store.store import Store, Version
 
 T = TypeVar("T")
