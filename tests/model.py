@@ -51,7 +51,7 @@ class Content:
         if self.full is None:
             return None
         counts = {"full": {"correct": self.full, "total": 100}, "cut": {"correct": self.cut, "total": 100}}
-        return {**counts, "cut_before_retune": None}
+        return {**counts, "cut_before_retune": None, "validation": None, "max_drop": None, "curve": []}
 
     def manifest(self, task: str, backbone: str, fingerprint: str) -> bytes:
         config, weights, head, labels = map(named, self.files)
@@ -62,12 +62,19 @@ class Content:
                 "task": task,
                 "backbone": fingerprint,
                 "backbone_name": backbone,
-                "prune_index": {**index, "scores": [], "seed": None, "threshold": None},
+                "prune_index": {
+                    **index,
+                    "scores": [],
+                    "seed": None,
+                    "threshold": None,
+                    "tolerance": None,
+                    "candidates": [],
+                },
                 "adapter": adapter,
                 "head": {"classes": CLASSES, "dim": DIM, "weights": head, "labels": labels},
                 "certificate": self.certificate,
                 "lineage": None,
-                "format": 2,
+                "format": 3,
             }
         )
 
