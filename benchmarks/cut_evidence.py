@@ -24,35 +24,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cut_choices import Choice, choices
 from cut_runs import Plan, Run, do, features_of, find, labels_of
 from figures import Goal, machine, print_goals, write
 
-from sls.criteria import CRITERIA
 from sls.embedded import EMBEDDED
-from sls.prune import ScoreSettings, index_of
 from sls.ridge import ridge_head
 from store.allocator import keep_freed_memory
-from store.evidence import PruneIndex
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
 WITHIN = 0.01  # of the best: the oracle depth is the smallest so near
-CHOICES = tuple(
-    ScoreSettings(criterion=name, alpha=alpha, every=True)
-    for name, criterion in CRITERIA.items()
-    for alpha in ((0.1, 0.3, 0.5, 0.7) if name == "sls" else (0.3, 0.7) if criterion.rule == "share" else (0.3,))
-)
 AHEAD = ("sls", "ridge")  # whose choice before tuning is trained
-
-
-@dataclass(frozen=True)
-class Choice:
-    """What a criterion chose for a task from a model's features, and what it took."""
-
-    label: str
-    criterion: str
-    index: PruneIndex
-    seconds: float
 
 
 @dataclass(frozen=True)
@@ -103,8 +86,8 @@ def choice_runs(source: str, folder: Path) -> list[Run]:
     """Return what the criteria chose and the oracle depth, with every seed; nothing before the first runs are done."""
     if any(find(run, folder) is None for run in first_runs(source, folder)):
         return []
-    after = {choice.index.depth for choice in choices(source, folder, "full-s0")} | {oracle(source, folder)}
-    before = {c.index.depth for c in choices(source, folder, "frozen") if c.label.split(" ")[0] in AHEAD}
+    after = {choice.depth for choice in choices(source, folder, "full-s0")} | {oracle(source, folder)}
+    before = {c.depth for c in choices(source, folder, "frozen") if c.label.split(" ")[0] in AHEAD}
     names = [f"full-s{seed}" for seed in SEEDS]
     names += [f"after-d{depth}-s{seed}" for seed in SEEDS for depth in sorted(after | before)]
     names += [f"before-d{depth}-s{seed}" for seed in SEEDS for depth in sorted(before)]
@@ -121,19 +104,6 @@ def train(runs: Iterable[Run], plan: Plan, folder: Path, processes: int) -> None
             for count, (run, _) in enumerate(zip(now, done, strict=True), start=1):
                 left = (time.monotonic() - began) / count * (len(now) - count)
                 print(f"{count} of {len(now)}: {run.task} {run.name}, {left / 60:.0f} min left", file=sys.stderr)
-
-
-def choices(source: str, folder: Path, model: str) -> list[Choice]:
-    """Let every criterion decide from the training images' features, the first `samples` of them as `fit` does."""
-    features, labels = features_of(Run(source, model), folder)["train"], labels_of(source, folder)["train"]
-    found = []
-    for settings in CHOICES:
-        began = time.process_time()
-        index = index_of(features, labels, settings)
-        share = CRITERIA[settings.criterion].rule == "share"
-        label = f"{settings.criterion} {settings.alpha:g}" if share else settings.criterion
-        found.append(Choice(label, settings.criterion, index, time.process_time() - began))
-    return found
 
 
 def accuracy(source: str, folder: Path, name: str) -> float | None:
@@ -173,7 +143,7 @@ def report(sources: list[str], plan: Plan, folder: Path, out: Path, *, missing: 
         ],
     )
     heads = [
-        head_of(source, folder, choice.index.depth)
+        head_of(source, folder, choice.depth)
         for source in ready
         for choice in decided[source]
         if choice.label == "ridge"
@@ -195,10 +165,7 @@ def report(sources: list[str], plan: Plan, folder: Path, out: Path, *, missing: 
         "criteria": [asdict(row) for row in rows],
         "curves": {Path(source).stem: curve for source, curve in curves.items()},
         "oracle": {Path(source).stem: oracle(source, folder) for source in ready},
-        "choices": {
-            Path(source).stem: {c.label: {"seconds": c.seconds, **asdict(c.index)} for c in found}
-            for source, found in decided.items()
-        },
+        "choices": {Path(source).stem: {c.label: asdict(c) for c in found} for source, found in decided.items()},
         "ridge_head": heads,
         "before": ahead,
     }
@@ -213,10 +180,10 @@ def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> Row:
     depths, regrets, kept, seconds = [], [], [], []
     for source, found in decided.items():
         choice = next(one for one in found if one.label == label)
-        at = mean_accuracy(source, folder, "after", choice.index.depth)
+        at = mean_accuracy(source, folder, "after", choice.depth)
         best = mean_accuracy(source, folder, "after", oracle(source, folder))
         whole = accuracy(source, folder, "after-d12-s0")
-        depths.append(choice.index.depth)
+        depths.append(choice.depth)
         seconds.append(choice.seconds)
         if at is not None and best is not None and whole is not None:
             regrets.append(100 * (best - at))
@@ -252,8 +219,8 @@ def head_of(source: str, folder: Path, depth: int) -> dict[str, object]:
 
 def ahead_of(source: str, folder: Path, plan: Plan, name: str) -> dict[str, object]:
     """Compare the choice before tuning with the paper's order, which chooses from the tuned model's features."""
-    first = {c.criterion: c.index.depth for c in choices(source, folder, "frozen") if c.label in (name, f"{name} 0.3")}
-    later = {c.criterion: c.index.depth for c in choices(source, folder, "full-s0") if c.label in (name, f"{name} 0.3")}
+    first = {c.criterion: c.depth for c in choices(source, folder, "frozen") if c.label in (name, f"{name} 0.3")}
+    later = {c.criterion: c.depth for c in choices(source, folder, "full-s0") if c.label in (name, f"{name} 0.3")}
     depth, after = first[name], later[name]
     before = mean_accuracy(source, folder, "before", depth)
     paper = mean_accuracy(source, folder, "after", after)

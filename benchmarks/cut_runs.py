@@ -1,8 +1,8 @@
 """The trainings that benchmarks/cut_evidence.py draws on: each done once, kept as a file, and found again.
 
 `full-s0`: tuned at full depth, seed 0. `after-d4-s0`: that model cut to depth 4 and tuned again. `before-d4-s0`: tuned
-at depth 4 from the start. `frozen`: no training. Every run keeps what it measured as JSON; `full` and `frozen` also
-keep the features of every block on every image, from which criteria decide.
+at depth 4 from the start; `before-d4-s0-dora` with another method than LoRA. `frozen`: no training. Every run keeps
+what it measured as JSON; `full` and `frozen` also keep the features of every block, from which criteria decide.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from sls.data import load_task
 from sls.embedded import render
 from sls.features import BlockFeatures, block_features
 from sls.folder import read_folder, write_folder
-from sls.pipeline import blank, truncated
+from sls.retune import blank, truncated
 from sls.task import ImageTask, Split
 from sls.tune import Progress, Recipe, tune
 from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.checkpoint import WEIGHTS
 from store.images import make_transform
 
-NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?")
+NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9]+))?")
 PARTS = ("train", "validation", "test")
 
 
@@ -110,6 +111,8 @@ def do(run: Run, plan: Plan, folder: Path) -> None:
         vit = trunk(backbone, backbone.record.blocks)
     else:
         write_folder(run.file(folder, ""), backbone, tuned, task.classes)
+        kept["adapter_parameters"] = sum(tensor.numel() for tensor in tuned.adapter.values())
+        kept["adapter_nbytes"] = (run.file(folder, "") / WEIGHTS).stat().st_size
         vit = read_folder(run.file(folder, ""), backbone, depth=tuned.depth).vit
     found = {part: block_features(vit, getattr(task, part), transform) for part in PARTS}
     if tuned is not None:
@@ -131,8 +134,12 @@ def _tuned(run: Run, task: ImageTask, backbone: Backbone, plan: Plan, folder: Pa
     if match["kind"] == "frozen":
         return None
     seed, depth = int(match["seed"]), int(match["depth"] or backbone.record.blocks)
-    recipe = Recipe(epochs=plan.retune_epochs if match["kind"] == "after" else plan.epochs, seed=seed)
-    start = truncated(blank(task, backbone, recipe), depth)
+    recipe = Recipe(
+        epochs=plan.retune_epochs if match["kind"] == "after" else plan.epochs,
+        seed=seed,
+        method=match["method"] or "lora",
+    )
+    start = blank(task, backbone, recipe, depth)
     if match["kind"] == "after":
         start = truncated(_read(Run(run.source, f"full-s{seed}"), recipe, folder), depth)
     transform = make_transform(backbone.record.id.preprocessing)

@@ -1,4 +1,4 @@
-"""Score a tuned model's blocks from the top until the rule stops; the model stays as it is."""
+"""Decide a task's depth from its blocks' features; the model stays as it is."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 from dataclasses import dataclass
 
 from sls.adapted import Adapted
-from sls.cutoff import cut
-from sls.features import block_features
-from sls.score import CRITERIA, obstacle
+from sls.criteria import CRITERIA, obstacle
+from sls.cutoff import Scoring, cut_by_share, cut_by_tolerance
+from sls.features import BlockFeatures, block_features
+from sls.rows import Labels
 from sls.task import ImageTask, Transform
 from sls.tune import Progress, Report
 from store.errors import InvalidSettingError
@@ -17,50 +18,63 @@ from store.evidence import PruneIndex
 
 @dataclass(frozen=True)
 class ScoreSettings:
-    """The paper's rule and its evidence: `samples` training images at most, the first by content digest.
+    """The rule and its evidence: `samples` training images at most, the first by content digest.
 
-    `every` scores the blocks below the cut too, which the rule does not need.
+    `alpha` is the share that criteria of rule "share" cut by, `tolerance` the accuracy (0..1) that those of
+    rule "tolerance" may give up. `every` scores the blocks below the cut too, which the rule does not need.
     """
 
     alpha: float = 0.3
-    criterion: str = "tsne-silhouette"
+    criterion: str = "sls"
     samples: int = 400
     seed: int = 0
     every: bool = False
+    tolerance: float = 0.01
 
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise InvalidSettingError(f"criterion {self.criterion!r} is unknown: choose one of {', '.join(CRITERIA)}")
         if self.samples < 1 or not 0 <= self.alpha <= 1:
             raise InvalidSettingError(f"{self.samples} samples, alpha {self.alpha}: give samples >= 1, alpha in 0..1")
+        if not 0 <= self.tolerance < 1:
+            raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
 
 
 def score_blocks(
     model: Adapted, task: ImageTask, settings: ScoreSettings, *, transform: Transform, report: Report
 ) -> PruneIndex:
-    """Decide the depth from the training images' features; blocks below the one that ends the walk are not scored.
+    """Decide the depth from the training images' features.
 
     The top is the model's own last block: a folder that is cut already is scored from its depth.
     """
     rows = task.train.content_order()[: settings.samples]
-    labels = task.train.labels[rows]
-    features = block_features(model.vit, task.train, transform, rows=rows).scored
-    blocks, began = len(features), time.monotonic()
+    features = block_features(model.vit, task.train, transform, rows=rows)
+    return index_of(features, task.train.labels[rows], settings, report)
+
+
+def index_of(
+    features: BlockFeatures, labels: Labels, settings: ScoreSettings, report: Report = lambda _: None
+) -> PruneIndex:
+    """Decide the depth from features of (blocks, n, dim) and n labels, whatever the order of the rows.
+
+    A progress of stage "score" is reported for each block that is scored. Raises `DataError` for labels
+    that are not one a row.
+    """
+    criterion = CRITERIA[settings.criterion]
+    view = {"scored": features.scored, "served": features.served}[criterion.view]
+    undefined = obstacle(view, labels, least=criterion.least)
+    blocks, began = len(view), time.monotonic()
 
     def score_at(block: int) -> float:
-        score = CRITERIA[settings.criterion](features[block - 1], labels, seed=settings.seed)
+        score = criterion.score(view[block - 1], labels, seed=settings.seed)
         done = blocks - block + 1
         left = (time.monotonic() - began) / done * (blocks - done)
         report(Progress("score", done, blocks, left, score=score))
         return score
 
-    return cut(
-        score_at,
-        blocks,
-        settings.alpha,
-        criterion=settings.criterion,
-        seed=settings.seed,
-        samples=len(rows),
-        undefined=obstacle(features, labels),
-        every=settings.every,
+    scoring = Scoring(
+        score_at, blocks, criterion.name, len(labels), seed=settings.seed, noise=criterion.noise, undefined=undefined
     )
+    if criterion.rule == "share":
+        return cut_by_share(scoring, settings.alpha, every=settings.every)
+    return cut_by_tolerance(scoring, settings.tolerance)

@@ -1,0 +1,30 @@
+"""Rows of features with their labels: checked, and put in an order of their content."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import DataError
+
+Floats = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.int64]
+
+
+def check_rows(features: Floats, labels: Labels) -> None:
+    """Raise `DataError` unless features are (..., n, d) with d >= 2, for n >= 1 labels."""
+    if labels.ndim != 1 or not len(labels):
+        raise DataError(f"labels of shape {labels.shape}: give one class index for each row, and at least one row")
+    if features.ndim < 2 or features.shape[-2] != len(labels):
+        raise DataError(f"{len(labels)} labels for features of shape {features.shape}: give one label for each row")
+    if features.shape[-1] < 2:
+        raise DataError(f"features of width {features.shape[-1]}: two dimensions at least are told apart")
+
+
+def content_order(features: Floats, labels: Labels) -> npt.NDArray[np.int64]:
+    """Order the rows of (n, d) by their bytes, then by label: the same rows, listed in any way, give the same array.
+
+    Rows that are equal in both may be swapped, which changes nothing.
+    """
+    rows = [row.tobytes() for row in features]
+    return np.array(sorted(range(len(rows)), key=lambda i: (rows[i], labels[i])), dtype=np.int64)
