@@ -73,7 +73,10 @@ class ServedBlock:
 
 
 def add_deltas(x: Tensor, y: Tensor, tasks: Sequence[TaskWeights], path: str) -> Tensor:
-    """y[i] += (x[i] @ a_i) @ b_i  # in place; x (n, T, in), y (n, T, out), a_i (1, in, r_i), b_i (1, r_i, out)"""
+    """y[i] += (x[i] @ a_i) @ b_i + bias_i  # in place
+
+    x (n, T, in), y (n, T, out), a_i (1, in, r_i), b_i (1, r_i, out), bias_i (1, 1, out) or none.
+    """
     rows = [task.deltas.get(path) for task in tasks]
     found = [row for row in rows if row is not None]
     if not found:
@@ -84,7 +87,11 @@ def add_deltas(x: Tensor, y: Tensor, tasks: Sequence[TaskWeights], path: str) ->
         a, b = torch.cat([row.a for row in found]), torch.cat([row.b for row in found])
     else:
         a, b = _pad(rows, max(row.rank for row in found), x, y)
-    return y.baddbmm_(torch.bmm(x, a), b)
+    y.baddbmm_(torch.bmm(x, a), b)
+    for index, row in enumerate(rows):
+        if row is not None and row.bias is not None:
+            y[index] += row.bias[0]
+    return y
 
 
 def explicit_attention_is_faster(weight: Tensor) -> bool:

@@ -1,55 +1,105 @@
-"""What tuning makes: PEFT's tensors for blocks 1..depth and a linear head, and the stock model they stand in."""
+"""What tuning makes: an adapter's tensors for blocks from_block..depth and a linear head, and the model they act in."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
+from peft.utils.warning import PeftWarning
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from store.backbones import Backbone
+from store.errors import InvalidSettingError
 
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
 class Tuned:
-    """LoRA tensors under PEFT's keys for blocks 1..depth, and the head: weight (classes, dim), bias (classes)."""
+    """A method's trained tensors under its own keys for blocks from_block..depth, and the head.
+
+    The head is weight (classes, dim) and bias (classes). Without tensors the adapter is yet to be made, fresh.
+    `rank` is LoRA's and VeRA's, and the hidden width of RepAdapter and Convpass; `scale` is these two's factor s while
+    they are fresh, and is among their tensors then.
+    """
 
     depth: int
     rank: int
     adapter: Mapping[str, Tensor]
     weight: Tensor
     bias: Tensor
+    method: str = "lora"
+    from_block: int = 1
+    scale: float = 1.0
 
 
 @dataclass(frozen=True)
 class Adapted:
-    """logits = head(vit(x)): a timm model of blocks 1..depth with PEFT's layers in it, and its linear head."""
+    """logits = head(vit(x)): a timm model of blocks 1..depth with the adapter in it, and its linear head."""
 
     vit: VisionTransformer
     head: nn.Linear
 
 
+@dataclass(frozen=True)
+class Wrapped:
+    """A timm model of blocks 1..depth with an adapter to be trained in it, and how to collect the adapter's tensors."""
+
+    vit: VisionTransformer
+    collect: Callable[[], Mapping[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A task's adapter as its folder holds it: `adapter_config.json` and `adapter_model.safetensors`."""
+
+    config: Mapping[str, object]
+    tensors: Mapping[str, Tensor]
+
+
 def block_of(path: str) -> int:
-    """Return the block, counted from 1, that a module path or a tensor key belongs to."""
+    """Return the block, counted from 1, that a module path or a tensor key belongs to; 0 where blocks share it."""
     found = BLOCK.search(path)
-    assert found is not None, path
-    return int(found[1]) + 1
+    return int(found[1]) + 1 if found else 0
 
 
-def adapted_modules(backbone: Backbone, depth: int) -> list[str]:
-    """List the linear maps of blocks 1..depth by full path: PEFT's short `proj` would also hit `patch_embed.proj`."""
-    return sorted((path for path in backbone.record.modules if block_of(path) <= depth), key=lambda p: (block_of(p), p))
+def in_order(paths: Iterable[str]) -> list[str]:
+    """Sort paths from the first block up: text alone would put block 10 before block 2."""
+    return sorted(paths, key=lambda path: (block_of(path), path))
 
 
-def lora_config(backbone: Backbone, *, depth: int, rank: int) -> LoraConfig:
-    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=adapted_modules(backbone, depth))
+def adapted_blocks(tuned: Tuned) -> range:
+    """Return the indices of the blocks that are adapted, or raise `InvalidSettingError` where there is none."""
+    if not 1 <= tuned.from_block <= tuned.depth:
+        raise InvalidSettingError(
+            f"adapters from block {tuned.from_block} of {tuned.depth}: no block is adapted; choose 1..{tuned.depth}"
+        )
+    return range(tuned.from_block - 1, tuned.depth)
+
+
+def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Collect the tensors of adapters that stand at these paths, under `PATH.NAME`."""
+    return {f"{path}.{name}": value for path, each in adapters.items() for name, value in each.state_dict().items()}
+
+
+def load_tensors(adapters: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
+    """Load what `tensors_of` collected; raise `KeyError` or `RuntimeError` where a tensor lacks or does not fit."""
+    for path, adapter in adapters.items():
+        adapter.load_state_dict({name: tensors[f"{path}.{name}"] for name in adapter.state_dict()})
+
+
+@contextmanager
+def calm_peft() -> Iterator[None]:
+    """Leave out warnings of PEFT's about layers and tensors that are as they should be."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)  # timm's LayerNorm is a LayerNorm
+        warnings.simplefilter("ignore", PeftWarning)  # it takes LoRA's bias for a part of a tensor
+        yield
 
 
 def trunk(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) -> VisionTransformer:
@@ -57,17 +107,6 @@ def trunk(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) ->
     model = backbone.build(dtype=dtype)
     model.blocks = model.blocks[:depth]
     return model
-
-
-def wrap(backbone: Backbone, depth: int, rank: int, dtype: torch.dtype = torch.float32) -> PeftModel:
-    """Put fresh LoRA layers of the same dtype into blocks 1..depth."""
-    config = lora_config(backbone, depth=depth, rank=rank)
-    return get_peft_model(trunk(backbone, depth, dtype), config, autocast_adapter_dtype=False).to(dtype)
-
-
-def timm_model(peft: PeftModel) -> VisionTransformer:
-    """Return the timm model that PEFT put its layers into, in eval mode."""
-    return cast(VisionTransformer, peft.base_model.model).eval()
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

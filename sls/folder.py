@@ -1,32 +1,51 @@
-"""A task's folder: PEFT's own two files, the head, the class names, and the card."""
+"""A task's folder: PEFT's own two files, or ours in their place, the head, the class names, and the card."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import safetensors
-from peft import PeftModel
-from safetensors.torch import load_file, save
+from peft import PeftModel, get_peft_model_state_dict
+from safetensors.torch import load, save
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from sls.adapted import Adapted, Tuned, adapted_modules, linear, lora_config, timm_model, trunk
+from sls import convpass
+from sls.adapted import Adapted, Tuned, calm_peft, in_order, linear, trunk
+from sls.methods import METHODS
 from store.backbones import Backbone
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, read_checkpoint
-from store.errors import BackboneMismatchError, FormatError
-from store.methods import served_method
+from store.errors import BackboneMismatchError, FormatError, OneTrunkError, UnservedAdapterError
+from store.methods import OFF, served_method
 from store.records import Card
+
+COMMON = frozenset(
+    {"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "task_type", "inference_mode"}
+    | {"target_modules", "exclude_modules"}
+)
+READ_BY_PEFT = {
+    "IA3": COMMON | {"feedforward_modules", "init_ia3_weights"},
+    "LN_TUNING": COMMON,
+    "VERA": COMMON
+    | {"r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "bias", "init_weights"}
+    | {"layers_to_transform", "layers_pattern"},
+}
+"""Beside LoRA and DoRA: PEFT's types that one can tune with, and the options that name no other file."""
 
 
 def write_folder(folder: Path, backbone: Backbone, tuned: Tuned, classes: tuple[str, ...]) -> None:
     """Write all but the card, and remove one that is there; equal tensors give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
-    config = lora_config(backbone, depth=tuned.depth, rank=tuned.rank).to_dict()  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
-    # PEFT keeps the paths as a set, whose order changes from process to process
-    config |= {"target_modules": adapted_modules(backbone, tuned.depth), "inference_mode": True}
+    stored = METHODS[tuned.method].stored(backbone, tuned)
+    # PEFT keeps paths as a set, whose order changes from process to process
+    config = {key: in_order(value) if isinstance(value, set) else value for key, value in stored.config.items()}
+    config["inference_mode"] = True
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / WEIGHTS).write_bytes(_encode(dict(tuned.adapter)))
+    (folder / WEIGHTS).write_bytes(_encode(stored.tensors))
     (folder / HEAD).write_bytes(_encode({"weight": tuned.weight, "bias": tuned.bias}))
     (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
@@ -44,9 +63,13 @@ def backbone_of(folder: Path) -> str:
 
 
 def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -> Adapted:
-    """Load blocks 1..depth through stock PEFT; as many as the card says, or all, where no depth is given."""
+    """Load blocks 1..depth through stock PEFT, or by ourselves what it does not know, in eval mode.
+
+    Where no depth is given, it is the card's, or all blocks where there is no card. Raises `NotFoundError`,
+    `FormatError`, `UnservedAdapterError` for a method or option that is not read, and `BackboneMismatchError`.
+    """
     checkpoint, fingerprint = read_checkpoint(folder), backbone.record.id.fingerprint
-    served_method(checkpoint.settings)  # PEFT would read a pickle, or files that other options name
+    _check_readable(checkpoint.settings)
     card = checkpoint.card
     if card is not None and card.backbone != fingerprint:
         raise BackboneMismatchError(
@@ -55,12 +78,41 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
     if depth is None:
         depth = card.prune_index.depth if card else backbone.record.blocks
     try:
-        peft = PeftModel.from_pretrained(trunk(backbone, depth), str(folder))
-        head = load_file(folder / HEAD)
-        return Adapted(timm_model(peft), linear(head["weight"], head["bias"]))
+        if checkpoint.settings.get("peft_type") == convpass.KIND:
+            vit = convpass.load(trunk(backbone, depth), checkpoint.settings, load(checkpoint.weights))
+        else:
+            vit = _through_peft(folder, trunk(backbone, depth))
+        head = load(checkpoint.head)
+        return Adapted(vit.eval(), linear(head["weight"], head["bias"]))
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
+        if isinstance(error, OneTrunkError):
+            raise
         line = str(error).splitlines()[0]
         raise FormatError(f"{folder} cannot be read ({line}): give a PEFT folder with {HEAD}") from None
+
+
+def _check_readable(settings: Mapping[str, object]) -> None:
+    """Refuse what PEFT would read a pickle for, or other files than the folder's own."""
+    kind = settings.get("peft_type")
+    if kind == convpass.KIND:
+        return
+    if kind not in READ_BY_PEFT:
+        served_method({**settings, "use_dora": None})
+        return
+    for option, value in settings.items():
+        if option not in READ_BY_PEFT[str(kind)] and value not in OFF:
+            raise UnservedAdapterError(f"option {option[:80]!r} of {kind} is not read: tune without it")
+
+
+def _through_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:
+    with calm_peft():
+        peft = PeftModel.from_pretrained(vit, str(folder))
+        wanted = get_peft_model_state_dict(peft)
+    with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
+        absent = sorted(wanted.keys() - set(file.keys()))
+    if absent:  # PEFT would go on with fresh random numbers
+        raise FormatError(f"{folder / WEIGHTS} has no tensor {absent[0]!r}, of {len(absent)}: save it with PEFT again")
+    return cast(VisionTransformer, peft.base_model.model)
 
 
 def _read_card(folder: Path) -> Card | None:
@@ -68,7 +120,7 @@ def _read_card(folder: Path) -> Card | None:
     return Card.from_json(path.read_bytes()) if path.is_file() else None
 
 
-def _encode(tensors: dict[str, Tensor]) -> bytes:
+def _encode(tensors: Mapping[str, Tensor]) -> bytes:
     # one metadata key: with more, safetensors writes them in an order that changes
     data: bytes = save({key: value.contiguous() for key, value in tensors.items()}, metadata={"format": "pt"})
     return data

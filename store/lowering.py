@@ -20,17 +20,23 @@ from store.methods import PREFIX, resolve_pattern
 
 @dataclass(frozen=True)
 class LowRank:
-    """The delta of one linear map: y += (x @ a) @ b, with LoRA's scaling within b.
+    """The delta of one linear map: y += (x @ a) @ b + bias, with LoRA's scaling within b and the bias.
 
-    a is (1, in, rank) and b is (1, rank, out): rows of a batch are joined along the first axis.
+    a is (1, in, rank), b is (1, rank, out) and the bias, where there is one, (1, 1, out): rows of a batch are joined
+    along the first axis.
     """
 
     a: Tensor
     b: Tensor
+    bias: Tensor | None = None
 
     @property
     def rank(self) -> int:
         return self.a.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.a.nbytes + self.b.nbytes + (0 if self.bias is None else self.bias.nbytes)
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class TaskWeights:
 
     @cached_property
     def nbytes(self) -> int:
-        low_rank = sum(delta.a.nbytes + delta.b.nbytes for delta in self.deltas.values())
+        low_rank = sum(delta.nbytes for delta in self.deltas.values())
         return low_rank + self.head_weight.nbytes + self.head_bias.nbytes
 
 
@@ -68,8 +74,13 @@ def lower(
             stem = key.removesuffix(".lora_A.weight")
             path = stem.removeprefix(PREFIX)
             a, b = tensors[key].float(), tensors[f"{stem}.lora_B.weight"].float()
-            b = b * lora_scaling(settings, path, a.shape[0])
-            deltas[path] = LowRank(a.T[None].to(device, dtype).contiguous(), b.T[None].to(device, dtype).contiguous())
+            scaling = lora_scaling(settings, path, a.shape[0])
+            bias = tensors.get(f"{stem}.lora_B.bias")
+            deltas[path] = LowRank(
+                a.T[None].to(device, dtype).contiguous(),
+                (b * scaling).T[None].to(device, dtype).contiguous(),
+                None if bias is None else (bias.float() * scaling)[None, None].to(device, dtype),
+            )
     weights = _load(head, "head.safetensors")
     return TaskWeights(
         depth=depth,

@@ -27,7 +27,7 @@ SPLIT_HEAD = (
     "move its tensors base_model.model.head.weight and .bias from adapter_model.safetensors to head.safetensors, "
     "as weight and bias, and set modules_to_save to null in adapter_config.json"
 )
-LORA_TENSOR = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<side>[AB])\.weight")
+LORA_TENSOR = re.compile(re.escape(PREFIX) + r"(?P<module>.+)\.lora_(?P<part>A\.weight|B\.weight|B\.bias)")
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,11 @@ def resolve_pattern(config: Config, option: str, module: str, default: object) -
 
 
 def _lora_ranks(config: Config, infos: Mapping[str, TensorInfo], shapes: Shapes) -> dict[str, int]:
-    """Return the rank of every adapted module: A is (rank, in), B is (out, rank), the rank is what the config says."""
-    sides: dict[str, dict[str, TensorInfo]] = {}
+    """Return the rank of every adapted module: A is (rank, in), B is (out, rank), the rank is what the config says.
+
+    With `lora_bias`, B has a bias (out,).
+    """
+    parts: dict[str, dict[str, TensorInfo]] = {}
     for tensor, info in infos.items():
         match = LORA_TENSOR.fullmatch(tensor)
         if match is None or info.dtype not in FLOATS:
@@ -89,11 +92,11 @@ def _lora_ranks(config: Config, infos: Mapping[str, TensorInfo], shapes: Shapes)
                 f"tensor {tensor[:120]!r} ({info.dtype}) is no LoRA factor of a linear map in {', '.join(FLOATS)}: "
                 "save the adapter with PEFT again, without modules_to_save"
             )
-        sides.setdefault(match["module"], {})[match["side"]] = info
-    return {module: _lora_rank(config, module, pair, shapes) for module, pair in sides.items()}
+        parts.setdefault(match["module"], {})[match["part"]] = info
+    return {module: _lora_rank(config, module, found, shapes) for module, found in parts.items()}
 
 
-def _lora_rank(config: Config, module: str, pair: Mapping[str, TensorInfo], shapes: Shapes) -> int:
+def _lora_rank(config: Config, module: str, parts: Mapping[str, TensorInfo], shapes: Shapes) -> int:
     if module not in shapes:
         raise AdapterMismatchError(
             f"module {module[:120]!r} is no linear map in a block of this backbone: name target_modules by full path, "
@@ -111,8 +114,10 @@ def _lora_rank(config: Config, module: str, pair: Mapping[str, TensorInfo], shap
             f"both up to {MAX_NUMBER}"
         )
     out_features, in_features = shapes[module]
-    wanted = {"A": (rank, in_features), "B": (out_features, rank)}
-    found = {side: pair[side].shape for side in pair}
+    wanted: dict[str, tuple[int, ...]] = {"A.weight": (rank, in_features), "B.weight": (out_features, rank)}
+    if config.get("lora_bias"):
+        wanted["B.bias"] = (out_features,)
+    found = {part: parts[part].shape for part in parts}
     if found != wanted:
         raise AdapterMismatchError(
             f"module {module!r} has factors of shapes {found}, this backbone and the config need {wanted}: "
@@ -220,6 +225,7 @@ SERVED: Mapping[str, Method] = {
         ),
         limited={
             "bias": ("none",),
+            "lora_bias": (True, False),
             # The others change the base weights as well, which are not here to be changed.
             "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
         },

@@ -8,6 +8,7 @@ from toys import make_toy
 
 from sls.adapted import Tuned, block_of
 from sls.pipeline import blank, truncated
+from sls.recipe import SCHEDULES
 from sls.task import ImageTask, Split
 from sls.tune import Progress, Recipe, rate_at, tune
 from store.backbones import Backbone
@@ -107,9 +108,17 @@ def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
     assert rates[100] == pytest.approx(0)
 
 
+def test_a_constant_schedule_stays_where_it_is():
+    assert {SCHEDULES["constant"](step, 100) for step in range(101)} == {1.0}
+
+
 @pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"batch": 0}, {"rank": 0}, {"learning_rate": 0.0}, {"weight_decay": -1}]
+    "wrong",
+    [
+        *({"epochs": 0}, {"batch": 0}, {"rank": 0}, {"learning_rate": 0.0}, {"weight_decay": -1}),
+        *({"method": "adalora"}, {"schedule": "linear"}, {"from_block": 0}, {"patience": -1}, {"scale": 0.0}),
+    ],
 )
 def test_a_recipe_that_no_run_can_use_is_refused(wrong):
-    with pytest.raises(InvalidSettingError):
+    with pytest.raises(InvalidSettingError, match=next(iter(wrong))):
         Recipe(**wrong)

@@ -17,7 +17,7 @@ from store.errors import (
 from store.methods import matches, resolve_pattern
 
 UNSERVED = {
-    "use_dora": True, "lora_bias": True, "bias": "lora_only", "modules_to_save": ["head"], "fan_in_fan_out": True,
+    "use_dora": True, "bias": "lora_only", "modules_to_save": ["head"], "fan_in_fan_out": True,
     "layer_replication": [[0, 2]], "trainable_token_indices": [1], "init_lora_weights": "pissa",
     "alora_invocation_tokens": [1], "use_qalora": True, "megatron_config": {"a": 1}, "loftq_config": {"bits": 4},
     "eva_config": {"rho": 2}, "corda_config": {"a": 1}, "lora_ga_config": {"a": 1}, "use_bdlora": {"nblocks": 2},
@@ -37,6 +37,7 @@ QKV = "base_model.model.blocks.0.attn.qkv"
         {"target_modules": ["qkv"], "layers_to_transform": [0, 1], "layers_pattern": "blocks"},
         {"target_modules": ["fc1", "fc2"], "exclude_modules": ["blocks.3.mlp.fc1"], "lora_dropout": 0.5},
         {"init_lora_weights": "gaussian", "lora_alpha": 0.5},
+        {"lora_bias": True},
     ],
     ids=str,
 )
@@ -121,6 +122,27 @@ def test_tensors_that_do_not_fit_are_refused(
 ) -> None:
     change_tensors(folder, change)
     with pytest.raises(AdapterMismatchError, match=message):
+        fit(folder, toy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda t: t.pop(f"{QKV}.lora_B.bias"),
+        lambda t: t.update({f"{QKV}.lora_B.bias": torch.ones(3 * DIM + 1)}),
+        lambda t: t.update({f"{QKV}.lora_B.bias": torch.ones(3 * DIM, 1)}),
+    ],
+)
+def test_a_bias_that_does_not_fit_is_refused(tmp_path: Path, toy: Toy, change: Callable[[object], object]) -> None:
+    folder = tune(tmp_path, depth=2, lora_bias=True)
+    change_tensors(folder, change)
+    with pytest.raises(AdapterMismatchError, match=r"blocks\.0\.attn\.qkv.*B\.bias"):
+        fit(folder, toy)
+
+
+def test_a_bias_that_the_config_does_not_speak_of_is_refused(folder: Path, toy: Toy) -> None:
+    change_tensors(folder, lambda t: t.update({f"{QKV}.lora_B.bias": torch.ones(3 * DIM)}))
+    with pytest.raises(AdapterMismatchError, match=r"B\.bias"):
         fit(folder, toy)
 
 
