@@ -64,9 +64,9 @@ def _stem(vit: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def _answer(vit: VisionTransformer, x: Tensor, tasks: Sequence[TaskWeights]) -> tuple[Tensor, ...]:
-    # A LayerNorm sees one token at a time, so only the class token needs it where only that is pooled.
-    x = vit.norm(x[:, :1] if vit.global_pool == "token" else x)
-    features = vit.fc_norm(vit.pool(x))
+    # A LayerNorm sees one token at a time, so only those before the patches need it where only they are pooled.
+    x = vit.norm(x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x)
+    features = vit.forward_head(x, pre_logits=True)
     return tuple(
         F.linear(feature, task.head_weight, task.head_bias).float()
         for feature, task in zip(features, tasks, strict=True)

@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image
 from timm.data import create_dataset
 
+from sls.arrays import read_npz
 from sls.embedded import EMBEDDED, PARTS, render
-from sls.task import ImageTask, Pixels, Split
+from sls.task import ImageTask, Split, check_labels
 from store.errors import DataError
+from store.images import to_rgb
 
 PREFIX = "onetrunk/"
 SIZES = {"train": 400, "validation": 100, "test": 400}
 VALIDATION_NAMES = ("validation", "val")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
-NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y", "classes")
+UNREAD = frozenset({".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", ".pgm", ".ppm", ".svg", ".tif", ".tiff"})
+"""Other images: left out without a word, they would be missed."""
 
 
 def load_task(source: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> ImageTask:
@@ -29,10 +30,10 @@ def load_task(source: str, *, root: Path | None = None, limit: int | None = None
     """
     if source.startswith(PREFIX):
         return _embedded(source.removeprefix(PREFIX), limit, seed)
-    if source.endswith(".npz"):
-        return _npz(Path(source), limit)
     if Path(source).is_dir():
         return _folder(Path(source), limit)
+    if source.endswith(".npz"):
+        return _complete(Path(source).stem, *read_npz(Path(source)), limit)
     if "/" not in source or Path(source).is_absolute():
         raise DataError(f"no data at {source!r}: give a folder, an .npz file, onetrunk/NAME, or timm's torch/cifar10")
     return _timm(source, root, limit)
@@ -43,37 +44,13 @@ def _embedded(name: str, limit: int | None, seed: int) -> ImageTask:
     return ImageTask(name, EMBEDDED[name].classes, *parts)
 
 
-def _npz(path: Path, limit: int | None) -> ImageTask:
-    if not path.is_file():
-        raise DataError(f"no file {str(path)!r}: give an .npz with {', '.join(NPZ_KEYS)}")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            missing = [key for key in NPZ_KEYS if key not in arrays]
-            if missing:
-                raise DataError(f"{path} has no array {missing[0]!r}: give {', '.join(NPZ_KEYS)}")
-            values = {key: arrays[key] for key in NPZ_KEYS}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DataError):
-            raise
-        raise DataError(f"{path} is not a readable .npz ({error}): write it with numpy.savez") from None
-    train = Split(_pixels(values["train_x"], path), values["train_y"].astype(np.int64))
-    test = Split(_pixels(values["test_x"], path), values["test_y"].astype(np.int64))
-    return _complete(path.stem, tuple(map(str, values["classes"])), {"train": train, "test": test}, limit)
-
-
-def _pixels(images: npt.NDArray[np.generic], path: Path) -> tuple[Pixels, ...]:
-    if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and images.shape[3] != 3):
-        raise DataError(f"{path}: images of {images.dtype} {images.shape}: give uint8, n x H x W or n x H x W x 3")
-    if images.ndim == 3:
-        images = np.repeat(images[..., None], 3, axis=3)
-    return tuple(np.ascontiguousarray(image, dtype=np.uint8) for image in images)
-
-
 def _folder(root: Path, limit: int | None) -> ImageTask:
     if not (root / "train").is_dir():
         classes = _class_names(root)
         return _complete(root.name, classes, {"train": _files(root, classes)}, limit)
     classes = _class_names(root / "train")
+    if all((root / name).is_dir() for name in VALIDATION_NAMES):
+        raise DataError(f"{root} has both {' and '.join(VALIDATION_NAMES)}: keep one of the two")
     names = {"train": ("train",), "validation": VALIDATION_NAMES, "test": ("test",)}
     parts = {
         part: _files(root / name, classes)
@@ -99,9 +76,17 @@ def _files(root: Path, classes: tuple[str, ...]) -> Split:
         (path, label)
         for label, name in enumerate(classes)
         for path in sorted((root / name).rglob("*"))
-        if path.suffix.lower() in SUFFIXES
+        if _is_image(path)
     ]
     return Split(tuple(path for path, _ in found), np.array([label for _, label in found], dtype=np.int64))
+
+
+def _is_image(path: Path) -> bool:
+    if path.name.startswith(".") or path.is_dir():
+        return False
+    if path.suffix.lower() in UNREAD:
+        raise DataError(f"{path} is of a kind that is not read: convert it to PNG, JPEG, WebP or BMP, or remove it")
+    return path.suffix.lower() in SUFFIXES
 
 
 def _timm(source: str, root: Path | None, limit: int | None) -> ImageTask:
@@ -121,7 +106,7 @@ def _timm(source: str, root: Path | None, limit: int | None) -> ImageTask:
 def _timm_part(source: str, root: Path | None, part: str) -> tuple[Split, tuple[str, ...]]:
     where = root or Path()
     try:
-        dataset = create_dataset(source, root=str(where), split=part, download=True)
+        dataset = create_dataset(source, root=str(where), split=part, download=True, input_img_mode=None)
         split = _materialise(dataset)
     except (ValueError, AssertionError, RuntimeError, OSError, KeyError, ImportError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
@@ -132,7 +117,7 @@ def _timm_part(source: str, root: Path | None, part: str) -> tuple[Split, tuple[
 def _materialise(dataset: Iterable[tuple[Image.Image, int]]) -> Split:
     images, labels = [], []
     for image, label in dataset:
-        images.append(np.asarray(image.convert("RGB"), dtype=np.uint8))
+        images.append(np.asarray(to_rgb(image), dtype=np.uint8))
         labels.append(int(label))
     return Split(tuple(images), np.array(labels, dtype=np.int64))
 
@@ -142,6 +127,7 @@ def _materialise(dataset: Iterable[tuple[Image.Image, int]]) -> Split:
 
 def _complete(name: str, classes: tuple[str, ...], parts: dict[str, Split], limit: int | None) -> ImageTask:
     """Draw absent parts from the training part: a fifth of each class to test on, a fifth to watch."""
+    check_labels(name, parts["train"].labels, len(classes))
     _check_counts(name, classes, parts["train"], single="test" in parts)
     train = parts["train"]
     test, validation = parts.get("test"), parts.get("validation")

@@ -24,14 +24,22 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Images (RGB pixels, or files that are read when needed) and the index of each one's class."""
+    """Images (RGB pixels (H, W, 3), or files that are read when needed) and the index of each one's class."""
 
     images: tuple[Pixels | Path, ...]
     labels: Labels
 
     def __post_init__(self) -> None:
-        if len(self.images) != len(self.labels):
-            raise DataError(f"{len(self.labels)} labels for {len(self.images)} images: give one label for each image")
+        labels = np.asarray(self.labels)
+        if labels is not self.labels or labels.dtype != np.int64 or labels.ndim != 1:
+            raise DataError(
+                f"labels of {labels.dtype} {labels.shape}: give an array of one class index an image, of int64"
+            )
+        if len(self.images) != len(labels):
+            raise DataError(f"{len(labels)} labels for {len(self.images)} images: give one label for each image")
+        for index, image in enumerate(self.images):
+            if not isinstance(image, Path):
+                _check_pixels(index, image)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -60,10 +68,25 @@ class Split:
         return np.array(sorted(range(len(self)), key=lambda i: (self.digests[i], self.labels[i])), dtype=np.int64)
 
 
+def _check_pixels(index: int, image: Pixels) -> None:
+    pixels = np.asarray(image)
+    if pixels is not image or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise DataError(f"image {index} is {pixels.dtype} {pixels.shape}: give RGB pixels, uint8, height x width x 3")
+
+
 def _content(source: Pixels | Path) -> bytes:
     if isinstance(source, Path):
-        return source.read_bytes()
+        try:
+            return source.read_bytes()
+        except OSError as error:
+            raise DataError(f"{source}: {error}; mend or remove the file") from None
     return repr(source.shape).encode() + source.tobytes()
+
+
+def check_labels(name: str, labels: Labels, classes: int) -> None:
+    """Raise `DataError` where a label is no class's index."""
+    if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
+        raise DataError(f"{name}: labels reach beyond 0..{classes - 1}: give one name a class")
 
 
 @dataclass(frozen=True)
@@ -81,9 +104,11 @@ class ImageTask:
             raise DataError(f"{self.name}: {len(self.classes)} class ({', '.join(self.classes)}): give at least two")
         if len(set(self.classes)) < len(self.classes):
             raise DataError(f"{self.name}: class names repeat: give each class its own name")
+        for name in self.classes:
+            if not name.strip() or len(name.splitlines()) != 1:
+                raise DataError(f"{self.name}: class name {name!r} is not one line: rename the class")
         for part in (self.train, self.validation, self.test):
-            if len(part) and not 0 <= part.labels.min() <= part.labels.max() < len(self.classes):
-                raise DataError(f"{self.name}: labels reach beyond 0..{len(self.classes) - 1}: give one name a class")
+            check_labels(self.name, part.labels, len(self.classes))
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         if not counts.all():
             absent = self.classes[int(counts.argmin())]

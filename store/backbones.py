@@ -26,6 +26,7 @@ from store.errors import (
     BackboneNotFoundError,
     FormatError,
     InvalidSettingError,
+    UnservedBackboneError,
 )
 from store.fingerprint import Leaf, check_fingerprint, check_leaves, fingerprint_of
 from store.records import BackboneId, BackboneRecord, Preprocessing, decode
@@ -54,11 +55,11 @@ class Backbone:
     ) -> VisionTransformer:
         """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
         with torch.device("meta"):
-            model = _create(self.record.id.architecture, self.record.id.arguments)
+            model = _create(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
         model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
         if classes:
             model.reset_classifier(classes)
-            model.head.to(device, dtype)
+            model.to(device, dtype)  # a distilled model has two heads
         return model.eval().requires_grad_(False)
 
 
@@ -131,14 +132,20 @@ def _load_packaged(name: str) -> Backbone:
 
 
 def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> Backbone:
+    architecture = name
     try:
         source, model_id = parse_model_name(name)
         if source is not None:
             # Its own arguments are part of what is built, so of what is fingerprinted.
-            arguments = {**(CONFIG_READERS[source](model_id)[2] or {}), **arguments}
+            _, architecture, own = CONFIG_READERS[source](model_id)
+            arguments = {**(own or {}), **arguments}
         _check_local(source, model_id)
+        with torch.device("meta"):
+            _create(architecture, arguments)  # what is not served is refused before its weights are fetched
         overlay = {} if source == LOCAL else ONLY_SAFETENSORS
         model = timm.create_model(name, pretrained=True, num_classes=0, pretrained_cfg_overlay=overlay, **arguments)
+    except UnservedBackboneError:
+        raise
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BackboneNotFoundError(
@@ -161,8 +168,9 @@ def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransfo
         raise BackboneNotFoundError(
             f"{architecture!r} is no timm architecture ({error}): see timm.list_models()"
         ) from None
-    except TypeError as error:
-        raise InvalidSettingError(f"arguments {dict(arguments)} do not fit {architecture!r}: {error}") from None
+    except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidSettingError(f"arguments {dict(arguments)} do not fit {architecture!r}: {line}") from None
     return check_served(model, architecture)
 
 

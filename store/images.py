@@ -30,7 +30,7 @@ def decode(data: bytes) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise ImageError(f"image of {width:,} x {height:,} pixels is too large: {REMEDY}")
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(image)
     except Image.DecompressionBombError:
         raise ImageError(f"image is too large to decode safely: {REMEDY}") from None
     except UnidentifiedImageError:
@@ -41,7 +41,9 @@ def decode(data: bytes) -> Image.Image:
         raise ImageError(f"image cannot be decoded ({error}): {REMEDY}") from None
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Turn an image upright as its EXIF orientation says, and to RGB: transparency is dropped, 16-bit grey scaled."""
+    image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         # PIL clips 16-bit grey to 255 on conversion, which turns most of such an image white.
         return Image.fromarray((np.asarray(image).astype(np.int64) // 257).clip(0, 255).astype(np.uint8)).convert("RGB")

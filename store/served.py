@@ -1,14 +1,17 @@
-"""Which timm models the engine restates: plain pre-norm vision transformers, and no others."""
+"""Which timm models are served: plain pre-norm vision transformers, however they pool, and no others."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
-from timm.layers import Attention, LayerScale, Mlp
+from timm.layers import Attention, LayerScale, Mlp, PatchEmbed
+from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from store.errors import UnservedBackboneError
+
+POOLS = ("token", "avg", "avgmax", "max", "map", "prr")
 
 
 def check_served(model: nn.Module, name: str) -> VisionTransformer:
@@ -16,27 +19,42 @@ def check_served(model: nn.Module, name: str) -> VisionTransformer:
     problem = _unserved_part(model)
     if problem is not None:
         raise UnservedBackboneError(
-            f"backbone {name!r} is not served ({problem}): use a timm VisionTransformer of plain pre-norm blocks "
-            "with token or avg pooling"
+            f"backbone {name!r} is not served ({problem}): use a timm VisionTransformer (ViT, DeiT, CLIP, SigLIP, "
+            f"DINOv2) of plain pre-norm blocks on RGB patches, with pooling {', '.join(POOLS)}"
         )
     return cast(VisionTransformer, model)
 
 
 def _unserved_part(model: nn.Module) -> str | None:
-    if type(model) is not VisionTransformer:
+    if type(model) not in (VisionTransformer, VisionTransformerDistilled):
         return f"class {type(model).__name__}"
-    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
+    if model.global_pool not in POOLS:
         return f"pooling {model.global_pool!r}"
-    if model.patch_embed.dynamic_img_pad or model.dynamic_img_size:
-        return "dynamic image size"
-    for block in model.blocks:
-        if type(block) is not Block:
-            return f"block {type(block).__name__}"
-        if type(block.attn) is not Attention or block.attn.gate is not None:
-            return f"attention {type(block.attn).__name__}"
-        if type(block.mlp) is not Mlp:
-            return f"mlp {type(block.mlp).__name__}"
-        for scale in (block.ls1, block.ls2):
-            if not isinstance(scale, (nn.Identity, LayerScale)):
-                return f"residual scale {type(scale).__name__}"
+    vit = cast(VisionTransformer, model)
+    return _unserved_stem(vit) or next(filter(None, map(_unserved_block, vit.blocks)), None)
+
+
+def _unserved_stem(model: VisionTransformer) -> str | None:
+    embed = model.patch_embed
+    if type(embed) is not PatchEmbed:
+        return f"patch embedding {type(embed).__name__}"
+    if model.in_chans != 3:
+        return f"images of {model.in_chans} channels"
+    ragged = any(side % patch for side, patch in zip(embed.img_size, embed.patch_size, strict=True))
+    # fixed sizes drop the rest and dynamic padding fills it up; timm's forward fails on one without the other
+    if ragged and model.dynamic_img_size != embed.dynamic_img_pad:
+        return f"image size {embed.img_size}, which patches of {embed.patch_size} do not divide"
+    return None
+
+
+def _unserved_block(block: Any) -> str | None:
+    if type(block) is not Block:
+        return f"block {type(block).__name__}"
+    if type(block.attn) is not Attention or block.attn.gate is not None:
+        return f"attention {type(block.attn).__name__}"
+    if type(block.mlp) is not Mlp:
+        return f"mlp {type(block.mlp).__name__}"
+    for scale in (block.ls1, block.ls2):
+        if not isinstance(scale, (nn.Identity, LayerScale)):
+            return f"residual scale {type(scale).__name__}"
     return None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from sklearn.datasets import load_digits
 from serving.engine import Engine
 from store.backbones import DEFAULT_BACKBONE, load_backbone
 from store.errors import UnservedBackboneError
+from store.lowering import LowRank, TaskWeights
 
 TASKS = 10
 
@@ -111,6 +113,38 @@ def test_rank_and_alpha_patterns_and_a_task_without_some_modules_mix_in_one_batc
     mixed = Engine(backbone).forward(images, [lowered(made) for made in (patterned, plain) * 2])
     for logits, alone in zip(mixed, answers_alone(backbone, [patterned, plain], images), strict=True):
         torch.testing.assert_close(logits, alone, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("biases", [(True, False, True), (True, True, True), (True,)], ids=str)
+def test_tasks_with_and_without_biases_mix_in_one_batch(tmp_path, biases):
+    backbone = make_backbone(tmp_path / "backbone")
+    tasks = [
+        make_task(
+            backbone, tmp_path / str(seed), depth=4 - seed, classes=3, rank=4 + seed % 2, seed=seed, lora_bias=bias,
+            use_rslora=seed == 2, lora_alpha=5 + seed, modules=("attn.qkv", "mlp.fc1")[: 2 - seed % 2],
+        )
+        for seed, bias in enumerate(biases)
+    ]  # fmt: skip
+    images = torch.randn(2 * len(tasks), 3, 32, 32)
+    mixed = Engine(backbone).forward(images, [lowered(made) for made in tasks * 2])
+    unbiased = [replace(weights, deltas=without_biases(weights)) for weights in map(lowered, tasks)]
+    others = Engine(backbone).forward(images, unbiased * 2)
+    for row, alone in enumerate(answers_alone(backbone, tasks, images)):
+        torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=0)
+        assert torch.equal(mixed[row], others[row]) is not biases[row % len(tasks)]
+
+
+def without_biases(weights: TaskWeights) -> dict[str, LowRank]:
+    return {path: LowRank(delta.a, delta.b) for path, delta in weights.deltas.items()}
+
+
+def test_a_bias_counts_in_the_bytes_that_a_task_takes(tmp_path):
+    backbone = make_backbone(tmp_path / "backbone")
+    sizes = {
+        bias: lowered(make_task(backbone, tmp_path / str(bias), depth=2, classes=3, lora_bias=bias)).nbytes
+        for bias in (True, False)
+    }
+    assert sizes[True] - sizes[False] == 2 * 4 * (3 + 1 + 4 + 1) * backbone.record.dim
 
 
 def test_two_engines_do_not_influence_each_other_and_a_run_leaves_the_backbone_as_it_was(backbone, tasks):

@@ -169,7 +169,7 @@ def test_grey_arrays_become_rgb(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train_y": np.zeros(3, int)}, "3 labels for 20 images"),
+        ({"train_y": np.zeros(3, int)}, "3 labels for images"),
         ({"train_y": np.zeros(20, int)}, "class 'dog' has 0 image"),
         ({"train_y": np.arange(20) % 3}, "labels reach beyond 0..1"),
         ({"test_x": None}, "no array 'test_x'"),
