@@ -33,6 +33,7 @@ from store.render import Row, cell, to_json
 
 if TYPE_CHECKING:
     from store.diff import Difference
+    from store.evidence import Certificate
     from store.listings import Listings
     from store.rows import Listed, Search
     from store.shelf import Shelf
@@ -138,18 +139,29 @@ def describe(version: Version, tags: dict[str, str]) -> Row:
     manifest, index, lineage = version.manifest, version.manifest.prune_index, version.manifest.lineage
     fields: dict[str, object] = {**summarise(version), "removed_at": version.removed_at, "tags": tags}
     fields |= {"modules": len(manifest.adapter.modules), "rank": manifest.adapter.rank}
-    fields |= {"criterion": index.criterion, "alpha": index.alpha, "threshold": index.threshold, "reason": index.reason}
+    fields |= {"criterion": index.criterion, "alpha": index.alpha, "tolerance": index.tolerance}
+    fields |= {"threshold": index.threshold, "undecided depths": index.candidates, "reason": index.reason}
     fields["scores, block 1 first"] = " ".join(cell("score", score) for score in index.scores)
-    certificate = manifest.certificate
-    measured = (
-        {"full": certificate.full, "cut": certificate.cut, "cut_before_retune": certificate.cut_before_retune}
-        if certificate
-        else {}
-    )
-    fields |= {f"accuracy {name}": found and show_accuracy(found) for name, found in measured.items()}
+    if manifest.certificate:
+        fields |= describe_certificate(manifest.certificate)
     if lineage:
         fields |= {"data": lineage.data, "data digest": lineage.data_digest}
         fields |= {"code commit": lineage.code_commit, "parent": lineage.parent}
+    return fields
+
+
+def describe_certificate(found: Certificate) -> Row:
+    """Return test accuracies, which chose nothing, and validation accuracies, which may have."""
+    measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
+    fields: dict[str, object] = {
+        f"accuracy {name}": accuracy and show_accuracy(accuracy) for name, accuracy in measured.items()
+    }
+    if found.validation:
+        fields["validation full"] = show_accuracy(found.validation.full)
+        fields["validation cut"] = show_accuracy(found.validation.cut)
+        fields["points lost at the cut"] = f"{found.validation.drop:.2f}"
+    fields["points allowed to lose"] = found.max_drop
+    fields["closed-form head, block 1 first"] = " ".join(f"{accuracy.value:.1%}" for accuracy in found.curve)
     return fields
 
 

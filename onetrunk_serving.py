@@ -53,7 +53,7 @@ def demo(
 ) -> None:
     """Tune, cut, store and serve the embedded tasks, end to end. A second run reuses what exists."""
     import onetrunk_demo
-    from onetrunk_tuning import show_progress
+    from onetrunk_progress import show_progress
 
     plan = onetrunk_demo.Demo(folder.resolve(), terminal(), terminal(stderr=True), show_progress)
     onetrunk_demo.run(plan, host=host, port=port, wait=wait_for_signal if keep else None)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+import onetrunk_options as options
 from onetrunk_backbones import adopt_backbone
 from onetrunk_cli import (
     STORE,
@@ -24,6 +25,7 @@ from onetrunk_cli import (
     command_group,
     example,
     open_store,
+    print_record,
     print_rows,
     print_versions,
     say,
@@ -31,17 +33,14 @@ from onetrunk_cli import (
     terminal,
 )
 from onetrunk_lifecycle import publish_folder
-from store.render import to_json
+from onetrunk_progress import show_progress
+from store.errors import StoreNotFoundError
+from store.render import Row, to_json
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from sls.tune import Progress
-
-Alpha = Annotated[float, typer.Option(min=0, max=1, help="Cut where a block scores below alpha x the top block.")]
-DataRoot = Annotated[Path | None, typer.Option(help="Where a data set of timm's is, or shall be, on disk.")]
-Seed = Annotated[int, typer.Option(help="Seed of initialisation, order and t-SNE.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many images of each part.")]
+    from sls.pipeline import FitResult
+    from store.backbones import Backbone
+    from store.evidence import PruneIndex
 
 PACKAGED = "onetrunk/vit_tiny_64"
 DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, or a name that timm reads."
@@ -49,20 +48,37 @@ DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, o
 app = command_group()
 
 
-@app.command(
-    epilog=example("fit digits onetrunk/digits", "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k")
-)
+@app.command(epilog=example(
+    "fit digits onetrunk/digits",
+    "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
+    "fit flowers ./flowers --when before --patience 3 --out work",
+    "fit flowers ./flowers --method convpass --retune head --out work --no-publish --plot pictures",
+))  # fmt: skip
 def fit(
     task: Annotated[str, typer.Argument(help="Name to publish under.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     backbone: Annotated[str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")] = PACKAGED,
-    rank: Annotated[int, typer.Option(min=1, help="LoRA rank.")] = 8,
-    alpha: Alpha = 0.3,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, at full depth.")] = 8,
+    method: options.Method = "lora",
+    rank: options.Rank = 8,
+    scale: options.Scale = 1.0,
+    from_block: options.FromBlock = 1,
+    criterion: options.Criterion = "sls",
+    parity: options.Parity = False,
+    alpha: options.Alpha = options.PARITY_ALPHA,
+    tolerance: options.Tolerance = 0.01,
+    every: options.Every = False,
+    when: options.When = "after",
+    retune: options.Mode = None,
+    max_drop: options.MaxDrop = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, before the cut.")] = 8,
     retune_epochs: Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")] = 5,
-    seed: Seed = 0,
-    limit: Limit = None,
-    data_root: DataRoot = None,
+    patience: options.Patience = 0,
+    seed: options.Seed = 0,
+    limit: options.Limit = None,
+    data_root: options.DataRoot = None,
+    out: options.Out = None,
+    no_publish: options.NoPublish = False,
+    plot: options.Plot = None,
     parent: Parent = None,
     alias: Aliases = None,
     store: StoreUrl = STORE,
@@ -71,69 +87,87 @@ def fit(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Tune on DATA, cut, tune again, measure and publish. What is measured on are held-out images."""
-    import tempfile
-
     from sls import pipeline
     from sls.data import load_task
-    from sls.prune import ScoreSettings
     from sls.tune import Recipe
     from store.allocator import keep_freed_memory
 
     keep_freed_memory()
-    tune = Recipe(epochs=epochs, rank=rank, seed=seed)
+    tune = Recipe(
+        epochs=epochs, rank=rank, seed=seed, method=method, from_block=from_block, patience=patience, scale=scale
+    )
     settings = pipeline.FitSettings(
         tune=tune,
-        score=ScoreSettings(alpha=alpha, seed=seed),
+        score=options.score_settings(
+            criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
+        ),
         retune=replace(tune, epochs=retune_epochs),
+        when=when,
+        retune_mode=options.check_mode(when, retune),
+        max_drop=max_drop,
     )
+    options.check_published(settings, out=out, publish=not no_publish, named=bool(parent or alias))
     images = load_task(data, root=data_root, limit=limit, seed=seed)
-    with (
-        open_store(store, create=True, catalogue=catalogue, actor=actor) as opened,
-        tempfile.TemporaryDirectory() as work,
-    ):
-        if parent is not None:
-            opened.resolve(parent)  # half an hour of tuning should not end in a mistyped name
+    with contextlib.ExitStack() as stack:
+        opened = None
+        if not no_publish:
+            opened = stack.enter_context(open_store(store, create=True, catalogue=catalogue, actor=actor))
+            if parent is not None:
+                opened.resolve(parent)  # half an hour of tuning should not end in a mistyped name
+        trunk = borrow_backbone(store, backbone, catalogue) if opened is None else adopt_backbone(opened, backbone)
+        work = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with show_progress(terminal(stderr=True)) as watch:
             report = watch(f"{task} ({len(images.classes)} classes, {len(images.train)} images)")
-            result = pipeline.fit(images, adopt_backbone(opened, backbone), settings, Path(work), report)
-        version = publish_folder(opened, task, result.cut, aliases=tuple(alias or ()), parent=parent)
-    print_versions([version], fmt)
-    for name, accuracy in (("full depth", result.certificate.full), ("the cut", result.certificate.cut)):
-        say(f"accuracy at {name}: {show_accuracy(accuracy)}")
+            result = pipeline.fit(images, trunk, settings, work, report)
+        if opened is None:
+            print_record(describe_fit(task, result), fmt)
+        else:
+            version = publish_folder(opened, task, result.cut, aliases=tuple(alias or ()), parent=parent)
+            print_versions([version], fmt)
+    say_result(result)
+    if plot is not None:
+        from sls.pictures import draw_depths
+
+        known = {} if result.certificate is None else {task: result.certificate}
+        drawn = draw_depths(
+            {task: result.index}, plot / "depths", certificates=known, accuracies={task: result.accuracies}
+        )
+        say(f"picture: {drawn}")
 
 
-@app.command(
-    epilog=example(
-        "cut digits onetrunk/digits", "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --plot pictures"
-    )
-)
+@app.command(epilog=example(
+    "cut digits onetrunk/digits",
+    "cut digits onetrunk/digits --parity --format json",
+    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --criterion ridge --all --plot pictures",
+))  # fmt: skip
 def cut(
     target: Annotated[str, typer.Argument(help="A published REF, or a folder as `export` makes it.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    alpha: Alpha = 0.3,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the picture of scores against depth here, SVG and PNG.")
-    ] = None,
-    seed: Seed = 0,
-    limit: Limit = None,
-    data_root: DataRoot = None,
+    criterion: options.Criterion = "sls",
+    parity: options.Parity = False,
+    alpha: options.Alpha = options.PARITY_ALPHA,
+    tolerance: options.Tolerance = 0.01,
+    every: options.Every = False,
+    plot: options.Plot = None,
+    seed: options.Seed = 0,
+    limit: options.Limit = None,
+    data_root: options.DataRoot = None,
     backbone: BackboneName = None,
     store: StoreUrl = STORE,
     catalogue: Catalogue = None,
     fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Score every block of a task and say where SLS cuts. Changes nothing."""
-    import tempfile
-
-    from sls import pipeline
+    """Score the blocks of a task from the top, and say where the criterion cuts. Changes nothing."""
     from sls.data import load_task
     from sls.folder import backbone_of
-    from sls.pictures import draw_depths
-    from sls.prune import ScoreSettings
+    from sls.look import look_at
     from store.allocator import keep_freed_memory
     from store.backbones import open_backbone
 
     keep_freed_memory()
+    settings = options.score_settings(
+        criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
+    )
     images = load_task(data, root=data_root, limit=limit, seed=seed)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_store(store, catalogue=catalogue))
@@ -142,48 +176,66 @@ def cut(
             folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
         record = opened.backbone(backbone or backbone_of(folder))
         report = stack.enter_context(show_progress(terminal(stderr=True)))(target)
-        settings = ScoreSettings(alpha=alpha, seed=seed, every=True)
-        index = pipeline.score_folder(folder, images, open_backbone(opened, record), settings, report)
+        look = look_at(folder, images, open_backbone(opened, record), settings, report)
+    index = look.index
     if fmt is Format.JSON:
         typer.echo(to_json(asdict(index)))
     else:
         rows = [{"block": number, "score": score} for number, score in enumerate(index.scores, start=1)]
         print_rows(rows, fmt)
+    say_index(index)
+    if plot is not None:
+        from sls.maps import draw_maps
+        from sls.pictures import draw_depths
+
+        say(f"picture: {draw_depths({target: index}, plot / 'depths')}")
+        drawn = draw_maps(look.features, look.labels, images.classes, plot / "maps", depth=index.depth, seed=seed)
+        say(f"picture: {drawn}")
+
+
+def borrow_backbone(root: str, name: str, catalogue: str | None) -> Backbone:
+    """Open a backbone of the store, or load it by name; the store, where there is one, stays as it is."""
+    from store.backbones import load_backbone, open_backbone
+
+    with contextlib.suppress(StoreNotFoundError), open_store(root, catalogue=catalogue) as opened:
+        for record in opened.backbones():
+            if name in (record.name, record.id.fingerprint):
+                return open_backbone(opened, record)
+    return load_backbone(name)
+
+
+def describe_fit(task: str, result: FitResult) -> Row:
+    """Return what a fit that is not published is asked for."""
+    full = None if result.certificate is None else result.certificate.full
+    return {
+        "task": task,
+        "folder": str(result.cut),
+        "depth": result.index.depth,
+        "blocks": result.index.blocks,
+        "criterion": result.index.criterion,
+        "accuracy": result.test.value,
+        "accuracy_full": full and full.value,
+    }
+
+
+def say_result(result: FitResult) -> None:
+    say_index(result.index)
+    if result.certificate is None:
+        say(f"accuracy at the cut: {show_accuracy(result.test)}")
+        say("no model was tuned at full depth to compare with: the version has no certificate; --max-drop makes one")
+        return
+    for name, accuracy in (("full depth", result.certificate.full), ("the cut", result.certificate.cut)):
+        say(f"accuracy at {name}: {show_accuracy(accuracy)}")
+    if result.certificate.validation is not None:
+        say(f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points")
+
+
+def say_index(index: PruneIndex) -> None:
     threshold = "none" if index.threshold is None else f"{index.threshold:.3f}"
-    say(f"depth {index.depth} of {index.blocks}, threshold {threshold}")
+    say(f"depth {index.depth} of {index.blocks}, {index.criterion}, threshold {threshold}")
+    if index.candidates:
+        *others, last = sorted(index.candidates)
+        both = f"{', '.join(map(str, others))} and {last}"
+        say(f"undecided: scores within their noise of the threshold leave depths {both} open; {index.depth} is taken")
     if index.reason:
         say(index.reason)
-    if plot is not None:
-        plot.mkdir(parents=True, exist_ok=True)
-        say(f"picture: {draw_depths({target: index}, plot / 'depths')}")
-
-
-@contextlib.contextmanager
-def show_progress(console: Console) -> Iterator[Callable[[str], Callable[[Progress], None]]]:
-    """Show a bar for each title on a terminal, and elsewhere a line for each stage's first and last step."""
-    from rich.progress import BarColumn, TextColumn
-    from rich.progress import Progress as Bars
-
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
-    with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-
-        def watch(title: str) -> Callable[[Progress], None]:
-            bar = bars.add_task(title, state="waiting")
-
-            def report(progress: Progress) -> None:
-                state = describe_progress(progress)
-                bars.update(bar, completed=progress.step, total=progress.steps, state=state)
-                if not console.is_terminal and progress.step in (1, progress.steps):
-                    console.print(f"{title}: {state}", soft_wrap=True)
-
-            return report
-
-        yield watch
-
-
-def describe_progress(progress: Progress) -> str:
-    parts = [f"{progress.stage} {progress.step}/{progress.steps}"]
-    parts += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []
-    parts += [f"validation {progress.accuracy:.1%}"] if progress.accuracy is not None else []
-    parts += [f"score {progress.score:.3f}"] if progress.score is not None else []
-    return ", ".join([*parts, f"{progress.seconds_left:.0f} s left"])

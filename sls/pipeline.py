@@ -1,50 +1,97 @@
-"""From labelled images to a task's folder: tune at full depth, score from the top, cut, tune again, certify."""
+"""From labelled images to a task's folder: tune, score, cut, tune again, certify; or score first, and tune once."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
+from timm.models.vision_transformer import VisionTransformer
 
-from sls.adapted import Tuned, block_of
+from sls.adapted import Tuned, trunk
+from sls.certify import (
+    TrainFeatures,
+    accuracy_of,
+    depth_accuracies,
+    is_within,
+    keep_adapted,
+    ridge_curve,
+    train_features,
+    walked,
+)
 from sls.commit import current_commit
-from sls.features import BlockFeatures, block_features
 from sls.folder import read_folder, write_card, write_folder
-from sls.prune import ScoreSettings, score_blocks
+from sls.log import Log
+from sls.look import look_at
+from sls.prune import ScoreSettings, index_of
+from sls.retune import MODES, Bench, Cut, blank, truncated
+from sls.stages import Stages
 from sls.task import ImageTask
-from sls.tune import Progress, Recipe, Report, tune
+from sls.tune import Progress, Recipe, Report
 from store.backbones import Backbone
-from store.evidence import Accuracy, Certificate, Lineage, PruneIndex
+from store.errors import InvalidSettingError
+from store.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.images import make_transform
 from store.records import Card
 
+__all__ = ["FitResult", "FitSettings", "blank", "fit", "score_folder", "truncated"]
+
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
+WHEN = ("after", "before")
 
 
 @dataclass(frozen=True)
 class FitSettings:
-    """How a task is tuned at full depth, scored, and tuned again at the cut."""
+    """How a task is tuned, scored, cut, and tuned again.
+
+    `when`: "after" tunes at full depth, scores, cuts and retunes, in the paper's order. "before" scores the
+    frozen backbone and tunes at that depth from the start, once: `retune` and `retune_mode` are not used.
+
+    `max_drop` is the bound, in points of validation accuracy below the model tuned at full depth, that the
+    cut is held to: it is walked up until it keeps it. With "before" that takes a full-depth model after
+    all, which is then tuned as the reference, and the training that "before" would save is spent.
+
+    `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
+    """
 
     tune: Recipe = field(default_factory=Recipe)
     score: ScoreSettings = field(default_factory=ScoreSettings)
     retune: Recipe = field(default_factory=lambda: Recipe(epochs=5))
+    when: str = "after"
+    retune_mode: str = "rewind"
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.when not in WHEN:
+            raise InvalidSettingError(f"when {self.when!r} is unknown: choose one of {', '.join(WHEN)}")
+        if self.retune_mode not in MODES:
+            raise InvalidSettingError(f"retuning {self.retune_mode!r} is unknown: choose one of {', '.join(MODES)}")
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise InvalidSettingError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
+
+    @property
+    def effective(self) -> FitSettings:
+        """What the run does, as its lineage says it."""
+        tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode
+        retune = replace(self.retune, method=tune.method, rank=tune.rank, from_block=tune.from_block, scale=tune.scale)
+        return replace(self, retune=retune, retune_mode=mode)
 
 
 @dataclass(frozen=True)
 class FitResult:
     """What was decided and measured, and the folders that hold it: `full` at every block, `cut` at the depth.
 
-    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1.
+    `test` is the test accuracy of the cut, and `accuracies[i]` that of the model tuned at full depth when it is
+    cut to depth i + 1. With `when` "before" and no `max_drop` none was tuned there: `full` is None and, unless all
+    blocks are kept, `certificate` is None and `accuracies` empty, as what the cut costs is not known.
+    `seconds` and `curve` leave out what an earlier run, which was interrupted, had done.
     """
 
     index: PruneIndex
-    certificate: Certificate
-    full: Path
+    certificate: Certificate | None
+    test: Accuracy
+    full: Path | None
     cut: Path
     accuracies: tuple[Accuracy, ...]
     curve: tuple[Progress, ...]
@@ -52,91 +99,147 @@ class FitResult:
 
 
 def fit(task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, report: Report) -> FitResult:
-    """Fit a task and write `out/full` and `out/cut`; the test part is measured on, and nothing is chosen by it."""
-    log = _Log(report)
-    transform = make_transform(backbone.record.id.preprocessing)
-    with log.timed("tune"):
-        start = blank(task, backbone, settings.tune)
-        full = tune(task, backbone, start, settings.tune, transform=transform, stage="tune", report=log)
-        write_folder(out / "full", backbone, full, task.classes)
-    model = read_folder(out / "full", backbone)
-    with log.timed("score"):
-        index = score_blocks(model, task, settings.score, transform=transform, report=log)
-    with log.timed("retune"):
-        final = full
-        if index.depth < full.depth:
-            start = truncated(full, index.depth)
-            final = tune(task, backbone, start, settings.retune, transform=transform, stage="retune", report=log)
-        write_folder(out / "cut", backbone, final, task.classes)
-    with log.timed("measure"):
-        accuracies = depth_accuracies(block_features(model.vit, task.test, transform), full, task)
-        served = accuracies
-        if index.depth < full.depth:
-            short = read_folder(out / "cut", backbone, depth=index.depth)
-            served = depth_accuracies(block_features(short.vit, task.test, transform), final, task)
-    certificate = Certificate(full=accuracies[-1], cut=served[-1], cut_before_retune=accuracies[index.depth - 1])
-    _write_cards(out, task, backbone, settings, index, certificate)
-    return FitResult(index, certificate, out / "full", out / "cut", accuracies, tuple(log.curve), dict(log.seconds))
+    """Fit a task and write `out/full` and `out/cut`; the test part is measured on, and nothing is chosen by it.
+
+    A fit that is interrupted leaves what it has done in `out/unfinished`; the same fit into the same folder goes on
+    from there, to the same bytes. Raises `InvalidSettingError` where `max_drop` has no validation images to hold to,
+    or the adapters would begin above the last block, `DataError` for patience without validation images.
+    """
+    if settings.max_drop is not None and not len(task.validation):
+        raise InvalidSettingError(
+            f"max_drop {settings.max_drop:g} is held to validation images, and {task.name} has none: "
+            "give a validation part, or leave the bound out"
+        )
+    if settings.tune.from_block > backbone.record.blocks:
+        raise InvalidSettingError(
+            f"adapters from block {settings.tune.from_block}: {backbone.record.name} has {backbone.record.blocks}; "
+            f"choose 1..{backbone.record.blocks}"
+        )
+    return _Fit(task, backbone, settings.effective, out, Log(report)).run()
 
 
 def score_folder(
     folder: Path, task: ImageTask, backbone: Backbone, settings: ScoreSettings, report: Report
 ) -> PruneIndex:
     """Decide the depth of a task that is tuned already; its folder stays as it is."""
-    transform = make_transform(backbone.record.id.preprocessing)
-    return score_blocks(read_folder(folder, backbone), task, settings, transform=transform, report=report)
+    return look_at(folder, task, backbone, settings, report).index
 
 
-def truncated(tuned: Tuned, depth: int) -> Tuned:
-    """Keep the adapter of blocks 1..depth, and the head."""
-    kept = {key: value for key, value in tuned.adapter.items() if block_of(key) <= depth}
-    return replace(tuned, depth=depth, adapter=kept)
+class _Fit:
+    """One run: what it is given, what it has finished, and the steps."""
 
+    def __init__(self, task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, log: Log) -> None:
+        self.task, self.backbone, self.settings, self.out, self.log = task, backbone, settings, out, log
+        self.blocks = backbone.record.blocks
+        self.bench = Bench(task, backbone, make_transform(backbone.record.id.preprocessing), log)
+        self.lineage = Lineage(
+            data=task.name,
+            data_digest=task.digest,
+            train_samples=len(task.train),
+            test_samples=len(task.test),
+            recipe=asdict(settings),
+            versions={name: version(name) for name in LIBRARIES},
+            code_commit=current_commit(),
+        )
+        rows = [(part.digests, part.labels.tolist()) for part in (task.train, task.validation, task.test)]
+        made_of = {"backbone": backbone.record.id.fingerprint, "lineage": asdict(self.lineage), "rows": rows}
+        self.stages = Stages(out, made_of)
 
-def depth_accuracies(features: BlockFeatures, tuned: Tuned, task: ImageTask) -> tuple[Accuracy, ...]:
-    """Accuracy on the test part at depth 1, 2, ... with the head as it is."""
-    logits = torch.from_numpy(features.served) @ tuned.weight.T + tuned.bias
-    correct = (logits.argmax(dim=2).numpy() == task.test.labels).sum(axis=1)
-    return tuple(Accuracy(int(count), len(task.test)) for count in correct)
+    def run(self) -> FitResult:
+        full = self._tune_full("tune") if self.settings.when == "after" else None
+        with self.log.timed("score"):
+            vit, features = self._look(full)
+            index = keep_adapted(self.stages.index(lambda: self._score(features)), self.settings.tune.from_block)
+        if full is None and self.settings.max_drop is not None:
+            full = self._tune_full("reference")
+        with self.log.timed("retune" if self.settings.when == "after" else "tune"):
+            index, validation = self._settle(index, full, features)
+        with self.log.timed("measure"):
+            known = full is not None or index.depth == self.blocks
+            accuracies = self._along(self.out / ("full" if full is not None else "cut")) if known else ()
+            test = accuracies[-1] if index.depth == self.blocks else self._measure(index.depth)
+            curve = ridge_curve(vit, features, self.task.validation, self.bench.transform)
+        certificate = None
+        if known:
+            before = accuracies[index.depth - 1] if self.settings.when == "after" else None
+            certificate = Certificate(accuracies[-1], test, before, validation, self.settings.max_drop, curve)
+        return self._finish(index, certificate, test, accuracies, full)
 
+    def _tune_full(self, stage: str) -> Tuned:
+        with self.log.timed(stage):
+            full = self._tune(self.blocks, stage, self.stages.checkpoint("full"))
+            write_folder(self.out / "full", self.backbone, full, self.task.classes)
+        return full
 
-def blank(task: ImageTask, backbone: Backbone, recipe: Recipe) -> Tuned:
-    """Start from fresh adapters and a head of zeros, at full depth."""
-    classes, record = len(task.classes), backbone.record
-    return Tuned(record.blocks, recipe.rank, {}, torch.zeros(classes, record.dim), torch.zeros(classes))
+    def _tune(self, depth: int, stage: str, checkpoint: Path) -> Tuned:
+        start = blank(self.task, self.backbone, self.settings.tune, depth)
+        return self.bench.tune(start, self.settings.tune, stage=stage, checkpoint=checkpoint)
 
+    def _look(self, full: Tuned | None) -> tuple[VisionTransformer, TrainFeatures]:
+        """Return the blocks that are scored, tuned or frozen, and what they give for the training images."""
+        frozen = full is None
+        vit = trunk(self.backbone, self.blocks).eval() if frozen else read_folder(self.out / "full", self.backbone).vit
+        return vit, train_features(vit, self.task, self.bench.transform, samples=self.settings.score.samples)
 
-def _write_cards(
-    out: Path, task: ImageTask, backbone: Backbone, settings: FitSettings, index: PruneIndex, certificate: Certificate
-) -> None:
-    lineage = Lineage(
-        data=task.name,
-        data_digest=task.digest,
-        train_samples=len(task.train),
-        test_samples=len(task.test),
-        recipe=asdict(settings),
-        versions={name: version(name) for name in LIBRARIES},
-        code_commit=current_commit(),
-    )
-    fingerprint = backbone.record.id.fingerprint
-    write_card(out / "cut", Card(fingerprint, index, certificate, lineage))
-    whole = PruneIndex(depth=index.blocks, blocks=index.blocks, criterion="none")
-    uncut = Certificate(full=certificate.full, cut=certificate.full)
-    write_card(out / "full", Card(fingerprint, whole, uncut, lineage))
+    def _score(self, features: TrainFeatures) -> PruneIndex:
+        return index_of(features.scored, features.scored_labels, self.settings.score, report=self.log)
 
+    def _settle(
+        self, index: PruneIndex, full: Tuned | None, features: TrainFeatures
+    ) -> tuple[PruneIndex, Validation | None]:
+        """Leave the cut in `out/cut`: at the depth of the index, or as far above it as `max_drop` asks for."""
+        bound, held_out = self.settings.max_drop, self.task.validation
+        reference = None
+        if full is not None and len(held_out):
+            reference = accuracy_of(read_folder(self.out / "full", self.backbone), held_out, self.bench.transform)
+        first: float | None = None
+        for depth in range(index.depth, self.blocks + 1):
+            write_folder(self.out / "cut", self.backbone, self._cut(depth, full, features), self.task.classes)
+            if reference is None:
+                return index, None
+            model = read_folder(self.out / "cut", self.backbone, depth=depth)
+            validation = Validation(reference, accuracy_of(model, held_out, self.bench.transform))
+            first = validation.drop if first is None else first
+            if is_within(validation.drop, bound):
+                break
+        assert first is not None
+        if bound is not None and depth > index.depth:
+            index = walked(index, depth, first, bound)
+        return index, validation
 
-class _Log:
-    """Pass progress on, and keep it with the seconds of each stage."""
+    def _cut(self, depth: int, full: Tuned | None, features: TrainFeatures) -> Tuned:
+        """Return the task at the depth, tuned as the settings say; at full depth there is nothing to tune again."""
+        if full is not None and depth == self.blocks:
+            return full
+        checkpoint = self.stages.checkpoint(f"cut-{depth}")
+        if full is None or self.settings.when == "before":
+            return self._tune(depth, "tune", checkpoint)
+        cut = Cut(full, depth, self.settings.retune, features, self.bench)
+        return MODES[self.settings.retune_mode](cut, checkpoint)
 
-    def __init__(self, report: Report) -> None:
-        self.report, self.curve, self.seconds = report, list[Progress](), dict[str, float]()
+    def _measure(self, depth: int) -> Accuracy:
+        model = read_folder(self.out / "cut", self.backbone, depth=depth)
+        return accuracy_of(model, self.task.test, self.bench.transform)
 
-    def __call__(self, progress: Progress) -> None:
-        self.curve.append(progress)
-        self.report(progress)
+    def _along(self, folder: Path) -> tuple[Accuracy, ...]:
+        return depth_accuracies(read_folder(folder, self.backbone), self.task.test, self.bench.transform)
 
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        began = time.monotonic()
-        yield
-        self.seconds[stage] = time.monotonic() - began
+    def _finish(
+        self,
+        index: PruneIndex,
+        certificate: Certificate | None,
+        test: Accuracy,
+        accuracies: tuple[Accuracy, ...],
+        full: Tuned | None,
+    ) -> FitResult:
+        fingerprint = self.backbone.record.id.fingerprint
+        write_card(self.out / "cut", Card(fingerprint, index, certificate, self.lineage))
+        if full is not None:
+            assert certificate is not None
+            whole = PruneIndex(depth=index.blocks, blocks=index.blocks, criterion="none")
+            uncut = Certificate(full=certificate.full, cut=certificate.full)
+            write_card(self.out / "full", Card(fingerprint, whole, uncut, self.lineage))
+        self.stages.clear()
+        where = None if full is None else self.out / "full"
+        curve, seconds = tuple(self.log.curve), dict(self.log.seconds)
+        return FitResult(index, certificate, test, where, self.out / "cut", accuracies, curve, seconds)

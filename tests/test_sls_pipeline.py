@@ -14,16 +14,22 @@ from sls.adapted import block_of
 from sls.folder import backbone_of, read_folder
 from sls.pipeline import FitResult, FitSettings, fit, score_folder
 from sls.prune import ScoreSettings
+from sls.stages import Stages
 from sls.task import ImageTask, Split
-from sls.tune import Progress, Recipe
+from sls.tune import Progress, Recipe, Report
 from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.errors import BackboneMismatchError, FormatError, InvalidSettingError
+from store.evidence import PruneIndex
 from store.images import make_transform
 from store.records import Card
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-SETTINGS = FitSettings(tune=Recipe(epochs=6, batch=8), retune=Recipe(epochs=3, batch=8))
+SETTINGS = FitSettings(
+    tune=Recipe(epochs=3, batch=8),
+    retune=Recipe(epochs=2, batch=8),
+    score=ScoreSettings(criterion="silhouette", alpha=0.98),
+)
 FILES = {CONFIG, WEIGHTS, HEAD, LABELS, CARD}
 
 
@@ -93,18 +99,19 @@ def test_the_test_part_decides_nothing(fitted, tmp_path):
 
 
 def test_the_same_images_give_the_same_bytes(fitted, tmp_path):
-    result = fit(colours(), BACKBONE, SETTINGS, tmp_path, quiet)
-    for kind in ("full", "cut"):
-        one, other = getattr(fitted, kind), getattr(result, kind)
-        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+    assert_equal(fit(colours(), BACKBONE, SETTINGS, tmp_path, quiet), fitted)
 
 
 def test_a_folder_can_be_fitted_into_again(tmp_path):
-    quick = FitSettings(tune=Recipe(epochs=1), retune=Recipe(epochs=1))
-    first = fit(colours(), BACKBONE, replace(quick, score=ScoreSettings(alpha=0.0)), tmp_path, quiet)
-    again = fit(colours(), BACKBONE, replace(quick, score=ScoreSettings(alpha=1.0)), tmp_path, quiet)
-    assert (first.cut, first.certificate.full) == (again.cut, again.certificate.full)
-    assert Card.from_json((again.cut / CARD).read_bytes()).prune_index == again.index
+    def again(alpha: float) -> FitResult:
+        score = ScoreSettings(criterion="silhouette", alpha=alpha)
+        quick = FitSettings(tune=Recipe(epochs=1), retune=Recipe(epochs=1), score=score)
+        return fit(colours(), BACKBONE, quick, tmp_path, quiet)
+
+    first, second = again(0.0), again(1.0)
+    assert (first.cut, first.certificate.full) == (second.cut, second.certificate.full)
+    assert first.index.depth < second.index.depth
+    assert Card.from_json((second.cut / CARD).read_bytes()).prune_index == second.index
 
 
 def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
@@ -115,7 +122,7 @@ def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
 
 
 def score_again(folder: Path, task: ImageTask, **settings: object):
-    return score_folder(folder, task, BACKBONE, ScoreSettings(**settings), quiet)
+    return score_folder(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet)
 
 
 def test_scoring_a_folder_changes_nothing_in_it(fitted):
@@ -132,7 +139,7 @@ def test_each_scored_block_is_reported_with_its_score(fitted):
 
 
 def test_too_few_images_prune_nothing_and_are_not_tuned_again(tmp_path):
-    result = fit(colours(train=12), BACKBONE, SETTINGS, tmp_path, quiet)
+    result = fit(colours(train=12), BACKBONE, replace(SETTINGS, score=ScoreSettings()), tmp_path, quiet)
     assert result.index.depth == 4
     assert "12 samples" in result.index.reason
     assert not [p for p in result.curve if p.stage == "retune"]
@@ -148,6 +155,59 @@ def test_no_more_samples_are_scored_than_asked_for(fitted):
 def test_a_setting_that_no_run_can_use_is_refused(wrong):
     with pytest.raises(InvalidSettingError):
         ScoreSettings(**wrong)
+
+
+# ------------------------------------------------------------------------------------------------------- interruption
+
+
+def interrupting(stage: str, step: int, seen: list[Progress]) -> Report:
+    """Report into the list, and raise when the stage has come to this step."""
+
+    def report(progress: Progress) -> None:
+        seen.append(progress)
+        if (progress.stage, progress.step) == (stage, step):
+            raise KeyboardInterrupt
+
+    return report
+
+
+@pytest.mark.parametrize(("stage", "step"), [("tune", 2), ("retune", 1)])
+def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(fitted, tmp_path, stage, step):
+    first, second = list[Progress](), list[Progress]()
+    with pytest.raises(KeyboardInterrupt):
+        fit(colours(), BACKBONE, SETTINGS, tmp_path, interrupting(stage, step, first))
+    result = fit(colours(), BACKBONE, SETTINGS, tmp_path, second.append)
+    trained = [(p.stage, p.step) for p in (*first, *second) if p.stage != "score"]
+    assert trained == [(p.stage, p.step) for p in fitted.curve if p.stage != "score"]
+    assert bool([p for p in second if p.stage == "score"]) == (stage == "tune")
+    assert_equal(result, fitted)
+
+
+def test_a_fit_of_something_else_does_not_go_on_from_what_was_interrupted(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        fit(colours(), BACKBONE, SETTINGS, tmp_path, interrupting("tune", 2, []))
+    seen: list[Progress] = []
+    other = replace(SETTINGS, tune=Recipe(epochs=1, seed=1))
+    fit(colours(), BACKBONE, other, tmp_path, seen.append)
+    assert (seen[0].stage, seen[0].step, seen[0].steps) == ("tune", 1, 1)
+
+
+def test_scores_are_read_back_and_torn_ones_are_made_again(tmp_path):
+    index, other = PruneIndex(2, 4, "ridge", scores=(None, 0.1, 0.3, 1.0)), PruneIndex(3, 4, "ridge")
+    stages = Stages(tmp_path, {"of": "this"})
+    assert stages.index(lambda: index) == Stages(tmp_path, {"of": "this"}).index(lambda: other) == index
+    (stages.folder / "index.json").write_text("{")
+    assert stages.index(lambda: other) == other
+    assert Stages(tmp_path, {"of": "that"}).index(lambda: index) == index
+
+
+def assert_equal(result: FitResult, expected: FitResult) -> None:
+    """Both folders hold the same bytes, and nothing is left of what was under way."""
+    for kind in ("full", "cut"):
+        one, other = getattr(result, kind), getattr(expected, kind)
+        assert {path.name for path in one.iterdir()} == FILES
+        assert all((one / name).read_bytes() == (other / name).read_bytes() for name in FILES)
+    assert {path.name for path in result.cut.parent.iterdir()} == {"full", "cut"}
 
 
 def test_a_folder_names_its_backbone_and_refuses_another(fitted, tmp_path):
