@@ -15,7 +15,7 @@ from typing import Any
 
 from cut_choices import choices
 from cut_evidence import HERE, print_table, train
-from cut_runs import Plan, Run, find
+from cut_runs import QUICK, Plan, Run, find, keep_plan
 from figures import machine, write
 
 from sls.embedded import EMBEDDED
@@ -24,15 +24,17 @@ from sls.methods import METHODS
 
 def main() -> None:
     options = parse()
+    plan = QUICK if options.quick else Plan()
+    keep_plan(plan, options.folder)
     sources = [f"onetrunk/{name}" for name in options.task or EMBEDDED]
-    train([Run(source, "frozen") for source in sources], Plan(), options.folder, options.processes)
+    train([Run(source, "frozen") for source in sources], plan, options.folder, options.processes)
     depths = {source: depth_of(source, options.folder) for source in sources}
     runs = {
         (source, method): [Run(source, f"before-d{depths[source]}-s{seed}-{method}") for seed in range(options.seeds)]
         for source in sources
         for method in METHODS
     }
-    train([run for each in runs.values() for run in each], Plan(), options.folder, options.processes)
+    train([run for each in runs.values() for run in each], plan, options.folder, options.processes)
     rows: list[dict[str, Any]] = []
     for method, kind in METHODS.items():
         found = [[_kept(run, options.folder) for run in runs[source, method]] for source in sources]
@@ -56,6 +58,7 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be given more than once")
+    parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--folder", type=Path, default=HERE / "results" / "cut_runs", help="where trainings are kept")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")

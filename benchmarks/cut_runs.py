@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,19 @@ class Plan:
     epochs: int = 8
     retune_epochs: int = 5
     backbone: str = DEFAULT_BACKBONE
+
+
+QUICK = Plan(train=60, validation=30, test=60, epochs=1, retune_epochs=1)
+"""To see that everything runs, not to learn anything from."""
+
+
+def keep_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan into its folder; exit where the runs there are of another."""
+    path, said = folder / "plan.json", json.dumps(asdict(plan))
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text() != said:
+        raise SystemExit(f"{folder} has runs of {path.read_text()}, not of {said}: give another --folder")
+    path.write_text(said)
 
 
 @dataclass(frozen=True)
