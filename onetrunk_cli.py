@@ -79,9 +79,13 @@ def command_group(text: str | None = None) -> typer.Typer:
     return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
+def is_on_a_server(catalogue: str | None) -> bool:
+    return catalogue is not None and not catalogue.startswith("sqlite:")
+
+
 def open_listings(root: str, *, catalogue: str | None) -> Listings:
     """Open a store to list what it holds; with a catalogue in SQLite, without all that lies deeper."""
-    if catalogue is not None and not catalogue.startswith("sqlite:"):
+    if is_on_a_server(catalogue):
         return open_store(root, catalogue=catalogue)
     from store.listings import Listings
 
@@ -90,7 +94,7 @@ def open_listings(root: str, *, catalogue: str | None) -> Listings:
 
 def open_shelf(root: str, *, catalogue: str | None) -> Shelf:
     """Open a store to read it; with a catalogue in SQLite, without the database library, which takes 0.3 s to load."""
-    if catalogue is not None and not catalogue.startswith("sqlite:"):
+    if is_on_a_server(catalogue):
         return open_store(root, catalogue=catalogue)
     from store.shelf import Shelf
 

@@ -189,7 +189,7 @@ def cut(
         from sls.pictures import draw_depths
 
         say(f"picture: {draw_depths({target: index}, plot / 'depths')}")
-        drawn = draw_maps(look.features, look.labels, images.classes, plot / "maps", depth=index.depth, seed=seed)
+        drawn = draw_maps(look.features, look.labels, images.classes, plot / "maps", depth=index.depth)
         say(f"picture: {drawn}")
 
 

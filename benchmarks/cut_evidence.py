@@ -31,6 +31,7 @@ from figures import Goal, machine, print_goals, write
 from sls.embedded import EMBEDDED
 from sls.ridge import ridge_head
 from store.allocator import keep_freed_memory
+from store.render import to_markdown
 
 HERE = Path(__file__).parent
 SEEDS = (0, 1, 2)
@@ -259,11 +260,8 @@ def goals_of(rows: list[Row], heads: list[dict[str, object]], ahead: list[dict[s
 
 def print_table(names: tuple[str, ...], rows: list[tuple[object, ...]]) -> None:
     """Print a Markdown table."""
-    print("\n| " + " | ".join(names) + " |\n|" + "---|" * len(names))
-    for row in rows:
-        print(
-            "| " + " | ".join(f"{v:.2f}" if isinstance(v, float) else "" if v is None else str(v) for v in row) + " |"
-        )
+    shown = ([f"{value:.2f}" if isinstance(value, float) else value for value in row] for row in rows)
+    print("\n" + to_markdown([dict(zip(names, row, strict=True)) for row in shown]))
 
 
 if __name__ == "__main__":

@@ -82,6 +82,11 @@ def adapted_blocks(tuned: Tuned) -> range:
     return range(tuned.from_block - 1, tuned.depth)
 
 
+def adapted_paths(tuned: Tuned, modules: Iterable[str]) -> list[str]:
+    """Return the modules of the adapted blocks by full path, from the first block up."""
+    return in_order(f"blocks.{block}.{module}" for module in modules for block in adapted_blocks(tuned))
+
+
 def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     """Collect the tensors of adapters that stand at these paths, under `PATH.NAME`."""
     return {f"{path}.{name}": value for path, each in adapters.items() for name, value in each.state_dict().items()}

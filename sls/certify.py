@@ -110,8 +110,3 @@ def walked(index: PruneIndex, depth: int, drop: float, max_drop: float) -> Prune
     end = "nothing is pruned" if depth == index.blocks else f"walked up to depth {depth}"
     reason = f"{index.reason}; {lost}: {end}" if index.reason else f"{lost}: {end}"
     return replace(index, depth=depth, reason=reason, candidates=())
-
-
-def is_within(drop: float, max_drop: float | None) -> bool:
-    # as store.evidence.Certificate reads it: 90 % less 89 % are, as floats, more than 1 point
-    return max_drop is None or drop <= max_drop + 1e-9

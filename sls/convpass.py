@@ -10,7 +10,7 @@ import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapted import Stored, Tuned, Wrapped, adapted_blocks, load_tensors, tensors_of, trunk
+from sls.adapted import Stored, Tuned, Wrapped, adapted_blocks, adapted_paths, load_tensors, tensors_of, trunk
 from store.backbones import Backbone
 from store.errors import AdapterMismatchError
 
@@ -83,7 +83,7 @@ def wrap(backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
 
 def stored(_: Backbone, tuned: Tuned) -> Stored:
     """Give a config of our own, which PEFT does not know, and the tensors as they are."""
-    paths = [f"blocks.{block}.{place}" for block in adapted_blocks(tuned) for place in PLACES]
+    paths = adapted_paths(tuned, PLACES)
     return Stored({"peft_type": KIND, "r": tuned.rank, "target_modules": paths}, tuned.adapter)
 
 

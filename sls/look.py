@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from timm.models.vision_transformer import VisionTransformer
+
 from sls.features import BlockFeatures, block_features
 from sls.folder import read_folder
 from sls.prune import ScoreSettings, index_of
-from sls.task import ImageTask, Labels
+from sls.task import ImageTask, Labels, Transform
 from sls.tune import Report
 from store.backbones import Backbone
 from store.evidence import PruneIndex
@@ -29,8 +31,15 @@ def look_at(folder: Path, task: ImageTask, backbone: Backbone, settings: ScoreSe
 
     The top is the folder's own last block: one that is cut already is scored from its depth.
     """
+    transform = make_transform(backbone.record.id.preprocessing)
+    return look(read_folder(folder, backbone).vit, task, settings, transform, report)
+
+
+def look(
+    vit: VisionTransformer, task: ImageTask, settings: ScoreSettings, transform: Transform, report: Report
+) -> Look:
+    """Decide the depth from the first training images, in the order of their content."""
     rows = task.train.content_order()[: settings.samples]
     labels = task.train.labels[rows]
-    transform = make_transform(backbone.record.id.preprocessing)
-    features = block_features(read_folder(folder, backbone).vit, task.train, transform, rows=rows)
+    features = block_features(vit, task.train, transform, rows=rows)
     return Look(index_of(features, labels, settings, report), features, labels)

@@ -43,7 +43,6 @@ def draw_maps(
     stem: Path,
     *,
     depth: int,
-    seed: int = 0,  # noqa: ARG001  the map's start is given, and nothing is drawn
 ) -> Path:
     """Draw `stem`.svg and `stem`.png, a panel a block, and return the first.
 

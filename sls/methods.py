@@ -23,7 +23,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls import convpass, repadapter
-from sls.adapted import Stored, Tuned, Wrapped, adapted_blocks, calm_peft, in_order, trunk
+from sls.adapted import Stored, Tuned, Wrapped, adapted_paths, calm_peft, trunk
 from store.backbones import Backbone
 
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -65,7 +65,7 @@ class _Peft:
 
     def targets(self, tuned: Tuned) -> list[str]:
         # by full path: PEFT's short `proj` would also hit `patch_embed.proj`
-        return in_order(f"blocks.{block}.{module}" for block in adapted_blocks(tuned) for module in self.modules)
+        return adapted_paths(tuned, self.modules)
 
 
 def _collect(peft: PeftModel) -> Mapping[str, Tensor]:

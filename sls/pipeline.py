@@ -14,7 +14,6 @@ from sls.certify import (
     TrainFeatures,
     accuracy_of,
     depth_accuracies,
-    is_within,
     keep_adapted,
     ridge_curve,
     train_features,
@@ -23,9 +22,8 @@ from sls.certify import (
 from sls.commit import current_commit
 from sls.folder import read_folder, write_card, write_folder
 from sls.log import Log
-from sls.look import look_at
 from sls.prune import ScoreSettings, index_of
-from sls.retune import MODES, Bench, Cut, blank, truncated
+from sls.retune import MODES, Bench, Cut, blank
 from sls.stages import Stages
 from sls.task import ImageTask
 from sls.tune import Progress, Recipe, Report
@@ -34,8 +32,6 @@ from store.errors import InvalidSettingError
 from store.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.images import make_transform
 from store.records import Card
-
-__all__ = ["FitResult", "FitSettings", "blank", "fit", "score_folder", "truncated"]
 
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
 WHEN = ("after", "before")
@@ -118,13 +114,6 @@ def fit(task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, r
     return _Fit(task, backbone, settings.effective, out, Log(report)).run()
 
 
-def score_folder(
-    folder: Path, task: ImageTask, backbone: Backbone, settings: ScoreSettings, report: Report
-) -> PruneIndex:
-    """Decide the depth of a task that is tuned already; its folder stays as it is."""
-    return look_at(folder, task, backbone, settings, report).index
-
-
 class _Fit:
     """One run: what it is given, what it has finished, and the steps."""
 
@@ -200,7 +189,7 @@ class _Fit:
             model = read_folder(self.out / "cut", self.backbone, depth=depth)
             validation = Validation(reference, accuracy_of(model, held_out, self.bench.transform))
             first = validation.drop if first is None else first
-            if is_within(validation.drop, bound):
+            if bound is None or validation.keeps(bound):
                 break
         assert first is not None
         if bound is not None and depth > index.depth:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
-from sls.adapted import Adapted
 from sls.criteria import CRITERIA, obstacle
 from sls.cutoff import Scoring, cut_by_share, cut_by_tolerance
-from sls.features import BlockFeatures, block_features
+from sls.features import BlockFeatures
 from sls.rows import Labels
-from sls.task import ImageTask, Transform
 from sls.tune import Progress, Report
 from store.errors import InvalidSettingError
 from store.evidence import PruneIndex
@@ -38,18 +36,6 @@ class ScoreSettings:
             raise InvalidSettingError(f"{self.samples} samples, alpha {self.alpha}: give samples >= 1, alpha in 0..1")
         if not 0 <= self.tolerance < 1:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
-
-
-def score_blocks(
-    model: Adapted, task: ImageTask, settings: ScoreSettings, *, transform: Transform, report: Report
-) -> PruneIndex:
-    """Decide the depth from the training images' features.
-
-    The top is the model's own last block: a folder that is cut already is scored from its depth.
-    """
-    rows = task.train.content_order()[: settings.samples]
-    features = block_features(model.vit, task.train, transform, rows=rows)
-    return index_of(features, task.train.labels[rows], settings, report)
 
 
 def index_of(

@@ -11,15 +11,15 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from sls.adapted import Stored, Tuned, Wrapped, adapted_blocks, in_order, load_tensors, tensors_of, trunk
+from sls.adapted import Stored, Tuned, Wrapped, adapted_paths, load_tensors, tensors_of, trunk
 from store.backbones import Backbone
 from store.errors import InvalidSettingError
+from store.methods import PREFIX
 
 MODULES = ("attn.qkv", "mlp.fc1")
 GROUPS = 2
 DROPOUT = 0.1
 TENSORS = ("down.weight", "down.bias", "up", "up_bias", "scale")
-PREFIX = "base_model.model."
 
 
 class RepAdapter(nn.Module):
@@ -54,7 +54,7 @@ def wrap(backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
     """Put a RepAdapter before qkv and before fc1 of every adapted block."""
     vit = trunk(backbone, tuned.depth, dtype)
     adapters = {}
-    for path in _paths(tuned):
+    for path in adapted_paths(tuned, MODULES):
         layer = cast(nn.Linear, vit.get_submodule(path))
         adapters[path] = RepAdapter(layer.in_features, tuned.rank, tuned.scale).to(dtype)
         vit.set_submodule(path, nn.Sequential(adapters[path], layer))
@@ -65,7 +65,7 @@ def wrap(backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
 
 def stored(backbone: Backbone, tuned: Tuned) -> Stored:
     """Give the LoRA that does the same, of rank `hidden` and scaling 1."""
-    paths = _paths(tuned)
+    paths = adapted_paths(tuned, MODULES)
     config = LoraConfig(r=tuned.rank, lora_alpha=tuned.rank, lora_bias=True, target_modules=paths)
     tensors = {
         f"{PREFIX}{path}.{name}": value
@@ -92,7 +92,3 @@ def _dense(up: Tensor) -> Tensor:
     for index, part in enumerate(up.chunk(GROUPS)):
         dense[index * rows : (index + 1) * rows, index * group : (index + 1) * group] = part
     return dense
-
-
-def _paths(tuned: Tuned) -> list[str]:
-    return in_order(f"blocks.{block}.{module}" for block in adapted_blocks(tuned) for module in MODULES)

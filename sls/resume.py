@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +13,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sls.adapted import Tuned
+from sls.durable import replace_file
 from sls.recipe import Recipe
 from sls.task import ImageTask, Split
 from sls.trainer import State
 from store.backbones import Backbone
 from store.errors import ConflictError, FormatError
-from store.folder import sync_folder, writing
 
 META = "onetrunk"
 
@@ -59,18 +58,7 @@ class Checkpoint:
         """Replace the file by the state, durably, or leave it as it is."""
         meta = {META: json.dumps({**state.facts, "run": self.run})}
         data: bytes = save({key: value.contiguous() for key, value in state.tensors.items()}, metadata=meta)
-        partial = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        with writing(self.path):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with partial.open("wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                partial.replace(self.path)
-            finally:
-                partial.unlink(missing_ok=True)
-            sync_folder(self.path.parent)
+        replace_file(self.path, data)
 
 
 def run_of(task: ImageTask, backbone: Backbone, start: Tuned, recipe: Recipe) -> dict[str, str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
+from sls.durable import replace_file
 from store.decoding import decode
 from store.errors import FormatError
 from store.evidence import PruneIndex
@@ -42,12 +42,7 @@ class Stages:
         with suppress(FileNotFoundError, FormatError):
             return decode(PruneIndex, path.read_bytes(), str(path), newest=0)
         made = make()
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            file.write(json.dumps(asdict(made), allow_nan=False).encode())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        replace_file(path, json.dumps(asdict(made), allow_nan=False).encode())
         return made
 
     def clear(self) -> None:

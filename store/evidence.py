@@ -84,6 +84,10 @@ class Validation:
         """Points lost at the cut; below 0 where it gains."""
         return 100 * (self.full.value - self.cut.value)
 
+    def keeps(self, max_drop: float) -> bool:
+        """Whether no more than so many points are lost; 90 % less 89 % are, as floats, more than one."""
+        return self.drop <= max_drop + 1e-9
+
 
 @dataclass(frozen=True)
 class Certificate:
@@ -103,7 +107,7 @@ class Certificate:
     def __post_init__(self) -> None:
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise FormatError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
-        if self.max_drop is not None and (self.validation is None or self.validation.drop > self.max_drop + 1e-9):
+        if self.max_drop is not None and (self.validation is None or not self.validation.keeps(self.max_drop)):
             raise FormatError(f"max_drop {self.max_drop} is not kept by {self.validation}: cut less deep")
 
 

@@ -17,7 +17,7 @@ from serving.engine import Engine
 from sls.adapted import trunk
 from sls.features import block_features
 from sls.folder import read_folder, write_folder
-from sls.pipeline import blank
+from sls.retune import blank
 from sls.task import ImageTask, Split
 from sls.tune import Recipe, tune
 from store.backbones import Backbone, encode, load_backbone, read_backbone

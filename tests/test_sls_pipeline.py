@@ -12,7 +12,8 @@ from test_sls_tune import colours, toy_backbone
 
 from sls.adapted import block_of
 from sls.folder import backbone_of, read_folder
-from sls.pipeline import FitResult, FitSettings, fit, score_folder
+from sls.look import look_at
+from sls.pipeline import FitResult, FitSettings, fit
 from sls.prune import ScoreSettings
 from sls.stages import Stages
 from sls.task import ImageTask, Split
@@ -122,7 +123,7 @@ def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
 
 
 def score_again(folder: Path, task: ImageTask, **settings: object):
-    return score_folder(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet)
+    return look_at(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet).index
 
 
 def test_scoring_a_folder_changes_nothing_in_it(fitted):

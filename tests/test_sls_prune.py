@@ -4,13 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from toys import DIM, toy_model
+from toys import toy_model
 
-from sls.adapted import Adapted
 from sls.criteria import CRITERIA
 from sls.features import BlockFeatures, block_features
-from sls.prune import ScoreSettings, index_of, score_blocks
+from sls.look import look
+from sls.prune import ScoreSettings, index_of
 from sls.task import ImageTask, Split
 from sls.tune import Progress
 from store.errors import DataError, InvalidSettingError
@@ -148,14 +147,14 @@ def noisy_task() -> ImageTask:
 
 def test_a_models_blocks_are_scored_on_the_first_training_images_by_content():
     task = noisy_task()
-    model = Adapted(toy_model().eval(), torch.nn.Linear(DIM, 2))
+    model = toy_model().eval()
     settings = ScoreSettings(criterion="ridge", samples=40)
-    index = score_blocks(model, task, settings, transform=TRANSFORM, report=lambda _: None)
+    index = look(model, task, settings, TRANSFORM, lambda _: None).index
     rows = task.train.content_order()[:40]
-    features = block_features(model.vit, task.train, TRANSFORM, rows=rows)
+    features = block_features(model, task.train, TRANSFORM, rows=rows)
     assert index == index_of(features, task.train.labels[rows], settings)
     assert (index.samples, index.blocks) == (40, 4)
     order = np.random.default_rng(2).permutation(50)
     train = Split(tuple(task.train.images[i] for i in order), task.train.labels[order])
-    again = score_blocks(model, replace(task, train=train), settings, transform=TRANSFORM, report=lambda _: None)
+    again = look(model, replace(task, train=train), settings, TRANSFORM, lambda _: None).index
     assert again == index

@@ -7,8 +7,8 @@ from safetensors.torch import load
 from toys import make_toy
 
 from sls.adapted import Tuned, block_of
-from sls.pipeline import blank, truncated
 from sls.recipe import SCHEDULES
+from sls.retune import blank, truncated
 from sls.task import ImageTask, Split
 from sls.tune import Progress, Recipe, rate_at, tune
 from store.backbones import Backbone
