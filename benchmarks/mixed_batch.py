@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from serving.engine import Engine
 from store.allocator import keep_freed_memory
 from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
-from store.lowering import LowRank, TaskWeights
+from store.forms import Delta, Forms, TaskWeights
 
 MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 CLASSES = 10
@@ -44,7 +44,7 @@ class Setting:
 def random_task(backbone: Backbone, *, rank: int, seed: int) -> TaskWeights:
     generator = torch.Generator().manual_seed(seed)
     deltas = {
-        path: LowRank(
+        path: Delta(
             torch.randn(1, fan_in, rank, generator=generator).mul(0.02).bfloat16(),
             torch.randn(1, rank, fan_out, generator=generator).mul(0.02).bfloat16(),
         )
@@ -53,12 +53,12 @@ def random_task(backbone: Backbone, *, rank: int, seed: int) -> TaskWeights:
     # One head for all, as PEFT's mixed batch takes no others; about unit logits.
     weight = torch.randn(CLASSES, backbone.record.dim, generator=torch.Generator().manual_seed(0)) / 16
     weight = weight.bfloat16()
-    return TaskWeights(backbone.record.blocks, deltas, weight, torch.zeros(CLASSES).bfloat16(), ())
+    return TaskWeights(backbone.record.blocks, Forms(deltas), weight, torch.zeros(CLASSES).bfloat16(), ())
 
 
 def merged_model(backbone: Backbone, task: TaskWeights, *, fused: bool) -> VisionTransformer:
     model = backbone.build(classes=CLASSES, dtype=torch.bfloat16)
-    for path, delta in task.deltas.items():
+    for path, delta in task.forms.deltas.items():
         model.get_submodule(path).weight.data += (delta.a[0] @ delta.b[0]).T
     model.head.weight.data.copy_(task.head_weight)
     for block in model.blocks:
@@ -72,13 +72,13 @@ def peft_model(backbone: Backbone, tasks: list[TaskWeights], *, fused: bool) -> 
     base.head.bias.data.zero_()
     for block in base.blocks:
         block.attn.fused_attn = fused
-    rank = next(iter(tasks[0].deltas.values())).rank
-    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(tasks[0].deltas))
+    rank = next(iter(tasks[0].forms.deltas.values())).rank
+    config = peft.LoraConfig(r=rank, lora_alpha=rank, target_modules=list(tasks[0].forms.deltas))
     model = peft.get_peft_model(base, config, adapter_name="0", autocast_adapter_dtype=False)
     for index in range(1, len(tasks)):
         model.add_adapter(str(index), config, autocast_adapter_dtype=False)
     for index, task in enumerate(tasks):
-        for path, delta in task.deltas.items():
+        for path, delta in task.forms.deltas.items():
             layer = model.base_model.model.get_submodule(path)
             layer.lora_A[str(index)].weight.data.copy_(delta.a[0].T)
             layer.lora_B[str(index)].weight.data.copy_(delta.b[0].T)
@@ -96,7 +96,7 @@ class PlainWalk:
         for index, block in enumerate(self.vit.blocks):
 
             def adapted(linear: nn.Linear, x: Tensor, name: str, index: int = index) -> Tensor:
-                deltas = [task.deltas[f"blocks.{index}.{name}"] for task in tasks]
+                deltas = [task.forms.deltas[f"blocks.{index}.{name}"] for task in tasks]
                 a, b = torch.stack([d.a[0] for d in deltas]), torch.stack([d.b[0] for d in deltas])
                 return linear(x).baddbmm_(torch.bmm(x, a), b)
 

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from store.lowering import LowRank, TaskWeights
+from store.forms import Delta, TaskWeights
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def add_deltas(x: Tensor, y: Tensor, tasks: Sequence[TaskWeights], path: str) ->
 
     x (n, T, in), y (n, T, out), a_i (1, in, r_i), b_i (1, r_i, out), bias_i (1, 1, out) or none.
     """
-    rows = [task.deltas.get(path) for task in tasks]
+    rows = [task.forms.deltas.get(path) for task in tasks]
     found = [row for row in rows if row is not None]
     if not found:
         return y
@@ -103,7 +103,7 @@ def explicit_attention_is_faster(weight: Tensor) -> bool:
     return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
 
 
-def _pad(rows: Sequence[LowRank | None], rank: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+def _pad(rows: Sequence[Delta | None], rank: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     a = x.new_zeros(len(rows), x.shape[2], rank)
     b = x.new_zeros(len(rows), rank, y.shape[2])
     for index, row in enumerate(rows):

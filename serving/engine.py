@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from serving.block import ServedBlock
 from store.backbones import Backbone
-from store.lowering import TaskWeights
+from store.forms import TaskWeights
 from store.served import check_served
 
 

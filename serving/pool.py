@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
-from store.lowering import TaskWeights
+from store.forms import TaskWeights
 
 
 @dataclass

@@ -24,8 +24,9 @@ from store.errors import (
     OneTrunkError,
     OverloadedError,
 )
+from store.forms import TaskWeights
 from store.images import decode, make_transform
-from store.lowering import TaskWeights, lower
+from store.lowering import lower
 from store.records import BackboneRecord
 from store.store import Store, Version
 
@@ -72,7 +73,8 @@ class Service:
     def __init__(self, store: Store, *, backbone: str | None = None, dtype: str = "auto", device: str = "cpu") -> None:
         self._store = store
         self.record = choose_backbone(store, backbone)
-        self._engine = Engine(open_backbone(store, self.record), dtype=choose_dtype(dtype, device), device=device)
+        self._backbone = open_backbone(store, self.record)
+        self._engine = Engine(self._backbone, dtype=choose_dtype(dtype, device), device=device)
         self._transform = make_transform(self.record.id.preprocessing)
         self._pool = Pool(budget_nbytes=POOL_NBYTES)
         self._scheduler: Scheduler[Request] = Scheduler()
@@ -184,6 +186,7 @@ class Service:
             head=read(manifest.head.weights),
             labels=read(manifest.head.labels),
             depth=manifest.depth,
+            backbone=self._backbone.tensors,
             dtype=self._engine.dtype,
             device=self._engine.device,
         )

@@ -1,12 +1,11 @@
-"""From a task's files to the tensors that the engine multiplies with."""
+"""From a task's files to the forms that the engine multiplies with."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import cast
 
 import safetensors
@@ -15,44 +14,12 @@ from safetensors.torch import load
 from torch import Tensor
 
 from store.errors import FormatError
-from store.methods import PREFIX, resolve_pattern
+from store.forms import Delta, Forms, TaskWeights
+from store.methods import PREFIX, Config, resolve_pattern
 
-
-@dataclass(frozen=True)
-class LowRank:
-    """The delta of one linear map: y += (x @ a) @ b + bias, with LoRA's scaling within b and the bias.
-
-    a is (1, in, rank), b is (1, rank, out) and the bias, where there is one, (1, 1, out): rows of a batch are joined
-    along the first axis.
-    """
-
-    a: Tensor
-    b: Tensor
-    bias: Tensor | None = None
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[2]
-
-    @property
-    def nbytes(self) -> int:
-        return self.a.nbytes + self.b.nbytes + (0 if self.bias is None else self.bias.nbytes)
-
-
-@dataclass(frozen=True)
-class TaskWeights:
-    """All that the engine needs of one version: deltas by module path, head (classes, dim) and (classes,), labels."""
-
-    depth: int
-    deltas: Mapping[str, LowRank]
-    head_weight: Tensor
-    head_bias: Tensor
-    labels: tuple[str, ...]
-
-    @cached_property
-    def nbytes(self) -> int:
-        low_rank = sum(delta.nbytes for delta in self.deltas.values())
-        return low_rank + self.head_weight.nbytes + self.head_bias.nbytes
+Tensors = Mapping[str, Tensor]
+Lowering = Callable[[Config, Tensors, Tensors], Forms]
+"""(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
 
 
 def lower(
@@ -62,33 +29,41 @@ def lower(
     head: bytes,
     labels: bytes,
     depth: int,
+    backbone: Tensors,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> TaskWeights:
-    """Lower a published LoRA task; the files have passed `store.checkpoint.check`."""
+    """Lower a published task; its files have passed `store.checkpoint.check` with the backbone's record.
+
+    `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
+    is not whole.
+    """
     settings = json.loads(config)
-    tensors = _load(adapter, "adapter_model.safetensors")
+    forms = LOWERINGS[settings["peft_type"]](settings, _load(adapter, "adapter_model.safetensors"), backbone)
+    weights = _load(head, "head.safetensors")
+    return TaskWeights(
+        depth=depth,
+        forms=forms.to(device, dtype),
+        head_weight=weights["weight"].to(device, dtype),
+        head_bias=weights["bias"].to(device, dtype),
+        labels=tuple(labels.decode().splitlines()),
+    )
+
+
+def lower_lora(config: Config, tensors: Tensors, _: Tensors) -> Forms:
+    """y = W x + s (B A x + bias), s being LoRA's scaling (Hu et al. 2022, section 4.1)."""
     deltas = {}
     for key in tensors:
         if key.endswith(".lora_A.weight"):
             stem = key.removesuffix(".lora_A.weight")
             path = stem.removeprefix(PREFIX)
             a, b = tensors[key].float(), tensors[f"{stem}.lora_B.weight"].float()
-            scaling = lora_scaling(settings, path, a.shape[0])
+            scaling = lora_scaling(config, path, a.shape[0])
             bias = tensors.get(f"{stem}.lora_B.bias")
-            deltas[path] = LowRank(
-                a.T[None].to(device, dtype).contiguous(),
-                (b * scaling).T[None].to(device, dtype).contiguous(),
-                None if bias is None else (bias.float() * scaling)[None, None].to(device, dtype),
+            deltas[path] = Delta(
+                a.T[None], (b * scaling).T[None], None if bias is None else (bias.float() * scaling)[None, None]
             )
-    weights = _load(head, "head.safetensors")
-    return TaskWeights(
-        depth=depth,
-        deltas=deltas,
-        head_weight=weights["weight"].to(device, dtype),
-        head_bias=weights["bias"].to(device, dtype),
-        labels=tuple(labels.decode().splitlines()),
-    )
+    return Forms(deltas)
 
 
 def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:
@@ -102,3 +77,6 @@ def _load(data: bytes, what: str) -> dict[str, Tensor]:
         return load(data)
     except safetensors.SafetensorError as error:
         raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None
+
+
+LOWERINGS: Mapping[str, Lowering] = MappingProxyType({"LORA": lower_lora})

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from store.backbones import Backbone, load_backbone
-from store.lowering import TaskWeights, lower
+from store.forms import TaskWeights
+from store.lowering import lower
 
 MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
@@ -85,7 +86,7 @@ def make_random_task(backbone: Backbone, folder: Path, seed: int) -> Made:
     )
 
 
-def lowered(made: Made, dtype: torch.dtype = torch.float32) -> TaskWeights:
+def lowered(backbone: Backbone, made: Made, dtype: torch.dtype = torch.float32) -> TaskWeights:
     read = {name: (made.folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
     return lower(
         config=read["adapter_config.json"],
@@ -93,6 +94,7 @@ def lowered(made: Made, dtype: torch.dtype = torch.float32) -> TaskWeights:
         head=(made.folder / "head.safetensors").read_bytes(),
         labels=(made.folder / "classes.txt").read_bytes(),
         depth=made.depth,
+        backbone=backbone.tensors,
         dtype=dtype,
     )
 

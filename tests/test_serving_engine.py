@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from serving.engine import Engine
 from store.backbones import DEFAULT_BACKBONE, load_backbone
 from store.errors import UnservedBackboneError
-from store.lowering import LowRank, TaskWeights
+from store.forms import Delta, Forms, TaskWeights
 
 TASKS = 10
 
@@ -41,7 +41,7 @@ def answers_alone(backbone, tasks: list[Made], images, dtype=torch.float32):
 def test_each_row_of_a_mixed_batch_equals_its_task_served_alone_by_timm_and_peft(backbone, tasks, seed):
     mix = random.Random(seed).choices(tasks, k=random.Random(seed).choice([1, 3, 9, 16]))
     images = torch.randn(len(mix), 3, 64, 64, generator=torch.Generator().manual_seed(seed))
-    mixed = Engine(backbone).forward(images, [lowered(made) for made in mix])
+    mixed = Engine(backbone).forward(images, [lowered(backbone, made) for made in mix])
     for logits, made, image in zip(mixed, mix, images, strict=True):
         (alone,) = reference_logits(backbone, made, image[None])
         assert logits.shape == alone.shape
@@ -51,7 +51,10 @@ def test_each_row_of_a_mixed_batch_equals_its_task_served_alone_by_timm_and_peft
 def test_in_bfloat16_500_real_images_get_the_label_that_peft_gives_or_one_tied_with_it(backbone, tasks):
     scans = torch.tensor(load_digits().images[:500], dtype=torch.float32)[:, None] / 8 - 1
     images = torch.nn.functional.interpolate(scans, size=64).expand(-1, 3, -1, -1).contiguous()
-    engine, weights = Engine(backbone, dtype=torch.bfloat16), [lowered(made, torch.bfloat16) for made in tasks]
+    engine, weights = (
+        Engine(backbone, dtype=torch.bfloat16),
+        [lowered(backbone, made, torch.bfloat16) for made in tasks],
+    )
     alone = answers_alone(backbone, tasks, images, torch.bfloat16)
     for start in range(0, 500, 50):
         batch = images[start : start + 50]
@@ -80,7 +83,7 @@ def test_every_kind_of_plain_vision_transformer_is_restated_exactly(tmp_path, ar
     backbone = make_backbone(tmp_path / "backbone", **arguments)
     tasks = [make_random_task(backbone, tmp_path / str(seed), seed) for seed in range(3)]
     images = torch.randn(6, 3, 32, 32)
-    mixed = Engine(backbone).forward(images, [lowered(tasks[row % 3]) for row in range(6)])
+    mixed = Engine(backbone).forward(images, [lowered(backbone, tasks[row % 3]) for row in range(6)])
     for logits, alone in zip(mixed, answers_alone(backbone, tasks, images), strict=True):
         torch.testing.assert_close(logits, alone, atol=1e-4, rtol=0)
 
@@ -94,7 +97,7 @@ def test_rows_leave_at_their_depth_shallowest_first_and_keep_the_order_of_the_re
     backbone = make_backbone(tmp_path / "backbone")
     depths = (2, 4, 1, 4)
     tasks = [
-        lowered(make_task(backbone, tmp_path / str(i), depth=depth, classes=2 + i, seed=i))
+        lowered(backbone, make_task(backbone, tmp_path / str(i), depth=depth, classes=2 + i, seed=i))
         for i, depth in enumerate(depths)
     ]
     finished = list(Engine(backbone).walk(torch.randn(4, 3, 32, 32), tasks))
@@ -110,7 +113,7 @@ def test_rank_and_alpha_patterns_and_a_task_without_some_modules_mix_in_one_batc
     )  # fmt: skip
     plain = make_task(backbone, tmp_path / "plain", depth=2, classes=3, modules=("mlp.fc2",), seed=1)
     images = torch.randn(4, 3, 32, 32)
-    mixed = Engine(backbone).forward(images, [lowered(made) for made in (patterned, plain) * 2])
+    mixed = Engine(backbone).forward(images, [lowered(backbone, made) for made in (patterned, plain) * 2])
     for logits, alone in zip(mixed, answers_alone(backbone, [patterned, plain], images), strict=True):
         torch.testing.assert_close(logits, alone, atol=1e-4, rtol=0)
 
@@ -126,22 +129,22 @@ def test_tasks_with_and_without_biases_mix_in_one_batch(tmp_path, biases):
         for seed, bias in enumerate(biases)
     ]  # fmt: skip
     images = torch.randn(2 * len(tasks), 3, 32, 32)
-    mixed = Engine(backbone).forward(images, [lowered(made) for made in tasks * 2])
-    unbiased = [replace(weights, deltas=without_biases(weights)) for weights in map(lowered, tasks)]
+    mixed = Engine(backbone).forward(images, [lowered(backbone, made) for made in tasks * 2])
+    unbiased = [without_biases(lowered(backbone, made)) for made in tasks]
     others = Engine(backbone).forward(images, unbiased * 2)
     for row, alone in enumerate(answers_alone(backbone, tasks, images)):
         torch.testing.assert_close(mixed[row], alone, atol=1e-4, rtol=0)
         assert torch.equal(mixed[row], others[row]) is not biases[row % len(tasks)]
 
 
-def without_biases(weights: TaskWeights) -> dict[str, LowRank]:
-    return {path: LowRank(delta.a, delta.b) for path, delta in weights.deltas.items()}
+def without_biases(weights: TaskWeights) -> TaskWeights:
+    return replace(weights, forms=Forms({path: Delta(d.a, d.b) for path, d in weights.forms.deltas.items()}))
 
 
 def test_a_bias_counts_in_the_bytes_that_a_task_takes(tmp_path):
     backbone = make_backbone(tmp_path / "backbone")
     sizes = {
-        bias: lowered(make_task(backbone, tmp_path / str(bias), depth=2, classes=3, lora_bias=bias)).nbytes
+        bias: lowered(backbone, make_task(backbone, tmp_path / str(bias), depth=2, classes=3, lora_bias=bias)).nbytes
         for bias in (True, False)
     }
     assert sizes[True] - sizes[False] == 2 * 4 * (3 + 1 + 4 + 1) * backbone.record.dim
@@ -149,7 +152,7 @@ def test_a_bias_counts_in_the_bytes_that_a_task_takes(tmp_path):
 
 def test_two_engines_do_not_influence_each_other_and_a_run_leaves_the_backbone_as_it_was(backbone, tasks):
     images = torch.randn(4, 3, 64, 64)
-    weights = [lowered(made) for made in tasks[:4]]
+    weights = [lowered(backbone, made) for made in tasks[:4]]
     one, other = Engine(backbone), Engine(backbone)
     before = {name: tensor.clone() for name, tensor in one._vit.state_dict().items()}
     first = one.forward(images, weights)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from serving.pool import Pool
-from store.lowering import TaskWeights
+from store.forms import Forms, TaskWeights
 
 
 def weights(nbytes: int) -> TaskWeights:
     """A task of exactly this many bytes."""
-    return TaskWeights(1, {}, torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(0), ("a", "b"))
+    return TaskWeights(1, Forms(), torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(0), ("a", "b"))
 
 
 def use(pool: Pool, digest: str, nbytes: int = 10) -> None:

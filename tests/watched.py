@@ -71,7 +71,9 @@ def everything(root: Path) -> None:
         store.set_tag("flowers", "note", f"__import__('os').system('{MARK}')")
         version = store.resolve("flowers@prod")
         read = [store.read(blob) for blob in version.manifest.blobs]
-        lowered = lower(config=read[0], adapter=read[1], head=read[2], labels=read[3], depth=2)
+        lowered = lower(
+            config=read[0], adapter=read[1], head=read[2], labels=read[3], depth=2, backbone=backbone.tensors
+        )
         Engine(open_backbone(store, store.backbone("toy/vit"))).forward(torch.zeros(1, 3, 32, 32), [lowered])
         with Service(store) as service:
             service.predict("flowers", image())
