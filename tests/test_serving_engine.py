@@ -154,9 +154,9 @@ def test_two_engines_do_not_influence_each_other_and_a_run_leaves_the_backbone_a
     images = torch.randn(4, 3, 64, 64)
     weights = [lowered(backbone, made) for made in tasks[:4]]
     one, other = Engine(backbone), Engine(backbone)
-    before = {name: tensor.clone() for name, tensor in one._vit.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in one._trunk.vit.state_dict().items()}
     first = one.forward(images, weights)
     other.forward(images.flip(0), weights[::-1])
     for logits, again in zip(first, one.forward(images, weights), strict=True):
         assert torch.equal(logits, again)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in one._vit.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one._trunk.vit.state_dict().items())

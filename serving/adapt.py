@@ -1,0 +1,176 @@
+"""What the tasks of a batch change in a linear map, a norm and a residual: each row by the forms of its own task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from store.forms import Bottleneck, Delta, Forms, Norm
+
+Form = TypeVar("Form", Delta, Norm, Bottleneck)
+
+
+@dataclass(frozen=True)
+class Linear:
+    """y = x @ W^T + bias, with W laid out once for this CPU's bf16 matrix unit where there is one."""
+
+    weight: Tensor
+    bias: Tensor | None
+    packed: bool
+
+    @classmethod
+    def of(cls, linear: nn.Linear) -> Linear:
+        weight, bias = linear.weight.detach(), linear.bias
+        packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+        if packed:
+            weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
+        return cls(weight, None if bias is None else bias.detach(), packed)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+            return y
+        return F.linear(x, self.weight, self.bias)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + x @ W^T + bias, in one pass over the result where the matrix unit can."""
+        if self.packed:
+            y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+            return y
+        return F.linear(x, self.weight, self.bias).add_(residual)
+
+
+def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Tensor | None = None) -> Tensor:
+    """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + (x[i] @ a_i) @ b_i + bias_i (+ residual[i]).
+
+    x (n, T, in), deltas one for each row or None, residual and y (n, T, out); y is memory of its own.
+    """
+    scaled = any(delta is not None and delta.out_scale is not None for delta in deltas)
+    inside = scale_rows(x, deltas)
+    y = base(inside) if residual is None or scaled else base.plus(inside, residual)
+    for rows, same in runs(deltas, _shape):
+        _add(x[rows], y[rows], same)
+    return y.add_(residual) if scaled and residual is not None else y
+
+
+def scale_rows(x: Tensor, deltas: Sequence[Delta | None]) -> Tensor:
+    """Return in_scale_i * x[i], and x itself where no row has a scale."""
+    if all(delta is None or delta.in_scale is None for delta in deltas):
+        return x
+    scaled = x.clone()
+    for rows, same in runs(deltas, _shape):
+        if same[0].in_scale is not None:
+            scaled[rows] *= _stack([delta.in_scale for delta in same])
+    return scaled
+
+
+def layer_norm(x: Tensor, base: nn.Module, norms: Sequence[Norm | None]) -> Tensor:
+    """Return the norm of each row by its task's weight and bias, or by the backbone's; x (n, …, dim)."""
+    if all(norm is None for norm in norms):
+        out: Tensor = base(x)
+        return out
+    out, eps = torch.empty_like(x), cast(nn.LayerNorm, base).eps
+    for rows, norm in _same(norms):
+        own = x[rows]
+        out[rows] = base(own) if norm is None else F.layer_norm(own, own.shape[-1:], norm.weight, norm.bias, eps)
+    return out
+
+
+def add_bottlenecks(
+    x: Tensor, bottlenecks: Sequence[Bottleneck | None], inputs: Callable[[str], Tensor], grid: tuple[int, int]
+) -> Tensor:
+    """x[i] += g_i(v[i])  # in place
+
+    x (n, T, dim); `inputs` gives the v that a bottleneck says it takes, before x is changed; the last
+    grid[0] * grid[1] tokens are patches, row by row.
+    """
+    added = [
+        (rows, bottleneck_of(inputs(form.input)[rows], form, grid))
+        for rows, form in _same(bottlenecks)
+        if form is not None
+    ]
+    for rows, g in added:
+        x[rows] += g
+    return x
+
+
+def bottleneck_of(v: Tensor, form: Bottleneck, grid: tuple[int, int]) -> Tensor:
+    """g(v) = act(v @ down + down_bias) @ up + up_bias, with act(conv(.)) before `up` where there is a convolution."""
+    act = ACTIVATIONS[form.activation]
+    hidden = act(v @ form.down + form.down_bias)
+    if form.conv is not None:
+        hidden = act(_convolve(hidden, form.conv, form.conv_bias, grid))
+    return hidden @ form.up + form.up_bias
+
+
+def runs(forms: Sequence[Form | None], key: Callable[[Form], object]) -> Iterator[tuple[slice, list[Form]]]:
+    """Yield the rows that follow each other with forms of the same key, and these forms; rows without are left out."""
+    start = 0
+    for _, group in groupby(forms, lambda form: None if form is None else key(form)):
+        same = list(group)
+        found = [form for form in same if form is not None]
+        if found:
+            yield slice(start, start + len(same)), found
+        start += len(same)
+
+
+def _same(forms: Sequence[Form | None]) -> Iterator[tuple[slice, Form | None]]:
+    start = 0
+    for _, group in groupby(forms, id):
+        same = list(group)
+        yield slice(start, start + len(same)), same[0]
+        start += len(same)
+
+
+def _shape(delta: Delta) -> object:
+    return (delta.rank, delta.bias is None, delta.in_scale is None, delta.out_scale is None)
+
+
+def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:
+    """Change y (n, T, out) in place by deltas of one shape."""
+    first = deltas[0]
+    if first.out_scale is not None:
+        y *= _stack([delta.out_scale for delta in deltas])
+    if first.a is not None:
+        y.baddbmm_(torch.bmm(x, _stack([delta.a for delta in deltas])), _stack([delta.b for delta in deltas]))
+    if first.bias is not None:
+        y += _stack([delta.bias for delta in deltas])
+
+
+def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
+    present = [tensor for tensor in tensors if tensor is not None]
+    return present[0] if len(present) == 1 else torch.cat(present)
+
+
+def _convolve(hidden: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:
+    height, width = grid
+    prefix, patches = hidden[:, : -height * width], hidden[:, -height * width :]
+    image = patches.transpose(1, 2).reshape(len(hidden), -1, height, width)
+    beside = F.conv2d(image, weight, bias, padding=1).flatten(2).transpose(1, 2)
+    # on a grid of one, a 3 x 3 convolution is its middle
+    return torch.cat([F.linear(prefix, weight[:, :, 1, 1], bias), beside], dim=1)
+
+
+def _quick_gelu(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": _quick_gelu}
+
+
+def deltas_of(tasks: Sequence[Forms], path: str) -> list[Delta | None]:
+    return [task.deltas.get(path) for task in tasks]
+
+
+def norms_of(tasks: Sequence[Forms], path: str) -> list[Norm | None]:
+    return [task.norms.get(path) for task in tasks]
+
+
+def bottlenecks_of(tasks: Sequence[Forms], path: str) -> list[Bottleneck | None]:
+    return [task.bottlenecks.get(path) for task in tasks]
