@@ -128,10 +128,8 @@ def fit(
     if plot is not None:
         from sls.pictures import draw_depths
 
-        known = {} if result.certificate is None else {task: result.certificate}
-        drawn = draw_depths(
-            {task: result.index}, plot / "depths", certificates=known, accuracies={task: result.accuracies}
-        )
+        certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
+        drawn = draw_depths({task: result.index}, plot / "depths", certificates=certificates, accuracies=accuracies)
         say(f"picture: {drawn}")
 
 
@@ -206,26 +204,25 @@ def borrow_backbone(root: str, name: str, catalogue: str | None) -> Backbone:
 
 def describe_fit(task: str, result: FitResult) -> Row:
     """Return what a fit that is not published is asked for."""
-    full = None if result.certificate is None else result.certificate.full
+    full = result.certificate.full
     return {
         "task": task,
         "folder": str(result.cut),
         "depth": result.index.depth,
         "blocks": result.index.blocks,
         "criterion": result.index.criterion,
-        "accuracy": result.test.value,
+        "accuracy": result.certificate.cut.value,
         "accuracy_full": full and full.value,
     }
 
 
 def say_result(result: FitResult) -> None:
     say_index(result.index)
-    if result.certificate is None:
-        say(f"accuracy at the cut: {show_accuracy(result.test)}")
-        say("no model was tuned at full depth to compare with: the version has no certificate; --max-drop makes one")
-        return
-    for name, accuracy in (("full depth", result.certificate.full), ("the cut", result.certificate.cut)):
-        say(f"accuracy at {name}: {show_accuracy(accuracy)}")
+    if result.certificate.full is None:
+        say("no model was tuned at full depth: what the cut costs is not known; --max-drop tunes one to compare with")
+    else:
+        say(f"accuracy at full depth: {show_accuracy(result.certificate.full)}")
+    say(f"accuracy at the cut: {show_accuracy(result.certificate.cut)}")
     if result.certificate.validation is not None:
         say(f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points")
 

@@ -110,6 +110,8 @@ def _certify(axes: Axes, index: PruneIndex, certificate: Certificate) -> None:
         (index.blocks, certificate.full, "s", GREEN, "accuracy, all blocks"),
         (index.depth, certificate.cut, "D", "black", "accuracy, tuned again at the cut"),
     ):
+        if accuracy is None:
+            continue
         low, high = accuracy.interval
         # near 0 and 1 the interval may end a rounding error short of the value
         spread = [[max(0.0, accuracy.value - low)], [max(0.0, high - accuracy.value)]]

@@ -78,15 +78,14 @@ class FitSettings:
 class FitResult:
     """What was decided and measured, and the folders that hold it: `full` at every block, `cut` at the depth.
 
-    `test` is the test accuracy of the cut, and `accuracies[i]` that of the model tuned at full depth when it is
-    cut to depth i + 1. With `when` "before" and no `max_drop` none was tuned there: `full` is None and, unless all
-    blocks are kept, `certificate` is None and `accuracies` empty, as what the cut costs is not known.
-    `seconds` and `curve` leave out what an earlier run, which was interrupted, had done.
+    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. With `when`
+    "before" and no `max_drop` none was tuned there: `full` is None and, unless all blocks are kept, so is
+    `certificate.full`, and `accuracies` is empty, as what the cut costs is not known. `seconds` and `curve` leave out
+    what an earlier run, which was interrupted, had done.
     """
 
     index: PruneIndex
-    certificate: Certificate | None
-    test: Accuracy
+    certificate: Certificate
     full: Path | None
     cut: Path
     accuracies: tuple[Accuracy, ...]
@@ -148,11 +147,10 @@ class _Fit:
             accuracies = self._along(self.out / ("full" if full is not None else "cut")) if known else ()
             test = accuracies[-1] if index.depth == self.blocks else self._measure(index.depth)
             curve = ridge_curve(vit, features, self.task.validation, self.bench.transform)
-        certificate = None
-        if known:
-            before = accuracies[index.depth - 1] if self.settings.when == "after" else None
-            certificate = Certificate(accuracies[-1], test, before, validation, self.settings.max_drop, curve)
-        return self._finish(index, certificate, test, accuracies, full)
+        before = accuracies[index.depth - 1] if self.settings.when == "after" else None
+        whole = accuracies[-1] if known else None
+        certificate = Certificate(whole, test, before, validation, self.settings.max_drop, curve)
+        return self._finish(index, certificate, accuracies, full)
 
     def _tune_full(self, stage: str) -> Tuned:
         with self.log.timed(stage):
@@ -216,19 +214,18 @@ class _Fit:
     def _finish(
         self,
         index: PruneIndex,
-        certificate: Certificate | None,
-        test: Accuracy,
+        certificate: Certificate,
         accuracies: tuple[Accuracy, ...],
         full: Tuned | None,
     ) -> FitResult:
         fingerprint = self.backbone.record.id.fingerprint
         write_card(self.out / "cut", Card(fingerprint, index, certificate, self.lineage))
         if full is not None:
-            assert certificate is not None
+            assert certificate.full is not None
             whole = PruneIndex(depth=index.blocks, blocks=index.blocks, criterion="none")
             uncut = Certificate(full=certificate.full, cut=certificate.full)
             write_card(self.out / "full", Card(fingerprint, whole, uncut, self.lineage))
         self.stages.clear()
         where = None if full is None else self.out / "full"
         curve, seconds = tuple(self.log.curve), dict(self.log.seconds)
-        return FitResult(index, certificate, test, where, self.out / "cut", accuracies, curve, seconds)
+        return FitResult(index, certificate, where, self.out / "cut", accuracies, curve, seconds)

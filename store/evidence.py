@@ -93,11 +93,12 @@ class Validation:
 class Certificate:
     """Test accuracy of the task, by which nothing is chosen: at full depth, and at the cut before and after retuning.
 
-    `max_drop` is the bound, in points, that `validation` was held to. `curve[i]` is the validation
-    accuracy at depth i + 1 with a closed-form ridge head there: cheap, and comparable among depths.
+    `full` is None where no model was tuned at full depth: what the cut costs is then not known. `max_drop` is the
+    bound, in points, that `validation` was held to. `curve[i]` is the validation accuracy at depth i + 1 with a
+    closed-form ridge head there: cheap, and comparable among depths.
     """
 
-    full: Accuracy
+    full: Accuracy | None
     cut: Accuracy
     cut_before_retune: Accuracy | None = None
     validation: Validation | None = None

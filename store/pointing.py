@@ -79,16 +79,26 @@ def check_rule(rule: AliasRule, ref: str, certificate: Certificate | None, *, fo
             f"alias {rule.alias!r} asks for a certificate, {ref} has none: make it with `onetrunk fit`, or publish it "
             "with an onetrunk.json that has one"
         )
-    drop = 100 * (_share(certificate.full) - _share(certificate.cut))
-    if rule.max_drop is not None and drop > _exact(rule.max_drop):
-        raise GateError(
-            f"the cut of {ref} costs {float(drop):.4g} points, alias {rule.alias!r} allows {rule.max_drop:g}: "
-            "cut less deep, or change the rule with `onetrunk alias rule`"
-        )
+    if rule.max_drop is not None:
+        _check_drop(rule, rule.max_drop, ref, certificate)
     if rule.min_accuracy is not None and _share(certificate.cut) < _exact(rule.min_accuracy):
         raise GateError(
             f"{ref} has accuracy {certificate.cut.value:.4g}, alias {rule.alias!r} asks for {rule.min_accuracy:g}: "
             "tune it further, or change the rule with `onetrunk alias rule`"
+        )
+
+
+def _check_drop(rule: AliasRule, allowed: float, ref: str, certificate: Certificate) -> None:
+    if certificate.full is None:
+        raise GateError(
+            f"alias {rule.alias!r} allows {allowed:g} points, what the cut of {ref} costs is not known, as no model "
+            "was tuned at full depth: fit it with --max-drop, or change the rule with `onetrunk alias rule`"
+        )
+    drop = 100 * (_share(certificate.full) - _share(certificate.cut))
+    if drop > _exact(allowed):
+        raise GateError(
+            f"the cut of {ref} costs {float(drop):.4g} points, alias {rule.alias!r} allows {allowed:g}: "
+            "cut less deep, or change the rule with `onetrunk alias rule`"
         )
 
 

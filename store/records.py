@@ -15,11 +15,12 @@ from store.errors import FormatError, InvalidNameError
 from store.evidence import Certificate, Lineage, PruneIndex
 from store.names import BACKBONE_NAME, check_name
 
-MANIFEST_FORMAT = 3
+MANIFEST_FORMAT = 4
 """Raise it when an older onetrunk would misread a new manifest, and say in `SINCE` what it could not say.
 
 2: a lineage may have a code commit and a parent, and may be without data.
 3: a prune index may be undecided; a certificate has what the validation images say.
+4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 """
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
@@ -174,6 +175,8 @@ def _check_format(record: Card | Manifest) -> None:
     """Raise `FormatError` where a record holds what its format cannot say."""
     if record.format < 1:
         raise FormatError(f"format {record.format} is none: write {MANIFEST_FORMAT}")
+    if record.format < 4 and record.certificate is not None and record.certificate.full is None:
+        raise FormatError(f"format {record.format} has no certificate without full: write {MANIFEST_FORMAT}")
     for name, keys in SINCE.items():
         part = getattr(record, name)
         newer = [

@@ -139,8 +139,9 @@ def test_a_fit_that_is_not_published_makes_no_store(data, tmp_path, shop):
 
 def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
     done = shop("fit", "early", data, *QUICK, "--when", "before", "--out", str(tmp_path), "--format", "json")
-    assert "the version has no certificate; --max-drop makes one" in done.err
-    assert shop.json("show", "early")["certificate"] is None
+    assert "what the cut costs is not known; --max-drop tunes one to compare with" in done.err
+    found = shop.json("show", "early")["certificate"]
+    assert (found["full"], found["cut"]["total"]) == (None, len(haze().test))
     assert not (tmp_path / "full").exists()
 
 

@@ -153,7 +153,8 @@ def test_a_bound_without_validation_images_is_refused_before_anything_is_trained
 
 def test_without_validation_images_there_is_no_curve_and_all_else_is_as_ever(tmp_path):
     result = run(replace(SETTINGS, max_drop=None, tune=Recipe(epochs=1)), tmp_path, haze(validation=0))
-    assert result.certificate == Certificate(result.certificate.full, result.test, result.certificate.cut_before_retune)
+    found = result.certificate
+    assert found == Certificate(found.full, found.cut, found.cut_before_retune)
 
 
 # ------------------------------------------------------------------------------------------------------ before tuning
@@ -176,15 +177,16 @@ def test_before_tuning_the_depth_is_that_of_the_frozen_backbones_features(early)
 def test_before_tuning_only_the_kept_blocks_are_trained_and_only_once(early):
     assert [(p.stage, p.step) for p in early.curve if p.stage != "score"] == [("tune", step) for step in range(1, 4)]
     assert {block_of(key) for key in load_file(early.cut / WEIGHTS)} == set(range(1, early.index.depth + 1))
-    assert early.test == measured(early.cut, early.index.depth, haze().test)
+    assert early.certificate.cut == measured(early.cut, early.index.depth, haze().test)
 
 
-def test_where_no_full_model_was_tuned_nothing_is_certified(early):
-    assert early.certificate is None
+def test_where_no_full_model_was_tuned_the_cut_alone_is_certified(early):
+    assert early.certificate.full is None
+    assert (early.certificate.cut_before_retune, early.certificate.validation) == (None, None)
     assert (early.full, early.accuracies) == (None, ())
     assert not (early.cut.parent / "full").exists()
     card = Card.from_json((early.cut / CARD).read_bytes())
-    assert (card.certificate, card.prune_index) == (None, early.index)
+    assert (card.certificate, card.prune_index) == (early.certificate, early.index)
 
 
 def test_a_bound_on_the_loss_has_a_full_model_tuned_to_compare_with(early, tmp_path):
@@ -201,7 +203,7 @@ def test_before_tuning_full_depth_is_a_full_model_and_is_certified(tmp_path):
     result = run(replace(EARLY, tune=Recipe(epochs=1, from_block=4)), tmp_path, haze())
     assert "cut there instead" in result.index.reason
     assert {block_of(key) for key in load_file(result.cut / WEIGHTS)} == {4}
-    assert result.certificate.full == result.certificate.cut == result.test == measured(result.cut, 4, haze().test)
+    assert result.certificate.full == result.certificate.cut == measured(result.cut, 4, haze().test)
 
 
 # ------------------------------------------------------------------------------------------------------ the small parts

@@ -77,6 +77,13 @@ def test_the_curve_of_the_certificate_is_a_line_of_its_own_beside_the_test_accur
     assert "validation accuracy, ridge head there" not in written(without.read_text())
 
 
+def test_accuracy_at_full_depth_is_not_drawn_where_it_is_not_known(tmp_path):
+    certificate = Certificate(full=None, cut=Accuracy(8, 10))
+    texts = written(draw_depths({"digits": CUT}, tmp_path / "depths", certificates={"digits": certificate}).read_text())
+    assert "accuracy, all blocks" not in texts
+    assert "accuracy, tuned again at the cut" in texts
+
+
 @pytest.mark.parametrize(("blocks", "ticks"), [(12, 12), (32, 8), (31, 10)])
 def test_however_many_blocks_there_are_at_most_twelve_depths_are_written_below(tmp_path, blocks, ticks):
     texts = written(draw_depths({"digits": deep(blocks)}, tmp_path / "depths").read_text())

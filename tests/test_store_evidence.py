@@ -28,6 +28,12 @@ def test_all_evidence_survives_its_card() -> None:
     assert Card.from_json(made.to_json()) == made
 
 
+def test_a_certificate_may_say_that_what_the_cut_costs_is_not_known() -> None:
+    made = card(certificate=Certificate(None, CUT))
+    assert json.loads(made.to_json())["certificate"]["full"] is None
+    assert Card.from_json(made.to_json()) == made
+
+
 def test_the_drop_is_in_points_and_a_gain_is_below_zero() -> None:
     assert Validation(FULL, CUT).drop == pytest.approx(2.0)
     assert Validation(CUT, FULL).drop == pytest.approx(-2.0)
@@ -77,6 +83,7 @@ def test_an_older_format_is_written_without_what_it_could_not_say(older: int) ->
         ({"certificate": dataclasses.replace(KEPT, max_drop=None, curve=())}, 2, "validation"),
         ({"certificate": Certificate(FULL, CUT, curve=(CUT,))}, 2, "curve"),
         ({"lineage": Lineage(parent="a@sha256:" + "0" * 64)}, 1, "parent"),
+        ({"certificate": Certificate(None, CUT)}, 3, "certificate without full"),
         ({}, 0, "is none"),
     ],
 )

@@ -51,10 +51,10 @@ def release(store: Store, folder: Path, toy: Toy) -> Publish:
     """Publish one more version of `flowers`, of which so many of 100 are right at full depth and when cut."""
     count = itertools.count()
 
-    def publish_one(*, full: int | None = None, cut: int = 0, **options: object) -> Version:
+    def publish_one(*, full: int | None = None, cut: int | None = None, **options: object) -> Version:
         relabel(folder, "rose", "tulip", f"poppy {next(count)}")
-        if full is not None:
-            certificate = Certificate(Accuracy(full, 100), Accuracy(cut, 100))
+        if cut is not None:
+            certificate = Certificate(None if full is None else Accuracy(full, 100), Accuracy(cut, 100))
             card = Card(toy.record.id.fingerprint, PruneIndex(2, 4, "given"), certificate)
             (folder / "onetrunk.json").write_bytes(card.to_json())
         return publish(store, folder, **options)
@@ -103,6 +103,17 @@ def test_publishing_again_what_a_protected_alias_names_changes_nothing(store: St
     first = publish(store, folder, aliases=("prod",))
     store.set_rule(AliasRule("flowers", "prod", protected=True))
     assert publish(store, folder, aliases=("prod",)) == first
+
+
+def test_a_bound_on_what_the_cut_costs_refuses_a_version_of_which_that_is_not_known(
+    store: Store, release: Publish
+) -> None:
+    release(cut=95)
+    store.set_rule(AliasRule("flowers", "prod", min_accuracy=0.9))
+    store.set_alias("flowers", "prod", 1)
+    store.set_rule(AliasRule("flowers", "canary", max_drop=50))
+    with pytest.raises(GateError, match=r"allows 50 points, what the cut of flowers:1 costs is not known.*--max-drop"):
+        store.set_alias("flowers", "canary", 1)
 
 
 @pytest.mark.parametrize(
