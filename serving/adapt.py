@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from store.forms import Bottleneck, Delta, Forms, Norm
 
+ROW_BY_ROW = 100_000  # numbers in a row's result from which on a CPU takes rows one by one faster than together
+
 Form = TypeVar("Form", Delta, Norm, Bottleneck)
 
 
@@ -65,8 +67,9 @@ def scale_rows(x: Tensor, deltas: Sequence[Delta | None]) -> Tensor:
         return x
     scaled = x.clone()
     for rows, same in runs(deltas, _shape):
-        if same[0].in_scale is not None:
-            scaled[rows] *= _stack([delta.in_scale for delta in same])
+        scales = [delta.in_scale for delta in same if delta.in_scale is not None]
+        if scales:
+            scaled[rows] *= _stack(scales)
     return scaled
 
 
@@ -134,18 +137,31 @@ def _shape(delta: Delta) -> object:
 
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:
     """Change y (n, T, out) in place by deltas of one shape."""
-    first = deltas[0]
-    if first.out_scale is not None:
-        y *= _stack([delta.out_scale for delta in deltas])
-    if first.a is not None:
-        y.baddbmm_(torch.bmm(x, _stack([delta.a for delta in deltas])), _stack([delta.b for delta in deltas]))
-    if first.bias is not None:
-        y += _stack([delta.bias for delta in deltas])
+    if y.device.type == "cpu" and y[0].numel() >= ROW_BY_ROW:
+        for row, delta in enumerate(deltas):
+            _change(x[row : row + 1], y[row : row + 1], delta)
+        return
+    names = [name for name, value in vars(deltas[0]).items() if value is not None]
+    _change(x, y, Delta(**{name: _stack([getattr(delta, name) for delta in deltas]) for name in names}))
 
 
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
-    present = [tensor for tensor in tensors if tensor is not None]
-    return present[0] if len(present) == 1 else torch.cat(present)
+def _change(x: Tensor, y: Tensor, delta: Delta) -> None:
+    if delta.out_scale is not None and delta.bias is not None:
+        torch.addcmul(delta.bias, y, delta.out_scale, out=y)
+    elif delta.out_scale is not None:
+        y *= delta.out_scale
+    elif delta.bias is not None:
+        y += delta.bias
+    if delta.a is None or delta.b is None:
+        return
+    if len(y) == 1:
+        y[0].addmm_(x[0] @ delta.a[0], delta.b[0])
+    else:
+        y.baddbmm_(torch.bmm(x, delta.a), delta.b)
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 
 def _convolve(hidden: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[int, int]) -> Tensor:

@@ -5,12 +5,13 @@ from collections import Counter
 
 import pytest
 import torch
-from plain import plain_logits, random_weights
+from plain import PlainLinear, plain_logits, random_weights
 from reference import make_backbone
 
+from serving.adapt import ROW_BY_ROW, Linear, linear
 from serving.engine import Engine
 from serving.walk import Trunk, Walk
-from store.forms import TaskWeights
+from store.forms import Delta, TaskWeights
 
 BLOCKS = 4
 VARIANTS = {
@@ -57,6 +58,27 @@ def test_many_tasks_of_one_image_get_what_each_gets_alone(backbone, seed):
     answers = Engine(backbone).forward(images, tasks, image_of)
     for logits, task, image in zip(answers, tasks, image_of, strict=True):
         assert_close(logits, task, images[image], backbone)
+
+
+@pytest.mark.parametrize("tokens", [5, 300], ids=["rows together", "rows one by one"])
+@pytest.mark.parametrize("adding", [False, True], ids=["the map", "the map and a residual"])
+def test_a_linear_map_of_mixed_rows_is_the_formula_row_by_row(tokens, adding):
+    base, draw = torch.nn.Linear(24, 400), random.Random(tokens)
+    assert (tokens * 400 >= ROW_BY_ROW) == (tokens == 300)
+    x, residual = torch.randn(9, tokens, 24), torch.randn(9, tokens, 400)
+    kinds = ("bias", "in_scale", "out_scale", "a")
+    deltas = [None, *(random_delta({kind for kind in kinds if draw.random() < 0.6}) for _ in range(8))]
+    with torch.inference_mode():
+        y = linear(x, Linear.of(base), deltas, residual if adding else None)
+        for row, delta in enumerate(deltas):
+            expected = base(x[row]) if delta is None else PlainLinear(base, delta)(x[row])[0]
+            torch.testing.assert_close(y[row], expected + residual[row] * adding, atol=1e-5, rtol=1e-4)
+
+
+def random_delta(kinds: set[str]) -> Delta:
+    sizes = {"bias": (1, 1, 400), "in_scale": (1, 1, 24), "out_scale": (1, 1, 400), "a": (1, 24, 3), "b": (1, 3, 400)}
+    kinds = kinds | {"b"} if "a" in kinds else kinds
+    return Delta(**{kind: torch.randn(*sizes[kind]) for kind in kinds})
 
 
 class Counting:
