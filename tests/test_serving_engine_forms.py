@@ -71,7 +71,7 @@ def test_a_linear_map_of_mixed_rows_is_the_formula_row_by_row(tokens, adding):
     with torch.inference_mode():
         y = linear(x, Linear.of(base), deltas, residual if adding else None)
         for row, delta in enumerate(deltas):
-            expected = base(x[row]) if delta is None else PlainLinear(base, delta)(x[row])[0]
+            expected = base(x[row]) if delta is None else PlainLinear(base, delta)(x[row : row + 1])[0]
             torch.testing.assert_close(y[row], expected + residual[row] * adding, atol=1e-5, rtol=1e-4)
 
 
