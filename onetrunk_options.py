@@ -7,14 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from store.errors import InvalidSettingError, UnservedAdapterError
+from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from sls.pipeline import FitSettings
     from sls.prune import ScoreSettings
 
 CriterionName = Literal["sls", "sls-authors", "ncm", "ridge", "knn", "silhouette", "cka"]
-MethodName = Literal["lora", "rslora", "dora", "ia3", "vera", "ln", "repadapter", "convpass"]
+MethodName = Literal[
+    "lora",
+    "rslora",
+    "dora",
+    "ia3",
+    "vera",
+    "ln",
+    "repadapter",
+    "convpass",
+    "adaptformer",
+    "houlsby",
+    "adapter+",
+    "ssf",
+    "bitfit",
+]
 ModeName = Literal["constant", "rewind", "scratch", "head", "none"]
 WhenName = Literal["after", "before"]
 PARITY, PARITY_ALPHA = "sls-authors", 0.3
@@ -66,8 +79,13 @@ Out = Annotated[
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
 Seed = Annotated[int, typer.Option(help="Seed of initialisation, order and t-SNE.")]
-Rank = Annotated[int, typer.Option(min=1, help="Rank of LoRA and VeRA, hidden width of RepAdapter and Convpass.")]
-Scale = Annotated[float, typer.Option(help="Factor s of RepAdapter and Convpass, above 0.")]
+Rank = Annotated[
+    int, typer.Option(min=1, help="Rank of LoRA and VeRA, hidden width of RepAdapter, Convpass, bottlenecks.")
+]
+Scale = Annotated[
+    float,
+    typer.Option(help="Scale of RepAdapter and Convpass, Adapter+'s first one, ten times AdaptFormer's; above 0."),
+]
 DataRoot = Annotated[Path | None, typer.Option(help="Where a data set of timm's is, or shall be, on disk.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many images of each part.")]
 
@@ -93,17 +111,9 @@ def check_mode(when: WhenName, mode: ModeName | None) -> ModeName:
     return mode or "rewind"
 
 
-def check_published(settings: FitSettings, *, out: Path | None, publish: bool, named: bool) -> None:
+def check_published(*, out: Path | None, publish: bool, named: bool) -> None:
     """Raise, before anything is trained, where what comes of it could not go where it should."""
-    from sls.methods import METHODS
-
     if not publish and out is None:
         raise InvalidSettingError("--no-publish leaves nothing behind: say with --out DIR where the folders go")
     if not publish and named:
         raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
-    if publish and not METHODS[settings.tune.method].served:
-        served = ", ".join(name for name, method in METHODS.items() if method.served)
-        raise UnservedAdapterError(
-            f"method {settings.tune.method!r} can be tuned and is not served yet; served are {served}: choose one, "
-            "or keep the folders with --out DIR --no-publish"
-        )

@@ -52,7 +52,7 @@ app = command_group()
     "fit digits onetrunk/digits",
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
     "fit flowers ./flowers --when before --patience 3 --out work",
-    "fit flowers ./flowers --method convpass --retune head --out work --no-publish --plot pictures",
+    "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
 ))  # fmt: skip
 def fit(
     task: Annotated[str, typer.Argument(help="Name to publish under.")],
@@ -106,7 +106,7 @@ def fit(
         retune_mode=options.check_mode(when, retune),
         max_drop=max_drop,
     )
-    options.check_published(settings, out=out, publish=not no_publish, named=bool(parent or alias))
+    options.check_published(out=out, publish=not no_publish, named=bool(parent or alias))
     images = load_task(data, root=data_root, limit=limit, seed=seed)
     with contextlib.ExitStack() as stack:
         opened = None

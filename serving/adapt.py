@@ -49,7 +49,7 @@ class Linear:
 
 
 def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Tensor | None = None) -> Tensor:
-    """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + (x[i] @ a_i) @ b_i + bias_i (+ residual[i]).
+    """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + b_i (a_i x[i]) + bias_i (+ residual[i]).
 
     x (n, T, in), deltas one for each row or None, residual and y (n, T, out); y is memory of its own.
     """
@@ -137,27 +137,31 @@ def _shape(delta: Delta) -> object:
 
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:
     """Change y (n, T, out) in place by deltas of one shape."""
+    downs = [delta.a for delta in deltas if delta.a is not None]
+    low = torch.bmm(x, _stack(downs).mT) if downs else None
     if y.device.type == "cpu" and y[0].numel() >= ROW_BY_ROW:
         for row, delta in enumerate(deltas):
-            _change(x[row : row + 1], y[row : row + 1], delta)
+            one = slice(row, row + 1)
+            _change(y[one], None if low is None else low[one], delta)
         return
-    names = [name for name, value in vars(deltas[0]).items() if value is not None]
-    _change(x, y, Delta(**{name: _stack([getattr(delta, name) for delta in deltas]) for name in names}))
+    names = [name for name in ("b", "bias", "out_scale") if getattr(deltas[0], name) is not None]
+    _change(y, low, Delta(**{name: _stack([getattr(delta, name) for delta in deltas]) for name in names}))
 
 
-def _change(x: Tensor, y: Tensor, delta: Delta) -> None:
+def _change(y: Tensor, low: Tensor | None, delta: Delta) -> None:
+    """y = out_scale * y + b low + bias  # in place"""
     if delta.out_scale is not None and delta.bias is not None:
         torch.addcmul(delta.bias, y, delta.out_scale, out=y)
     elif delta.out_scale is not None:
         y *= delta.out_scale
     elif delta.bias is not None:
         y += delta.bias
-    if delta.a is None or delta.b is None:
+    if low is None or delta.b is None:
         return
     if len(y) == 1:
-        y[0].addmm_(x[0] @ delta.a[0], delta.b[0])
+        y[0].addmm_(low[0], delta.b[0].T)
     else:
-        y.baddbmm_(torch.bmm(x, delta.a), delta.b)
+        y.baddbmm_(low, delta.b.mT)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

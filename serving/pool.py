@@ -4,79 +4,132 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from contextlib import contextmanager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
+from store.errors import OverloadedError
 from store.forms import TaskWeights
 
+LOADERS = 4  # threads: loading one task is a digest and a copy, so more would only take cores from the engine
+CEILING = 2  # times the budget: what tasks in use may take before none is loaded beside them
 
-@dataclass
+
+@dataclass(eq=False)
 class _Entry:
+    digest: str
     weights: Future[TaskWeights] = field(default_factory=Future)
+    nbytes: int | None = None  # None until it is loaded
     leases: int = 0
 
 
+class Lease:
+    """One user's hold on a task: it stays in memory until `close`, which may be called again."""
+
+    def __init__(self, pool: Pool, entry: _Entry) -> None:
+        self._pool = pool
+        self._entry: _Entry | None = entry
+        self.weights = entry.weights
+        """The task once it is loaded, or what its load raised; shared with others, and not to be cancelled."""
+
+    def close(self) -> None:
+        self._pool._leave(self)
+
+
 class Pool:
-    """Hand out task weights by version digest; a task in use is never dropped, so the budget may be passed by those."""
+    """Hand out task weights by version digest; every operation takes the same time however many are resident.
+
+    `budget_nbytes` bounds what is kept. A task in use is never dropped, so tasks in use may take more, and go as soon
+    as they are let go; where those alone reach `CEILING` times the budget, a task that is not in memory is refused.
+    """
 
     def __init__(self, *, budget_nbytes: int) -> None:
         self._budget_nbytes = budget_nbytes
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self._entries: dict[str, _Entry] = {}
+        # Loaded and in nobody's use, longest ago first. A plain dict would search for its first key after many left.
+        self._idle: OrderedDict[str, _Entry] = OrderedDict()
+        self._nbytes = 0
+        self._idle_nbytes = 0
         self._lock = Lock()
+        self._loaders = ThreadPoolExecutor(LOADERS, "load")
+
+    def take(self, digest: str, load: Callable[[], TaskWeights]) -> Lease:
+        """Hold the task and return at once; where it is not in memory, a thread of the pool's own calls `load`.
+
+        What `load` raises comes to all who wait for that load, and the next to take the task loads it anew; so does
+        `OverloadedError` where the tasks in use leave no room.
+        """
+        with self._lock:
+            entry = self._entries.get(digest)
+            if entry is None:
+                entry = _Entry(digest)
+                entry.weights.set_running_or_notify_cancel()  # from here on, none of those who wait can cancel it
+                self._loaders.submit(self._fill, entry, load)
+                self._entries[digest] = entry
+            elif self._idle.pop(digest, None) is not None:
+                self._idle_nbytes -= entry.nbytes or 0
+            entry.leases += 1
+        return Lease(self, entry)
 
     @contextmanager
     def lease(self, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
-        """Keep the task resident while the block runs; raise what `load` raises, and let the next lease try again."""
-        entry, is_first = self._enter(digest)
-        try:
-            if is_first:
-                self._fill(digest, entry, load)
-            yield entry.weights.result()
-        finally:
-            self._leave(entry)
+        """Do what `take` does and wait for the task; it stays resident while the block runs."""
+        with closing(self.take(digest, load)) as lease:
+            yield lease.weights.result()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all loaded tasks."""
-        with self._lock:
-            return sum(_nbytes(entry) for entry in self._entries.values())
+        return self._nbytes
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Digests held, least recently used first."""
+        """Digests of loaded tasks: those that nobody uses, least recently used first, then those in use."""
         with self._lock:
-            return tuple(self._entries)
+            in_use = (e.digest for e in self._entries.values() if e.nbytes is not None and e.leases)
+            return (*self._idle, *in_use)
 
-    def _enter(self, digest: str) -> tuple[_Entry, bool]:
-        with self._lock:
-            is_first = digest not in self._entries
-            entry = self._entries.setdefault(digest, _Entry())
-            self._entries.move_to_end(digest)
-            entry.leases += 1
-            return entry, is_first
-
-    def _fill(self, digest: str, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
+    def _fill(self, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
         try:
-            entry.weights.set_result(load())
-        except BaseException as error:
-            # Those who wait for this load fail with it; the entry goes, so that the next request loads afresh.
+            self._check_room()
+            weights = load()
+            nbytes = weights.nbytes
+        except BaseException as error:  # whoever waits must hear of it
             with self._lock:
-                del self._entries[digest]
+                del self._entries[entry.digest]
             entry.weights.set_exception(error)
-
-    def _leave(self, entry: _Entry) -> None:
+            return
         with self._lock:
+            entry.nbytes = nbytes
+            self._nbytes += nbytes
+            self._settle(entry)
+        entry.weights.set_result(weights)
+
+    def _check_room(self) -> None:
+        used_nbytes = self._nbytes - self._idle_nbytes
+        if used_nbytes >= CEILING * self._budget_nbytes:
+            raise OverloadedError(
+                f"tasks in use take {used_nbytes:,} bytes of memory, {CEILING * self._budget_nbytes:,} are the most: "
+                "try again later, or add replicas or memory"
+            )
+
+    def _leave(self, lease: Lease) -> None:
+        with self._lock:
+            entry, lease._entry = lease._entry, None
+            if entry is None:
+                return
             entry.leases -= 1
-            excess = sum(_nbytes(e) for e in self._entries.values()) - self._budget_nbytes
-            for digest, idle in list(self._entries.items()):
-                if excess <= 0:
-                    break
-                if idle.leases == 0:
-                    excess -= _nbytes(idle)
-                    del self._entries[digest]
+            if entry.nbytes is not None:
+                self._settle(entry)
 
-
-def _nbytes(entry: _Entry) -> int:
-    return entry.weights.result().nbytes if entry.weights.done() and entry.weights.exception() is None else 0
+    def _settle(self, entry: _Entry) -> None:
+        """Count a loaded task as idle if it is, and drop what was idle longest while the budget is passed."""
+        if not entry.leases:
+            self._idle[entry.digest] = entry
+            self._idle_nbytes += entry.nbytes or 0
+        while self._nbytes > self._budget_nbytes and self._idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._nbytes -= oldest.nbytes or 0
+            self._idle_nbytes -= oldest.nbytes or 0
+            del self._entries[oldest.digest]

@@ -24,8 +24,8 @@ class Tuned:
     """A method's trained tensors under its own keys for blocks from_block..depth, and the head.
 
     The head is weight (classes, dim) and bias (classes). Without tensors the adapter is yet to be made, fresh.
-    `rank` is LoRA's and VeRA's, and the hidden width of RepAdapter and Convpass; `scale` is these two's factor s while
-    they are fresh, and is among their tensors then.
+    `rank` is LoRA's and VeRA's, and the hidden width of RepAdapter, Convpass and the bottlenecks; `scale` is what a
+    fresh one of these is scaled with, and is among its tensors then.
     """
 
     depth: int

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapted import Stored, Tuned, Wrapped, adapted_blocks, adapted_paths, load_tensors, tensors_of, trunk
-from store.backbones import Backbone
-from store.errors import AdapterMismatchError
+from sls.beside import insert_beside
+from sls.own import OwnMethod
+from store.own_methods import BESIDE, CONVPASS
 
-KIND = "CONVPASS"
-PLACES = ("attn", "mlp")
-PATH = re.compile(r"blocks\.(\d+)\.(?:attn|mlp)")
 DROPOUT = 0.1
 
 
@@ -56,64 +51,8 @@ def _quick_gelu(x: Tensor) -> Tensor:
     return x * torch.sigmoid(1.702 * x)
 
 
-class ConvpassBlock(nn.Module):
-    """h = norm1(x), x = x + ls1(attn(h)) + p(h); then h = norm2(x), x = x + ls2(mlp(h)) + q(h)."""
-
-    def __init__(self, block: Block, attn: Convpass, mlp: Convpass) -> None:
-        super().__init__()
-        self.block, self.beside_attn, self.beside_mlp = block, attn, mlp
-
-    def forward(self, x: Tensor) -> Tensor:
-        block = self.block
-        h = block.norm1(x)
-        x = x + block.drop_path1(block.ls1(block.attn(h))) + self.beside_attn(h)
-        h = block.norm2(x)
-        out: Tensor = x + block.drop_path2(block.ls2(block.mlp(h))) + self.beside_mlp(h)
-        return out
+def _make(vit: VisionTransformer, _: str, hidden: int, scale: float) -> nn.Module:
+    return Convpass(vit.embed_dim, hidden, vit.patch_embed.grid_size, scale)
 
 
-def wrap(backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
-    """Put two Convpass modules beside attention and the MLP of every adapted block."""
-    vit = trunk(backbone, tuned.depth, dtype)
-    adapters = _insert(vit, adapted_blocks(tuned), tuned.rank, tuned.scale)
-    if tuned.adapter:
-        load_tensors(adapters, tuned.adapter)
-    return Wrapped(vit, lambda: tensors_of(adapters))
-
-
-def stored(_: Backbone, tuned: Tuned) -> Stored:
-    """Give a config of our own, which PEFT does not know, and the tensors as they are."""
-    paths = adapted_paths(tuned, PLACES)
-    return Stored({"peft_type": KIND, "r": tuned.rank, "target_modules": paths}, tuned.adapter)
-
-
-def load(vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> VisionTransformer:
-    """Put what a folder holds into the blocks that the model has.
-
-    Raises `AdapterMismatchError` for a config that is not ours, `KeyError` or `RuntimeError` for tensors that lack or
-    do not fit.
-    """
-    rank, paths = config.get("r"), config.get("target_modules")
-    blocks = sorted(
-        {int(found[1]) for found in map(PATH.fullmatch, map(str, paths if type(paths) is list else [])) if found}
-    )
-    if (
-        type(rank) is not int
-        or rank < 1
-        or paths != [f"blocks.{block}.{place}" for block in blocks for place in PLACES]
-    ):
-        raise AdapterMismatchError(
-            f"{KIND} needs r >= 1 and in target_modules blocks.N.attn and blocks.N.mlp of each block: write it again"
-        )
-    load_tensors(_insert(vit, [block for block in blocks if block < len(vit.blocks)], rank, 1.0), tensors)
-    return vit
-
-
-def _insert(vit: VisionTransformer, blocks: Iterable[int], hidden: int, scale: float) -> dict[str, Convpass]:
-    dtype, grid = vit.pos_embed.dtype, vit.patch_embed.grid_size
-    adapters = {}
-    for index in blocks:
-        pair = [Convpass(vit.embed_dim, hidden, grid, scale).to(dtype) for _ in PLACES]
-        vit.blocks[index] = ConvpassBlock(vit.blocks[index], *pair)
-        adapters.update({f"blocks.{index}.{place}": each for place, each in zip(PLACES, pair, strict=True)})
-    return adapters
+METHOD = OwnMethod(CONVPASS, BESIDE, _make, insert_beside("normed"))

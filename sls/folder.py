@@ -13,27 +13,13 @@ from safetensors.torch import load, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from sls import convpass
 from sls.adapted import Adapted, Tuned, calm_peft, in_order, linear, trunk
-from sls.methods import METHODS
+from sls.methods import METHODS, OURS
 from store.backbones import Backbone
-from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, read_checkpoint
-from store.errors import BackboneMismatchError, FormatError, OneTrunkError, UnservedAdapterError
-from store.methods import OFF, served_method
+from store.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, read_checkpoint
+from store.errors import BackboneMismatchError, FormatError, OneTrunkError
+from store.methods import served_method
 from store.records import Card
-
-COMMON = frozenset(
-    {"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "task_type", "inference_mode"}
-    | {"target_modules", "exclude_modules"}
-)
-READ_BY_PEFT = {
-    "IA3": COMMON | {"feedforward_modules", "init_ia3_weights"},
-    "LN_TUNING": COMMON,
-    "VERA": COMMON
-    | {"r", "projection_prng_key", "save_projection", "vera_dropout", "d_initial", "bias", "init_weights"}
-    | {"layers_to_transform", "layers_pattern"},
-}
-"""Beside LoRA and DoRA: PEFT's types that one can tune with, and the options that name no other file."""
 
 
 def write_folder(folder: Path, backbone: Backbone, tuned: Tuned, classes: tuple[str, ...]) -> None:
@@ -69,7 +55,7 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
     `FormatError`, `UnservedAdapterError` for a method or option that is not read, and `BackboneMismatchError`.
     """
     checkpoint, fingerprint = read_checkpoint(folder), backbone.record.id.fingerprint
-    _check_readable(checkpoint.settings)
+    served_method(checkpoint.settings)  # PEFT would read a pickle for some, or other files than the folder's own
     card = checkpoint.card
     if card is not None and card.backbone != fingerprint:
         raise BackboneMismatchError(
@@ -78,8 +64,8 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
     if depth is None:
         depth = card.prune_index.depth if card else backbone.record.blocks
     try:
-        if checkpoint.settings.get("peft_type") == convpass.KIND:
-            vit = convpass.load(trunk(backbone, depth), checkpoint.settings, load(checkpoint.weights))
+        if checkpoint.settings["peft_type"] in OURS:
+            vit = _of_ours(checkpoint, backbone, depth)
         else:
             vit = _through_peft(folder, trunk(backbone, depth))
         head = load(checkpoint.head)
@@ -91,17 +77,10 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
         raise FormatError(f"{folder} cannot be read ({line}): give a PEFT folder with {HEAD}") from None
 
 
-def _check_readable(settings: Mapping[str, object]) -> None:
-    """Refuse what PEFT would read a pickle for, or other files than the folder's own."""
-    kind = settings.get("peft_type")
-    if kind == convpass.KIND:
-        return
-    if kind not in READ_BY_PEFT:
-        served_method({**settings, "use_dora": None})
-        return
-    for option, value in settings.items():
-        if option not in READ_BY_PEFT[str(kind)] and value not in OFF:
-            raise UnservedAdapterError(f"option {option[:80]!r} of {kind} is not read: tune without it")
+def _of_ours(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> VisionTransformer:
+    settings = checkpoint.settings
+    served_method(settings).ranks(settings, checkpoint.adapter_infos, backbone.record.modules)
+    return OURS[str(settings["peft_type"])](trunk(backbone, depth), settings, load(checkpoint.weights))
 
 
 def _through_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:

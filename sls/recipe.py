@@ -32,7 +32,8 @@ class Recipe:
     The schedule "cosine" is a linear warm-up over the first tenth of the steps, then a half cosine to zero;
     "constant" is flat. Blocks below `from_block` are left as they are, and their output is computed once for each
     image. With `patience`, training stops after that many epochs without a better validation accuracy, and the best
-    epoch's weights are kept. `scale` is the factor s of RepAdapter and Convpass.
+    epoch's weights are kept. `scale` is the factor s of RepAdapter and Convpass, the first one of Adapter+, and ten
+    times that of AdaptFormer.
     """
 
     epochs: int = 8

@@ -11,9 +11,10 @@ from store.blob import Blob
 from store.blobs import Blobs
 from store.checkpoint import block_number
 from store.records import BackboneRecord
-from store.tensors import WIDTHS, TensorInfo, header_nbytes, parse_header
+from store.tensors import TensorInfo, header_nbytes, parse_header
 from store.version import Version
 
+BESIDE = (".attn", ".mlp")
 FP32 = 4  # bytes a parameter
 SERVING = 2  # bfloat16
 
@@ -59,8 +60,10 @@ class Measured:
 
     @property
     def adapted(self) -> Counter[str]:
-        """Parameters of the linear maps that the task adapts."""
-        return Counter({m: math.prod(self.record.modules[m]) for m in self.version.manifest.adapter.modules})
+        """Parameters of the linear maps and norms that the task adapts; what stands beside attention has none."""
+        linear, norm = self.record.modules, 2 * self.record.dim
+        modules = (m for m in self.version.manifest.adapter.modules if not m.endswith(BESIDE))
+        return Counter({m: math.prod(linear[m]) if m in linear else norm for m in modules})
 
 
 def measure(blobs: Blobs, version: Version, records: Mapping[str, BackboneRecord]) -> Measured:
@@ -80,12 +83,11 @@ def _header(blobs: Blobs, blob: Blob) -> dict[str, TensorInfo]:
 
 
 def saved_by_cut(task: Measured) -> int:
-    """Return the payload that the same maps would take in the blocks above the cut, at the adapter's rank and dtype."""
-    record, manifest = task.record, task.version.manifest
-    width = max(WIDTHS[info.dtype] for info in task.adapter.values())
-    kinds = {module.split(".", 2)[2] for module in manifest.adapter.modules}
-    above = (m for m in record.modules if block_number(m) > manifest.depth and m.split(".", 2)[2] in kinds)
-    return sum(manifest.adapter.rank * sum(record.modules[module]) * width for module in above)
+    """Return the payload that the blocks above the cut would take, each as much as an adapted block does on average."""
+    manifest = task.version.manifest
+    adapted = {block_number(module) for module in manifest.adapter.modules} - {0}
+    payload = sum(info.nbytes for name, info in task.adapter.items() if "blocks." in name)
+    return payload * (task.record.blocks - manifest.depth) // max(1, len(adapted))
 
 
 def counterfactuals(tasks: list[Measured]) -> Counterfactuals:

@@ -18,7 +18,7 @@ from store.errors import (
     UnservedAdapterError,
 )
 from store.intake import read_regular
-from store.methods import FLOATS, matches, served_method
+from store.methods import FLOATS, Method, matches, served_method
 from store.records import BackboneRecord, Card
 from store.tensors import TensorInfo, check_header, check_tensors
 
@@ -31,6 +31,7 @@ LIMITS = {CONFIG: 1 << 20, WEIGHTS: 1 << 32, HEAD: 1 << 32, LABELS: 1 << 22, CAR
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
+STEM, LAST_NORM = "patch_embed.proj", "norm"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")  # and what turns text around
 
 
@@ -118,16 +119,18 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Fit:
     method = served_method(checkpoint.settings)
     ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, record.modules)
     _check_depth(ranks, depth)
-    _check_complete(checkpoint.settings, ranks, record, depth)
+    _check_complete(checkpoint.settings, method, ranks, record, depth)
     _check_head(checkpoint, record)
     return Fit(method.name, {module: ranks[module] for module in sorted(ranks, key=lambda m: (block_number(m), m))})
 
 
 def block_number(module: str) -> int:
-    """Return the block of a module's full path, counted from 1."""
+    """Return the block of a module's full path, counted from 1; 0 for the last norm, which runs at every depth."""
+    if module == LAST_NORM:
+        return 0
     match = BLOCK.match(module)
     if match is None:
-        raise AdapterMismatchError(f"module {module[:120]!r} is in no block: adapt linear maps in the blocks only")
+        raise AdapterMismatchError(f"module {module[:120]!r} is in no block: adapt modules in the blocks only")
     return int(match.group(1)) + 1
 
 
@@ -187,10 +190,15 @@ def _check_depth(ranks: Mapping[str, int], depth: int) -> None:
 
 
 def _check_complete(
-    settings: Mapping[str, object], ranks: Mapping[str, int], record: BackboneRecord, depth: int
+    settings: Mapping[str, object], method: Method, ranks: Mapping[str, int], record: BackboneRecord, depth: int
 ) -> None:
     # PEFT fills a missing factor with fresh random numbers and says nothing, so the answers would not be the task's.
-    for module in record.modules:
+    if matches(settings, STEM):
+        raise AdapterMismatchError(
+            f"target_modules names {STEM!r} too, which every task shares: name modules by full path, such as "
+            "'blocks.0.attn.proj'"
+        )
+    for module in method.modules(record.modules):
         if block_number(module) <= depth and module not in ranks and matches(settings, module):
             raise AdapterMismatchError(
                 f"target_modules names {module!r}, {WEIGHTS} has no tensors for it: save both with PEFT again"

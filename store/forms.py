@@ -32,9 +32,9 @@ class Form:
 
 @dataclass(frozen=True)
 class Delta(Form):
-    """The change of one linear map: y = out_scale * (W (in_scale * x) + bias_W) + (x @ a) @ b + bias.
+    """The change of one linear map: y = out_scale * (W (in_scale * x) + bias_W) + b (a x) + bias.
 
-    a is (1, in, rank) and b (1, rank, out), both or neither; in_scale is (1, 1, in), out_scale and bias are
+    a is (1, rank, in) and b (1, out, rank), both or neither; in_scale is (1, 1, in), out_scale and bias are
     (1, 1, out), each where there is one: rows of a batch are joined along the first axis. Any scaling of the method's
     own is within b.
     """
@@ -47,7 +47,7 @@ class Delta(Form):
 
     @property
     def rank(self) -> int:
-        return 0 if self.a is None else self.a.shape[2]
+        return 0 if self.a is None else self.a.shape[1]
 
 
 @dataclass(frozen=True)

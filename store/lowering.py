@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
-from typing import cast
 
 import safetensors
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from store import lowering_low_rank as low_rank
+from store import lowering_products as products
+from store import lowering_scales as scales
 from store.errors import FormatError
-from store.forms import Delta, Forms, TaskWeights
-from store.methods import PREFIX, Config, resolve_pattern
+from store.forms import TaskWeights
+from store.lowering_parts import Lowering, Tensors
+from store.own_lowering import OWN_LOWERINGS
 
-Tensors = Mapping[str, Tensor]
-Lowering = Callable[[Config, Tensors, Tensors], Forms]
-"""(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
+__all__ = ["LOWERINGS", "Lowering", "Tensors", "lower"]
 
 
 def lower(
@@ -50,28 +50,6 @@ def lower(
     )
 
 
-def lower_lora(config: Config, tensors: Tensors, _: Tensors) -> Forms:
-    """y = W x + s (B A x + bias), s being LoRA's scaling (Hu et al. 2022, section 4.1)."""
-    deltas = {}
-    for key in tensors:
-        if key.endswith(".lora_A.weight"):
-            stem = key.removesuffix(".lora_A.weight")
-            path = stem.removeprefix(PREFIX)
-            a, b = tensors[key].float(), tensors[f"{stem}.lora_B.weight"].float()
-            scaling = lora_scaling(config, path, a.shape[0])
-            bias = tensors.get(f"{stem}.lora_B.bias")
-            deltas[path] = Delta(
-                a.T[None], (b * scaling).T[None], None if bias is None else (bias.float() * scaling)[None, None]
-            )
-    return Forms(deltas)
-
-
-def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:
-    """alpha / rank, or alpha / sqrt(rank) when rank-stabilised (Kalajdzievski 2023); alpha_pattern goes first."""
-    alpha = cast(float, resolve_pattern(config, "alpha_pattern", path, config["lora_alpha"]))
-    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
-
-
 def _load(data: bytes, what: str) -> dict[str, Tensor]:
     try:
         return load(data)
@@ -79,4 +57,15 @@ def _load(data: bytes, what: str) -> dict[str, Tensor]:
         raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None
 
 
-LOWERINGS: Mapping[str, Lowering] = MappingProxyType({"LORA": lower_lora})
+LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "LORA": low_rank.lower_lora, "ADALORA": low_rank.lower_adalora, "VERA": low_rank.lower_vera,
+        "PVERA": low_rank.lower_pvera, "DELORA": low_rank.lower_delora, "GRALORA": low_rank.lower_gralora,
+        "VBLORA": low_rank.lower_vblora, "UNILORA": low_rank.lower_unilora, "TINYLORA": low_rank.lower_tinylora,
+        "LOHA": products.lower_loha, "LOKR": products.lower_lokr, "HRA": products.lower_hra,
+        "MISS": products.lower_miss, "DEFT": products.lower_deft, "PEANUT": products.lower_peanut,
+        "IA3": scales.lower_ia3, "BEFT": scales.lower_beft, "LN_TUNING": scales.lower_ln, "GLORA": scales.lower_glora,
+        **OWN_LOWERINGS,
+    }
+)  # fmt: skip
+"""By peft_type."""

@@ -31,7 +31,11 @@ def _unserved_part(model: nn.Module) -> str | None:
     if model.global_pool not in POOLS:
         return f"pooling {model.global_pool!r}"
     vit = cast(VisionTransformer, model)
-    return _unserved_stem(vit) or next(filter(None, map(_unserved_block, vit.blocks)), None)
+    return (
+        _unserved_stem(vit)
+        or next(filter(None, map(_unserved_block, vit.blocks)), None)
+        or (None if isinstance(vit.norm, nn.Identity) else _unserved_norm(vit.norm))
+    )
 
 
 def _unserved_stem(model: VisionTransformer) -> str | None:
@@ -57,4 +61,10 @@ def _unserved_block(block: Any) -> str | None:
     for scale in (block.ls1, block.ls2):
         if not isinstance(scale, (nn.Identity, LayerScale)):
             return f"residual scale {type(scale).__name__}"
-    return None
+    return _unserved_norm(block.norm1) or _unserved_norm(block.norm2)
+
+
+def _unserved_norm(norm: nn.Module) -> str | None:
+    # tasks may bring a weight and a bias of their own
+    plain = isinstance(norm, nn.LayerNorm) and norm.weight is not None and norm.bias is not None
+    return None if plain else f"norm {type(norm).__name__}"

@@ -25,7 +25,7 @@ class PlainLinear(nn.Module):
         d = self.delta
         y = self.base(x if d.in_scale is None else x * d.in_scale)
         y = y if d.out_scale is None else y * d.out_scale
-        y = y if d.a is None else y + x @ d.a @ d.b
+        y = y if d.a is None else y + x @ d.a[0].T @ d.b[0].T
         return y if d.bias is None else y + d.bias
 
 
@@ -89,7 +89,7 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
             rank = draw.choice((0, 0, 3, 5))
             shapes = {"bias": out, "in_scale": fan_in, "out_scale": out}
             rest = {key: some(1, 1, size) + ("scale" in key) for key, size in shapes.items() if draw.random() < 0.4}
-            factors = {"a": some(1, fan_in, rank), "b": some(1, rank, out)} if rank else {}
+            factors = {"a": some(1, rank, fan_in), "b": some(1, out, rank)} if rank else {}
             if factors or rest:
                 deltas[f"blocks.{block}.{name}"] = Delta(**factors, **rest)
         for name in ("norm1", "norm2"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from store.backbones import Backbone, load_backbone
 from store.forms import TaskWeights
 from store.lowering import lower
 
+MOVED = 0.1
 MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
@@ -71,6 +74,24 @@ def make_task(
     return Made(folder, depth)
 
 
+def make_peft_task(backbone: Backbone, made: Made, config: peft.PeftConfig, *, classes: int, seed: int = 0) -> Made:
+    """Save any method of stock PEFT with trainable tensors that were moved at random, and a random head."""
+    torch.manual_seed(seed)
+    vit = backbone.build()
+    del vit.blocks[made.depth :]
+    with calm_peft():
+        model = peft.get_peft_model(vit, config)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                # one number for a whole map moves all of it
+                parameter.data.add_(torch.randn_like(parameter), alpha=MOVED / (10 if parameter.numel() == 1 else 1))
+        model.save_pretrained(made.folder)
+    head = {"weight": torch.randn(classes, backbone.record.dim), "bias": torch.randn(classes)}
+    save_file(head, made.folder / "head.safetensors")
+    (made.folder / "classes.txt").write_text("".join(f"class {index}\n" for index in range(classes)))
+    return made
+
+
 def make_random_task(backbone: Backbone, folder: Path, seed: int) -> Made:
     """Draw ranks 2 to 32, depths 1 to all, 2 to 200 classes, one to four kinds of modules."""
     draw = random.Random(seed)
@@ -99,6 +120,14 @@ def lowered(backbone: Backbone, made: Made, dtype: torch.dtype = torch.float32) 
     )
 
 
+@contextmanager
+def calm_peft() -> Iterator[None]:
+    """Leave out what PEFT says about layers and options that are as they should be."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
 @torch.inference_mode()
 def reference_logits(
     backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32
@@ -106,7 +135,8 @@ def reference_logits(
     """Logits (classes,) of each image (n, 3, H, W): blocks 1..depth of stock timm, stock PEFT upon them, the head."""
     vit = backbone.build(dtype=dtype)
     del vit.blocks[made.depth :]
-    model = peft.PeftModel.from_pretrained(vit, made.folder, autocast_adapter_dtype=False).to(dtype).eval()
+    with calm_peft():
+        model = peft.PeftModel.from_pretrained(vit, made.folder, autocast_adapter_dtype=False).to(dtype).eval()
     head = load_file(made.folder / "head.safetensors")
     weight, bias = head["weight"].to(dtype), head["bias"].to(dtype)
     return list(torch.nn.functional.linear(model(images.to(dtype)), weight, bias).float())

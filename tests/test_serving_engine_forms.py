@@ -76,7 +76,7 @@ def test_a_linear_map_of_mixed_rows_is_the_formula_row_by_row(tokens, adding):
 
 
 def random_delta(kinds: set[str]) -> Delta:
-    sizes = {"bias": (1, 1, 400), "in_scale": (1, 1, 24), "out_scale": (1, 1, 400), "a": (1, 24, 3), "b": (1, 3, 400)}
+    sizes = {"bias": (1, 1, 400), "in_scale": (1, 1, 24), "out_scale": (1, 1, 400), "a": (1, 3, 24), "b": (1, 400, 3)}
     kinds = kinds | {"b"} if "a" in kinds else kinds
     return Delta(**{kind: torch.randn(*sizes[kind]) for kind in kinds})
 

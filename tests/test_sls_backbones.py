@@ -201,6 +201,7 @@ REFUSED = {
     "parallel blocks": ("vit_small_patch16_18x2_224", {"depth": 1}, "block ParallelThingsBlock"),
     "differential attention": ("vit_dlittle_patch16_reg1_gap_256", {"depth": 1}, "attention DiffAttention"),
     "gated mlp": ("vit_giant_patch14_dinov2", {"depth": 1, "embed_dim": 48, "num_heads": 3}, "mlp GluMlp"),
+    "RMS norms": ("test_vit4", {}, "norm RmsNorm"),
     "no pooling": (VIT, {**SMALL, "global_pool": ""}, "pooling ''"),
     "grey images": (VIT, {**SMALL, "in_chans": 1}, "images of 1 channels"),
     "ragged patches": (

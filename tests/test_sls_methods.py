@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_tasks import OWN
 from peft import PeftModel
+from test_sls_resume import InterruptionError, same
 from test_sls_tune import colours, toy_backbone
 
 from sls.adapted import Tuned, block_of, linear
@@ -15,7 +17,7 @@ from sls.methods import METHODS
 from sls.recipe import Recipe
 from sls.tune import Progress, tune
 from store.checkpoint import check, read_checkpoint
-from store.errors import InvalidSettingError, UnservedAdapterError
+from store.errors import InvalidSettingError
 from store.images import make_transform
 
 BACKBONE = toy_backbone()
@@ -23,6 +25,7 @@ TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 TASK = colours(train=30, validation=0, test=6)
 IMAGES = TASK.test.inputs(range(6), TRANSFORM)
 OF_PEFT = ["lora", "rslora", "dora", "ia3", "vera", "ln", "repadapter"]
+NEAR_ZERO = ("houlsby", "adapter+")  # as their papers start them
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
@@ -75,7 +78,7 @@ def test_a_fresh_adapter_changes_nothing(method):
     start = fresh(method)
     with torch.inference_mode():
         plain = linear(start.weight, start.bias)(BACKBONE.build()(IMAGES))
-    torch.testing.assert_close(logits_of(start), plain, atol=1e-5, rtol=0)
+    torch.testing.assert_close(logits_of(start), plain, atol=1e-2 if method in NEAR_ZERO else 1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("method", OF_PEFT)
@@ -118,14 +121,10 @@ def test_equal_tensors_are_written_as_equal_bytes(tmp_path, method):
 
 
 @every_method
-def test_what_is_served_is_taken_and_all_else_is_refused_by_its_name(tmp_path, method):
+def test_what_was_tuned_is_served(tmp_path, method):
     write_folder(tmp_path, BACKBONE, tuned(method)[0], TASK.classes)
-    if METHODS[method].served:
-        assert check(read_checkpoint(tmp_path), BACKBONE.record, 4).method == "lora"
-        return
-    name = {"dora": "use_dora", "ln": "LN_TUNING"}.get(method, method.upper())
-    with pytest.raises(UnservedAdapterError, match=rf"{name}.*(served are LORA|tune LORA without it)"):
-        check(read_checkpoint(tmp_path), BACKBONE.record, 4)
+    ranks = check(read_checkpoint(tmp_path), BACKBONE.record, 4).ranks
+    assert {block_of(f"{module}.") for module in ranks} == {1, 2, 3, 4}
 
 
 @every_method
@@ -143,6 +142,23 @@ def test_tuning_goes_on_from_the_adapter_of_a_cut(method):
     assert (found.method, found.adapter.keys()) == (method, cut.adapter.keys())
     for key, value in cut.adapter.items():
         torch.testing.assert_close(found.adapter[key], value, atol=1e-3, rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", OWN)
+def test_a_run_that_was_interrupted_comes_to_the_same_bits(tmp_path, method):
+    recipe = Recipe(epochs=2, batch=15, method=method, from_block=2)
+
+    def run(path: Path | None, until: int = 99) -> Tuned:
+        def report(progress: Progress) -> None:
+            if progress.step == until:
+                raise InterruptionError
+
+        start = fresh("lora", 3)
+        return tune(TASK, BACKBONE, start, recipe, transform=TRANSFORM, stage="tune", report=report, checkpoint=path)
+
+    with pytest.raises(InterruptionError):
+        run(tmp_path / "run", until=1)
+    assert same(run(tmp_path / "run"), run(None))
 
 
 def test_a_cut_keeps_the_projections_that_vera_shares():

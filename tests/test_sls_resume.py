@@ -172,7 +172,7 @@ def trained(frozen: int, method: str) -> list[torch.Tensor]:
     return trainer.masters
 
 
-@pytest.mark.parametrize("method", ["lora", "repadapter", "convpass"])
+@pytest.mark.parametrize("method", ["lora", "repadapter", "convpass", "adapter+", "ssf"])
 def test_computing_frozen_blocks_once_gives_the_weights_of_computing_them_each_time(method):
     once, each_time = trained(2, method), trained(0, method)
     assert all(torch.equal(a, b) for a, b in zip(once, each_time, strict=True))

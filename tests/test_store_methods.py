@@ -17,7 +17,7 @@ from store.errors import (
 from store.methods import matches, resolve_pattern
 
 UNSERVED = {
-    "use_dora": True, "bias": "lora_only", "modules_to_save": ["head"], "fan_in_fan_out": True,
+    "bias": "all", "modules_to_save": ["head"], "fan_in_fan_out": True,
     "layer_replication": [[0, 2]], "trainable_token_indices": [1], "init_lora_weights": "pissa",
     "alora_invocation_tokens": [1], "use_qalora": True, "megatron_config": {"a": 1}, "loftq_config": {"bits": 4},
     "eva_config": {"rho": 2}, "corda_config": {"a": 1}, "lora_ga_config": {"a": 1}, "use_bdlora": {"nblocks": 2},
@@ -59,7 +59,7 @@ def test_an_initialisation_that_may_change_the_backbone_is_refused(folder: Path,
         fit(folder, toy)
 
 
-@pytest.mark.parametrize("kind", ["BOFT", "IA3", "PREFIX_TUNING", "lora", "", None, 3, ["LORA"]])
+@pytest.mark.parametrize("kind", ["BOFT", "HIRA", "PREFIX_TUNING", "lora", "", None, 3, ["LORA"]])
 def test_a_peft_type_that_is_not_served_is_refused_with_the_list(folder: Path, toy: Toy, kind: object) -> None:
     set_option(folder, peft_type=kind)
     with pytest.raises(UnservedAdapterError, match="served are LORA"):
@@ -112,7 +112,8 @@ def test_the_pattern_that_also_hits_the_patch_embedding_is_refused(tmp_path: Pat
         (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(4, DIM + 1)}), "factors of shapes"),
         (lambda t: t.update({f"{QKV}.lora_B.weight": torch.ones(3 * DIM, 5)}), "factors of shapes"),
         (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(4, DIM, dtype=torch.int32)}), "no LoRA factor"),
-        (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(3)}), "no LoRA factor"),
+        (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(3)}), "factors of shapes"),
+        (lambda t: t.update({f"{QKV}.lora_C.weight": torch.ones(3)}), "no LoRA factor"),
         (lambda t: t.update({"blocks.0.attn.qkv.lora_A.weight": torch.ones(4, DIM)}), "no LoRA factor"),
         (lambda t: t.update({"base_model.model.x.lora_A.weight": torch.ones(4, DIM)}), "no linear map in a block"),
     ],

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from toys import Toy, fit, set_option
 
 from store.errors import OneTrunkError, UnservedAdapterError
-from store.methods import MAX_NAMES, MAX_PATTERNS, matches
+from store.methods_targets import MAX_NAMES, MAX_PATTERNS, matches
 from store.patterns import compile_pattern
 
 MODULES = [f"blocks.{block}.{kind}" for block in range(24) for kind in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]

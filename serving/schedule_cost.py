@@ -1,0 +1,56 @@
+"""What a block costs on this machine, learnt while blocks run."""
+
+from __future__ import annotations
+
+MEMORY = 0.98  # how much of what was learnt a new block leaves: about the last fifty blocks count
+WARM_UP = 3  # the first blocks of a process lay out weights and compile kernels
+OUTLIER = 3  # times what is expected: a block that was kept from its cores says no more than this
+PRIOR = 4.0  # squared rows: how much variation it takes until what is measured counts as much as the guess
+
+
+class BlockCost:
+    """Seconds of one block over n rows = fixed + per_row * n, by least squares in which the past fades.
+
+    Until batches of different sizes were seen, both parts are guessed to be equal at one row, so that two rows are
+    soon run together and the truth is found.
+    """
+
+    def __init__(self) -> None:
+        self._seen = 0
+        self._weight = 0.0
+        self._rows = self._seconds = 0.0  # weighted means
+        self._rows_spread = self._covariance = 0.0  # weighted sums of squares about them
+        self.fixed = self.per_row = 0.0
+
+    @property
+    def known(self) -> bool:
+        return self._weight > 0
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Take in that a block over these rows took these seconds."""
+        self._seen += 1
+        if self._seen <= WARM_UP:
+            return
+        expected = self.of(1, rows)
+        if self.known and seconds * OUTLIER < expected:
+            self._weight = self._rows_spread = self._covariance = 0.0  # what was learnt was disturbed
+        elif self.known:
+            seconds = min(seconds, OUTLIER * expected)
+        self._weight = MEMORY * self._weight + 1
+        apart, late = rows - self._rows, seconds - self._seconds
+        share = (1 - 1 / self._weight) * apart
+        self._rows += apart / self._weight
+        self._seconds += late / self._weight
+        self._rows_spread = MEMORY * self._rows_spread + share * apart
+        self._covariance = MEMORY * self._covariance + share * late
+        self._solve()
+
+    def of(self, blocks: int, row_blocks: int) -> float:
+        """Seconds of so many blocks, over so many rows summed over the blocks; 0 while nothing is known."""
+        return self.fixed * blocks + self.per_row * row_blocks
+
+    def _solve(self) -> None:
+        guess, most = self._seconds / (1 + self._rows), self._seconds / self._rows
+        slope = (self._covariance + PRIOR * guess) / (self._rows_spread + PRIOR)
+        self.per_row = min(max(slope, most / 100), most)
+        self.fixed = self._seconds - self.per_row * self._rows
