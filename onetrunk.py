@@ -23,6 +23,7 @@ FILES = {
     "serve": "onetrunk_serving",
     "predict": "onetrunk_serving",
     "doctor": "onetrunk_serving",
+    "bench": "onetrunk_bench",
     "ls": "onetrunk_registry",
     "show": "onetrunk_registry",
     "history": "onetrunk_registry",

@@ -53,6 +53,8 @@ class Pool:
         self._idle_nbytes = 0
         self._lock = Lock()
         self._loaders = ThreadPoolExecutor(LOADERS, "load")
+        self.loads = 0
+        """How often a task was taken that was not in memory."""
 
     def take(self, digest: str, load: Callable[[], TaskWeights]) -> Lease:
         """Hold the task and return at once; where it is not in memory, a thread of the pool's own calls `load`.
@@ -67,6 +69,7 @@ class Pool:
                 entry.weights.set_running_or_notify_cancel()  # from here on, none of those who wait can cancel it
                 self._loaders.submit(self._fill, entry, load)
                 self._entries[digest] = entry
+                self.loads += 1
             elif self._idle.pop(digest, None) is not None:
                 self._idle_nbytes -= entry.nbytes or 0
             entry.leases += 1

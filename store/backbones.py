@@ -32,6 +32,7 @@ from store.fingerprint import Leaf, check_fingerprint, check_leaves, fingerprint
 from store.records import BackboneId, BackboneRecord, Preprocessing, decode
 from store.served import check_served
 from store.store import Store
+from store.tensor_views import tensors_in
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
 PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
@@ -91,11 +92,16 @@ def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:
 
 
 def open_backbone(store: Store, record: BackboneRecord) -> Backbone:
-    """Open a backbone of the store, from its blob or, where the weights stayed at their source, from there."""
+    """Open a backbone of the store, from its blob or, where the weights stayed at their source, from there.
+
+    Where the blob is a file it is mapped, not read: the tensors take memory that the system may take back, and that
+    all processes on the machine share. Its digest and fingerprint are checked here, once.
+    """
     if record.weights is not None:
-        data = store.read(record.weights)
+        with store.viewing(record.weights) as (data,):
+            pass
         store.fingerprints.check(record, data, sha256=record.weights.sha256)
-        return Backbone(record, load(data))
+        return Backbone(record, tensors_in(data, f"weights of backbone {record.name}"))
     found = load_backbone(record.source, arguments=record.id.arguments, label=record.name)
     return pinned(Backbone(record, found.tensors))
 

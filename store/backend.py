@@ -53,6 +53,10 @@ class Backend(Protocol):
 
     def read(self, key: str) -> bytes: ...
 
+    def view(self, key: str) -> memoryview:
+        """Return what `read` does, without a copy where it can be had so, in memory that is the caller's own."""
+        ...
+
     def read_prefix(self, key: str, nbytes: int) -> bytes:
         """Return the first bytes, fewer where the object is shorter."""
         ...

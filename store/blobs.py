@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
 
 from store.backend import Backend
 from store.blob import Blob
@@ -38,21 +42,40 @@ class Blobs:
         """Return the bytes, or raise `IntegrityError` where they are not those that the name promises."""
         data = self._read(blob_key(blob.sha256))
         if data is None:
-            problem = "is missing"
-        elif len(data) != blob.nbytes:
-            problem = f"has {len(data)} bytes, expected {blob.nbytes}"
-        elif (found := Blob.of(data)) != blob:
-            problem = f"has sha256 {found.sha256[:16]}…, not the one that names it"
-        else:
-            return data
-        raise IntegrityError(f"{self.locate(blob)} {problem}: {REMEDY}")
+            raise self._damaged(blob, "is missing")
+        self._check_size(blob, data)
+        self._check_digest(blob, hashlib.sha256(data).hexdigest())
+        return data
+
+    @contextmanager
+    def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
+        """Give the blobs' bytes, without a copy where they are files, while another thread hashes them.
+
+        The block may work on them meanwhile, and must hand nothing out: when it ends, with an error or without, this
+        waits for the digests and raises `IntegrityError` unless each is right. After that the views are as `get`'s.
+        """
+        views = tuple(map(self._view, blobs))
+        digests: dict[Blob, str] = {}  # what is not in it at the end was not verified, for whatever reason
+
+        def digest() -> None:
+            for blob, view in zip(blobs, views, strict=True):
+                digests[blob] = hashlib.sha256(view).hexdigest()
+
+        thread = Thread(target=digest, name="digest")
+        thread.start()
+        try:
+            yield views
+        finally:
+            thread.join()
+            for blob in blobs:
+                self._check_digest(blob, digests.get(blob))
 
     def prefix(self, blob: Blob, nbytes: int) -> bytes:
         """Return the first bytes, unchecked: for counting, not for computing."""
         try:
             return self._backend.read_prefix(blob_key(blob.sha256), nbytes)
         except FileNotFoundError:
-            raise IntegrityError(f"{self.locate(blob)} is missing: {REMEDY}") from None
+            raise self._damaged(blob, "is missing") from None
 
     def locate(self, blob: Blob) -> str:
         """Return where the blob lies, or would: a path or an URL."""
@@ -66,6 +89,25 @@ class Blobs:
         """Set the blob's object aside if it is damaged, and return its new key; None where it is whole or missing."""
         data = self._read(blob_key(blob.sha256))
         return None if data is None or Blob.of(data) == blob else self._set_aside(blob)
+
+    def _view(self, blob: Blob) -> memoryview:
+        try:
+            view = self._backend.view(blob_key(blob.sha256))
+        except FileNotFoundError:
+            raise self._damaged(blob, "is missing") from None
+        self._check_size(blob, view)
+        return view
+
+    def _check_size(self, blob: Blob, data: bytes | memoryview) -> None:
+        if len(data) != blob.nbytes:
+            raise self._damaged(blob, f"has {len(data)} bytes, expected {blob.nbytes}")
+
+    def _check_digest(self, blob: Blob, sha256: str | None) -> None:
+        if sha256 != blob.sha256:
+            raise self._damaged(blob, f"has sha256 {(sha256 or 'unknown')[:16]}…, not the one that names it") from None
+
+    def _damaged(self, blob: Blob, problem: str) -> IntegrityError:
+        return IntegrityError(f"{self.locate(blob)} {problem}: {REMEDY}")
 
     def _set_aside(self, blob: Blob) -> str | None:
         key = quarantine_key(blob.sha256, os.urandom(8).hex())

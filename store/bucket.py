@@ -71,6 +71,9 @@ class BucketBackend:
             starts = range(0, nbytes, PART_NBYTES)
             return b"".join(self._part(key, start, min(start + PART_NBYTES, nbytes)) for start in starts)
 
+    def view(self, key: str) -> memoryview:
+        return memoryview(bytearray(self.read(key)))
+
     def read_prefix(self, key: str, nbytes: int) -> bytes:
         size = self.size(key)
         if size is None:

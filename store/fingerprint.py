@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from store.blob import canonical_json
 from store.errors import BackboneMismatchError, FormatError
 from store.records import BackboneRecord, Preprocessing
-from store.tensors import TensorInfo, parse_header
+from store.tensors import TensorInfo
+from store.views import parse_view
 
 REMEMBERED = 16  # files; a backbone's leaves take some 50 kB
 TORCH_NAMES = {
@@ -61,9 +62,9 @@ def fingerprint_file(
     return fingerprint_of(architecture, arguments, preprocessing, leaves_of(data, "backbone weights"))
 
 
-def leaves_of(data: bytes, what: str) -> tuple[Leaf, ...]:
+def leaves_of(data: bytes | memoryview, what: str) -> tuple[Leaf, ...]:
     view = memoryview(data)
-    return tuple(_leaf(view, name, info, what) for name, info in parse_header(data, len(data), what).items())
+    return tuple(_leaf(view, name, info, what) for name, info in parse_view(view, what).items())
 
 
 def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
@@ -89,7 +90,7 @@ class Fingerprints:
     def __init__(self) -> None:
         self._leaves: OrderedDict[str, tuple[Leaf, ...]] = OrderedDict()
 
-    def check(self, record: BackboneRecord, data: bytes, *, sha256: str) -> None:
+    def check(self, record: BackboneRecord, data: bytes | memoryview, *, sha256: str) -> None:
         """Do what `check_fingerprint` does; `sha256` is the digest of the data, verified by the caller."""
         leaves = self._leaves.get(sha256) or leaves_of(data, f"weights of backbone {record.name}")
         self._leaves[sha256] = leaves

@@ -14,6 +14,7 @@ from typing import TypeVar
 from store.backend import StoredFile, at_once
 from store.errors import OneTrunkError, ReadOnlyStoreError, StorageError
 from store.layout import BLOBS, CATALOGUE, JOURNAL, check_key
+from store.views import view_file
 
 T = TypeVar("T")
 
@@ -47,6 +48,10 @@ class FolderBackend:
     def read(self, key: str) -> bytes:
         with self._reading(key) as path, FileIO(path) as file:
             return file.readall()
+
+    def view(self, key: str) -> memoryview:
+        with self._reading(key) as path:
+            return view_file(path)
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
         with self._reading(key) as path, Path(path).open("rb") as file:

@@ -5,6 +5,8 @@ With a catalogue in SQLite this needs neither a database library nor a tensor li
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from store.backend import Backend
@@ -63,11 +65,14 @@ class Shelf(Listings):
 
     def read(self, blob: Blob) -> bytes:
         """Return the bytes of the blob; raise `IntegrityError` unless they are those that were published."""
-        try:
+        with self._naming(blob):
             return self.blobs.get(blob)
-        except IntegrityError as error:
-            used = [str(use) for use in uses_of(blob, self.reader, self.blobs)]
-            raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
+
+    @contextmanager
+    def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
+        """Give the bytes of the blobs as `Blobs.viewing` does: nothing made of them counts before the block ends."""
+        with self._naming(*blobs), self.blobs.viewing(*blobs) as views:
+            yield views
 
     def backbone(self, name_or_fingerprint: str) -> BackboneRecord:
         row = self.reader.backbone(name_or_fingerprint) if BACKBONE_NAME.fullmatch(name_or_fingerprint) else None
@@ -81,6 +86,16 @@ class Shelf(Listings):
 
     def backbones(self) -> list[BackboneRecord]:
         return [read_backbone_record(self.blobs, row) for row in self.reader.backbones()]
+
+    @contextmanager
+    def _naming(self, *blobs: Blob) -> Iterator[None]:
+        """Begin the message of an `IntegrityError` with a version or a backbone that the blobs belong to."""
+        try:
+            yield
+        except IntegrityError as error:
+            damaged = [blob for blob in blobs if blob.sha256 in str(error)]
+            used = [str(use) for blob in damaged for use in uses_of(blob, self.reader, self.blobs)]
+            raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
 
     def _find(self, wanted: Ref, alias: str | None) -> VersionRow | None:
         return self.reader.find(wanted.task, version=wanted.version, digest=wanted.digest, alias=alias)

@@ -1,0 +1,206 @@
+"""What it costs that not every task fits in memory: p99 with a bounded pool, against p99 with all tasks resident.
+
+Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two services answer the
+same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do, each for a
+task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of tasks in memory, the
+other all of them. Latency is from the arrival to the answer, in process: resolving, decoding, loading where the task is
+not in memory, and waiting for the engine. Files are in the system's page cache, as after a first day of service.
+Prints a table; JSON in benchmarks/results/pool_zipf.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import sys
+import time
+from bisect import bisect
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+
+import torch
+from figures import Goal, machine, print_goals, quantile, spread, write
+from PIL import Image
+from tasks import publish_lora
+
+from serving.pool import Pool
+from serving.service import Answer, Service
+from store.allocator import keep_freed_memory
+from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.store import Store
+
+RANK, CLASSES = 4, 20
+EVERYTHING_NBYTES = 1 << 40
+GOAL = 1.3
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at_s: float
+    ref: str
+
+
+def main() -> None:
+    options = parse()
+    keep_freed_memory()
+    refs = [f"task-{index}" for index in range(options.tasks)]
+    with Store.open(options.folder, create=True) as store:
+        build(store, refs)
+        digests = {ref: store.resolve(ref).digest for ref in refs}
+        with Service(store, dtype=options.dtype) as bounded, Service(store, dtype=options.dtype) as whole:
+            services = {"bounded": bounded, "all resident": whole}
+            budgets = {"bounded": int(options.budget_mb * 1e6), "all resident": EVERYTHING_NBYTES}
+            for name, service in services.items():
+                prepare(service, digests, budget_nbytes=budgets[name])
+            fill(whole, refs)
+            rate = options.load * capacity(whole, refs[:64])
+            report = measure(services, refs, rate, options)
+    ratio = spread([a / b for a, b in zip(report["bounded"].p99_s, report["all resident"].p99_s, strict=True)])
+    goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
+    rows = {name: found.summary() for name, found in report.items()}
+    for name, row in rows.items():
+        print(f"{name:<14}", *(f"{key} {value}" for key, value in row.items()), sep="   ")
+    print_goals(goals)
+    settings = {key: getattr(options, key) for key in ("tasks", "budget_mb", "load", "requests", "rounds", "dtype")}
+    whole_report = {"machine": machine(), "settings": settings, "requests_per_s": rate, "p99_ratio": ratio, **rows}
+    write(options.out, whole_report, goals=goals)
+
+
+@dataclass
+class Measured:
+    """Of one service: the latencies of each round in seconds, and how many requests found their task not in memory."""
+
+    rounds: list[list[float]]
+    loads: int
+    resident: int
+    resident_nbytes: int
+
+    @property
+    def p99_s(self) -> list[float]:
+        return [quantile(latencies, 0.99) for latencies in self.rounds]
+
+    def summary(self) -> dict[str, object]:
+        every = [latency for latencies in self.rounds for latency in latencies]
+        return {
+            "p50_ms": round(quantile(every, 0.5) * 1e3, 2),
+            "p99_ms": round(quantile(every, 0.99) * 1e3, 2),
+            "share_loaded": round(self.loads / len(every), 4),
+            "resident": self.resident,
+            "resident_mb": round(self.resident_nbytes / 1e6, 1),
+        }
+
+
+def build(store: Store, refs: Sequence[str]) -> None:
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    store.add_backbone(backbone.record, encode(backbone))
+    known = {version.task for version in store.versions()}
+    for index, ref in enumerate(refs):
+        if ref not in known:
+            publish_lora(store, ref, backbone, rank=RANK, classes=CLASSES, dtype=torch.bfloat16, seed=index)
+        if index % 500 == 0:
+            print(f"published {index} of {len(refs)}", file=sys.stderr)
+
+
+def prepare(service: Service, digests: dict[str, str], *, budget_nbytes: int) -> None:
+    """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
+    service._pool = Pool(budget_nbytes=budget_nbytes)
+    service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
+
+
+def fill(service: Service, refs: Sequence[str]) -> None:
+    for ref in refs:
+        with service._pool.lease((version := service._store.resolve(ref)).digest, lambda v=version: service._load(v)):
+            pass
+
+
+def capacity(service: Service, refs: Sequence[str]) -> float:
+    """Return how many images a second the service answers when all are there at once."""
+    service.predict(refs[0], IMAGE)
+    start = time.perf_counter()
+    for answer in [service.submit(ref, IMAGE) for ref in refs]:
+        answer.result()
+    return len(refs) / (time.perf_counter() - start)
+
+
+def measure(
+    services: dict[str, Service], refs: Sequence[str], rate: float, options: argparse.Namespace
+) -> dict[str, Measured]:
+    draw = random.Random(0)
+    weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
+    by_rank = draw.sample(list(refs), len(refs))
+
+    def stream(count: int) -> list[Arrival]:
+        times = accumulate(draw.expovariate(rate) for _ in range(count))
+        return [Arrival(at, by_rank[bisect(weights, draw.random() * weights[-1])]) for at in times]
+
+    measured = {name: Measured([], 0, 0, 0) for name in services}
+    fill(services["bounded"], [arrival.ref for arrival in stream(options.warm)])
+    for index in range(options.rounds):
+        arrivals = stream(options.requests)
+        for name, service in services.items():
+            before = service._pool.loads
+            measured[name].rounds.append(drive(service, arrivals))
+            measured[name].loads += service._pool.loads - before
+        print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
+    for name, service in services.items():
+        measured[name].resident = len(service._pool.resident)
+        measured[name].resident_nbytes = service._pool.nbytes
+    return measured
+
+
+def drive(service: Service, arrivals: Sequence[Arrival]) -> list[float]:
+    """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
+    latencies: list[float] = []
+    lock, sent = Lock(), []
+    start = time.perf_counter()
+
+    def send(arrival: Arrival) -> Future[Answer]:
+        answer = service.submit(arrival.ref, IMAGE)
+
+        def note(_: Future[Answer]) -> None:
+            latency = time.perf_counter() - start - arrival.at_s
+            with lock:
+                latencies.append(latency)
+
+        answer.add_done_callback(note)
+        return answer
+
+    with ThreadPoolExecutor(2, "prepare") as workers:
+        for arrival in arrivals:
+            time.sleep(max(0.0, start + arrival.at_s - time.perf_counter()))
+            sent.append(workers.submit(send, arrival))
+        for submitted in sent:
+            submitted.result().result()
+    return latencies
+
+
+def make_image() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+IMAGE = make_image()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--budget-mb", type=float, default=256)
+    parser.add_argument("--load", type=float, default=0.6, help="share of the engine's measured rate")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--requests", type=int, default=500, help="of each service in each round")
+    parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/pool_zipf_store"), help="kept")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pool_zipf.json"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
