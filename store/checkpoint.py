@@ -121,7 +121,8 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Fit:
     _check_depth(ranks, depth)
     _check_complete(checkpoint.settings, method, ranks, record, depth)
     _check_head(checkpoint, record)
-    return Fit(method.name, {module: ranks[module] for module in sorted(ranks, key=lambda m: (block_number(m), m))})
+    modules = sorted(ranks, key=lambda module: (block_number(module), module))
+    return Fit(method.called(checkpoint.settings), {module: ranks[module] for module in modules})
 
 
 def block_number(module: str) -> int:

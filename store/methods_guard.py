@@ -32,7 +32,8 @@ class Method:
 
     `ranks` gives every adapted module with the rank of its form, 0 where it has no low-rank part. `modules` are those
     that must have tensors where the config names them; they are the backbone's linear maps unless it says otherwise.
-    `remedies` say by option what to do about a value that is refused.
+    `remedies` say by option what to do about a value that is refused. `variant` is what a config is called where not
+    all of the method are called the same.
     """
 
     name: str
@@ -41,6 +42,10 @@ class Method:
     ranks: Callable[[Config, Infos, Shapes], dict[str, int]]
     modules: Callable[[Shapes], Iterable[str]] = _linear_maps
     remedies: Mapping[str, str] = field(default_factory=dict)
+    variant: Callable[[Config], str] | None = None
+
+    def called(self, config: Config) -> str:
+        return self.name if self.variant is None else self.variant(config)
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,7 @@ LORA = Method(
         "LoRA", r"lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector|base_layer\.bias", layouts.lora
     ),
     remedies={"bias": "tune with bias 'none' or 'lora_only', for 'all' also trains what every task shares"},
+    variant=lambda config: "dora" if config.get("use_dora") else "lora",
 )
 ADALORA = Method(
     name="adalora",

@@ -162,16 +162,20 @@ def _vectors(names: tuple[str, ...], _: Config, width: int) -> Tensors:
     return dict.fromkeys(names, (width,))
 
 
-def _method(kind: _Kind, *options: str) -> Method:
+def _method(kind: _Kind, *options: str, variant: Callable[[Config], str] | None = None) -> Method:
     free = frozenset({"peft_type", "inference_mode", "target_modules", *options})
-    return Method(name=kind.name.lower(), free=free, limited={}, ranks=kind.ranks)
+    return Method(name=kind.name.lower(), free=free, limited={}, ranks=kind.ranks, variant=variant)
 
 
 _SHIFTED = LINEAR + NORMS
 OWN: Mapping[str, Method] = MappingProxyType(
     {
         CONVPASS: _method(_Kind(CONVPASS, lambda _: BESIDE, _convpass_tensors), "r"),
-        BOTTLENECK: _method(_Kind(BOTTLENECK, lambda c: _preset(c).places, _bottleneck_tensors), "r", "preset"),
+        BOTTLENECK: _method(
+            _Kind(BOTTLENECK, lambda c: _preset(c).places, _bottleneck_tensors),
+            *("r", "preset"),
+            variant=lambda config: str(config["preset"]),
+        ),
         SSF: _method(_Kind(SSF, lambda _: _SHIFTED, partial(_vectors, ("scale", "shift")))),
         BITFIT: _method(_Kind(BITFIT, lambda _: _SHIFTED, partial(_vectors, ("bias",)))),
     }
