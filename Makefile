@@ -30,7 +30,7 @@ servers:
 
 # The figures of the README, as ratios measured side by side; JSON in benchmarks/results/.
 bench: $(STAMP)
-	$(BIN)/python benchmarks/mixed_batch.py
+	$(BIN)/python benchmarks/engine.py
 
 clean:
 	rm -rf $(VENV) demo benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

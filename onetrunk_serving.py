@@ -67,6 +67,10 @@ def serve(
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine; default: all cores.")] = None,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option("--batch-invariant", help="The same image and task give the same bytes whatever else is asked."),
+    ] = False,
     keys: Annotated[
         bool, typer.Option("--keys", help="Answer only who sends an API key (`onetrunk key add`).")
     ] = False,
@@ -84,6 +88,7 @@ def serve(
         dtype=dtype,
         device=device,
         threads=threads,
+        batch_invariant=batch_invariant,
         keys=keys,
     )
     say(f"starting Ray Serve on {host}:{port} …")
@@ -96,12 +101,17 @@ def serve(
     epilog=example(
         "predict flowers a.jpg b.png",
         "predict flowers@prod a.jpg --top 1 --format json",
+        "predict flowers a.jpg --with birds --with cars:3",
         "predict flowers a.jpg --url http://127.0.0.1:8265",
     )
 )
 def predict(
     ref: Annotated[str, typer.Argument(help=REF_HELP)],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    further: Annotated[
+        list[str] | None,
+        typer.Option("--with", help="A further task for the same images, again for more; shared blocks run once."),
+    ] = None,
     url: Annotated[str | None, typer.Option(help="Ask this server; default: in process.")] = None,
     key: Annotated[
         str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an API key, where the server asks for one.")
@@ -120,6 +130,7 @@ def predict(
     missing = [str(path) for path in images if not path.is_file()]
     if missing:
         raise InvalidSettingError(f"{missing[0]!r} is no file: give paths of images")
+    refs, rows = [ref, *(further or [])], []
     with contextlib.ExitStack() as stack:
         if url is None:
             from serving.service import Service
@@ -127,13 +138,19 @@ def predict(
             opened = stack.enter_context(open_store(store, catalogue=catalogue))
             backbone = opened.resolve(ref).manifest.backbone
             service = stack.enter_context(Service(opened, backbone=backbone, dtype=dtype, device=device))
-            answers = [service.predict(ref, path.read_bytes()).to_dict(top=top, logits=logits) for path in images]
+
+            def ask(image: bytes) -> list[Row]:
+                return [answer.result().to_dict(top=top, logits=logits) for answer in service.submit_many(refs, image)]
         else:
             from serving.load import Connection
 
             connection = stack.enter_context(contextlib.closing(Connection(url, key=key or None)))
-            answers = [connection.predict(ref, path.read_bytes(), top=top, logits=logits) for path in images]
-    rows = [{"image": str(path), **answer} for path, answer in zip(images, answers, strict=True)]
+
+            def ask(image: bytes) -> list[Row]:
+                return [connection.predict(each, image, top=top, logits=logits) for each in refs]
+
+        for path in images:
+            rows += [{"image": str(path), **answer} for answer in ask(path.read_bytes())]
     if fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:

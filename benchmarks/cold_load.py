@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from figures import Goal, machine, print_goals, spread, write
-from mixed_batch import random_vit_base
+from models import random_vit_base
 from tasks import publish_lora
 
 from store.allocator import keep_freed_memory
@@ -44,7 +44,7 @@ def main() -> None:
     keep_freed_memory()
     torch.set_num_threads(1)  # as on a loading thread: its tensor operations are too small to be shared out
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        backbone = load_backbone(DEFAULT_BACKBONE) if options.small else random_vit_base(Path(folder))
+        backbone = load_backbone(DEFAULT_BACKBONE) if options.small else random_vit_base()
         with Store.open(Path(folder) / "store", create=True) as store:
             store.add_backbone(backbone.record, encode(backbone))
             results = []

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from http import HTTPStatus
@@ -19,6 +19,8 @@ from starlette.exceptions import HTTPException
 from serving import bundles, registry
 from serving.guard import Caller, Keyring, Served, identify, served_by
 from serving.service import Answer, Service
+from serving.waiting import unless_gone, wait_for
+from store.access import TenantStore
 from store.errors import (
     BackboneMismatchError,
     ConflictError,
@@ -39,6 +41,8 @@ from store.errors import (
 from store.store import Store
 
 MAX_BODY_NBYTES = 32 << 20
+MAX_REFS = 256
+CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody reads it but a log
 STATUS = {
     UnknownKeyError: 401,
     NotAllowedError: 403,
@@ -97,26 +101,58 @@ def schema(request: Request) -> dict[str, object]:
     return dict(request.app.openapi())
 
 
-@guarded_routes.post("/v1/predict/{ref:path}")
+@guarded_routes.post("/v1/predict/{ref:path}", response_model=None)
 async def predict(
     ref: str,
     request: Request,
     caller: Caller,
     top: Annotated[int, Query(ge=1)] = 5,
     logits: bool = False,  # noqa: FBT001, FBT002 - a query parameter
-) -> dict[str, object]:
-    """Answer the image in the body (JPEG, PNG, WebP or BMP) for `task`, `task@alias` or `task:version`."""
-    caller.check("read", ref)
+    timeout_ms: Annotated[float | None, Query(gt=0)] = None,
+) -> dict[str, object] | JSONResponse:
+    """Answer the image in the body (JPEG, PNG, WebP or BMP) for `task`, `task@alias` or `task:version`.
+
+    With `timeout_ms`, counted from when the image is there, what cannot be answered in time is refused with 503.
+    """
+    answers = await answers_of([ref], request, caller, timeout_ms)
+    return closed_by_client() if answers is None else answers[0].to_dict(top=top, logits=logits)
+
+
+@guarded_routes.post("/v1/predict", response_model=None)
+async def predict_many(
+    request: Request,
+    caller: Caller,
+    ref: Annotated[list[str], Query(min_length=1, max_length=MAX_REFS)],
+    top: Annotated[int, Query(ge=1)] = 5,
+    logits: bool = False,  # noqa: FBT001, FBT002 - a query parameter
+    timeout_ms: Annotated[float | None, Query(gt=0)] = None,
+) -> dict[str, object] | JSONResponse:
+    """Answer the image in the body for each `ref`, in order; blocks that the tasks share are run once."""
+    answers = await answers_of(ref, request, caller, timeout_ms)
+    if answers is None:
+        return closed_by_client()
+    return {"answers": [answer.to_dict(top=top, logits=logits) for answer in answers]}
+
+
+async def answers_of(
+    refs: Sequence[str], request: Request, caller: TenantStore, timeout_ms: float | None
+) -> list[Answer] | None:
+    """Answer within the time, counted from when the image is there; None where the client goes away before."""
+    for ref in refs:
+        caller.check("read", ref)
     image = await read_body(request)
     served = served_by(request)
+    deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
 
-    def submit() -> Future[Answer]:
-        with caller.may("read", ref):
-            return served.service.submit(ref, image)
+    def submit() -> tuple[Future[Answer], ...]:
+        return served.service.submit_many(refs, image, deadline=deadline)
 
-    queued = await asyncio.get_running_loop().run_in_executor(served.workers, submit)
-    answer = await asyncio.wrap_future(queued)
-    return answer.to_dict(top=top, logits=logits)
+    with caller.may("read", refs[0]):  # all have been checked; what it raises is told as to this caller
+        return await unless_gone(request, wait_for(served.workers, submit))
+
+
+def closed_by_client() -> JSONResponse:
+    return answer_json(CLIENT_CLOSED_REQUEST, "Client Closed Request", "the client went away before the answer")
 
 
 async def read_body(request: Request) -> bytes:

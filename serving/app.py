@@ -30,6 +30,7 @@ class ServeSettings(BaseModel):
     dtype: str = "auto"
     device: str = "cpu"
     threads: int | None = None
+    batch_invariant: bool = False
     keys: bool = False
 
 
@@ -43,7 +44,13 @@ class Replica:
         # Ray sets OMP_NUM_THREADS from the replica's num_cpus, which is a share and not this machine's cores.
         torch.set_num_threads(settings.threads or os.cpu_count() or 1)
         self._store = Store.open(settings.store, catalogue=settings.catalogue)
-        self._service = Service(self._store, backbone=settings.backbone, dtype=settings.dtype, device=settings.device)
+        self._service = Service(
+            self._store,
+            backbone=settings.backbone,
+            dtype=settings.dtype,
+            device=settings.device,
+            batch_invariant=settings.batch_invariant,
+        )
         self._keys = settings.keys
 
     def __serve_build_asgi_app__(self) -> FastAPI:

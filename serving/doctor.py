@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from serving.choices import native_bfloat16
 from serving.port import check_port
-from serving.service import native_bfloat16
 from store.errors import OneTrunkError, StoreNotFoundError
 from store.probe import probe
 from store.store import Store

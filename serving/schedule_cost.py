@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-MEMORY = 0.98  # how much of what was learnt a new block leaves: about the last fifty blocks count
+MEMORY = 0.99  # how much of what was learnt a new block leaves: about the last hundred blocks count
 WARM_UP = 3  # the first blocks of a process lay out weights and compile kernels
 OUTLIER = 3  # times what is expected: a block that was kept from its cores says no more than this
-PRIOR = 4.0  # squared rows: how much variation it takes until what is measured counts as much as the guess
+PRIOR = 0.25  # squared rows: how much variation it takes until what is measured counts as much as the guess
 
 
 class BlockCost:
@@ -52,5 +52,5 @@ class BlockCost:
     def _solve(self) -> None:
         guess, most = self._seconds / (1 + self._rows), self._seconds / self._rows
         slope = (self._covariance + PRIOR * guess) / (self._rows_spread + PRIOR)
-        self.per_row = min(max(slope, most / 100), most)
+        self.per_row = min(max(slope, most / 10_000), most)
         self.fixed = self._seconds - self.per_row * self._rows

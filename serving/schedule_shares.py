@@ -19,10 +19,10 @@ class Shares:
     """A virtual counter per task, and the virtual time against which a newcomer's counter begins.
 
     A task's counter is what it was served, in block-seconds (Sheng et al. 2024 count tokens); virtual time goes by
-    1/n of real service while n tasks have work (Demers et al. 1989). A job's tag is where its task's counter will stand
-    once it is done, so among tasks that had like shares the least work goes first, and a task with many jobs waits
-    behind its own. A task that comes back begins at virtual time: unused shares are not saved up. Since virtual time
-    does not stand still, sooner or later every newcomer's tag is above that of a job that waits.
+    1/n of real service while n tasks have work (Demers et al. 1989). A job starts where its task's counter will stand
+    once the task's jobs before it are done, so that a task with many jobs waits behind its own. A task that comes back
+    begins at virtual time: unused shares are not saved up. Since virtual time does not stand still, sooner or later
+    every newcomer starts above a job that waits.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class Shares:
         self._active = 0
 
     def enter(self, tasks: Sequence[str], seconds: float) -> float:
-        """Count one more job of these tasks, of so many seconds in all, and return its tag."""
+        """Count one more job of these tasks, of so many seconds in all, and return where it starts."""
         start = self.now
         for task in tasks:
             account = self._accounts.setdefault(task, _Account(self.now))
@@ -41,7 +41,7 @@ class Shares:
             start = max(start, account.served + account.owed)
             account.jobs += 1
             account.owed += seconds / len(tasks)
-        return start + seconds
+        return start
 
     def serve(self, tasks: Sequence[str], seconds: float, *, expected: float) -> None:
         """Charge a job's tasks with the seconds of the engine that it got; so many were expected."""
@@ -70,7 +70,5 @@ class Shares:
 
     def _forget(self) -> None:
         self._accounts = {
-            task: account
-            for task, account in self._accounts.items()
-            if account.jobs or account.served > self.now
+            task: account for task, account in self._accounts.items() if account.jobs or account.served > self.now
         }

@@ -1,37 +1,37 @@
-"""Answer requests: resolve the task, decode the image, queue it, and run batches on one engine thread."""
+"""Answer requests: resolve the task, decode the image, load what is not in memory, and queue it for the engine."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
 
-import torch
 from torch import Tensor
 
+from serving.choices import choose_backbone, choose_dtype, row_nbytes
 from serving.engine import Engine
 from serving.leases import Leases
-from serving.pool import Pool
+from serving.pool import Lease, Pool
+from serving.runner import Request, Row, Runner
+from serving.schedule_deadlines import late
 from serving.scheduler import Scheduler
 from store.backbones import open_backbone
 from store.errors import (
     BackboneMismatchError,
-    BackboneNotFoundError,
     InvalidSettingError,
-    OneTrunkError,
     OverloadedError,
 )
 from store.forms import TaskWeights
 from store.images import decode, make_transform
-from store.lowering import lower
-from store.records import BackboneRecord
+from store.loading import load_task
 from store.store import Store, Version
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 POOL_NBYTES = 1 << 30
+ACTIVATIONS_NBYTES = 1 << 30
 REF_VALID_S = 0.25  # how long a moved alias may go unnoticed
 
 
@@ -56,36 +56,35 @@ class Answer:
         return {**answer, "logits": self.logits.tolist()} if logits else answer
 
 
-@dataclass(frozen=True)
-class Request:
-    """One image for one version, ready to run; `held` keeps the task resident until the answer is out."""
-
-    version: Version
-    pixels: Tensor
-    weights: TaskWeights
-    held: ExitStack
-    answer: Future[Answer] = field(default_factory=Future)
-
-
 class Service:
-    """Serve every task of one backbone out of a store; close it, or use it as a context manager."""
+    """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
-    def __init__(self, store: Store, *, backbone: str | None = None, dtype: str = "auto", device: str = "cpu") -> None:
+    With `batch_invariant`, an image and a task give the same bytes whatever else is asked at the same time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        backbone: str | None = None,
+        dtype: str = "auto",
+        device: str = "cpu",
+        batch_invariant: bool = False,
+    ) -> None:
         self._store = store
         self.record = choose_backbone(store, backbone)
         self._backbone = open_backbone(store, self.record)
-        self._engine = Engine(self._backbone, dtype=choose_dtype(dtype, device), device=device)
+        self._engine = Engine(
+            self._backbone, dtype=choose_dtype(dtype, device), device=device, batch_invariant=batch_invariant
+        )
         self._transform = make_transform(self.record.id.preprocessing)
         self._pool = Pool(budget_nbytes=POOL_NBYTES)
-        self._scheduler: Scheduler[Request] = Scheduler()
+        max_rows = max(1, ACTIVATIONS_NBYTES // row_nbytes(self._backbone, self._engine.dtype))
+        self._runner: Runner[Answer] = Runner(self._engine, Scheduler(max_rows=max_rows))
         self._leases = Leases(store)
         self._refs: dict[str, Version] = {}
         self._refs_since = time.monotonic()
         self._refs_lock = threading.Lock()
-        self._wake = threading.Condition()
-        self._closing = False
-        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> Service:
         return self
@@ -95,51 +94,66 @@ class Service:
 
     def close(self) -> None:
         """Answer what is queued, then stop and let the versions go."""
-        with self._wake:
-            self._closing = True
-            self._wake.notify_all()
-        self._thread.join()
+        self._runner.close()
         self._leases.close()
 
     def check(self) -> None:
         """Raise where the engine's thread is gone and no request will ever be answered."""
-        if not self._thread.is_alive():
+        if not self._runner.is_alive:
             raise RuntimeError("the engine's thread has stopped: restart the replica")
 
     def predict(self, ref: str, image: bytes) -> Answer:
         """Answer one image and wait for it."""
         return self.submit(ref, image).result()
 
-    def submit(self, ref: str, image: bytes) -> Future[Answer]:
-        """Prepare and queue one image; nothing stays held if the caller goes away."""
-        return self.enqueue(self.prepare(ref, image))
-
-    def prepare(self, ref: str, image: bytes) -> Request:
-        """Resolve, decode and load; everything that can be refused is refused here, off the engine's thread."""
+    def submit(self, ref: str, image: bytes, *, deadline: float | None = None) -> Future[Answer]:
+        """Do what `submit_many` does for one task, once it is loaded; what loading raises is raised here."""
         version = self._resolve(ref)
-        if version.manifest.backbone != self.record.id.fingerprint:
-            raise BackboneMismatchError(
-                f"{version.task}:{version.version} stands on backbone {version.manifest.backbone_name!r}, "
-                f"this server holds {self.record.name!r}: ask one started with that --backbone"
-            )
-        pixels = self._transform(decode(image))
-        self._leases.hold(version.digest)
-        with ExitStack() as stack:
-            weights = stack.enter_context(self._pool.lease(version.digest, lambda: self._load(version)))
-            return Request(version, pixels, weights, stack.pop_all())
+        with closing(self._take(version)) as task:
+            task.weights.result()
+            return self._queue([version], image, deadline)[0]
 
-    def enqueue(self, request: Request) -> Future[Answer]:
-        """Queue a prepared request; raise `OverloadedError` where the queue is full or the service is closing."""
-        try:
-            with self._wake:
-                if self._closing:
-                    raise OverloadedError("the server is stopping: ask again once it is back")
-                self._scheduler.admit(request)
-                self._wake.notify()
-        except OneTrunkError:
-            request.held.close()
-            raise
-        return request.answer
+    def submit_many(
+        self, refs: Sequence[str], image: bytes, *, deadline: float | None = None
+    ) -> tuple[Future[Answer], ...]:
+        """Resolve, decode and queue one image for these tasks, whose shared blocks run once; answers in their order.
+
+        The deadline is a time of `time.monotonic`: an answer that would come after it becomes a `DeadlineError`, and
+        is not run for, as is none that is cancelled. What a request is refused for is raised; what comes up later,
+        as in loading a task that is not in memory, becomes of the answers.
+        """
+        if not refs:
+            raise InvalidSettingError("the request names no task: give at least one ref")
+        return self._queue([self._resolve(ref) for ref in refs], image, deadline)
+
+    def _queue(self, versions: Sequence[Version], image: bytes, deadline: float | None) -> tuple[Future[Answer], ...]:
+        if self._runner.closing:
+            raise OverloadedError("the server is stopping: ask again once it is back")
+        if deadline is not None and (over_s := time.monotonic() - deadline) > 0:
+            raise late(over_s)
+        with ExitStack() as stack:
+            tasks = [stack.enter_context(closing(self._take(version))) for version in versions]
+            pixels = self._transform(decode(image))
+            held = stack.pop_all()
+        answers: tuple[Future[Answer], ...] = tuple(Future() for _ in versions)
+
+        def start() -> None:
+            try:
+                weights = [task.weights.result() for task in tasks]
+            except BaseException as error:  # of a load, on the pool's own thread: those who wait must hear of it
+                held.close()
+                for answer in answers:
+                    if answer.set_running_or_notify_cancel():
+                        answer.set_exception(error)
+                return
+            rows = [
+                Row(version.task, loaded, partial(_answer_of, version, loaded), answer)
+                for version, loaded, answer in zip(versions, weights, answers, strict=True)
+            ]
+            self._runner.submit(Request(pixels, tuple(rows), deadline, held.close))
+
+        when_done([task.weights for task in tasks], start)
+        return answers
 
     def _resolve(self, ref: str) -> Version:
         with self._refs_lock:
@@ -148,78 +162,42 @@ class Service:
             refs = self._refs
         version = refs.get(ref) or self._store.resolve(ref)
         refs[ref] = version
+        if version.manifest.backbone != self.record.id.fingerprint:
+            raise BackboneMismatchError(
+                f"{version.task}:{version.version} stands on backbone {version.manifest.backbone_name!r}, "
+                f"this server holds {self.record.name!r}: ask one started with that --backbone"
+            )
         return version
 
-    def _run(self) -> None:
-        while True:
-            with self._wake:
-                self._wake.wait_for(lambda: len(self._scheduler) or self._closing)
-                batch = self._scheduler.take()
-            if not batch:
-                return
-            self._answer(batch)
-
-    def _answer(self, batch: Sequence[Request]) -> None:
-        live = [request for request in batch if request.answer.set_running_or_notify_cancel()]
-        try:
-            if live:
-                self._compute(live)
-        except BaseException as error:  # those who wait must hear of it, and the next batch must run
-            for request in live:
-                if not request.answer.done():
-                    request.answer.set_exception(error)
-        finally:
-            for request in batch:
-                request.held.close()
-
-    def _compute(self, live: Sequence[Request]) -> None:
-        pixels, weights = torch.stack([request.pixels for request in live]), [request.weights for request in live]
-        for finished in self._engine.walk(pixels, weights):
-            for row, logits in zip(finished.rows, finished.logits, strict=True):
-                live[row].answer.set_result(_answer_of(live[row], logits.cpu()))
+    def _take(self, version: Version) -> Lease:
+        self._leases.hold(version.digest)
+        return self._pool.take(version.digest, lambda: self._load(version))
 
     def _load(self, version: Version) -> TaskWeights:
-        manifest, read = version.manifest, self._store.read
-        return lower(
-            config=read(manifest.adapter.config),
-            adapter=read(manifest.adapter.weights),
-            head=read(manifest.head.weights),
-            labels=read(manifest.head.labels),
-            depth=manifest.depth,
+        return load_task(
+            self._store,
+            version.manifest,
             backbone=self._backbone.tensors,
             dtype=self._engine.dtype,
             device=self._engine.device,
         )
 
 
-def _answer_of(request: Request, logits: Tensor) -> Answer:
-    version = request.version
-    return Answer(version.task, version.version, version.digest, version.manifest.depth, request.weights.labels, logits)
+def _answer_of(version: Version, weights: TaskWeights, logits: Tensor) -> Answer:
+    return Answer(version.task, version.version, version.digest, version.manifest.depth, weights.labels, logits)
 
 
-def choose_dtype(name: str, device: str) -> torch.dtype:
-    """Return the dtype of this name; `auto` is bfloat16 where the device multiplies it natively."""
-    if name == "auto":
-        return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    if name not in DTYPES:
-        raise InvalidSettingError(f"dtype {name!r} is not served: use auto or one of {', '.join(DTYPES)}")
-    return DTYPES[name]
+def when_done(futures: Sequence[Future[TaskWeights]], act: Callable[[], None]) -> None:
+    """Call once all are done: at once where they are, else on the thread that ends the last of them."""
+    lock, left = threading.Lock(), len(futures)
 
+    def count(_: Future[TaskWeights]) -> None:
+        nonlocal left
+        with lock:
+            left -= 1
+            is_last = left == 0
+        if is_last:
+            act()
 
-def native_bfloat16(device: str) -> bool:
-    if torch.device(device).type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return bool(torch.cpu._is_avx512_bf16_supported())
-
-
-def choose_backbone(store: Store, name: str | None) -> BackboneRecord:
-    """Return the backbone of this name, or the store's only one."""
-    if name is not None:
-        return store.backbone(name)
-    records = store.backbones()
-    if not records:
-        raise BackboneNotFoundError(f"{store.url} holds no backbone: publish a task, or `onetrunk backbone add NAME`")
-    if len(records) > 1:
-        names = ", ".join(record.name for record in records)
-        raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with --backbone")
-    return records[0]
+    for future in futures:
+        future.add_done_callback(count)

@@ -29,6 +29,7 @@ OneTrunkError
 ├── DataError                   (ValueError)       a data set that no task can be tuned or scored on
 ├── ServerError                 (ConnectionError)  a server that does not answer, or answers with an error
 ├── OverloadedError             (RuntimeError)     the queue is full; the request was not started
+│   └── DeadlineError                              the answer would come after the deadline that was asked for
 └── PortTakenError              (OSError)          another program listens on the port
 
 Each message is one line: the value, the rule it breaks, and the remedy.
@@ -123,6 +124,9 @@ class ServerError(OneTrunkError, ConnectionError): ...
 
 
 class OverloadedError(OneTrunkError, RuntimeError): ...
+
+
+class DeadlineError(OverloadedError): ...
 
 
 class PortTakenError(OneTrunkError, OSError): ...

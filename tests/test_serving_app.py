@@ -99,6 +99,28 @@ def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_s
             )  # fmt: skip
 
 
+def test_one_image_for_several_tasks_gets_the_answers_of_each_in_order_or_none_that_is_late(served):
+    query = "&".join(f"ref={task}" for task in TASKS)
+    status, together = call(served, f"/v1/predict?{query}&logits=true&timeout_ms=60000", image(3))
+    assert status == 200
+    for task, answer in zip(TASKS, together["answers"], strict=True):
+        _, alone = call(served, f"/v1/predict/{task}?logits=true", image(3))
+        assert answer["task"] == alone["task"] == task
+        assert answer["logits"] == pytest.approx(alone["logits"], abs=1e-4)
+    status, late = call(served, f"/v1/predict?{query}&timeout_ms=0.001", image(3))
+    assert (status, late["error"]) == (503, "DeadlineError")
+
+
+def test_a_client_that_hangs_up_leaves_the_server_answering_others(served):
+    port = int(served.url.rpartition(":")[2])
+    body = image(1)
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as raw:
+            head = f"POST /v1/predict?ref=flowers HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n"
+            raw.sendall(head.encode() + body)
+    assert call(served, "/v1/predict?ref=flowers", body)[0] == 200
+
+
 def test_the_load_driver_sends_each_sample_once_and_keeps_their_order(served):
     samples = [Sample(TASKS[seed % 3], image(seed), "class 0") for seed in range(9)]
     outcome = drive(served.url, samples, clients=3)

@@ -119,6 +119,7 @@ def routes(served: Served) -> dict[tuple[str, str], Route]:
         ("GET", "/healthz"): Route("/healthz", "", stranger=200),
         ("GET", "/openapi.json"): Route("/openapi.json", "read", stranger=200),
         ("POST", "/v1/predict/{ref}"): Route("/v1/predict/acme/cars:1", "read", IMAGE),
+        ("POST", "/v1/predict"): Route("/v1/predict?ref=acme/cars:1&ref=acme/vans", "read", IMAGE),
         ("GET", "/v1/tasks"): Route("/v1/tasks?text=cars&limit=5", "read", stranger=200),
         ("GET", "/v1/tasks/{task}"): Route("/v1/tasks/acme/cars", "read"),
         ("GET", "/v1/versions/{ref}"): Route("/v1/versions/acme/cars:1", "read"),

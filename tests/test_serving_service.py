@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from commands import call
 from reference import Made, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine import Engine
@@ -15,10 +17,12 @@ from store.backbones import encode
 from store.errors import (
     BackboneMismatchError,
     BackboneNotFoundError,
+    DeadlineError,
     ImageError,
     IntegrityError,
     InvalidSettingError,
     OverloadedError,
+    TaskNotFoundError,
 )
 from store.images import decode
 from store.store import Store
@@ -68,29 +72,65 @@ def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbo
         refs = ["short", "long"] * 20
         answers = list(clients.map(lambda ref: service.predict(ref, IMAGE), refs))
         pixels = service._transform(decode(IMAGE))[None]
-    engine = Engine(backbone)
-    for ref, answer in zip(refs, answers, strict=True):
-        made = make_task(backbone, tmp_path / "again", depth=4 if ref == "long" else 2, classes=3, seed=answer.depth)
-        (alone,) = engine.forward(pixels, [lowered(made)])
-        torch.testing.assert_close(answer.logits, alone, atol=1e-4, rtol=0)
+    for ref in ("short", "long"):
+        depth = 4 if ref == "long" else 2
+        made = make_task(backbone, tmp_path / f"{ref} again", depth=depth, classes=3, seed=depth)
+        (alone,) = Engine(backbone).forward(pixels, [lowered(backbone, made)])
+        for answer in (answer for asked, answer in zip(refs, answers, strict=True) if asked == ref):
+            torch.testing.assert_close(answer.logits, alone, atol=1e-4, rtol=0)
 
 
 def test_what_is_wrong_with_one_request_leaves_the_others_alone(store):
     with Service(store) as service:
-        waiting = service.enqueue(service.prepare("short", IMAGE))
+        waiting = service.submit("short", IMAGE)
         with pytest.raises(ImageError):
-            service.prepare("short", b"no image")
+            service.submit("short", b"no image")
         assert waiting.result().task == "short"
         service.check()
 
 
-def test_a_request_whose_client_went_away_is_not_run(store):
+def test_one_image_for_many_tasks_gets_what_each_gives_alone_in_the_order_asked(store):
+    refs = ["long", "short", "long:1"]
+    with Service(store, dtype="float32") as service:
+        answers = [answer.result() for answer in service.submit_many(refs, IMAGE)]
+        for ref, answer in zip(refs, answers, strict=True):
+            alone = service.predict(ref, IMAGE)
+            assert (answer.task, answer.version, answer.labels) == (alone.task, alone.version, alone.labels)
+            torch.testing.assert_close(answer.logits, alone.logits, atol=1e-5, rtol=0)
+
+
+def test_predict_with_further_tasks_prints_an_object_for_each_image_and_task(store, tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    arguments = ("--with", "short", "--with", "long:1", "--dtype", "float32", "--format", "json", "--logits")
+    rows = call("predict", "long", str(tmp_path / "a.png"), *arguments, store=store.root).json
+    assert [(Path(row["image"]).name, row["task"], row["depth"]) for row in rows] == [
+        ("a.png", "long", 4), ("a.png", "short", 2), ("a.png", "long", 4),
+    ]  # fmt: skip
+    with Service(store, dtype="float32") as service:
+        assert rows[1]["logits"] == pytest.approx(service.predict("short", IMAGE).logits.tolist(), abs=1e-5)
+
+
+def test_a_request_that_names_no_task_or_one_that_is_not_there_is_refused_and_holds_nothing(store):
     with Service(store) as service:
-        request = service.prepare("short", IMAGE)
-        assert request.answer.cancel()
-        service.enqueue(request)
-        assert service.predict("long", IMAGE).task == "long"
-    assert request.answer.cancelled()
+        with pytest.raises(InvalidSettingError, match="names no task"):
+            service.submit_many([], IMAGE)
+        with pytest.raises(TaskNotFoundError, match="nothing"):
+            service.submit_many(["short", "nothing"], IMAGE)
+        assert service.predict("short", IMAGE).task == "short"
+
+
+def test_a_deadline_that_is_over_is_refused_before_the_image_is_looked_at(store):
+    with Service(store) as service:
+        with pytest.raises(DeadlineError, match="after its deadline"):
+            service.submit("short", b"no image", deadline=time.monotonic() - 1)
+        assert service.submit("short", IMAGE, deadline=time.monotonic() + 60).result().task == "short"
+
+
+def test_with_batch_invariance_an_image_gets_the_same_bytes_alone_and_among_others(store):
+    with Service(store, dtype="bfloat16", batch_invariant=True) as service:
+        alone = service.predict("long", IMAGE).logits
+        asked = [service.submit_many(["short", "long"], IMAGE) for _ in range(6)]
+        assert all(torch.equal(answers[1].result().logits, alone) for answers in asked)
 
 
 def test_a_damaged_blob_is_named_and_never_served(store):
@@ -103,6 +143,9 @@ def test_a_damaged_blob_is_named_and_never_served(store):
     with Service(store) as service:
         with pytest.raises(IntegrityError, match="short:1"):
             service.predict("short", IMAGE)
+        broken, whole = service.submit_many(["short", "long"], IMAGE)
+        assert isinstance(broken.exception(), IntegrityError)
+        assert isinstance(whole.exception(), IntegrityError)
         assert service.predict("long", IMAGE).task == "long"
 
 
@@ -127,7 +170,7 @@ def test_an_empty_store_and_a_dtype_that_is_none_are_told(tmp_path, store):
 
 def test_closing_answers_what_is_queued_and_ends_the_thread(store):
     service = Service(store)
-    waiting = [service.enqueue(service.prepare("short", IMAGE)) for _ in range(5)]
+    waiting = [service.submit("short", IMAGE) for _ in range(5)]
     service.close()
     assert all(future.result().task == "short" for future in waiting)
     assert not any(thread.name == "engine" for thread in threading.enumerate())

@@ -1,0 +1,205 @@
+"""What the engine costs, in ratios to one merged task that timm runs with the faster of its attention settings.
+
+Interleaved in one process, round by round: the merged task; mixed batches of distinct LoRA tasks, at full depth and at
+depths 4 to 12; batches drawn from 64 tasks of mixed methods, ranks and heads; PEFT's own `adapter_names`; a plain walk
+of timm's blocks with stacked factors; the engine row by row (batch invariance); many tasks of one image; and a product
+of two large matrices. Prints each figure beside its goal; JSON, with the spread, in benchmarks/results/engine.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import peft
+import torch
+from figures import Goal, machine, print_goals, write
+from mixed_tasks import mixed_task
+from models import random_vit_base
+from torch import Tensor, nn
+
+from serving.bench import Figure, late_blocks
+from serving.bench_subjects import Run, even_depths, fastest, image_flops, interleave, merged_model, random_task
+from serving.engine import Engine
+from store.allocator import keep_freed_memory
+from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.forms import TaskWeights
+
+HERE = Path(__file__).parent
+ATTENTIONS = ("merged, explicit attention", "merged, fused attention")
+STREAM, LATE, WIDTH = 64, 32, 2048
+DTYPE = torch.bfloat16
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What was asked of a backbone: ratios to one merged task, at most; the share of the product's rate, at least."""
+
+    mixed: float
+    stream: float | None
+    depths: float
+    peak: float
+
+
+@dataclass(frozen=True)
+class Setting:
+    name: str
+    backbone: Backbone
+    tasks: int
+    goals: Goals
+
+
+def main() -> None:
+    options = parse()
+    keep_freed_memory()
+    settings = [Setting("embedded", load_backbone(DEFAULT_BACKBONE), 16, Goals(1.03, None, 0.71, 0.60))]
+    if not options.embedded:
+        settings.append(Setting("ViT-B/16", random_vit_base(), 8, Goals(1.02, 1.05, 0.69, 0.85)))
+    found, goals = {}, []
+    for setting in settings:
+        seconds = measure(setting, options.rounds)
+        figures = figures_of(setting, seconds)
+        found[setting.name] = [asdict(figure) for figure in figures]
+        goals += goals_of(setting, {figure.figure: figure for figure in figures})
+        for figure in figures:
+            print(f"{setting.name:<9} {figure.figure:<32} {figure.median:.3f} [{figure.p10:.3f}, {figure.p90:.3f}]")
+    print_goals(goals)
+    report = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "figures": found}
+    write(options.out, report, goals=goals)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--embedded", action="store_true", help="leave out ViT-B/16")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "engine.json")
+    return parser.parse_args()
+
+
+@torch.inference_mode()
+def measure(setting: Setting, rounds: int) -> dict[str, list[float]]:
+    """Return the seconds of every subject, round by round."""
+    backbone, count, blocks = setting.backbone, setting.tasks, setting.backbone.record.blocks
+    p = backbone.record.id.preprocessing
+    images = torch.randn(count, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
+    low, engine = images.to(DTYPE), Engine(backbone, dtype=DTYPE)
+    invariant = Engine(backbone, dtype=DTYPE, batch_invariant=True)
+
+    def task(seed: int, *, depth: int = blocks, first: int = 1) -> TaskWeights:
+        return random_task(backbone, dtype=DTYPE, device="cpu", seed=seed, depth=depth, first=first)
+
+    full = [task(seed) for seed in range(count)]
+    uneven = [task(seed, depth=depth) for seed, depth in enumerate(even_depths(count, blocks))]
+    late = [task(seed, first=blocks - late_blocks(blocks) + 1) for seed in range(LATE)]
+    stream, draw = [mixed_task(backbone, seed) for seed in range(STREAM)], random.Random(0)
+    names, walk = [str(index) for index in range(count)], PlainWalk(backbone)
+    merged = {
+        name: merged_model(backbone, full[0], dtype=DTYPE, device="cpu", fused="fused" in name) for name in ATTENTIONS
+    }
+    mixed = peft_model(backbone, full)
+    square = torch.randn(WIDTH, WIDTH).to(DTYPE)
+    subjects: dict[str, Run] = {
+        **{name: lambda model=model: model(low) for name, model in merged.items()},  # type: ignore[misc]
+        "mixed": lambda: engine.forward(images, full),
+        "stream": lambda: engine.forward(images, draw.sample(stream, count)),
+        "depths": lambda: engine.forward(images, uneven),
+        "late": lambda: engine.forward(images[:1], late, [0] * LATE),
+        "invariant": lambda: invariant.forward(images, full),
+        "PEFT": lambda: mixed(low, adapter_names=names),
+        "plain walk": lambda: walk(low, full),
+        "product": lambda: square @ square,
+    }
+    return interleave(subjects, rounds, "cpu", lambda line: print(f"{setting.name}: {line}", file=sys.stderr))
+
+
+def figures_of(setting: Setting, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
+    backbone, count, blocks = setting.backbone, setting.tasks, setting.backbone.record.blocks
+    merged, late = fastest(seconds, ATTENTIONS), late_blocks(blocks)
+    against = f"against one task, {merged}"
+    floor = (blocks - late + late * LATE) / blocks / count
+    flops, product = count * image_flops(backbone), 2 * WIDTH**3
+
+    def over(name: str, base: str, factor: float = 1.0) -> list[float]:
+        return [s / b / factor for s, b in zip(seconds[name], seconds[base], strict=True)]
+
+    def share(name: str) -> list[float]:
+        return [flops / s / (product / p) for s, p in zip(seconds[name], seconds["product"], strict=True)]
+
+    depth = statistics.fmean(even_depths(count, blocks))
+    return [
+        Figure.of("mixed", over("mixed", merged), f"{count} LoRA tasks of rank 8, {against}"),
+        Figure.of("stream", over("stream", merged), f"{count} of {STREAM} tasks, methods and heads mixed, {against}"),
+        Figure.of("depths", over("depths", merged), f"depth {depth:.3g} of {blocks} on average, {against}"),
+        Figure.of(
+            "late", over("late", merged, floor), f"{LATE} tasks of one image, last {late} blocks, to what must run"
+        ),
+        Figure.of("invariant", over("invariant", "mixed"), "each row alone, against the mixed batch"),
+        Figure.of("PEFT", over("PEFT", merged), f"the same tasks through adapter_names, {against}"),
+        Figure.of("plain walk", over("plain walk", merged), f"timm's blocks by hand, stacked factors, {against}"),
+        Figure.of("share", share("mixed"), f"of the rate of a product of two {WIDTH} x {WIDTH} matrices: mixed batch"),
+        Figure.of("share, merged", share(merged), "the same of the merged task"),
+    ]
+
+
+def goals_of(setting: Setting, figures: Mapping[str, Figure]) -> list[Goal]:
+    asked, name = setting.goals, setting.name
+    bounds = {"mixed": asked.mixed, "stream": asked.stream, "depths": asked.depths, "late": 1.10}
+    goals = [
+        Goal(f"{name}: {figure}", figures[figure].median, bound, most=True)
+        for figure, bound in bounds.items()
+        if bound is not None
+    ]
+    return [*goals, Goal(f"{name}: share of the product's rate", figures["share"].median, asked.peak)]
+
+
+def peft_model(backbone: Backbone, tasks: Sequence[TaskWeights]) -> Callable[..., Tensor]:
+    """Build PEFT's own mixed batch of the tasks, which takes one head for all."""
+    base = backbone.build(classes=len(tasks[0].head_bias), dtype=DTYPE)
+    config = peft.LoraConfig(r=8, lora_alpha=8, target_modules=list(tasks[0].forms.deltas))
+    model = peft.get_peft_model(base, config, adapter_name="0", autocast_adapter_dtype=False)
+    for index in range(1, len(tasks)):
+        model.add_adapter(str(index), config, autocast_adapter_dtype=False)
+    for index, task in enumerate(tasks):
+        for path, delta in task.forms.deltas.items():
+            layer = model.base_model.model.get_submodule(path)
+            assert delta.a is not None
+            assert delta.b is not None
+            layer.lora_A[str(index)].weight.data.copy_(delta.a[0])
+            layer.lora_B[str(index)].weight.data.copy_(delta.b[0])
+    whole: Callable[..., Tensor] = model.eval()
+    return whole
+
+
+class PlainWalk:
+    """The straightforward engine: timm's block walked by hand, factors stacked, `baddbmm_`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.vit = backbone.build(dtype=DTYPE)
+
+    def __call__(self, images: Tensor, tasks: Sequence[TaskWeights]) -> Tensor:
+        x = self.vit._pos_embed(self.vit.patch_embed(images))
+        for index, block in enumerate(self.vit.blocks):
+
+            def adapted(linear: nn.Linear, x: Tensor, name: str, index: int = index) -> Tensor:
+                deltas = [task.forms.deltas[f"blocks.{index}.{name}"] for task in tasks]
+                a, b = torch.cat([d.a for d in deltas]), torch.cat([d.b for d in deltas])  # type: ignore[misc]
+                return linear(x).baddbmm_(torch.bmm(x, a.mT), b.mT)
+
+            attn, mlp, normed = block.attn, block.mlp, block.norm1(x)
+            n, tokens, _ = x.shape
+            qkv = adapted(attn.qkv, normed, "attn.qkv").view(n, tokens, 3, attn.num_heads, attn.head_dim)
+            out = nn.functional.scaled_dot_product_attention(*qkv.permute(2, 0, 3, 1, 4).unbind(0))
+            x = x + adapted(attn.proj, out.transpose(1, 2).reshape(n, tokens, -1), "attn.proj")
+            hidden = mlp.act(adapted(mlp.fc1, block.norm2(x), "mlp.fc1"))
+            x = x + adapted(mlp.fc2, hidden, "mlp.fc2")
+        feature = self.vit.norm(x)[:, 0]
+        return torch.stack([task.head_weight @ row for task, row in zip(tasks, feature, strict=True)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Which deadlines are lost, and whether one is in danger."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Mapping
+from typing import Generic, TypeVar
+
+from serving.schedule_cost import BlockCost
+from serving.schedule_jobs import Entry, Job
+from store.errors import DeadlineError
+
+T = TypeVar("T")
+CAUTION = 1.25  # what is ahead of a deadline is taken to last this many times what it should
+
+
+class Deadlines(Generic[T]):
+    """Jobs with deadlines, the earliest first; looked through again when one may have been lost or come into danger."""
+
+    def __init__(self, cost: BlockCost) -> None:
+        self._cost = cost
+        self._ordered: list[tuple[float, int, Job[T]]] = []
+        self._calm_until = math.inf
+        self.in_danger: Job[T] | None = None
+        """The job of the earliest deadline, if some deadline would be missed were something else to run one block."""
+
+    def add(self, entry: Entry[T]) -> None:
+        if entry.job.deadline is not None:
+            insort(self._ordered, (entry.job.deadline, entry.number, entry.job))
+            self._calm_until = -math.inf
+
+    def remove(self, entry: Entry[T]) -> None:
+        if entry.job.deadline is not None:
+            del self._ordered[bisect_left(self._ordered, (entry.job.deadline, entry.number))]
+            if self.in_danger is entry.job:
+                self.in_danger, self._calm_until = None, -math.inf
+
+    def look(self, entries: Mapping[Job[T], Entry[T]], rows: int, now: float) -> dict[Job[T], DeadlineError]:
+        """Return the jobs that cannot be done in time any more; a block runs over so many rows.
+
+        In danger is what would be late if, after one more block of something else, all ran one by one by deadline.
+        """
+        if now < self._calm_until:
+            return {}
+        lost: dict[Job[T], DeadlineError] = {}
+        at = now + CAUTION * self._cost.of(1, rows)
+        calm_s, first = math.inf, None
+        for deadline, _, job in self._ordered:
+            left_s = self._cost.of(*entries[job].left)
+            if now + left_s > deadline:
+                lost[job] = late(now + left_s - deadline)
+                continue
+            first = first or job
+            at += CAUTION * left_s
+            calm_s = min(calm_s, deadline - at)
+        self._calm_until = now + calm_s
+        self.in_danger = first if calm_s < 0 and self._cost.known else None
+        return lost
+
+
+def late(seconds: float) -> DeadlineError:
+    return DeadlineError(
+        f"the answer would come {1000 * seconds:.0f} ms or more after its deadline: give it more time (timeout_ms), "
+        "try again later or add replicas"
+    )
