@@ -43,17 +43,34 @@ def test_what_is_held_is_not_removed_until_it_is_let_go(store: Store, two: tuple
     assert store.remove("flowers:1").versions == ("flowers:1",)
 
 
-def test_all_that_is_held_is_one_lease_which_outlives_its_time_as_long_as_it_is_asked_for(
+def test_all_that_is_held_becomes_one_lease_which_outlives_its_time_as_long_as_it_is_asked_for(
     store: Store, two: tuple[Version, Version]
 ) -> None:
     leases = Leases(store, lease_s=0.3)
     for version in two:
         leases.hold(version.digest)
+    (first,) = store.leases()
+    until(lambda: {lease.id for lease in store.leases()} - {first.id} != set() and len(store.leases()) == 1)
     (lease,) = store.leases()
     until(lambda: time.time() > lease.expires_at + 0.3)
     (renewed,) = store.leases()
     assert (renewed.id, set(renewed.digests)) == (lease.id, {version.digest for version in two})
     leases.close()
+
+
+def test_a_request_writes_what_is_new_since_the_last_renewal_and_not_all_that_is_held(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    leases = Leases(store)
+    leases.hold(two[0].digest)
+    leases._renew()
+    leases.hold(two[1].digest)
+    assert sorted(lease.digests for lease in store.leases()) == sorted((version.digest,) for version in two)
+    leases._renew()
+    (lease,) = store.leases()
+    assert set(lease.digests) == {version.digest for version in two}
+    leases.close()
+    assert store.leases() == []
 
 
 def test_what_nobody_asks_for_any_more_is_let_go_and_held_anew_when_asked_for(
