@@ -74,7 +74,7 @@ class Content:
                 "head": {"classes": CLASSES, "dim": DIM, "weights": head, "labels": labels},
                 "certificate": self.certificate,
                 "lineage": None,
-                "format": 3,
+                "format": 4,
             }
         )
 

@@ -167,7 +167,7 @@ def test_tuned_at_a_depth_written_and_read_it_answers_as_stock_peft_on_stock_tim
     untuned = trunk(backbone, depth)(inputs(backbone)).detach()
     assert not np.allclose(served, untuned, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model.head(torch.from_numpy(served)).detach(), expected, rtol=1e-4, atol=1e-4)
-    answered = torch.stack(Engine(backbone).forward(inputs(backbone), [lowered(made)] * 12))
+    answered = torch.stack(Engine(backbone).forward(inputs(backbone), [lowered(backbone, made)] * 12))
     torch.testing.assert_close(answered, expected, rtol=1e-4, atol=1e-4)
 
 

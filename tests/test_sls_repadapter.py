@@ -89,7 +89,7 @@ def test_the_engine_serves_it_beside_plain_lora(tmp_path):
     tuned, images = random_task(backbone), torch.randn(4, 3, 32, 32)
     rep = made(tmp_path / "rep", backbone, tuned)
     lora = make_task(backbone, tmp_path / "lora", depth=4, classes=5)
-    mixed = Engine(backbone).forward(images, [lowered(task) for task in (rep, lora, rep, lora)])
+    mixed = Engine(backbone).forward(images, [lowered(backbone, task) for task in (rep, lora, rep, lora)])
     for row, expected in zip((0, 2), logits_of(backbone, tuned, images[[0, 2]]), strict=True):
         torch.testing.assert_close(mixed[row], expected, atol=1e-4, rtol=0)
     for row, expected in zip((1, 3), reference_logits(backbone, lora, images[[1, 3]]), strict=True):

@@ -18,7 +18,6 @@ from store.report import report
 from store.store import Store
 
 every_method = pytest.mark.parametrize("method", OWN)
-METHOD = {"convpass": "convpass", "ssf": "ssf", "bitfit": "bitfit"}  # the others are presets of "bottleneck"
 SHIFTED = ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
 PLACES = {
     **dict.fromkeys(("convpass", "houlsby"), ("attn", "mlp")),
@@ -56,7 +55,7 @@ def folder(made: dict[str, Path], method: str, tmp_path: Path) -> Path:
 @every_method
 def test_it_is_taken_with_its_places_from_the_first_block_up_and_its_hidden_width(backbone, folder, method):
     found = fit(backbone, folder)
-    assert found.method == METHOD.get(method, "bottleneck")
+    assert found.method == method
     assert list(found.ranks) == [f"blocks.{block}.{place}" for block in (0, 1) for place in PLACES[method]]
     assert set(found.ranks.values()) == {0 if method in ("ssf", "bitfit") else 4}
 
