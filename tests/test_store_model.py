@@ -46,7 +46,7 @@ from store.store import Store, Version
 T = TypeVar("T")
 U = TypeVar("U")
 
-EXAMPLES = int(os.environ.get("ONETRUNK_MODEL_EXAMPLES", "40"))
+EXAMPLES = int(os.environ.get("ONETRUNK_MODEL_EXAMPLES", "30"))
 STEPS = 40
 HOUR_S = 3600.0
 ACTOR = "somebody"
