@@ -1,4 +1,4 @@
-"""Open-loop load: when images arrive, and for which of a set of random tasks."""
+"""Open-loop load: when images arrive, and for which of a set of tasks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,6 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
-from store.backbones import Backbone
-from store.forms import Delta, Forms, TaskWeights
-
-CLASSES = 10
 BURST = 8
 
 
@@ -43,19 +36,3 @@ def bursty(rate: float, count: int, tasks: Sequence[int], draw: random.Random) -
             size += 1
         arrivals += [Arrival(at_s, draw.choice(tasks)) for _ in range(min(size, count - len(arrivals)))]
     return arrivals
-
-
-def random_task(backbone: Backbone, *, depth: int, rank: int, dtype: torch.dtype, seed: int) -> TaskWeights:
-    """A LoRA on every linear map of blocks 1..depth, and a head, all random."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def drawn(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=generator).mul(0.02).to(dtype)
-
-    deltas = {
-        path: Delta(drawn(1, rank, fan_in), drawn(1, fan_out, rank))
-        for path, (fan_out, fan_in) in backbone.record.modules.items()
-        if int(path.split(".")[1]) < depth
-    }
-    labels = tuple(f"class {index}" for index in range(CLASSES))
-    return TaskWeights(depth, Forms(deltas), drawn(CLASSES, backbone.record.dim), drawn(CLASSES), labels)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import random
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,16 +22,15 @@ from mixed_tasks import mixed_task
 from models import random_vit_base
 from torch import Tensor, nn
 
-from serving.bench import Figure, late_blocks
-from serving.bench_subjects import Run, even_depths, fastest, image_flops, interleave, merged_model, random_task
+from serving.bench import Figure, Plan, figures_of, merged_task, over, share_of_peak, subjects_of
+from serving.bench_subjects import Run, interleave, random_task
 from serving.engine import Engine
 from store.allocator import keep_freed_memory
 from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.forms import TaskWeights
 
 HERE = Path(__file__).parent
-ATTENTIONS = ("merged, explicit attention", "merged, fused attention")
-STREAM, LATE, WIDTH = 64, 32, 2048
+STREAM = 64
 DTYPE = torch.bfloat16
 
 
@@ -62,11 +60,11 @@ def main() -> None:
         settings.append(Setting("ViT-B/16", random_vit_base(), 8, Goals(1.02, 1.05, 0.69, 0.85)))
     found, goals = {}, []
     for setting in settings:
-        seconds = measure(setting, options.rounds)
-        figures = figures_of(setting, seconds)
-        found[setting.name] = [asdict(figure) for figure in figures]
-        goals += goals_of(setting, {figure.figure: figure for figure in figures})
-        for figure in figures:
+        plan = Plan(tasks=setting.tasks, rounds=options.rounds)
+        measured = figures(setting, plan, measure(setting, plan))
+        found[setting.name] = [asdict(figure) for figure in measured]
+        goals += goals_of(setting, {figure.figure: figure for figure in measured})
+        for figure in measured:
             print(f"{setting.name:<9} {figure.figure:<32} {figure.median:.3f} [{figure.p10:.3f}, {figure.p90:.3f}]")
     print_goals(goals)
     report = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "figures": found}
@@ -82,79 +80,51 @@ def parse() -> argparse.Namespace:
 
 
 @torch.inference_mode()
-def measure(setting: Setting, rounds: int) -> dict[str, list[float]]:
+def measure(setting: Setting, plan: Plan) -> dict[str, list[float]]:
     """Return the seconds of every subject, round by round."""
-    backbone, count, blocks = setting.backbone, setting.tasks, setting.backbone.record.blocks
+    backbone, count = setting.backbone, setting.tasks
     p = backbone.record.id.preprocessing
     images = torch.randn(count, 3, p.height, p.width, generator=torch.Generator().manual_seed(0))
     low, engine = images.to(DTYPE), Engine(backbone, dtype=DTYPE)
-    invariant = Engine(backbone, dtype=DTYPE, batch_invariant=True)
-
-    def task(seed: int, *, depth: int = blocks, first: int = 1) -> TaskWeights:
-        return random_task(backbone, dtype=DTYPE, device="cpu", seed=seed, depth=depth, first=first)
-
-    full = [task(seed) for seed in range(count)]
-    uneven = [task(seed, depth=depth) for seed, depth in enumerate(even_depths(count, blocks))]
-    late = [task(seed, first=blocks - late_blocks(blocks) + 1) for seed in range(LATE)]
+    tasks = [random_task(backbone, dtype=DTYPE, device="cpu", seed=seed) for seed in range(count)]
     stream, draw = [mixed_task(backbone, seed) for seed in range(STREAM)], random.Random(0)
-    names, walk = [str(index) for index in range(count)], PlainWalk(backbone)
-    merged = {
-        name: merged_model(backbone, full[0], dtype=DTYPE, device="cpu", fused="fused" in name) for name in ATTENTIONS
-    }
-    mixed = peft_model(backbone, full)
-    square = torch.randn(WIDTH, WIDTH).to(DTYPE)
+    names, walk, mixed = [str(index) for index in range(count)], PlainWalk(backbone), peft_model(backbone, tasks)
     subjects: dict[str, Run] = {
-        **{name: lambda model=model: model(low) for name, model in merged.items()},  # type: ignore[misc]
-        "mixed": lambda: engine.forward(images, full),
+        **subjects_of(backbone, engine, images, plan),
         "stream": lambda: engine.forward(images, draw.sample(stream, count)),
-        "depths": lambda: engine.forward(images, uneven),
-        "late": lambda: engine.forward(images[:1], late, [0] * LATE),
-        "invariant": lambda: invariant.forward(images, full),
         "PEFT": lambda: mixed(low, adapter_names=names),
-        "plain walk": lambda: walk(low, full),
-        "product": lambda: square @ square,
+        "plain walk": lambda: walk(low, tasks),
     }
-    return interleave(subjects, rounds, "cpu", lambda line: print(f"{setting.name}: {line}", file=sys.stderr))
+    return interleave(subjects, plan.rounds, "cpu", lambda line: print(f"{setting.name}: {line}", file=sys.stderr))
 
 
-def figures_of(setting: Setting, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
-    backbone, count, blocks = setting.backbone, setting.tasks, setting.backbone.record.blocks
-    merged, late = fastest(seconds, ATTENTIONS), late_blocks(blocks)
-    against = f"against one task, {merged}"
-    floor = (blocks - late + late * LATE) / blocks / count
-    flops, product = count * image_flops(backbone), 2 * WIDTH**3
+def figures(setting: Setting, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
+    """Return what `onetrunk bench` shows, and what is compared with it here."""
+    backbone, (merged, against) = setting.backbone, merged_task(seconds)
 
-    def over(name: str, base: str, factor: float = 1.0) -> list[float]:
-        return [s / b / factor for s, b in zip(seconds[name], seconds[base], strict=True)]
+    def against_merged(name: str, what: str) -> Figure:
+        return Figure.of(name, over(seconds, name, merged), f"{what}, {against}")
 
-    def share(name: str) -> list[float]:
-        return [flops / s / (product / p) for s, p in zip(seconds[name], seconds["product"], strict=True)]
-
-    depth = statistics.fmean(even_depths(count, blocks))
     return [
-        Figure.of("mixed", over("mixed", merged), f"{count} LoRA tasks of rank 8, {against}"),
-        Figure.of("stream", over("stream", merged), f"{count} of {STREAM} tasks, methods and heads mixed, {against}"),
-        Figure.of("depths", over("depths", merged), f"depth {depth:.3g} of {blocks} on average, {against}"),
-        Figure.of(
-            "late", over("late", merged, floor), f"{LATE} tasks of one image, last {late} blocks, to what must run"
-        ),
-        Figure.of("invariant", over("invariant", "mixed"), "each row alone, against the mixed batch"),
-        Figure.of("PEFT", over("PEFT", merged), f"the same tasks through adapter_names, {against}"),
-        Figure.of("plain walk", over("plain walk", merged), f"timm's blocks by hand, stacked factors, {against}"),
-        Figure.of("share", share("mixed"), f"of the rate of a product of two {WIDTH} x {WIDTH} matrices: mixed batch"),
-        Figure.of("share, merged", share(merged), "the same of the merged task"),
+        *figures_of(backbone, plan, seconds),
+        share_of_peak("share of peak, merged", backbone, plan, seconds, merged, whose="the merged task's"),
+        against_merged("stream", f"{setting.tasks} of {STREAM} tasks, methods and heads mixed"),
+        against_merged("PEFT", "the same tasks through adapter_names"),
+        against_merged("plain walk", "timm's blocks by hand, stacked factors"),
     ]
 
 
-def goals_of(setting: Setting, figures: Mapping[str, Figure]) -> list[Goal]:
+def goals_of(setting: Setting, measured: Mapping[str, Figure]) -> list[Goal]:
     asked, name = setting.goals, setting.name
-    bounds = {"mixed": asked.mixed, "stream": asked.stream, "depths": asked.depths, "late": 1.10}
+    bounds = {
+        "mixed batch": asked.mixed, "stream": asked.stream, "mixed depths": asked.depths, "late tasks": 1.10,
+    }  # fmt: skip
     goals = [
-        Goal(f"{name}: {figure}", figures[figure].median, bound, most=True)
+        Goal(f"{name}: {figure}", measured[figure].median, bound, most=True)
         for figure, bound in bounds.items()
         if bound is not None
     ]
-    return [*goals, Goal(f"{name}: share of the product's rate", figures["share"].median, asked.peak)]
+    return [*goals, Goal(f"{name}: share of peak", measured["share of peak"].median, asked.peak)]
 
 
 def peft_model(backbone: Backbone, tasks: Sequence[TaskWeights]) -> Callable[..., Tensor]:

@@ -25,12 +25,13 @@ from typing import Any
 
 import ray
 import torch
-from arrivals import Arrival, bursty, poisson, random_task
+from arrivals import Arrival, bursty, poisson
 from figures import Goal, machine, print_goals, quantile, spread, write
 from models import random_vit_base
 from ray import serve
 from torch import Tensor
 
+from serving.bench_subjects import random_task
 from serving.engine import Engine
 from serving.runner import Request, Row, Runner
 from serving.scheduler import Scheduler
@@ -39,7 +40,7 @@ from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.errors import OverloadedError
 
 GOAL = 1.5
-TASKS, SHALLOWEST, RANK = 16, 4, 8
+TASKS, SHALLOWEST = 16, 4
 OURS, WITHOUT = "ours", "ours, without deadlines"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 KINDS = {"poisson": poisson, "bursty": bursty}
@@ -58,7 +59,7 @@ class Subjects:
         self._image = torch.randn(3, p.height, p.width)
         depths = [SHALLOWEST + seed % (blocks - SHALLOWEST + 1) for seed in range(TASKS)]
         self._tasks = [
-            random_task(backbone, depth=depth, rank=RANK, dtype=DTYPES[dtype], seed=seed)
+            random_task(backbone, depth=depth, dtype=DTYPES[dtype], device="cpu", seed=seed)
             for seed, depth in enumerate(depths)
         ]
         self._runner: Runner[Tensor] = Runner(self._engine, Scheduler())

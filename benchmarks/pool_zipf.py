@@ -18,7 +18,9 @@ import time
 from bisect import bisect
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -114,8 +116,9 @@ def prepare(service: Service, digests: dict[str, str], *, budget_nbytes: int) ->
 
 def fill(service: Service, refs: Sequence[str]) -> None:
     for ref in refs:
-        with service._pool.lease((version := service._store.resolve(ref)).digest, lambda v=version: service._load(v)):
-            pass
+        version = service._store.resolve(ref)
+        with closing(service._pool.take(version.digest, partial(service._load, version))) as lease:
+            lease.weights.result()
 
 
 def capacity(service: Service, refs: Sequence[str]) -> float:

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from arrivals import Arrival, poisson, random_task
+from arrivals import Arrival, poisson
 from figures import Goal, machine, print_goals, quantile, spread, write
 from models import random_vit_base
 from torch import Tensor
 
+from serving.bench_subjects import random_task
 from serving.engine import Engine
 from serving.runner import Request, Row, Runner
 from serving.scheduler import Scheduler
@@ -30,7 +31,7 @@ from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.forms import TaskWeights
 
 GOAL = 1.3
-SHALLOW, DEEP_TASKS, RANK = 4, 8, 8
+SHALLOW, DEEP_TASKS = 4, 8
 WARM_UP = 5
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -43,9 +44,8 @@ class Bench:
         self.engine = Engine(backbone, dtype=dtype)
         self.image = torch.randn(3, p.height, p.width)
         depths = [SHALLOW, *[backbone.record.blocks] * DEEP_TASKS]
-        self.tasks = [
-            random_task(backbone, depth=depth, rank=RANK, dtype=dtype, seed=seed) for seed, depth in enumerate(depths)
-        ]
+        options = {"dtype": dtype, "device": "cpu"}
+        self.tasks = [random_task(backbone, depth=depth, seed=seed, **options) for seed, depth in enumerate(depths)]
 
     def seconds_of(self, task: TaskWeights, repeats: int) -> float:
         """Return the median time of one image alone, without a scheduler."""

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from store.backbones import Backbone
-from store.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_checkpoint
+from store.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, block_number, parse_checkpoint
 from store.store import Store, Version
 
 PREFIX = "base_model.model."
@@ -27,7 +27,7 @@ def lora_files(
     """Return the files that PEFT saves of a LoRA on every linear map of blocks 1..depth, and those of a head."""
     generator = torch.Generator().manual_seed(seed)
     last = backbone.record.blocks if depth is None else depth
-    modules = {p: shape for p, shape in backbone.record.modules.items() if int(p.split(".")[1]) < last}
+    modules = {p: shape for p, shape in backbone.record.modules.items() if block_number(p) <= last}
     tensors = {}
     for path, (fan_out, fan_in) in sorted(modules.items()):
         for part, shape in (("A", (rank, fan_in)), ("B", (fan_out, rank))):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TypeVar, cast
 
 import torch
+from timm.layers import quick_gelu
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -86,15 +87,15 @@ def layer_norm(x: Tensor, base: nn.Module, norms: Sequence[Norm | None]) -> Tens
 
 
 def add_bottlenecks(
-    x: Tensor, bottlenecks: Sequence[Bottleneck | None], inputs: Callable[[str], Tensor], grid: tuple[int, int]
+    x: Tensor, bottlenecks: Sequence[Bottleneck | None], inputs: Mapping[str, Tensor], grid: tuple[int, int]
 ) -> Tensor:
     """x[i] += g_i(v[i])  # in place
 
-    x (n, T, dim); `inputs` gives the v that a bottleneck says it takes, before x is changed; the last
-    grid[0] * grid[1] tokens are patches, row by row.
+    x (n, T, dim); `inputs` are what bottlenecks may take as v, x as it was among them; the last grid[0] * grid[1]
+    tokens are patches, row by row.
     """
     added = [
-        (rows, bottleneck_of(inputs(form.input)[rows], form, grid))
+        (rows, bottleneck_of(inputs[form.input][rows], form, grid))
         for rows, form in _same(bottlenecks)
         if form is not None
     ]
@@ -177,11 +178,7 @@ def _convolve(hidden: Tensor, weight: Tensor, bias: Tensor | None, grid: tuple[i
     return torch.cat([F.linear(prefix, weight[:, :, 1, 1], bias), beside], dim=1)
 
 
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": _quick_gelu}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": quick_gelu}
 
 
 def deltas_of(tasks: Sequence[Forms], path: str) -> list[Delta | None]:

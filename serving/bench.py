@@ -93,14 +93,17 @@ def bench(
     p = backbone.record.id.preprocessing
     images = torch.randn(plan.tasks, 3, p.height, p.width, generator=torch.Generator().manual_seed(0)).to(device)
     engine = Engine(backbone, dtype=dtype, device=device)
-    subjects = {
-        **_merged(backbone, engine, images),
-        **_mixed(backbone, engine, images, plan),
-        **({} if published is None else _published(backbone, engine, images, published)),
-    }
+    subjects = subjects_of(backbone, engine, images, plan)
+    if published is None:
+        return figures_of(backbone, plan, interleave(subjects, plan.rounds, device, report))
+    subjects |= _published(backbone, engine, images, published)
     seconds = interleave(subjects, plan.rounds, device, report)
-    flops = plan.tasks * image_flops(backbone)
-    return _figures(backbone, plan, seconds, flops, published)
+    return [*figures_of(backbone, plan, seconds), *_published_figures(backbone, plan, seconds, published)]
+
+
+def subjects_of(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan) -> dict[str, Run]:
+    """Return what is timed, by name: what `figures_of` makes ratios of."""
+    return {**_merged(backbone, engine, images), **_mixed(backbone, engine, images, plan)}
 
 
 def _merged(backbone: Backbone, engine: Engine, images: torch.Tensor) -> dict[str, Run]:
@@ -153,52 +156,70 @@ def _published(backbone: Backbone, engine: Engine, images: torch.Tensor, publish
     }
 
 
-def _figures(
-    backbone: Backbone,
-    plan: Plan,
-    seconds: Mapping[str, Sequence[float]],
-    flops: float,
-    published: Published | None,
-) -> list[Figure]:
+def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
+    """Return the ratios of what `subjects_of` names; `seconds` are by subject and round."""
     blocks, late = backbone.record.blocks, late_blocks(backbone.record.blocks)
-    attention = fastest(seconds, ATTENTIONS)
-    against = f"against one merged task in timm with {attention}"
+    attention, against = merged_task(seconds)
     floor = (blocks - late + late * plan.late_tasks) / blocks / plan.tasks
     depth = statistics.fmean(even_depths(plan.tasks, blocks))
-
-    def over(name: str, base: str, factor: float = 1.0) -> list[float]:
-        return [s / b / factor for s, b in zip(seconds[name], seconds[base], strict=True)]
-
-    found = [
-        Figure.of("mixed batch", over("mixed", attention), f"{plan.tasks} tasks, rank {RANK}, full depth, {against}"),
+    return [
         Figure.of(
-            "mixed depths", over("uneven", attention), f"the same, depth {depth:.3g} of {blocks} on average, {against}"
+            "mixed batch",
+            over(seconds, "mixed", attention),
+            f"{plan.tasks} tasks, rank {RANK}, full depth, {against}",
+        ),
+        Figure.of(
+            "mixed depths",
+            over(seconds, "uneven", attention),
+            f"the same, depth {depth:.3g} of {blocks} on average, {against}",
         ),
         Figure.of(
             "late tasks",
-            over("late", attention, floor),
+            over(seconds, "late", attention, floor),
             f"one image, {plan.late_tasks} tasks in the last {late} of {blocks} blocks, against what must run",
         ),
-        Figure.of("batch invariance", over("invariant", "mixed"), "each row alone, against the mixed batch"),
-        Figure.of(
-            "share of peak",
-            [flops / m / (2 * plan.width**3 / p) for m, p in zip(seconds["mixed"], seconds["product"], strict=True)],
-            f"the mixed batch's rate, of that of a product of two {plan.width} x {plan.width} matrices",
-        ),
+        Figure.of("batch invariance", over(seconds, "invariant", "mixed"), "each row alone, against the mixed batch"),
+        share_of_peak("share of peak", backbone, plan, seconds, "mixed", whose="the mixed batch's"),
     ]
-    if published is None:
-        return found
+
+
+def share_of_peak(
+    figure: str, backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]], subject: str, *, whose: str
+) -> Figure:
+    """Return a subject's rate over that of a product of two large matrices."""
+    flops, product = plan.tasks * image_flops(backbone), 2 * plan.width**3
+    ratios = [flops / s / (product / p) for s, p in zip(seconds[subject], seconds["product"], strict=True)]
+    what = f"{whose} rate, of that of a product of two {plan.width} x {plan.width} matrices"
+    return Figure.of(figure, ratios, what)
+
+
+def merged_task(seconds: Mapping[str, Sequence[float]]) -> tuple[str, str]:
+    """Return which attention is the faster for one merged task, and how a figure says so."""
+    attention = fastest(seconds, ATTENTIONS)
+    return attention, f"against one merged task in timm with {attention}"
+
+
+def over(seconds: Mapping[str, Sequence[float]], name: str, base: str, factor: float = 1.0) -> list[float]:
+    """Return the ratio of two subjects in each round, over the factor that one has more to do."""
+    return [s / b / factor for s, b in zip(seconds[name], seconds[base], strict=True)]
+
+
+def _published_figures(
+    backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]], published: Published
+) -> list[Figure]:
+    attention, against = merged_task(seconds)
     depths = [manifest.depth for manifest in published.manifests]
-    ms = statistics.median(seconds["load"]) * 1e3 / len(depths)
+    ms, average = statistics.median(seconds["load"]) * 1e3 / len(depths), statistics.fmean(depths)
     return [
-        *found,
         Figure.of(
             "your tasks",
-            over("published", attention, len(depths) / plan.tasks),
-            f"{len(depths)} tasks of the store, depth {statistics.fmean(depths):.3g} of {blocks} on average, {against}",
+            over(seconds, "published", attention, len(depths) / plan.tasks),
+            f"{len(depths)} tasks of the store, depth {average:.3g} of {backbone.record.blocks} on average, {against}",
         ),
         Figure.of(
-            "cold load", over("load", "digest"), f"{ms:.2f} ms a task, verified, against the SHA-256 of its files"
+            "cold load",
+            over(seconds, "load", "digest"),
+            f"{ms:.2f} ms a task, verified, against the SHA-256 of its files",
         ),
     ]
 

@@ -10,6 +10,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from store.backbones import Backbone
+from store.checkpoint import block_number
 from store.forms import Delta, Forms, TaskWeights
 
 RANK, CLASSES = 8, 10
@@ -35,7 +36,7 @@ def random_task(
             torch.randn(1, fan_out, RANK, generator=generator).mul(0.02).to(device, dtype),
         )
         for path, (fan_out, fan_in) in backbone.record.modules.items()
-        if first <= int(path.split(".")[1]) + 1 <= depth
+        if first <= block_number(path) <= depth
     }
     head = torch.randn(CLASSES, backbone.record.dim, generator=generator).mul(0.05).to(device, dtype)
     return TaskWeights(

@@ -80,8 +80,8 @@ class ServedBlock:
             out = output + x
         if not taken:
             return out
-        inputs = {"normed": normed, "residual": x, "output": output, "sum": out}
-        return add_bottlenecks(out, beside, lambda name: _present(inputs[name]), self._grid)
+        inputs = {"normed": normed, "residual": x, "sum": out} | ({} if output is None else {"output": output})
+        return add_bottlenecks(out, beside, inputs, self._grid)
 
 
 def explicit_attention_is_faster(weight: Tensor) -> bool:
@@ -99,8 +99,3 @@ def _activate(act: nn.Module, hidden: Tensor) -> Tensor:
         torch.ops.aten.gelu_(hidden, approximate=act.approximate) if type(act) is nn.GELU else act(hidden)
     )
     return activated
-
-
-def _present(tensor: Tensor | None) -> Tensor:
-    assert tensor is not None, "the output is kept wherever a bottleneck takes it"
-    return tensor

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
 
@@ -74,12 +73,6 @@ class Pool:
                 self._idle_nbytes -= entry.nbytes or 0
             entry.leases += 1
         return Lease(self, entry)
-
-    @contextmanager
-    def lease(self, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
-        """Do what `take` does and wait for the task; it stays resident while the block runs."""
-        with closing(self.take(digest, load)) as lease:
-            yield lease.weights.result()
 
     @property
     def nbytes(self) -> int:

@@ -42,6 +42,14 @@ def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -
     return sorted(rows, key=order)
 
 
+def rows_by_block(tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> tuple[int, ...]:
+    """Return how many rows run in each block until the last of the tasks has left."""
+    changes, rows = events(tasks), [0]
+    for block in range(1, max(task.depth for task in tasks) + 1):
+        rows.append(len(rows_at(block, tasks, image_of)) if block in changes else rows[-1])
+    return tuple(rows[1:])
+
+
 def events(tasks: Sequence[TaskWeights]) -> frozenset[int]:
     """Return the blocks at which rows part or leave."""
     return frozenset({1, *(task.first_block for task in tasks), *(task.depth + 1 for task in tasks)})

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from serving.engine import Engine
-from serving.rows import events, rows_at
+from serving.rows import rows_by_block
 from serving.schedule_jobs import Batch, Job
 from serving.scheduler import Scheduler
 from serving.walk import Finished, Walk
@@ -113,7 +113,8 @@ class Runner(Generic[T]):
         if not request.is_wanted:
             request.release()
             return
-        names, rows = tuple(row.name for row in request.rows), rows_by_block([row.weights for row in request.rows])
+        names, tasks = tuple(row.name for row in request.rows), [row.weights for row in request.rows]
+        rows = rows_by_block(tasks, [0] * len(tasks))
         job = Job(request, names, rows, request.deadline)
         try:
             with self._wake:
@@ -187,11 +188,3 @@ class Runner(Generic[T]):
             [index for index, job in enumerate(jobs) for _ in job.item.rows],
         )
         return _Climb(walk, owners)
-
-
-def rows_by_block(tasks: Sequence[TaskWeights]) -> tuple[int, ...]:
-    """How many rows one image makes in each block until the last of its tasks has left."""
-    changes, rows = events(tasks), [0]
-    for block in range(1, max(task.depth for task in tasks) + 1):
-        rows.append(len(rows_at(block, tasks, [0] * len(tasks))) if block in changes else rows[-1])
-    return tuple(rows[1:])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -104,8 +104,8 @@ def joins(entry: Entry[T], taken: Sequence[Entry[T]], cost: BlockCost, urge: flo
     (fixed + per_row * m), is least.
     """
     fixed, per_row = (cost.fixed, cost.per_row) if cost.known else (1.0, 1.0)
-    weights: Counter[int] = Counter()
+    weights: defaultdict[int, float] = defaultdict(float)
     for each in taken:
-        weights[min(each.depth, entry.depth)] += 1 / each.row_blocks[-1]  # type: ignore[assignment]  # counts are real
+        weights[min(each.depth, entry.depth)] += 1 / each.row_blocks[-1]
     costs = per_row * len(taken) * sum(entry.row_blocks[depth] * weight for depth, weight in weights.items())
     return costs <= fixed * min(entry.depth, max(each.depth for each in taken)) * urge

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from serving.adapt import layer_norm, norms_of
 from serving.block import ServedBlock
-from serving.rows import Row, events, rows_at
+from serving.rows import Row, events, rows_at, rows_by_block
 from store.forms import Forms, TaskWeights
 
 UNADAPTED = Forms()
@@ -62,8 +62,7 @@ class Walk:
     @property
     def remaining_blocks(self) -> int:
         """How many blocks are still to run, summed over rows; a row that several tasks share counts once."""
-        last = max(task.depth for task in self._tasks)
-        return sum(len(rows_at(block, self._tasks, self._image_of)) for block in range(self.depth + 1, last + 1))
+        return sum(rows_by_block(self._tasks, self._image_of)[self.depth :])
 
     @torch.inference_mode()
     def advance(self) -> Finished | None:

@@ -11,7 +11,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sls.own import OwnMethod, insert_after, width_of
-from store.own_methods import BITFIT, LINEAR, NORMS
+from store.methods_guard import LINEAR, NORMS
+from store.own_methods import BITFIT
 
 
 class Shift(nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+from timm.layers import quick_gelu
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -36,19 +37,15 @@ class Convpass(nn.Module):
             nn.init.zeros_(cast(Tensor, zeros))
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = _quick_gelu(self.down(x))
+        hidden = quick_gelu(self.down(x))
         height, width = self.grid
         prefix, patches = hidden[:, : -height * width], hidden[:, -height * width :]
         # on a grid of one, a 3 x 3 convolution is its middle
         alone = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
         beside = self.conv(patches.transpose(1, 2).reshape(len(x), -1, height, width)).flatten(2).transpose(1, 2)
-        hidden = _quick_gelu(torch.cat([alone, beside], dim=1))
+        hidden = quick_gelu(torch.cat([alone, beside], dim=1))
         out: Tensor = self.up(nn.functional.dropout(hidden, DROPOUT, self.training))
         return self.scale * out
-
-
-def _quick_gelu(x: Tensor) -> Tensor:
-    return x * torch.sigmoid(1.702 * x)
 
 
 def _make(vit: VisionTransformer, _: str, hidden: int, scale: float) -> nn.Module:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import cast
+from typing import Protocol, cast
 
 import torch
 from peft import (
@@ -24,26 +24,23 @@ from torch import Tensor
 
 from sls import bitfit, bottleneck, convpass, repadapter, ssf
 from sls.adapted import Stored, Tuned, Wrapped, adapted_paths, calm_peft, trunk
-from sls.own import OwnMethod
 from store.backbones import Backbone
+from store.methods_guard import LINEAR, NORMS
 from store.own_methods import BITFIT, BOTTLENECK, CONVPASS, SSF
 
-LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-NORMS = ("norm1", "norm2")
 RSLORA_ALPHA = 6  # LoRA's scaling of 2 at rank 8; the point of rsLoRA is that it then fits every rank
 
 
-@dataclass(frozen=True)
-class TuningMethod:
-    """How to put an adapter into a fresh model, and what of it a task's folder holds.
+class TuningMethod(Protocol):
+    """How to put an adapter into a fresh model, and what of it a task's folder holds: an object, or a module.
 
     `wrap` builds the model of a `Tuned`, whose tensors it loads where there are some; `stored` gives the folder's
     config and tensors of one that has been tuned. What any of them leaves is served.
     """
 
-    name: str
-    wrap: Callable[[Backbone, Tuned, torch.dtype], Wrapped]
-    stored: Callable[[Backbone, Tuned], Stored]
+    def wrap(self, backbone: Backbone, tuned: Tuned, dtype: torch.dtype, /) -> Wrapped: ...
+
+    def stored(self, backbone: Backbone, tuned: Tuned, /) -> Stored: ...
 
 
 @dataclass(frozen=True)
@@ -99,28 +96,21 @@ def _ln(targets: list[str], _: int) -> PeftConfig:
     return LNTuningConfig(target_modules=targets)
 
 
-def _of_peft(name: str, method: _Peft) -> TuningMethod:
-    return TuningMethod(name, method.wrap, method.stored)
-
-
-def _of_ours(name: str, method: OwnMethod) -> TuningMethod:
-    return TuningMethod(name, method.wrap, method.stored)
-
-
-_METHODS = (
-    _of_peft("lora", _Peft(LINEAR, _lora)),
-    _of_peft("rslora", _Peft(LINEAR, _rslora)),
-    _of_peft("dora", _Peft(LINEAR, _dora)),
-    _of_peft("ia3", _Peft(("attn.qkv", "mlp.fc2"), _ia3)),
-    _of_peft("vera", _Peft(LINEAR, _vera)),
-    _of_peft("ln", _Peft(NORMS, _ln)),
-    TuningMethod("repadapter", repadapter.wrap, repadapter.stored),
-    _of_ours("convpass", convpass.METHOD),
-    *(_of_ours(name, method) for name, method in bottleneck.METHODS.items()),
-    _of_ours("ssf", ssf.METHOD),
-    _of_ours("bitfit", bitfit.METHOD),
+METHODS: Mapping[str, TuningMethod] = MappingProxyType(
+    {
+        "lora": _Peft(LINEAR, _lora),
+        "rslora": _Peft(LINEAR, _rslora),
+        "dora": _Peft(LINEAR, _dora),
+        "ia3": _Peft(("attn.qkv", "mlp.fc2"), _ia3),
+        "vera": _Peft(LINEAR, _vera),
+        "ln": _Peft(NORMS, _ln),
+        "repadapter": repadapter,
+        "convpass": convpass.METHOD,
+        **bottleneck.METHODS,
+        "ssf": ssf.METHOD,
+        "bitfit": bitfit.METHOD,
+    }
 )
-METHODS: Mapping[str, TuningMethod] = MappingProxyType({method.name: method for method in _METHODS})
 """Hu et al. 2022; Kalajdzievski 2023; Liu et al. 2024; Liu et al. 2022; Kopiczko et al. 2024; Zhao et al. 2024 (arXiv
 2312.11420); Luo et al. 2023 (arXiv 2302.08106); Jie and Deng 2022 (arXiv 2207.07039); Chen et al. 2022 (arXiv
 2205.13535); Houlsby et al. 2019 (arXiv 1902.00751); Steitz and Roth 2024 (arXiv 2406.06820); Lian et al. 2022 (arXiv

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sls.adapted import Stored, Tuned, Wrapped, adapted_paths, load_tensors, tensors_of, trunk
 from store.backbones import Backbone
+from store.checkpoint import block_number
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class OwnMethod:
         self, vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]
     ) -> VisionTransformer:
         """Put what a checked folder holds into the blocks that the model has."""
-        paths = [path for path in cast(list[str], config["target_modules"]) if _index(path) < len(vit.blocks)]
+        paths = [path for path in cast(list[str], config["target_modules"]) if block_number(path) <= len(vit.blocks)]
         adapters = {path: self.make(vit, path, cast(int, config.get("r", 0)), 1.0) for path in paths}
         self.insert(vit, adapters)
         load_tensors(adapters, tensors)
@@ -65,7 +66,3 @@ def width_of(vit: VisionTransformer, path: str) -> int:
     """Return the width of what the linear map or the norm at the path gives."""
     module = vit.get_submodule(path)
     return module.out_features if isinstance(module, nn.Linear) else cast(int, vit.embed_dim)
-
-
-def _index(path: str) -> int:
-    return int(path.split(".")[1])

@@ -10,7 +10,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sls.own import OwnMethod, insert_after, width_of
-from store.own_methods import LINEAR, NORMS, SSF
+from store.methods_guard import LINEAR, NORMS
+from store.own_methods import SSF
 
 
 class ScaleShift(nn.Module):

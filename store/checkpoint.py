@@ -19,6 +19,7 @@ from store.errors import (
 )
 from store.intake import read_regular
 from store.methods import FLOATS, Method, matches, served_method
+from store.methods_guard import LAST_NORM
 from store.records import BackboneRecord, Card
 from store.tensors import TensorInfo, check_header, check_tensors
 
@@ -31,7 +32,7 @@ LIMITS = {CONFIG: 1 << 20, WEIGHTS: 1 << 32, HEAD: 1 << 32, LABELS: 1 << 22, CAR
 PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
 
 BLOCK = re.compile(r"blocks\.(\d+)\.")
-STEM, LAST_NORM = "patch_embed.proj", "norm"
+STEM = "patch_embed.proj"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")  # and what turns text around
 
 

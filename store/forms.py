@@ -10,6 +10,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from store.checkpoint import block_number
+
 Activation = Literal["relu", "gelu", "quick_gelu"]
 Input = Literal["normed", "residual", "output", "sum"]
 
@@ -106,7 +108,7 @@ class Forms:
     def first_block(self) -> int | None:
         """The lowest block that is adapted, counted from 1; None where no block is."""
         paths = (path for forms in (self.deltas, self.norms, self.bottlenecks) for path in forms)
-        return min((int(path.split(".")[1]) + 1 for path in paths if path.startswith("blocks.")), default=None)
+        return min(filter(None, map(block_number, paths)), default=None)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from store.forms import TaskWeights
-from store.lowering import LOWERINGS, Tensors
+from store.lowering import LOWERINGS, Tensors, with_head
 from store.lowering_blocks import lower_blocks
 from store.records import Manifest
 from store.shelf import Shelf
@@ -36,13 +36,7 @@ def load_task(
         if forms is None:
             tensors = _tensors_of(weights, "adapter_model.safetensors")
             forms = LOWERINGS[settings["peft_type"]](settings, tensors, backbone).to(device, dtype)
-        return TaskWeights(
-            depth=manifest.depth,
-            forms=forms,
-            head_weight=classifier["weight"].to(device, dtype),
-            head_bias=classifier["bias"].to(device, dtype),
-            labels=tuple(bytes(labels).decode().splitlines()),
-        )
+        return with_head(forms, classifier, bytes(labels), manifest.depth, dtype, device)
 
 
 def _tensors_of(view: memoryview, what: str) -> dict[str, Tensor]:

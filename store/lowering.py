@@ -15,11 +15,11 @@ from store import lowering_low_rank as low_rank
 from store import lowering_products as products
 from store import lowering_scales as scales
 from store.errors import FormatError
-from store.forms import TaskWeights
+from store.forms import Forms, TaskWeights
 from store.lowering_parts import Lowering, Tensors
 from store.own_lowering import OWN_LOWERINGS
 
-__all__ = ["LOWERINGS", "Lowering", "Tensors", "lower"]
+__all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
 
 
 def lower(
@@ -40,14 +40,15 @@ def lower(
     """
     settings = json.loads(config)
     forms = LOWERINGS[settings["peft_type"]](settings, _load(adapter, "adapter_model.safetensors"), backbone)
-    weights = _load(head, "head.safetensors")
-    return TaskWeights(
-        depth=depth,
-        forms=forms.to(device, dtype),
-        head_weight=weights["weight"].to(device, dtype),
-        head_bias=weights["bias"].to(device, dtype),
-        labels=tuple(labels.decode().splitlines()),
-    )
+    return with_head(forms.to(device, dtype), _load(head, "head.safetensors"), labels, depth, dtype, device)
+
+
+def with_head(
+    forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
+) -> TaskWeights:
+    """Put forms, which are where they are to be, together with the head and the class names of their version."""
+    weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
+    return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 
 
 def _load(data: bytes, what: str) -> dict[str, Tensor]:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from store.forms import Delta, Forms
 from store.lowering_low_rank import lora_scaling
-from store.methods import Config
+from store.methods import FLOATS, Config
+from store.tensor_views import DTYPES
 
 FACTOR = re.compile(r"base_model\.model\.(blocks\.\d+\.([\w.]+))\.lora_([AB])\.weight")
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _stacks(header: bytes) -> tuple[_Stack, ...] | None:
     groups: dict[tuple[str, str], list[tuple[int, str, tuple[str, int, int]]]] = {}
     for name, entry in entries.items():
         match = FACTOR.fullmatch(name)
-        if match is None or entry["dtype"] not in DTYPES or len(entry["shape"]) != 2:
+        if match is None or entry["dtype"] not in FLOATS or len(entry["shape"]) != 2:
             return None
         found = (len(header) + entry["data_offsets"][0], match[1], (entry["dtype"], *entry["shape"]))
         groups.setdefault((match[2], match[3]), []).append(found)

@@ -9,14 +9,14 @@ from torch import Tensor
 
 from store.errors import AdapterMismatchError
 from store.forms import Delta, Forms
-from store.methods_guard import PREFIX
+from store.methods_guard import LINEAR, PREFIX
 from store.methods_targets import Config
 
 Tensors = Mapping[str, Tensor]
 Lowering = Callable[[Config, Tensors, Tensors], Forms]
 """(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
 
-ORDER = {kind: place for place, kind in enumerate(("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))}
+ORDER = {kind: place for place, kind in enumerate(LINEAR)}
 
 
 def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:

@@ -16,10 +16,18 @@ Shapes = Mapping[str, tuple[int, int]]
 Sizes = Mapping[str, tuple[int, ...]]
 
 PREFIX = "base_model.model."
+LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+NORMS, LAST_NORM = ("norm1", "norm2"), "norm"
 FLOATS = ("F32", "F16", "BF16")
 WHOLE = ("U8", "I16", "I32", "I64")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
 MAX_NUMBER = 1_000_000  # a rank or an alpha above it is no choice that anyone makes
+
+
+def block_widths(shapes: Shapes) -> dict[str, int]:
+    """Return the width of every block by its path, such as `blocks.0`."""
+    suffix = f".{LINEAR[0]}"
+    return {path.removesuffix(suffix): width for path, (_, width) in shapes.items() if path.endswith(suffix)}
 
 
 def _linear_maps(shapes: Shapes) -> Shapes:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from store.errors import UnservedAdapterError
-from store.methods_guard import Layout, Shapes, whole
+from store.methods_guard import LAST_NORM, NORMS, Layout, Shapes, block_widths, whole
 from store.methods_layouts import Shape
 from store.methods_targets import Config, is_feedforward, show
-
-NORMS = ("norm1", "norm2")
-LAST_NORM = "norm"
 
 
 def ia3(config: Config, module: str, shape: Shape) -> Layout:
@@ -26,8 +23,7 @@ def ln(_: Config, __: str, shape: Shape) -> Layout:
 
 def block_norms(shapes: Shapes) -> Shapes:
     """Return the norms of every block, each with the backbone's width twice."""
-    blocks = {path.split(".")[1]: width for path, (_, width) in shapes.items() if path.endswith(".attn.qkv")}
-    return {f"blocks.{block}.{norm}": (width, width) for block, width in blocks.items() for norm in NORMS}
+    return {f"{block}.{norm}": (width, width) for block, width in block_widths(shapes).items() for norm in NORMS}
 
 
 def norms(shapes: Shapes) -> Shapes:

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from store.errors import UnservedAdapterError
 from store.forms import Activation, Bottleneck, Delta, Forms, Input, Norm
+from store.methods_guard import NORMS
 from store.methods_targets import Config
-from store.own_methods import BITFIT, BOTTLENECK, CONVPASS, NORMS, PRESETS, SSF
+from store.own_methods import BITFIT, BOTTLENECK, CONVPASS, PRESETS, SSF
 
 Tensors = Mapping[str, Tensor]
 

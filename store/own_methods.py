@@ -28,14 +28,12 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from store.errors import AdapterMismatchError, UnservedAdapterError
-from store.methods_guard import FLOATS, MAX_NUMBER, Method, Shapes
+from store.methods_guard import FLOATS, LINEAR, MAX_NUMBER, NORMS, Method, Shapes, block_widths
 from store.methods_targets import Config, show
 from store.tensors import TensorInfo
 
 CONVPASS, BOTTLENECK, SSF, BITFIT = "CONVPASS", "BOTTLENECK", "SSF", "BITFIT"
 BESIDE = ("attn", "mlp")
-LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-NORMS = ("norm1", "norm2")
 REMEDY = "write the folder again with what made it"
 
 Tensors = Mapping[str, tuple[int, ...]]
@@ -115,8 +113,7 @@ class _Kind:
 
 def _widths(places: Iterable[str], shapes: Shapes) -> dict[str, int]:
     """Give each place of the backbone's blocks, by full path, the width of what it gives."""
-    dims = {path.removesuffix(".attn.qkv"): shape[1] for path, shape in shapes.items() if path.endswith(".attn.qkv")}
-    paths = ((f"{block}.{place}", dim) for block, dim in dims.items() for place in places)
+    paths = ((f"{block}.{place}", dim) for block, dim in block_widths(shapes).items() for place in places)
     return {path: shapes[path][0] if path in shapes else dim for path, dim in paths}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from reference import Made
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapted import Tuned
@@ -50,3 +51,13 @@ def own_logits(backbone: Backbone, made: Made, images: Tensor) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
     model = read_folder(made.folder, backbone, depth=made.depth)
     return list(model.head(model.vit(images)))
+
+
+@torch.inference_mode()
+def check_merged(backbone: Backbone, tuned: Tuned, merged: VisionTransformer) -> None:
+    """A backbone with the adapter written into its weights answers as the adapter beside it does, and not as itself."""
+    images = torch.randn(2, 3, 32, 32)
+    del merged.blocks[tuned.depth :]
+    model = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit.eval()
+    torch.testing.assert_close(model(images), merged(images), atol=1e-4, rtol=0)
+    assert (model(images) - backbone.build()(images)).abs().max() > 0.1

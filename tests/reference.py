@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import random
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,9 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from store.backbones import Backbone, load_backbone
+from sls.adapted import calm_peft
+from store.backbones import Backbone, encode, load_backbone
 from store.forms import TaskWeights
 from store.lowering import lower
+from store.store import Store
 
 MOVED = 0.1
 MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -46,6 +47,23 @@ def make_backbone(folder: Path, **arguments: object) -> Backbone:
     return load_backbone(
         "vit_tiny_patch16_224", weights=folder / "model.safetensors", arguments=options, label="random/vit"
     )
+
+
+@dataclass(frozen=True)
+class Shop:
+    """An open store that holds the backbone."""
+
+    store: Store
+    backbone: Backbone
+
+
+@contextmanager
+def open_shop(folder: Path, **arguments: object) -> Iterator[Shop]:
+    """Make a backbone, with arguments as for `make_backbone`, and a store for it in the folder."""
+    backbone = make_backbone(folder / "backbone", **arguments)
+    with Store.open(folder / "store", create=True) as store:
+        store.add_backbone(backbone.record, encode(backbone))
+        yield Shop(store, backbone)
 
 
 def make_task(
@@ -118,14 +136,6 @@ def lowered(backbone: Backbone, made: Made, dtype: torch.dtype = torch.float32) 
         backbone=backbone.tensors,
         dtype=dtype,
     )
-
-
-@contextmanager
-def calm_peft() -> Iterator[None]:
-    """Leave out what PEFT says about layers and options that are as they should be."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @torch.inference_mode()

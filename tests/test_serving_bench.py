@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from reference import make_backbone, make_task
+from reference import Shop, make_backbone, make_task, open_shop
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -17,29 +16,19 @@ import onetrunk_bench
 from serving.bench import ATTENTIONS, Figure, Plan, Published, bench
 from serving.bench_subjects import CLASSES, even_depths, image_flops, interleave, merged_model, random_task
 from serving.engine import Engine
-from store.backbones import Backbone, encode
 from store.errors import InvalidSettingError
-from store.store import Store
 
 TINY = Plan(tasks=3, late_tasks=4, rounds=2, width=32)
-
-
-@dataclass(frozen=True)
-class Shop:
-    store: Store
-    backbone: Backbone
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     folder = tmp_path_factory.mktemp("bench")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as store:
-        store.add_backbone(backbone.record, encode(backbone))
+    with open_shop(folder) as shop:
         for depth in (2, 4):
-            made = make_task(backbone, folder / f"task-{depth}", depth=depth, classes=5, seed=depth)
-            store.publish(f"task-{depth}", made.folder, backbone=backbone.record.name, depth=depth)
-        yield Shop(store, backbone)
+            made = make_task(shop.backbone, folder / f"task-{depth}", depth=depth, classes=5, seed=depth)
+            shop.store.publish(f"task-{depth}", made.folder, backbone=shop.backbone.record.name, depth=depth)
+        yield shop
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)

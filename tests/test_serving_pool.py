@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import threading
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 
 import pytest
 import torch
@@ -21,8 +22,15 @@ def weights(nbytes: int) -> TaskWeights:
     return TaskWeights(1, Forms(), torch.zeros(nbytes, dtype=torch.uint8), torch.zeros(0), ("a", "b"))
 
 
+@contextmanager
+def leased(pool: Pool, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
+    """The task once it is loaded; it stays resident while the block runs."""
+    with closing(pool.take(digest, load)) as lease:
+        yield lease.weights.result()
+
+
 def use(pool: Pool, digest: str, nbytes: int = 10) -> None:
-    with pool.lease(digest, lambda: weights(nbytes)):
+    with leased(pool, digest, lambda: weights(nbytes)):
         pass
 
 
@@ -36,7 +44,7 @@ def test_the_least_recently_used_task_leaves_when_the_budget_is_passed():
 
 def test_a_task_in_use_stays_even_above_the_budget_and_leaves_after():
     pool = Pool(budget_nbytes=15)
-    with pool.lease("a", lambda: weights(10)) as held:
+    with leased(pool, "a", lambda: weights(10)) as held:
         use(pool, "b")
         assert pool.resident == ("a",)
         assert held.nbytes == 10
@@ -53,7 +61,7 @@ def test_however_many_ask_at_once_a_task_is_loaded_once():
 
     def ask(_: int) -> int:
         asked.wait()
-        with pool.lease("a", load) as held:
+        with leased(pool, "a", load) as held:
             return id(held)
 
     with ThreadPoolExecutor(8) as workers:
@@ -67,7 +75,7 @@ def test_a_load_that_fails_fails_its_request_and_the_next_one_tries_again():
     def fail() -> TaskWeights:
         raise OSError("disk gone")
 
-    with pytest.raises(OSError, match="disk gone"), pool.lease("a", fail):
+    with pytest.raises(OSError, match="disk gone"), leased(pool, "a", fail):
         pass
     assert pool.resident == ()
     use(pool, "a")
@@ -114,7 +122,7 @@ def test_where_tasks_in_use_alone_pass_the_ceiling_another_is_refused_until_some
     pool = Pool(budget_nbytes=20)
     with ExitStack() as stack:
         for index in range(CEILING * 2):
-            stack.enter_context(pool.lease(str(index), lambda: weights(10)))
+            stack.enter_context(leased(pool, str(index), lambda: weights(10)))
         assert pool.nbytes == CEILING * 20
         with pytest.raises(OverloadedError, match="tasks in use take 40 bytes of memory, 40 are the most: try again"):
             use(pool, "one more")
@@ -173,7 +181,7 @@ def test_many_threads_that_share_a_small_pool_each_hold_the_right_task_and_leave
         draw = random.Random(seed)
         for _ in range(300):
             size = draw.randint(1, 30)
-            with pool.lease(f"task {size}", lambda size=size: weights(size)) as held:
+            with leased(pool, f"task {size}", lambda size=size: weights(size)) as held:
                 assert held.nbytes == size
                 assert f"task {size}" in pool.resident
 

@@ -11,7 +11,8 @@ from reference import make_backbone
 from torch import Tensor
 
 from serving.engine import Engine
-from serving.runner import Request, Row, Runner, rows_by_block
+from serving.rows import rows_by_block
+from serving.runner import Request, Row, Runner
 from serving.scheduler import Scheduler
 from store.errors import DeadlineError, OverloadedError
 from store.forms import Delta, Forms, TaskWeights
@@ -191,7 +192,7 @@ def test_closing_answers_what_waits_and_refuses_what_comes_later(runner: Runner[
     ],
 )
 def test_the_rows_that_a_request_is_taken_to_make_are_those_that_its_walk_makes(engine, tasks, rows):
-    assert rows_by_block(tasks) == rows
+    assert rows_by_block(tasks, [0] * len(tasks)) == rows
     walk = engine.begin(image()[None], tasks, [0] * len(tasks))
     for depth in range(len(rows)):
         assert walk.remaining_blocks == sum(rows[depth:])

@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
-from reference import make_backbone, make_task
+from reference import Shop, make_task, open_shop
 from safetensors.torch import load_file, save_file
 from toys import set_option
 
-from store.backbones import Backbone, encode, open_backbone
+from store.backbones import open_backbone
 from store.errors import IntegrityError, UnservedAdapterError
 from store.forms import TaskWeights
 from store.loading import load_task
 from store.lowering import lower
 from store.lowering_blocks import lower_blocks
-from store.store import Store, Version
+from store.store import Version
 from store.tensor_views import tensors_in
 from store.views import view_file
 
 
-@dataclass(frozen=True)
-class Shop:
-    store: Store
-    backbone: Backbone
-
-
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    folder = tmp_path_factory.mktemp("shop")
-    backbone = make_backbone(folder / "backbone", embed_dim=96)
-    with Store.open(folder / "store", create=True) as store:
-        store.add_backbone(backbone.record, encode(backbone))
-        yield Shop(store, backbone)
+    with open_shop(tmp_path_factory.mktemp("shop"), embed_dim=96) as shop:
+        yield shop
 
 
 def slowly(shop: Shop, version: Version, dtype: torch.dtype) -> TaskWeights:
