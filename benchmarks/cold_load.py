@@ -150,7 +150,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--small", action="store_true", help="the packaged backbone instead of ViT-B/16")
     parser.add_argument("--folder", type=Path, help="where the store is made: its disk is what is measured")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/cold_load.json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "cold_load.json")
     return parser.parse_args()
 
 

@@ -36,12 +36,11 @@ def main() -> None:
     }
     train([run for each in runs.values() for run in each], plan, options.folder, options.processes)
     rows: list[dict[str, Any]] = []
-    for method, kind in METHODS.items():
+    for method in METHODS:
         found = [[_kept(run, options.folder) for run in runs[source, method]] for source in sources]
         rows.append(
             {
                 "method": method,
-                "served": kind.served,
                 "parameters": round(statistics.mean(task[0]["adapter_parameters"] for task in found)),
                 "nbytes": round(statistics.mean(task[0]["adapter_nbytes"] for task in found)),
                 "accuracy": [
@@ -49,8 +48,8 @@ def main() -> None:
                 ],
             }
         )
-    names = ("method", "served", "parameters", "bytes", "accuracy", "lowest seed", "highest seed")
-    print_table(names, [(*list(row.values())[:4], *_spread(row["accuracy"])) for row in rows])
+    names = ("method", "parameters", "bytes", "accuracy", "lowest seed", "highest seed")
+    print_table(names, [(*list(row.values())[:3], *_spread(row["accuracy"])) for row in rows])
     depths_by_task = {Path(source).stem: depth for source, depth in depths.items()}
     write(options.out, {"machine": machine(), "depths": depths_by_task, "methods": rows}, goals=[])
 

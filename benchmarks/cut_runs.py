@@ -30,7 +30,7 @@ from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.checkpoint import WEIGHTS
 from store.images import make_transform
 
-NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9]+))?")
+NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9+]+))?")
 PARTS = ("train", "validation", "test")
 
 

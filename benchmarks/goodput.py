@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="one round of 30 images, on the packaged backbone alone")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/goodput.json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "goodput.json")
     options = parser.parse_args()
     backbones = {DEFAULT_BACKBONE: load_backbone(DEFAULT_BACKBONE)}
     if options.quick:

@@ -201,7 +201,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/pool_zipf_store"), help="kept")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/pool_zipf.json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pool_zipf.json")
     return parser.parse_args()
 
 

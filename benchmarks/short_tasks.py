@@ -114,7 +114,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--quick", action="store_true", help="one round of 20 images, on the packaged backbone alone")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/short_tasks.json"))
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "short_tasks.json")
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
