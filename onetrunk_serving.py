@@ -147,7 +147,7 @@ def predict(
             connection = stack.enter_context(contextlib.closing(Connection(url, key=key or None)))
 
             def ask(image: bytes) -> list[Row]:
-                return [connection.predict(each, image, top=top, logits=logits) for each in refs]
+                return connection.predict_many(refs, image, top=top, logits=logits)
 
         for path in images:
             rows += [{"image": str(path), **answer} for answer in ask(path.read_bytes())]

@@ -111,8 +111,17 @@ class Connection:
 
     def predict(self, ref: str, image: bytes, *, top: int = 5, logits: bool = False) -> dict[str, object]:
         """Return the server's answer; raise `ServerError` with its message where it has none."""
-        query = urllib.parse.urlencode({"top": top, "logits": str(logits).lower()})
-        target = f"{self._prefix}/v1/predict/{urllib.parse.quote(ref)}?{query}"
+        return self.predict_many([ref], image, top=top, logits=logits)[0]
+
+    def predict_many(
+        self, refs: Sequence[str], image: bytes, *, top: int = 5, logits: bool = False
+    ) -> list[dict[str, object]]:
+        """Return the server's answers for one image, in the order of the refs, asked for at once.
+
+        Raises `ServerError` with the server's message where it has no answer for one of them.
+        """
+        options = {"ref": refs, "top": top, "logits": str(logits).lower()}
+        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(options, doseq=True)}"
         try:
             self._connection.request("POST", target, body=image, headers=self._headers)
             response = self._connection.getresponse()
@@ -122,9 +131,10 @@ class Connection:
         answer = _object(body)
         if response.status != 200:
             raise ServerError(
-                f"{self._url} answered {response.status} for {ref!r}: {answer.get('message', body[:200])}"
+                f"{self._url} answered {response.status} for {', '.join(map(repr, refs))}: "
+                f"{answer.get('message', body[:200])}"
             )
-        return answer
+        return cast(list[dict[str, object]], answer["answers"])
 
 
 def _object(body: bytes) -> dict[str, object]:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import call as command
 from reference import make_random_task, png
 
 from serving.app import ServeSettings, running
@@ -109,6 +110,19 @@ def test_one_image_for_several_tasks_gets_the_answers_of_each_in_order_or_none_t
         assert answer["logits"] == pytest.approx(alone["logits"], abs=1e-4)
     status, late = call(served, f"/v1/predict?{query}&timeout_ms=0.001", image(3))
     assert (status, late["error"]) == (503, "DeadlineError")
+
+
+def test_predict_asks_a_server_for_every_task_of_an_image_at_once(served, tmp_path):
+    (tmp_path / "a.png").write_bytes(image(4))
+    arguments = ["predict", TASKS[0], str(tmp_path / "a.png"), "--with", TASKS[1], "--with", TASKS[2], "--logits"]
+    asked = command(*arguments, "--url", served.url, "--format", "json", store="no/store/here").json
+    offline = command(*arguments, "--dtype", "float32", "--format", "json", store=served.store).json
+    assert [answer["task"] for answer in asked] == list(TASKS)
+    for answer, expected in zip(asked, offline, strict=True):
+        assert answer["logits"] == pytest.approx(expected["logits"], abs=1e-4)
+    refused = command(*arguments[:3], "--with", "nothing", "--url", served.url, store="no/store/here")
+    assert refused.code == 1
+    assert f"answered 404 for '{TASKS[0]}', 'nothing': no task 'nothing'" in " ".join(refused.err.split())
 
 
 def test_a_client_that_hangs_up_leaves_the_server_answering_others(served):
