@@ -94,18 +94,28 @@ def make_tasks(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]
     for index, name in enumerate((*CONFIGS, *OWN)):
         for seed, (depth, classes) in enumerate(((blocks, 10), (blocks, 1000), (max(1, blocks // 2), 2))):
             folder = root / f"{index}-{seed}"
-            if name in CONFIGS:
-                targets = [f"blocks.{block}.{module}" for block in range(depth) for module in MODULES]
-                config = CONFIGS[name](targets, 4 + 2 * seed)
-                task = make_peft_task(backbone, Made(folder, depth), config, classes=classes, seed=seed)
-                alone = reference_logits(backbone, task, images)
-            else:
-                task = make_own_task(backbone, folder, name, depth=depth, classes=classes, seed=seed)
-                alone = own_logits(backbone, task, images)
+            task = make_task(name, backbone, folder, depth=depth, classes=classes, seed=seed)
+            alone = logits_alone(name, backbone, task, images)
             checkpoint = read_checkpoint(folder)
             check(checkpoint, backbone.record, depth)
             kind = Kind(str(checkpoint.settings["peft_type"]), name, depth < blocks, classes)
             yield Case(kind, lowered(backbone, task), alone)
+
+
+def make_task(name: str, backbone: Backbone, folder: Path, *, depth: int, classes: int, seed: int) -> Made:
+    """Write the folder of a task that is random in every tensor, of a config of PEFT's or a method of ours."""
+    if name not in CONFIGS:
+        return make_own_task(backbone, folder, name, depth=depth, classes=classes, seed=seed)
+    targets = [f"blocks.{block}.{module}" for block in range(depth) for module in MODULES]
+    return make_peft_task(
+        backbone, Made(folder, depth), CONFIGS[name](targets, 4 + 2 * seed), classes=classes, seed=seed
+    )
+
+
+def logits_alone(
+    name: str, backbone: Backbone, task: Made, images: Tensor, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
+    return (reference_logits if name in CONFIGS else own_logits)(backbone, task, images, dtype)
 
 
 def compare(engine: Engine, tasks: Sequence[Case], images: Tensor, rounds: int) -> list[dict[str, Any]]:

@@ -47,10 +47,10 @@ def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int)
 
 
 @torch.inference_mode()
-def own_logits(backbone: Backbone, made: Made, images: Tensor) -> list[Tensor]:
+def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
     model = read_folder(made.folder, backbone, depth=made.depth)
-    return list(model.head(model.vit(images)))
+    return list(model.head.to(dtype)(model.vit.to(dtype)(images.to(dtype))).float())
 
 
 @torch.inference_mode()
