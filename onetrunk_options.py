@@ -38,7 +38,12 @@ Criterion = Annotated[
 ]
 Parity = Annotated[bool, typer.Option("--parity", help=f"As the authors' code: {PARITY} at alpha {PARITY_ALPHA}.")]
 Alpha = Annotated[
-    float, typer.Option(min=0, max=1, help="Of sls, silhouette and cka: cut where a block is below alpha x the top.")
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        help="Of sls, silhouette and cka: cut where a block is below alpha x the top; by default 0.3, of cka 0.7.",
+    ),
 ]
 Tolerance = Annotated[
     float, typer.Option(min=0, max=0.99, help="Of ncm, ridge and knn: the share of accuracy to give up; 0.01: a point.")
@@ -91,14 +96,12 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many ima
 
 
 def score_settings(
-    criterion: CriterionName, *, parity: bool, alpha: float, tolerance: float, seed: int, every: bool
+    criterion: CriterionName, *, parity: bool, alpha: float | None, tolerance: float, seed: int, every: bool
 ) -> ScoreSettings:
     from sls.prune import ScoreSettings
 
-    if parity and (criterion not in ("sls", PARITY) or alpha != PARITY_ALPHA):
-        raise InvalidSettingError(
-            f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out --criterion {criterion} and --alpha {alpha:g}"
-        )
+    if parity and (criterion not in ("sls", PARITY) or alpha not in (None, PARITY_ALPHA)):
+        raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out --criterion and --alpha")
     return ScoreSettings(
         criterion=PARITY if parity else criterion, alpha=alpha, tolerance=tolerance, seed=seed, every=every
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, cast
@@ -139,14 +140,14 @@ def predict(
             backbone = opened.resolve(ref).manifest.backbone
             service = stack.enter_context(Service(opened, backbone=backbone, dtype=dtype, device=device))
 
-            def ask(image: bytes) -> list[Row]:
+            def ask(image: bytes) -> Sequence[Row]:
                 return [answer.result().to_dict(top=top, logits=logits) for answer in service.submit_many(refs, image)]
         else:
             from serving.load import Connection
 
             connection = stack.enter_context(contextlib.closing(Connection(url, key=key or None)))
 
-            def ask(image: bytes) -> list[Row]:
+            def ask(image: bytes) -> Sequence[Row]:
                 return connection.predict_many(refs, image, top=top, logits=logits)
 
         for path in images:

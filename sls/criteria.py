@@ -30,19 +30,23 @@ class Criterion:
 
     `score(features, labels, *, seed=0)` takes (n, dim) float32 and (n,) int64 and gives NaN where it is
     undefined; the order of the rows, the threads and the run change nothing, and neither does the seed:
-    no criterion draws. `rule` is "share" (walk from the top, T = alpha * s_N) or "tolerance" (the
-    smallest depth with s_i >= max_j s_j - max(tolerance, SE)). `view` is what is scored: "scored",
-    pool(x_i), or "served", pool(norm(x_i)). A score closer to the threshold than `noise` is undecided.
-    It needs `least` samples, and more than there are classes.
+    no criterion draws. `alpha` is the share it cuts by unless another is asked for, or None. `view` is what
+    is scored: "scored", pool(x_i), or "served", pool(norm(x_i)). A score closer to the threshold than
+    `noise` is undecided. It needs `least` samples, and more than there are classes.
     """
 
     name: str
     score: Callable[..., float]
-    rule: Literal["share", "tolerance"]
     view: Literal["scored", "served"]
     noise: float
     source: str
     least: int = 2
+    alpha: float | None = None
+
+    @property
+    def rule(self) -> Literal["share", "tolerance"]:
+        """Walk from the top with T = alpha * s_N; or the smallest depth with s_i >= max_j s_j - max(tolerance, SE)."""
+        return "tolerance" if self.alpha is None else "share"
 
 
 def obstacle(features: Floats, labels: Labels, *, least: int) -> str | None:
@@ -141,13 +145,21 @@ def _whatever_the_order(formula: Formula, least: int) -> Callable[..., float]:
 
 
 SLS = "Han and Tang, Straightforward Layer-wise Pruning, ECCV 2024, arXiv 2407.14330"
-SHARES: Mapping[str, tuple[Formula, float, int, str]] = {
-    "sls": (tsne_silhouette, 0.05, PERPLEXITY + 1, f"{SLS}, feature evaluation by t-SNE and silhouette"),
-    "sls-authors": (authors_silhouette, 0.03, PERPLEXITY + 1, f"the code of {SLS}: visualization.py, prune.py"),
-    "silhouette": (raw_silhouette, 0.0, 2, "Rousseeuw, Silhouettes, J. Comput. Appl. Math. 20 (1987), section 2"),
-    "cka": (linear_cka, 0.0, 2, "Kornblith et al., Similarity of representations revisited, ICML 2019, linear CKA"),
+SHARES: Mapping[str, tuple[Formula, float, float, int, str]] = {
+    "sls": (tsne_silhouette, 0.3, 0.05, PERPLEXITY + 1, f"{SLS}, feature evaluation by t-SNE and silhouette"),
+    "sls-authors": (authors_silhouette, 0.3, 0.03, PERPLEXITY + 1, f"the code of {SLS}: visualization.py, prune.py"),
+    "silhouette": (raw_silhouette, 0.3, 0.0, 2, "Rousseeuw, Silhouettes, J. Comput. Appl. Math. 20 (1987), section 2"),
+    "cka": (
+        linear_cka,
+        0.7,
+        0.0,
+        2,
+        "Kornblith et al., Similarity of representations revisited, ICML 2019, linear CKA",
+    ),
 }
 """Scores without a unit: a depth is chosen by a share of the last one, on what the paper scores.
+
+The share is the paper's; CKA falls more slowly from the top, and 0.3 of it cut too deep (docs/sls.md has the figures).
 
 The noise of t-SNE is two standard deviations of s_i - 0.3 s_N over orders of the rows, which stand for last bits that
 differ, of the block where they are greatest: 0.023 and 0.015 a score, among those of the packaged backbone on embedded
@@ -162,11 +174,11 @@ ACCURACIES: Mapping[str, tuple[Formula, str]] = {
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
-        name: Criterion(name, _whatever_the_order(formula, least), "share", "scored", noise, source, least)
-        for name, (formula, noise, least, source) in SHARES.items()
+        name: Criterion(name, _whatever_the_order(formula, least), "scored", noise, source, least, alpha)
+        for name, (formula, alpha, noise, least, source) in SHARES.items()
     }
     | {
-        name: Criterion(name, _whatever_the_order(formula, 2), "tolerance", "served", 0.0, source)
+        name: Criterion(name, _whatever_the_order(formula, 2), "served", 0.0, source)
         for name, (formula, source) in ACCURACIES.items()
     }
 )

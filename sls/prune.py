@@ -18,11 +18,12 @@ from store.evidence import PruneIndex
 class ScoreSettings:
     """The rule and its evidence: `samples` training images at most, the first by content digest.
 
-    `alpha` is the share that criteria of rule "share" cut by, `tolerance` the accuracy (0..1) that those of
-    rule "tolerance" may give up. `every` scores the blocks below the cut too, which the rule does not need.
+    `alpha` is the share that criteria of rule "share" cut by, None the criterion's own; `tolerance` is the
+    accuracy (0..1) that those of rule "tolerance" may give up. `every` scores the blocks below the cut
+    too, which the rule does not need.
     """
 
-    alpha: float = 0.3
+    alpha: float | None = None
     criterion: str = "sls"
     samples: int = 400
     seed: int = 0
@@ -32,7 +33,7 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         if self.criterion not in CRITERIA:
             raise InvalidSettingError(f"criterion {self.criterion!r} is unknown: choose one of {', '.join(CRITERIA)}")
-        if self.samples < 1 or not 0 <= self.alpha <= 1:
+        if self.samples < 1 or not 0 <= (self.alpha or 0) <= 1:
             raise InvalidSettingError(f"{self.samples} samples, alpha {self.alpha}: give samples >= 1, alpha in 0..1")
         if not 0 <= self.tolerance < 1:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
@@ -61,6 +62,7 @@ def index_of(
     scoring = Scoring(
         score_at, blocks, criterion.name, len(labels), seed=settings.seed, noise=criterion.noise, undefined=undefined
     )
-    if criterion.rule == "share":
-        return cut_by_share(scoring, settings.alpha, every=settings.every)
+    if criterion.alpha is not None:
+        alpha = criterion.alpha if settings.alpha is None else settings.alpha
+        return cut_by_share(scoring, alpha, every=settings.every)
     return cut_by_tolerance(scoring, settings.tolerance)

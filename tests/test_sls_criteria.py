@@ -239,6 +239,8 @@ def test_the_table_says_of_each_criterion_what_it_is():
         "ridge",
         "knn",
     }
+    shares = {name: criterion.alpha for name, criterion in CRITERIA.items() if criterion.rule == "share"}
+    assert shares == {"sls": 0.3, "sls-authors": 0.3, "silhouette": 0.3, "cka": 0.7}
 
 
 def test_the_raw_silhouette_is_scikit_learns():

@@ -54,6 +54,14 @@ def test_a_share_stops_the_walk_and_a_tolerance_looks_at_every_block():
     assert None not in within.scores
 
 
+@pytest.mark.parametrize("criterion", ["silhouette", "cka"])
+def test_without_an_alpha_a_criterion_cuts_by_its_own(criterion):
+    features, labels = emerging()
+    own = decide(features, labels, criterion=criterion)
+    assert own == decide(features, labels, criterion=criterion, alpha=CRITERIA[criterion].alpha)
+    assert own != decide(features, labels, criterion=criterion, alpha=0.5)
+
+
 def test_the_papers_score_keeps_one_block_more_than_those_where_the_classes_are_apart():
     features, labels = emerging(samples=45)
     index = decide(BlockFeatures(features.scored[[0, 0, 3, 4]], features.served[:4]), labels)
