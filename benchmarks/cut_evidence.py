@@ -46,6 +46,7 @@ class Row:
     criterion: str
     mean_depth: float
     regret: float
+    standard_error: float  # of the mean regret, over tasks
     worst_regret: float
     kept: float
     seconds: float
@@ -137,8 +138,8 @@ def report(sources: list[str], plan: Plan, folder: Path, out: Path, *, missing: 
     decided = {source: choices(source, folder, "full-s0") for source in ready}
     rows = [row_of(label, decided, folder) for label in [choice.label for choice in next(iter(decided.values()))]]
     print_table(
-        ("criterion", "mean depth", "regret", "worst", "kept", "s a task"),
-        [(r.criterion, r.mean_depth, r.regret, r.worst_regret, r.kept, r.seconds) for r in rows],
+        ("criterion", "mean depth", "regret", "SE", "worst", "kept", "s a task"),
+        [(r.criterion, r.mean_depth, r.regret, r.standard_error, r.worst_regret, r.kept, r.seconds) for r in rows],
     )
     curves = {source: curve_of(source, folder) for source in ready}
     print_table(
@@ -152,7 +153,7 @@ def report(sources: list[str], plan: Plan, folder: Path, out: Path, *, missing: 
         head_of(source, folder, choice.depth)
         for source in ready
         for choice in decided[source]
-        if choice.label == "ridge"
+        if choice.label == "ridge" and accuracy(source, folder, f"after-d{choice.depth}-s0") is not None
     ]
     print_table(
         ("task", "depth", "cut", "ridge head", "tuned again", "recovered", "s"),
@@ -198,6 +199,7 @@ def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> Row:
         label,
         statistics.mean(depths),
         statistics.mean(regrets),
+        statistics.stdev(regrets) / len(regrets) ** 0.5 if len(regrets) > 1 else float("nan"),
         max(regrets),
         statistics.mean(kept),
         statistics.mean(seconds),
