@@ -141,6 +141,13 @@ def report(sources: list[str], plan: Plan, folder: Path, out: Path, *, missing: 
         ("criterion", "mean depth", "regret", "SE", "worst", "kept", "s a task"),
         [(r.criterion, r.mean_depth, r.regret, r.standard_error, r.worst_regret, r.kept, r.seconds) for r in rows],
     )
+    print_table(
+        ("criterion", *(Path(source).stem for source in ready)),
+        [
+            (row.criterion, *(next(c.depth for c in found if c.label == row.criterion) for found in decided.values()))
+            for row in rows
+        ],
+    )
     curves = {source: curve_of(source, folder) for source in ready}
     print_table(
         ("task", "oracle", *(f"d={depth}" for depth in range(2, 13, 2)), "all, tuned once"),
