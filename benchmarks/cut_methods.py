@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from cut_choices import choices
-from cut_evidence import HERE, print_table, train
+from cut_evidence import HERE, train
+from cut_report import print_table
 from cut_runs import QUICK, Plan, Run, find, keep_plan
 from figures import machine, write
 
