@@ -70,6 +70,13 @@ def report(ready: list[str], plan: Plan, folder: Path, out: Path, *, missing: in
             for row in rows
         ],
     )
+    print_table(
+        ("SLS score of block", *map(str, range(1, 13))),
+        [
+            (Path(source).stem, *next(c.scores for c in found if c.criterion == "sls"))
+            for source, found in decided.items()
+        ],
+    )
     curves = {source: curve_of(source, folder) for source in ready}
     print_table(
         ("task", "oracle", *(f"d={depth}" for depth in range(2, 13, 2)), "all, tuned once"),
@@ -170,9 +177,9 @@ def ahead_of(source: str, folder: Path, plan: Plan, name: str) -> dict[str, obje
 
 
 def goals_of(rows: list[Row], heads: list[dict[str, object]], ahead: list[dict[str, object]]) -> list[Goal]:
-    shallow = [row for row in rows if row.mean_depth <= 8] or rows
-    best = min(shallow, key=lambda row: (row.regret, row.seconds))
     tsne = next(row.seconds for row in rows if row.criterion == "sls 0.3")
+    quick = [row for row in rows if row.mean_depth <= 8 and row.seconds <= 0.01 * tsne] or rows
+    best = min(quick, key=lambda row: row.regret)
     near = [h["ridge_head"] >= h["cut"] + 0.9 * (h["tuned_again"] - h["cut"]) for h in heads]  # type: ignore[operator]
     points = {n: [float(a["points"]) for a in ahead if a["criterion"] == n and a["points"] is not None] for n in AHEAD}  # type: ignore[arg-type]
     flops = {n: [float(a["flops"]) for a in ahead if a["criterion"] == n] for n in AHEAD}  # type: ignore[arg-type]
