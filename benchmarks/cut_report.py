@@ -125,7 +125,7 @@ def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> Row:
         choice = next(one for one in found if one.label == label)
         at = mean_accuracy(source, folder, "after", choice.depth)
         best = mean_accuracy(source, folder, "after", oracle(source, folder))
-        whole = accuracy(source, folder, "after-d12-s0")
+        whole = mean_accuracy(source, folder, "after", 12)
         depths.append(choice.depth)
         seconds.append(choice.seconds)
         if at is not None and best is not None and whole is not None:
