@@ -3,8 +3,10 @@
 For every embedded task: the training images in 3 orders x {1, 2} threads x 3 runs, each in a process of its own that
 reads the images, runs the frozen packaged backbone and decides by every criterion; the 18 prune indexes of a task and
 criterion, scores included, must be equal in every bit. Beside it, how many of the 18 sets of features are equal.
-Prints a table; JSON in benchmarks/results/cut_determinism.json. All of it takes hours on 2 cores: `--task digits
---criterion knn --limit 60` takes seconds a process.
+With `--tuned FOLDER` the features are those that cut_evidence.py kept there of each task's tuned model, in which
+classes are apart and the walk goes further down; their rows are put in the three orders. Prints a table; JSON in
+benchmarks/results/cut_determinism.json. All of it takes hours on 2 cores: `--task digits --criterion knn --limit 60`
+takes seconds a process.
 """
 
 from __future__ import annotations
@@ -24,13 +26,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from cut_runs import Run, features_of, labels_of
 from figures import Goal, machine, print_goals, write
 
 from sls.criteria import CRITERIA
 from sls.data import load_task
 from sls.embedded import EMBEDDED
-from sls.features import block_features
+from sls.features import BlockFeatures, block_features
 from sls.prune import ScoreSettings, index_of
+from sls.rows import Labels
 from sls.task import ImageTask, Split
 from store.backbones import DEFAULT_BACKBONE, load_backbone
 from store.images import make_transform
@@ -78,6 +82,7 @@ def in_a_process(task: str, way: Way, options: argparse.Namespace) -> Decision:
         command += ["--criterion", name]
     command += ["--samples", str(options.samples)]
     command += ["--limit", str(options.limit)] if options.limit else []
+    command += ["--tuned", str(options.tuned)] if options.tuned else []
     path = os.pathsep.join(filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH"))))
     environment = os.environ | {"OMP_NUM_THREADS": str(way.threads), "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
@@ -87,18 +92,33 @@ def in_a_process(task: str, way: Way, options: argparse.Namespace) -> Decision:
 def decide(name: str, way: Way, options: argparse.Namespace) -> Decision:
     """Go from the images in an order to the prune indexes, as `onetrunk cut` does."""
     torch.set_num_threads(way.threads)
+    features, labels = (tuned_features if options.tuned else frozen_features)(name, way, options)
+    settings = ScoreSettings(samples=options.samples)
+    indexes = {
+        criterion: index_of(features, labels, replace(settings, criterion=criterion)) for criterion in options.criterion
+    }
+    digest = hashlib.sha256(features.scored.tobytes() + features.served.tobytes()).hexdigest()
+    return Decision(digest, {criterion: json.dumps(asdict(index)) for criterion, index in indexes.items()})
+
+
+def frozen_features(name: str, way: Way, options: argparse.Namespace) -> tuple[BlockFeatures, Labels]:
+    """Run the packaged backbone over the images in an order."""
     task = shuffled(load_task(f"onetrunk/{name}", limit=options.limit), way.order)
     backbone = load_backbone(DEFAULT_BACKBONE)
     rows = task.train.content_order()[: options.samples]
     transform = make_transform(backbone.record.id.preprocessing)
-    features = block_features(backbone.build(), task.train, transform, rows=rows)
-    settings = ScoreSettings(samples=options.samples)
-    indexes = {
-        criterion: index_of(features, task.train.labels[rows], replace(settings, criterion=criterion))
-        for criterion in options.criterion
-    }
-    digest = hashlib.sha256(features.scored.tobytes() + features.served.tobytes()).hexdigest()
-    return Decision(digest, {criterion: json.dumps(asdict(index)) for criterion, index in indexes.items()})
+    return block_features(backbone.build(), task.train, transform, rows=rows), task.train.labels[rows]
+
+
+def tuned_features(name: str, way: Way, options: argparse.Namespace) -> tuple[BlockFeatures, Labels]:
+    """Read what a training left, and put the first rows of it in an order."""
+    source = f"onetrunk/{name}"
+    kept, labels = (
+        features_of(Run(source, "full-s0"), options.tuned)["train"],
+        labels_of(source, options.tuned)["train"],
+    )
+    rows = np.random.default_rng(way.order).permutation(min(options.samples, len(labels)))
+    return BlockFeatures(kept.scored[:, rows], kept.served[:, rows]), labels[rows]
 
 
 def shuffled(task: ImageTask, order: int) -> ImageTask:
@@ -144,7 +164,7 @@ def report(rows: Sequence[dict[str, object]], options: argparse.Namespace) -> No
     goals = [Goal("share of tasks and criteria with one index", sum(same) / len(same), 1.0)]
     print_goals(goals)
     settings = {"orders": options.orders, "threads": [1, 2], "runs": options.runs, "samples": options.samples}
-    settings["limit"] = options.limit
+    settings |= {"limit": options.limit, "tuned": options.tuned is not None}
     write(options.out, {"machine": machine(), **settings, "rows": rows}, goals=goals)
 
 
@@ -154,6 +174,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--criterion", action="append", choices=list(CRITERIA), help="only this one; may be repeated")
     parser.add_argument("--limit", type=int, help="the most images to take (default: 400)")
     parser.add_argument("--samples", type=int, default=400, help="the most images to score")
+    parser.add_argument("--tuned", type=Path, help="folder of cut_evidence.py's trainings, whose features are taken")
     parser.add_argument("--orders", type=int, default=3)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="at a time")
