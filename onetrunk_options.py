@@ -101,7 +101,8 @@ def score_settings(
     from sls.prune import ScoreSettings
 
     if parity and (criterion not in ("sls", PARITY) or alpha not in (None, PARITY_ALPHA)):
-        raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out --criterion and --alpha")
+        given = f"--criterion {criterion}" + ("" if alpha is None else f" and --alpha {alpha:g}")
+        raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out {given}")
     return ScoreSettings(
         criterion=PARITY if parity else criterion, alpha=alpha, tolerance=tolerance, seed=seed, every=every
     )

@@ -63,7 +63,7 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        backbone = make_backbone(root / "backbone") if options.quick else load_backbone(DEFAULT_BACKBONE)
+        backbone = backbone_of(root, quick=options.quick)
         size = backbone.record.id.preprocessing.height
         images = torch.randn(options.images, 3, size, size, generator=torch.Generator().manual_seed(0))
         tasks = list(make_tasks(backbone, root, images))
@@ -82,6 +82,11 @@ def main() -> None:
     report = {"machine": {**machine(), **versions}, "backbone": backbone.record.name, "rows": rows, "refused": refused}
     write(options.out, report, goals=goals)
     sys.exit(not all(goal.met for goal in goals))
+
+
+def backbone_of(root: Path, *, quick: bool) -> Backbone:
+    """Return the packaged backbone, or a quick one: random, of four blocks."""
+    return make_backbone(root / "backbone") if quick else load_backbone(DEFAULT_BACKBONE)
 
 
 def methods() -> set[str]:

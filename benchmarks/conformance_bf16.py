@@ -19,14 +19,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from conformance import BATCH, CONFIGS, OWN, logits_alone, lowered, make_backbone, make_task
+from conformance import BATCH, CONFIGS, OWN, backbone_of, logits_alone, lowered, make_task
 from figures import Goal, machine, print_goals, write
 from torch import Tensor
 
 from serving.engine import Engine
 from sls.embedded import render
 from sls.task import Split
-from store.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.backbones import Backbone
 from store.forms import TaskWeights
 from store.images import make_transform
 from store.render import Row, to_markdown
@@ -48,7 +48,7 @@ def main() -> None:
     options = parse()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        backbone = make_backbone(root / "backbone") if options.quick else load_backbone(DEFAULT_BACKBONE)
+        backbone = backbone_of(root, quick=options.quick)
         scans = Split(*render("digits", "test", options.images))
         images = scans.inputs(np.arange(options.images), make_transform(backbone.record.id.preprocessing))
         cases = list(make_cases(backbone, root, images))

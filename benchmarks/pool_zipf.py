@@ -37,6 +37,7 @@ from store.backbones import DEFAULT_BACKBONE, encode, load_backbone
 from store.store import Store
 
 RANK, CLASSES = 4, 20
+HERE = Path(__file__).parent
 EVERYTHING_NBYTES = 1 << 40
 GOAL = 1.3
 
@@ -200,8 +201,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=500, help="of each service in each round")
     parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
     parser.add_argument("--dtype", default="auto")
-    parser.add_argument("--folder", type=Path, default=Path("benchmarks/results/pool_zipf_store"), help="kept")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "pool_zipf.json")
+    parser.add_argument("--folder", type=Path, default=HERE / "results" / "pool_zipf_store", help="kept")
+    parser.add_argument("--out", type=Path, default=HERE / "results" / "pool_zipf.json")
     return parser.parse_args()
 
 
