@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from operator import attrgetter
 from typing import TypeVar, cast
 
 import torch
@@ -13,8 +14,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from store.forms import Bottleneck, Delta, Forms, Norm
-
-ROW_BY_ROW = 100_000  # numbers in a row's result from which on a CPU takes rows one by one faster than together
 
 Form = TypeVar("Form", Delta, Norm, Bottleneck)
 
@@ -54,23 +53,23 @@ def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Te
 
     x (n, T, in), deltas one for each row or None, residual and y (n, T, out); y is memory of its own.
     """
-    scaled = any(delta is not None and delta.out_scale is not None for delta in deltas)
-    inside = scale_rows(x, deltas)
+    groups = list(runs(deltas, attrgetter("shape")))
+    scaled = any(same[0].out_scale is not None for _, same in groups)
+    inside = _scale_rows(x, groups)
     y = base(inside) if residual is None or scaled else base.plus(inside, residual)
-    for rows, same in runs(deltas, _shape):
+    for rows, same in groups:
         _add(x[rows], y[rows], same)
     return y.add_(residual) if scaled and residual is not None else y
 
 
-def scale_rows(x: Tensor, deltas: Sequence[Delta | None]) -> Tensor:
+def _scale_rows(x: Tensor, groups: Sequence[tuple[slice, Sequence[Delta]]]) -> Tensor:
     """Return in_scale_i * x[i], and x itself where no row has a scale."""
-    if all(delta is None or delta.in_scale is None for delta in deltas):
+    scales = [(rows, _stack(same, "in_scale")) for rows, same in groups if same[0].in_scale is not None]
+    if not scales:
         return x
     scaled = x.clone()
-    for rows, same in runs(deltas, _shape):
-        scales = [delta.in_scale for delta in same if delta.in_scale is not None]
-        if scales:
-            scaled[rows] *= _stack(scales)
+    for rows, scale in scales:
+        scaled[rows] *= scale
     return scaled
 
 
@@ -132,40 +131,22 @@ def _same(forms: Sequence[Form | None]) -> Iterator[tuple[slice, Form | None]]:
         start += len(same)
 
 
-def _shape(delta: Delta) -> object:
-    return (delta.rank, delta.bias is None, delta.in_scale is None, delta.out_scale is None)
-
-
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:
     """Change y (n, T, out) in place by deltas of one shape."""
-    downs = [delta.a for delta in deltas if delta.a is not None]
-    low = torch.bmm(x, _stack(downs).mT) if downs else None
-    if y.device.type == "cpu" and y[0].numel() >= ROW_BY_ROW:
-        for row, delta in enumerate(deltas):
-            one = slice(row, row + 1)
-            _change(y[one], None if low is None else low[one], delta)
-        return
-    names = [name for name in ("b", "bias", "out_scale") if getattr(deltas[0], name) is not None]
-    _change(y, low, Delta(**{name: _stack([getattr(delta, name) for delta in deltas]) for name in names}))
+    rank, biased, _, scaled = deltas[0].shape
+    if scaled and biased:
+        torch.addcmul(_stack(deltas, "bias"), y, _stack(deltas, "out_scale"), out=y)
+    elif scaled:
+        y *= _stack(deltas, "out_scale")
+    elif biased:
+        y += _stack(deltas, "bias")
+    if rank:
+        y.baddbmm_(torch.bmm(x, _stack(deltas, "a").mT), _stack(deltas, "b").mT)
 
 
-def _change(y: Tensor, low: Tensor | None, delta: Delta) -> None:
-    """y = out_scale * y + b low + bias  # in place"""
-    if delta.out_scale is not None and delta.bias is not None:
-        torch.addcmul(delta.bias, y, delta.out_scale, out=y)
-    elif delta.out_scale is not None:
-        y *= delta.out_scale
-    elif delta.bias is not None:
-        y += delta.bias
-    if low is None or delta.b is None:
-        return
-    if len(y) == 1:
-        y[0].addmm_(low[0], delta.b[0].T)
-    else:
-        y.baddbmm_(low, delta.b.mT)
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
+def _stack(deltas: Sequence[Delta], part: str) -> Tensor:
+    """Return a part that all the deltas have, one after the other along the first axis."""
+    tensors: list[Tensor] = [getattr(delta, part) for delta in deltas]
     return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
 
 

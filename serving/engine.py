@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from serving.block import ServedBlock
+from serving.lanes import Lanes
 from serving.walk import Finished, Trunk, Walk
 from store.backbones import Backbone
 from store.forms import TaskWeights
@@ -34,7 +35,8 @@ class Engine:
         vit = check_served(backbone.build(dtype=dtype, device=device), backbone.record.name)
         grid = vit.patch_embed.grid_size
         blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
-        self._trunk = Trunk(vit, blocks, batch_invariant)
+        lanes = Lanes(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
+        self._trunk = Trunk(vit, blocks, lanes, batch_invariant)
 
     def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> Walk:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
 from typing import TypeVar
 
 import torch
@@ -13,6 +15,7 @@ from torch.nn import functional as F
 
 from serving.adapt import layer_norm, norms_of
 from serving.block import ServedBlock
+from serving.lanes import Lanes
 from serving.rows import Row, events, rows_at, rows_by_block
 from store.forms import Forms, TaskWeights
 
@@ -34,6 +37,7 @@ class Trunk:
 
     vit: VisionTransformer
     blocks: Sequence[ServedBlock]
+    lanes: Lanes
     one_by_one: bool
 
 
@@ -45,7 +49,7 @@ class Walk:
         self._tasks = tasks
         self._image_of = image_of
         self._events = events(tasks)
-        self._x = images
+        self._parts = trunk.lanes.split(images)
         self._rows = [Row(image, None, ()) for image in range(len(images))]
         self.depth = 0
         """Blocks that have run."""
@@ -68,11 +72,12 @@ class Walk:
     def advance(self) -> Finished | None:
         """Run one block, and the stem before the first; return the answers of the rows that end there, if any do."""
         if self.depth == 0:
-            self._x = self._run(lambda images, _: stem(self._trunk.vit, images), self._x, self._rows)
+            self._parts = self._run(lambda images, _: stem(self._trunk.vit, images), self._parts, self._rows)
         self.depth += 1
         if self.depth in self._events:
             self._part()
-        self._x = self._run(self._trunk.blocks[self.depth - 1], self._x, [_forms(row.task) for row in self._rows])
+        forms = [_forms(row.task) for row in self._rows]
+        self._parts = self._run(self._trunk.blocks[self.depth - 1], self._parts, forms)
         return self._finish() if self.depth + 1 in self._events else None
 
     def _part(self) -> None:
@@ -80,8 +85,8 @@ class Walk:
         before = {row.key: index for index, row in enumerate(self._rows)}
         self._rows = rows_at(self.depth, self._tasks, self._image_of)
         sources = [before[row.key if row.key in before else (row.image, None)] for row in self._rows]
-        first = list(range(len(sources)))
-        self._x = self._x[: len(sources)] if sources == first else self._x[sources]
+        first, x = list(range(len(sources))), self._joined()
+        self._parts = self._trunk.lanes.split(x[: len(sources)] if sources == first else x[sources])
 
     def _finish(self) -> Finished | None:
         ending = [
@@ -95,18 +100,27 @@ class Walk:
         members = tuple(member for _, member in ending)
         tasks = [self._tasks[member] for member in members]
         sources = [index for index, _ in ending]
-        x = self._x[sources[0] :] if sources == list(range(sources[0], len(self._x))) else self._x[sources]
-        features = self._run(lambda some, forms: pooled(self._trunk.vit, some, forms), x, [t.forms for t in tasks])
+        x = self._joined()
+        x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
+        forms = [task.forms for task in tasks]
+        (features,) = self._run(lambda some, forms: pooled(self._trunk.vit, some, forms), [x], forms)
         logits = tuple(
             F.linear(feature, task.head_weight, task.head_bias).float()
             for feature, task in zip(features, tasks, strict=True)
         )
         return Finished(members, logits)
 
-    def _run(self, part: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
-        if not self._trunk.one_by_one or len(rows) == 1:
-            return part(x, rows)
-        return torch.cat([part(x[index : index + 1], rows[index : index + 1]) for index in range(len(rows))])
+    def _joined(self) -> Tensor:
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+
+    def _run(
+        self, step: Callable[[Tensor, Sequence[T]], Tensor], parts: Sequence[Tensor], rows: Sequence[T]
+    ) -> list[Tensor]:
+        """Take a step with each part of the rows, in a lane of its own."""
+        ends = list(accumulate(len(x) for x in parts))
+        each = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
+        take = partial(_one_by_one, step) if self._trunk.one_by_one else step
+        return self._trunk.lanes.run([partial(take, x, own) for x, own in each])
 
 
 def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
@@ -121,6 +135,10 @@ def pooled(vit: VisionTransformer, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
     x = x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x
     features: Tensor = vit.forward_head(layer_norm(x, vit.norm, norms_of(tasks, "norm")), pre_logits=True)
     return features
+
+
+def _one_by_one(step: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
+    return torch.cat([step(x[index : index + 1], rows[index : index + 1]) for index in range(len(x))])
 
 
 def _forms(task: TaskWeights | None) -> Forms:

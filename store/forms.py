@@ -51,6 +51,11 @@ class Delta(Form):
     def rank(self) -> int:
         return 0 if self.a is None else self.a.shape[1]
 
+    @cached_property
+    def shape(self) -> tuple[int, bool, bool, bool]:
+        """What deltas of one map that a batch adds together have in common: their rank, and which parts there are."""
+        return self.rank, self.bias is not None, self.in_scale is not None, self.out_scale is not None
+
 
 @dataclass(frozen=True)
 class Norm(Form):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import torch
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from serving.engine import Engine
+from serving.lanes import Lanes
 from store.backbones import Backbone
 from store.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
 
@@ -107,3 +110,9 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
         norms["norm"] = Norm(1 + some(dim), some(dim))
     classes = draw.randint(2, 50)
     return TaskWeights(depth, Forms(deltas, norms, bottlenecks), torch.randn(classes, dim), torch.randn(classes), ())
+
+
+def in_lanes(engine: Engine, count: int) -> Engine:
+    """Have the engine divide its batches among so many lanes, however little there is to do."""
+    engine._trunk = replace(engine._trunk, lanes=Lanes(count, enough=0))
+    return engine

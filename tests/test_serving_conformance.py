@@ -10,6 +10,7 @@ import pytest
 import torch
 from own_tasks import OWN, make_own_task, own_logits
 from peft_tasks import CONFIGS
+from plain import in_lanes
 from reference import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits
 from torch import Tensor
 
@@ -68,13 +69,14 @@ def tasks(backbone: Backbone, images: Tensor, tmp_path_factory: pytest.TempPathF
 def test_ten_thousand_rows_of_random_mixes_answer_as_each_task_does_alone(
     backbone: Backbone, images: Tensor, tasks: list[Case]
 ) -> None:
-    engine, draw, seen = Engine(backbone), random.Random(1), Counter[str]()
+    engines = (Engine(backbone), in_lanes(Engine(backbone), 2), in_lanes(Engine(backbone), 3))
+    draw, seen = random.Random(1), Counter[str]()
     while seen.total() < ROWS:
         rows = [draw.choice(tasks) for _ in range(draw.randint(1, BATCH))]
         # as many images as rows, or fewer, so that tasks share what runs below their adapters
         shown = draw.sample(range(IMAGES), k=draw.randint(1, IMAGES))
         image_of = [draw.randrange(len(shown)) for _ in rows]
-        answers = engine.forward(images[shown], [row.weights for row in rows], image_of)
+        answers = draw.choice(engines).forward(images[shown], [row.weights for row in rows], image_of)
         for row, place, logits in zip(rows, image_of, answers, strict=True):
             expected = row.alone[shown[place]]
             assert logits.shape == expected.shape, row.name
