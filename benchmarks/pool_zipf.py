@@ -1,11 +1,11 @@
 """What it costs that not every task fits in memory: p99 with a bounded pool, against p99 with all tasks resident.
 
 Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two services answer the
-same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do, each for a
-task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of tasks in memory, the
-other all of them. Latency is from the arrival to the answer, in process: resolving, decoding, loading where the task is
-not in memory, and waiting for the engine. Files are in the system's page cache, as after a first day of service.
-Prints a table; JSON in benchmarks/results/pool_zipf.json.
+same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do as the round
+begins, each for a task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of
+tasks in memory, the other all of them. Latency is from the arrival to the answer, in process: resolving, decoding,
+loading where the task is not in memory, and waiting for the engine. Files are in the system's page cache, as after a
+first day of service. Prints a table; JSON in benchmarks/results/pool_zipf.json.
 """
 
 from __future__ import annotations
@@ -61,8 +61,7 @@ def main() -> None:
             for name, service in services.items():
                 prepare(service, digests, budget_nbytes=budgets[name])
             fill(whole, refs)
-            rate = options.load * capacity(whole, refs[:64])
-            report = measure(services, refs, rate, options)
+            rates, report = measure(services, refs, options)
     ratio = spread([a / b for a, b in zip(report["bounded"].p99_s, report["all resident"].p99_s, strict=True)])
     goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
     rows = {name: found.summary() for name, found in report.items()}
@@ -70,8 +69,8 @@ def main() -> None:
         print(f"{name:<14}", *(f"{key} {value}" for key, value in row.items()), sep="   ")
     print_goals(goals)
     settings = {key: getattr(options, key) for key in ("tasks", "budget_mb", "load", "requests", "rounds", "dtype")}
-    whole_report = {"machine": machine(), "settings": settings, "requests_per_s": rate, "p99_ratio": ratio, **rows}
-    write(options.out, whole_report, goals=goals)
+    found = {"requests_per_s": spread(rates), "p99_ratio": ratio, **rows}
+    write(options.out, {"machine": machine(), "settings": settings, **found}, goals=goals)
 
 
 @dataclass
@@ -132,20 +131,23 @@ def capacity(service: Service, refs: Sequence[str]) -> float:
 
 
 def measure(
-    services: dict[str, Service], refs: Sequence[str], rate: float, options: argparse.Namespace
-) -> dict[str, Measured]:
+    services: dict[str, Service], refs: Sequence[str], options: argparse.Namespace
+) -> tuple[list[float], dict[str, Measured]]:
+    """Return the arrivals a second in each round, and what was found of each service."""
     draw = random.Random(0)
     weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
     by_rank = draw.sample(list(refs), len(refs))
 
-    def stream(count: int) -> list[Arrival]:
-        times = accumulate(draw.expovariate(rate) for _ in range(count))
-        return [Arrival(at, by_rank[bisect(weights, draw.random() * weights[-1])]) for at in times]
+    def some(count: int) -> list[str]:
+        return [by_rank[bisect(weights, draw.random() * weights[-1])] for _ in range(count)]
 
     measured = {name: Measured([], 0, 0, 0) for name in services}
-    fill(services["bounded"], [arrival.ref for arrival in stream(options.warm)])
+    fill(services["bounded"], some(options.warm))
+    rates = []
     for index in range(options.rounds):
-        arrivals = stream(options.requests)
+        rates.append(options.load * capacity(services["all resident"], refs[:64]))
+        times = accumulate(draw.expovariate(rates[-1]) for _ in range(options.requests))
+        arrivals = [Arrival(at, ref) for at, ref in zip(times, some(options.requests), strict=True)]
         for name, service in services.items():
             before = service._pool.loads
             measured[name].rounds.append(drive(service, arrivals))
@@ -154,7 +156,7 @@ def measure(
     for name, service in services.items():
         measured[name].resident = len(service._pool.resident)
         measured[name].resident_nbytes = service._pool.nbytes
-    return measured
+    return rates, measured
 
 
 def drive(service: Service, arrivals: Sequence[Arrival]) -> list[float]:
@@ -197,8 +199,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--budget-mb", type=float, default=256)
     parser.add_argument("--load", type=float, default=0.6, help="share of the engine's measured rate")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--requests", type=int, default=500, help="of each service in each round")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=250, help="of each service in each round")
     parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--folder", type=Path, default=HERE / "results" / "pool_zipf_store", help="kept")
