@@ -23,7 +23,7 @@ class Deadlines(Generic[T]):
         self._ordered: list[tuple[float, int, Job[T]]] = []
         self._calm_until = math.inf
         self.in_danger: Job[T] | None = None
-        """The job of the earliest deadline, if some deadline would be missed were something else to run one block."""
+        """The job of the earliest deadline, while all can be met if it goes first, and might not be if it waits."""
 
     def add(self, entry: Entry[T]) -> None:
         if entry.job.deadline is not None:
@@ -39,23 +39,26 @@ class Deadlines(Generic[T]):
     def look(self, entries: Mapping[Job[T], Entry[T]], rows: int, now: float) -> dict[Job[T], DeadlineError]:
         """Return the jobs that cannot be done in time any more; a block runs over so many rows.
 
-        In danger is what would be late if, after one more block of something else, all ran one by one by deadline.
+        In danger is what would be late if, after one more block of something else, all ran one by one by deadline. That
+        order meets all deadlines where any does (Dertouzos 1974), and few where none can meet all: then there is no
+        job in danger, and least work first meets most.
         """
         if now < self._calm_until:
             return {}
         lost: dict[Job[T], DeadlineError] = {}
-        at = now + CAUTION * self._cost.of(1, rows)
-        calm_s, first = math.inf, None
+        other_s = CAUTION * self._cost.of(1, rows)
+        work_s, calm_s, feasible, first = 0.0, math.inf, True, None
         for deadline, _, job in self._ordered:
             left_s = self._cost.of(*entries[job].left)
             if now + left_s > deadline:
                 lost[job] = late(now + left_s - deadline)
                 continue
             first = first or job
-            at += CAUTION * left_s
-            calm_s = min(calm_s, deadline - at)
+            work_s += left_s
+            calm_s = min(calm_s, deadline - now - other_s - CAUTION * work_s)
+            feasible = feasible and now + work_s <= deadline
         self._calm_until = now + calm_s
-        self.in_danger = first if calm_s < 0 and self._cost.known else None
+        self.in_danger = first if calm_s < 0 and feasible and self._cost.known else None
         return lost
 
 

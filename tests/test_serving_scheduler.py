@@ -216,6 +216,28 @@ def test_among_deadlines_in_danger_the_earliest_goes_first():
     assert engine.ended == {"sooner": 6.0, "later": 10.0}
 
 
+def test_where_not_all_deadlines_can_be_met_least_work_goes_first_and_meets_most():
+    engine = Engine(Scheduler())
+    engine.admit(job("deep", 12, deadline=12.5), *(job(f"shallow {index}", 4, deadline=13.0) for index in range(3)))
+    engine.run()
+    assert engine.ended == {"shallow 0": 4.0, "shallow 1": 8.0, "shallow 2": 12.0}
+    assert set(engine.refused) == {"deep"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 15)), min_size=1, max_size=8))
+def test_where_the_earliest_deadline_first_meets_all_deadlines_all_are_met(works):
+    """Deadlines are met one after the other with some room each; meanwhile, less work may go first."""
+    engine, ends, jobs = Engine(Scheduler()), 0.0, []
+    for index, (depth, room) in enumerate(works):
+        ends += depth
+        jobs.append(job(str(index), depth, deadline=1.01 * ends + room))  # what a block costs is learnt
+    engine.admit(*jobs)
+    engine.run()
+    assert not engine.refused
+    assert all(engine.ended[each.item] <= each.deadline for each in jobs)
+
+
 def test_a_deadline_that_cannot_be_met_is_refused_at_once_with_by_how_much_it_would_be_missed():
     engine = Engine(Scheduler())
     with pytest.raises(DeadlineError, match=r"come 20\d\d ms or more after its deadline: .*timeout_ms"):
