@@ -125,7 +125,7 @@ def capacity(service: Service, refs: Sequence[str]) -> float:
     """Return how many images a second the service answers when all are there at once."""
     service.predict(refs[0], IMAGE)
     start = time.perf_counter()
-    for answer in [service.submit(ref, IMAGE) for ref in refs]:
+    for (answer,) in [service.submit_many([ref], IMAGE) for ref in refs]:
         answer.result()
     return len(refs) / (time.perf_counter() - start)
 
@@ -166,7 +166,7 @@ def drive(service: Service, arrivals: Sequence[Arrival]) -> list[float]:
     start = time.perf_counter()
 
     def send(arrival: Arrival) -> Future[Answer]:
-        answer = service.submit(arrival.ref, IMAGE)
+        (answer,) = service.submit_many([arrival.ref], IMAGE)
 
         def note(_: Future[Answer]) -> None:
             latency = time.perf_counter() - start - arrival.at_s

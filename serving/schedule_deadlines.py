@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from serving.schedule_cost import BlockCost
@@ -60,6 +60,18 @@ class Deadlines(Generic[T]):
         self._calm_until = now + calm_s
         self.in_danger = first if calm_s < 0 and feasible and self._cost.known else None
         return lost
+
+
+def in_time(entries: Sequence[Entry[T]], cost: BlockCost, now: float) -> bool:
+    """Whether jobs that begin as one batch now, all with deadlines, are all done before the earliest of these.
+
+    Where a block costs less as such than a row of it, little is saved by that, and the answer is no.
+    """
+    deadlines = [entry.job.deadline for entry in entries if entry.job.deadline is not None]
+    if len(deadlines) < len(entries) or cost.fixed < cost.per_row:
+        return False
+    blocks, row_blocks = max(entry.depth for entry in entries), sum(entry.row_blocks[-1] for entry in entries)
+    return now + CAUTION * cost.of(blocks, row_blocks) <= min(deadlines)
 
 
 def late(seconds: float) -> DeadlineError:

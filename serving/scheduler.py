@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Generic, TypeVar
 
 from serving.schedule_cost import BlockCost
-from serving.schedule_deadlines import Deadlines, late
+from serving.schedule_deadlines import Deadlines, in_time, late
 from serving.schedule_jobs import Batch, Entry, Job, Order, Step, joins
 from serving.schedule_shares import Shares
 from store.errors import InvalidSettingError, OverloadedError
@@ -27,8 +28,9 @@ class Scheduler(Generic[T]):
     by at least 1/n while n tasks have work, so after n * (quantum + grace + its place in its task's queue, in
     seconds of service) nothing that comes later passes it; what came before is bounded: no row starves.
 
-    How many rows run together follows from what a block costs and how many wait (`joins`). `max_rows` bounds the
-    memory of all batches that have begun, `max_waiting` the rows that wait.
+    How many rows run together follows from what a block costs and how many wait (`joins`); jobs with deadlines also
+    run together where all of them are then in time (`in_time`), which leaves the more time to those that wait.
+    `max_rows` bounds the memory of all batches that have begun, `max_waiting` the rows that wait.
     """
 
     def __init__(self, *, max_rows: int = 256, max_waiting: int = 1024) -> None:
@@ -93,7 +95,7 @@ class Scheduler(Generic[T]):
         refused = self._deadlines.look(self._entries, rows, now)
         for job in refused:
             self.withdraw(job)
-        return Step(refused, self._choose())
+        return Step(refused, self._choose(now))
 
     def ran(self, batch: Batch[T], seconds: float) -> None:
         """Learn that one block of the batch took these seconds; jobs whose last block it was are done."""
@@ -124,7 +126,7 @@ class Scheduler(Generic[T]):
                 "try again later or add replicas"
             )
 
-    def _choose(self) -> Batch[T] | None:
+    def _choose(self, now: float) -> Batch[T] | None:
         """Take the first in order, be it a job that waits or one of a batch that has begun, or one in danger."""
         firsts = [min((self._entries[job] for job in batch.waited_for), key=_order) for batch in self._running]
         running = min(firsts, key=_order, default=None)
@@ -135,15 +137,15 @@ class Scheduler(Generic[T]):
         urgent = self._deadlines.in_danger
         if urgent is not None and self._shares.now <= first.start + first.seconds + GRACE_S:
             first = self._entries[urgent]
-        return first.batch or self._begin(first) or (running.batch if running else None)
+        return first.batch or self._begin(first, now) or (running.batch if running else None)
 
-    def _begin(self, first: Entry[T]) -> Batch[T] | None:
+    def _begin(self, first: Entry[T], now: float) -> Batch[T] | None:
         """Begin a batch with this job and those worth joining to it; None where memory has no room for it."""
         room = self._max_rows - sum(batch.most_rows for batch in self._running)
         batch: Batch[T] = Batch()
         taken: list[Entry[T]] = []
         entry: Entry[T] | None = first
-        while entry and entry.most_rows <= room and (not taken or joins(entry, taken, self.cost, self._urge)):
+        while entry and entry.most_rows <= room and (not taken or self._joins(entry, taken, now)):
             self._stop_waiting(entry)
             taken.append(entry)
             room -= entry.most_rows
@@ -155,6 +157,9 @@ class Scheduler(Generic[T]):
             return None
         self._running.append(batch)
         return batch
+
+    def _joins(self, entry: Entry[T], taken: Sequence[Entry[T]], now: float) -> bool:
+        return joins(entry, taken, self.cost, self._urge) or in_time([*taken, entry], self.cost, now)
 
     def _stop_waiting(self, entry: Entry[T]) -> None:
         self._waiting_rows -= entry.most_rows

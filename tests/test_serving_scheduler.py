@@ -224,6 +224,18 @@ def test_where_not_all_deadlines_can_be_met_least_work_goes_first_and_meets_most
     assert set(engine.refused) == {"deep"}
 
 
+@pytest.mark.parametrize(
+    ("deadline", "fixed", "together"),
+    [(60.0, 1.0, 8), (34.0, 1.0, 6), (None, 1.0, 5), (60.0, 0.1, 2), (None, 0.1, 2)],
+    ids=["all in time", "six in time", "no deadlines", "little saved", "little saved, no deadlines"],
+)
+def test_jobs_that_are_in_time_together_run_together_where_that_saves_much(deadline, fixed, together):
+    """A block over n rows takes fixed + 0.2 n: 12 of 6 rows 26 s, of 8 rows 31 s; with a quarter more for caution."""
+    engine = Engine(Scheduler(), fixed=fixed, per_row=0.2)
+    engine.admit(*(job(str(index), 12, deadline=deadline) for index in range(8)))
+    assert len(engine.step().jobs) == together
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 12), st.integers(0, 15)), min_size=1, max_size=8))
 def test_where_the_earliest_deadline_first_meets_all_deadlines_all_are_met(works):
