@@ -35,7 +35,7 @@ def fill(dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
     return torch.randint(high, (nbytes,), dtype=torch.uint8).view(dtype).reshape(shape)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(tensors)
 def test_a_files_bytes_have_the_fingerprint_of_the_tensors_that_torch_reads_from_them(
     specs: dict[str, tuple[torch.dtype, list[int]]],
