@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def digest(engine: Engine) -> str:
-    """Return the SHA-256 of the names and bytes of every tensor that the engine runs with."""
+    """Return the SHA-256 of the names and bytes of the backbone's tensors; what was made of them shows in answers."""
     found = hashlib.sha256()
     for name, tensor in sorted(engine._trunk.vit.state_dict().items()):
         found.update(name.encode())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from operator import attrgetter
 from typing import TypeVar, cast
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from store.forms import Bottleneck, Delta, Forms, Norm
 
-Form = TypeVar("Form", Delta, Norm, Bottleneck)
+Form = TypeVar("Form", Norm, Bottleneck)
 
 
 @dataclass(frozen=True)
@@ -53,7 +52,7 @@ def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Te
 
     x (n, T, in), deltas one for each row or None, residual and y (n, T, out); y is memory of its own.
     """
-    groups = list(runs(deltas, attrgetter("shape")))
+    groups = list(_alike(deltas))
     scaled = any(same[0].out_scale is not None for _, same in groups)
     inside = _scale_rows(x, groups)
     y = base(inside) if residual is None or scaled else base.plus(inside, residual)
@@ -112,12 +111,12 @@ def bottleneck_of(v: Tensor, form: Bottleneck, grid: tuple[int, int]) -> Tensor:
     return hidden @ form.up + form.up_bias
 
 
-def runs(forms: Sequence[Form | None], key: Callable[[Form], object]) -> Iterator[tuple[slice, list[Form]]]:
-    """Yield the rows that follow each other with forms of the same key, and these forms; rows without are left out."""
+def _alike(deltas: Sequence[Delta | None]) -> Iterator[tuple[slice, list[Delta]]]:
+    """Yield the rows that follow each other with deltas of one shape, and these deltas; rows without are left out."""
     start = 0
-    for _, group in groupby(forms, lambda form: None if form is None else key(form)):
+    for _, group in groupby(deltas, lambda delta: None if delta is None else delta.shape):
         same = list(group)
-        found = [form for form in same if form is not None]
+        found = [delta for delta in same if delta is not None]
         if found:
             yield slice(start, start + len(same)), found
         start += len(same)

@@ -247,9 +247,8 @@ def test_where_the_earliest_deadline_first_meets_all_deadlines_all_are_met(works
     assert 8 * 12 * engine.per_row < GRACE_S
     for index, (depth, room) in enumerate(works):
         ends += depth * engine.per_row
-        jobs.append(
-            job(str(index), depth, deadline=1.01 * ends + room * engine.per_row)
-        )  # what a block costs is learnt
+        deadline = 1.01 * ends + room * engine.per_row  # what a block costs is learnt, and a little off
+        jobs.append(job(str(index), depth, deadline=deadline))
     engine.admit(*jobs)
     engine.run()
     assert not engine.refused
