@@ -12,11 +12,11 @@ from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict
 from ray import serve
 
-from serving.api import make_api
+from serving.http.api import make_api
 from serving.port import check_port
-from serving.service import Service
-from store.allocator import keep_freed_memory
-from store.store import Store
+from serving.runtime.predictor import Service
+from store.malloc import keep_freed_memory
+from store.registry.store import Store
 
 
 class ServeSettings(BaseModel):

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Shell
-from servers import Bucket, Postgres, find_postgres, find_weed, postgres, seaweed
-from toys import Toy, make_toy, tune
+from support.cli import Shell
+from support.servers import Bucket, Postgres, find_postgres, find_weed, postgres, seaweed
+from support.toy_backbone import Toy, make_toy, tune
 
-from store.store import Store
+from store.registry.store import Store
 
 
 @pytest.hookimpl(tryfirst=True)

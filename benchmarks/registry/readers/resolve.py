@@ -1,0 +1,56 @@
+"""Resolve aliases of random tasks in one process: the arguments are the store's root and how often.
+
+`find` asks the catalogue alone (the version and its digest), `resolve` reads and checks the manifest too.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from store.registry.read_only_store import Shelf
+
+
+def main() -> None:
+    root, count = sys.argv[1], int(sys.argv[2])
+    with Shelf.open(root) as shelf:
+        names = [(task, alias) for task in shelf.reader.tasks() for alias in shelf.aliases(task)]
+        shuffled = random.Random(0).choices(names, k=count)
+        found = times(lambda task, alias: shelf.reader.find(task, alias=alias), shuffled)
+        resolved = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled)
+        worked = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled, time.thread_time)
+    report = {"aliases": len(names), **summary("find", found), **summary("resolve", resolved)}
+    report |= summary("resolve_cpu", worked)  # what a machine with nothing else to do would take
+    print(json.dumps({**report, "resident_mb": peak_kib() * 1024 / 1e6}))
+
+
+def times(
+    ask: Callable[[str, str], object], names: list[tuple[str, str]], clock: Callable[[], float] = time.perf_counter
+) -> list[float]:
+    """Return the milliseconds of each call, after each was made once."""
+    for task, alias in set(names):
+        ask(task, alias)
+    milliseconds = []
+    for task, alias in names:
+        started = clock()
+        ask(task, alias)
+        milliseconds.append(1000 * (clock() - started))
+    return sorted(milliseconds)
+
+
+def peak_kib() -> int:
+    """Return the most memory that this program has held; `getrusage` would count its parent's, too."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(status["VmHWM"].split()[0])
+
+
+def summary(name: str, ordered: list[float]) -> dict[str, float]:
+    return {f"{name}_p50_ms": ordered[len(ordered) // 2], f"{name}_p99_ms": ordered[len(ordered) * 99 // 100]}
+
+
+if __name__ == "__main__":
+    main()

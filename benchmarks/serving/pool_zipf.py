@@ -1,0 +1,211 @@
+"""What it costs that not every task fits in memory: p99 with a bounded pool, against p99 with all tasks resident.
+
+Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two services answer the
+same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do as the round
+begins, each for a task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of
+tasks in memory, the other all of them. Latency is from the arrival to the answer, in process: resolving, decoding,
+loading where the task is not in memory, and waiting for the engine. Files are in the system's page cache, as after a
+first day of service. Prints a table; JSON in benchmarks/results/pool_zipf.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import random
+import sys
+import time
+from bisect import bisect
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from pathlib import Path
+from threading import Lock
+
+import torch
+from PIL import Image
+
+from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
+from benchmarks.support.tasks import publish_lora
+from serving.runtime.adapter_cache import Pool
+from serving.runtime.predictor import Answer, Service
+from store.malloc import keep_freed_memory
+from store.registry.store import Store
+from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+
+RANK, CLASSES = 4, 20
+EVERYTHING_NBYTES = 1 << 40
+GOAL = 1.3
+
+
+@dataclass(frozen=True)
+class Arrival:
+    at_s: float
+    ref: str
+
+
+def main() -> None:
+    options = parse()
+    keep_freed_memory()
+    refs = [f"task-{index}" for index in range(options.tasks)]
+    with Store.open(options.folder, create=True) as store:
+        build(store, refs)
+        digests = {ref: store.resolve(ref).digest for ref in refs}
+        with Service(store, dtype=options.dtype) as bounded, Service(store, dtype=options.dtype) as whole:
+            services = {"bounded": bounded, "all resident": whole}
+            budgets = {"bounded": int(options.budget_mb * 1e6), "all resident": EVERYTHING_NBYTES}
+            for name, service in services.items():
+                prepare(service, digests, budget_nbytes=budgets[name])
+            fill(whole, refs)
+            rates, report = measure(services, refs, options)
+    ratio = spread([a / b for a, b in zip(report["bounded"].p99_s, report["all resident"].p99_s, strict=True)])
+    goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
+    rows = {name: found.summary() for name, found in report.items()}
+    for name, row in rows.items():
+        print(f"{name:<14}", *(f"{key} {value}" for key, value in row.items()), sep="   ")
+    print_goals(goals)
+    settings = {key: getattr(options, key) for key in ("tasks", "budget_mb", "load", "requests", "rounds", "dtype")}
+    found = {"requests_per_s": spread(rates), "p99_ratio": ratio, **rows}
+    write(options.out, {"machine": machine(), "settings": settings, **found}, goals=goals)
+
+
+@dataclass
+class Measured:
+    """Of one service: the latencies of each round in seconds, and how many requests found their task not in memory."""
+
+    rounds: list[list[float]]
+    loads: int
+    resident: int
+    resident_nbytes: int
+
+    @property
+    def p99_s(self) -> list[float]:
+        return [quantile(latencies, 0.99) for latencies in self.rounds]
+
+    def summary(self) -> dict[str, object]:
+        every = [latency for latencies in self.rounds for latency in latencies]
+        return {
+            "p50_ms": round(quantile(every, 0.5) * 1e3, 2),
+            "p99_ms": round(quantile(every, 0.99) * 1e3, 2),
+            "share_loaded": round(self.loads / len(every), 4),
+            "resident": self.resident,
+            "resident_mb": round(self.resident_nbytes / 1e6, 1),
+        }
+
+
+def build(store: Store, refs: Sequence[str]) -> None:
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    store.add_backbone(backbone.record, encode(backbone))
+    known = {version.task for version in store.versions()}
+    for index, ref in enumerate(refs):
+        if ref not in known:
+            publish_lora(store, ref, backbone, rank=RANK, classes=CLASSES, dtype=torch.bfloat16, seed=index)
+        if index % 500 == 0:
+            print(f"published {index} of {len(refs)}", file=sys.stderr)
+
+
+def prepare(service: Service, digests: dict[str, str], *, budget_nbytes: int) -> None:
+    """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
+    service._pool = Pool(budget_nbytes=budget_nbytes)
+    service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
+
+
+def fill(service: Service, refs: Sequence[str]) -> None:
+    for ref in refs:
+        version = service._store.resolve(ref)
+        with closing(service._pool.take(version.digest, partial(service._load, version))) as lease:
+            lease.weights.result()
+
+
+def capacity(service: Service, refs: Sequence[str]) -> float:
+    """Return how many images a second the service answers when all are there at once."""
+    service.predict(refs[0], IMAGE)
+    start = time.perf_counter()
+    for (answer,) in [service.submit_many([ref], IMAGE) for ref in refs]:
+        answer.result()
+    return len(refs) / (time.perf_counter() - start)
+
+
+def measure(
+    services: dict[str, Service], refs: Sequence[str], options: argparse.Namespace
+) -> tuple[list[float], dict[str, Measured]]:
+    """Return the arrivals a second in each round, and what was found of each service."""
+    draw = random.Random(0)
+    weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
+    by_rank = draw.sample(list(refs), len(refs))
+
+    def some(count: int) -> list[str]:
+        return [by_rank[bisect(weights, draw.random() * weights[-1])] for _ in range(count)]
+
+    measured = {name: Measured([], 0, 0, 0) for name in services}
+    fill(services["bounded"], some(options.warm))
+    rates = []
+    for index in range(options.rounds):
+        rates.append(options.load * capacity(services["all resident"], refs[:64]))
+        times = accumulate(draw.expovariate(rates[-1]) for _ in range(options.requests))
+        arrivals = [Arrival(at, ref) for at, ref in zip(times, some(options.requests), strict=True)]
+        for name, service in services.items():
+            before = service._pool.loads
+            measured[name].rounds.append(drive(service, arrivals))
+            measured[name].loads += service._pool.loads - before
+        print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
+    for name, service in services.items():
+        measured[name].resident = len(service._pool.resident)
+        measured[name].resident_nbytes = service._pool.nbytes
+    return rates, measured
+
+
+def drive(service: Service, arrivals: Sequence[Arrival]) -> list[float]:
+    """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
+    latencies: list[float] = []
+    lock, sent = Lock(), []
+    start = time.perf_counter()
+
+    def send(arrival: Arrival) -> Future[Answer]:
+        (answer,) = service.submit_many([arrival.ref], IMAGE)
+
+        def note(_: Future[Answer]) -> None:
+            latency = time.perf_counter() - start - arrival.at_s
+            with lock:
+                latencies.append(latency)
+
+        answer.add_done_callback(note)
+        return answer
+
+    with ThreadPoolExecutor(2, "prepare") as workers:
+        for arrival in arrivals:
+            time.sleep(max(0.0, start + arrival.at_s - time.perf_counter()))
+            sent.append(workers.submit(send, arrival))
+        for submitted in sent:
+            submitted.result().result()
+    return latencies
+
+
+def make_image() -> bytes:
+    out = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(out, "PNG")
+    return out.getvalue()
+
+
+IMAGE = make_image()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tasks", type=int, default=10_000)
+    parser.add_argument("--budget-mb", type=float, default=256)
+    parser.add_argument("--load", type=float, default=0.6, help="share of the engine's measured rate")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--requests", type=int, default=250, help="of each service in each round")
+    parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--folder", type=Path, default=RESULTS / "pool_zipf_store", help="kept")
+    parser.add_argument("--out", type=Path, default=RESULTS / "pool_zipf.json")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""The trainings that benchmarks/cut_evidence.py draws on: each done once, kept as a file, and found again.
+
+`full-s0`: tuned at full depth, seed 0. `after-d4-s0`: that model cut to depth 4 and tuned again. `before-d4-s0`: tuned
+at depth 4 from the start; `before-d4-s0-dora` with another method than LoRA. `frozen`: no training. Every run keeps
+what it measured as JSON; `full` and `frozen` also keep the features of every block, from which criteria decide.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.torch import load_file, save_file
+
+from sls.adapters.model import Tuned, linear, trunk
+from sls.adapters.task_folder import read_folder, write_folder
+from sls.data.dataset import ImageTask, Split
+from sls.data.embedded import render
+from sls.data.loading import load_task
+from sls.pipeline.retune import blank, truncated
+from sls.progress import Progress
+from sls.scoring.features import BlockFeatures, block_features
+from sls.training.tune import Recipe, tune
+from store.adapters.checkpoint import WEIGHTS
+from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.weights.preprocessing import make_transform
+
+NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9+]+))?")
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much there is to learn from and for how long; a folder of runs is of one plan."""
+
+    train: int = 400
+    validation: int = 200
+    test: int = 1000
+    epochs: int = 8
+    retune_epochs: int = 5
+    backbone: str = DEFAULT_BACKBONE
+
+
+QUICK = Plan(train=60, validation=30, test=60, epochs=1, retune_epochs=1)
+"""To see that everything runs, not to learn anything from."""
+
+
+def keep_plan(plan: Plan, folder: Path) -> None:
+    """Write the plan into its folder; exit where the runs there are of another."""
+    path, said = folder / "plan.json", json.dumps(asdict(plan))
+    folder.mkdir(parents=True, exist_ok=True)
+    if path.exists() and path.read_text() != said:
+        raise SystemExit(f"{folder} has runs of {path.read_text()}, not of {said}: give another --folder")
+    path.write_text(said)
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training of one task; `source` is what `sls.data.load_task` takes."""
+
+    source: str
+    name: str
+
+    @property
+    def task(self) -> str:
+        return Path(self.source).stem
+
+    def file(self, folder: Path, suffix: str) -> Path:
+        return folder / self.task / f"{self.name}{suffix}"
+
+
+def find(run: Run, folder: Path) -> dict[str, object] | None:
+    """Return what a run measured, None where it has not been done."""
+    path = run.file(folder, ".json")
+    return dict(json.loads(path.read_text())) if path.exists() else None
+
+
+def features_of(run: Run, folder: Path) -> dict[str, BlockFeatures]:
+    """Return the features of a `full` or `frozen` run, by part."""
+    with np.load(run.file(folder, ".npz")) as arrays:
+        return {part: BlockFeatures(arrays[f"{part}_scored"], arrays[f"{part}_served"]) for part in PARTS}
+
+
+def labels_of(source: str, folder: Path) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the classes of a task's images, by part."""
+    with np.load(folder / Path(source).stem / "labels.npz") as arrays:
+        return {part: arrays[part] for part in PARTS}
+
+
+def load(source: str, plan: Plan) -> ImageTask:
+    """Load a task; embedded ones are drawn in the numbers of the plan, others are limited to them."""
+    task = load_task(source)
+    wanted = {"train": plan.train, "validation": plan.validation, "test": plan.test}
+    if source.startswith("onetrunk/"):
+        parts = {part: Split(*render(task.name, part, count)) for part, count in wanted.items()}
+    else:
+        parts = {part: _first(getattr(task, part), count) for part, count in wanted.items()}
+    return ImageTask(task.name, task.classes, *(parts[part] for part in PARTS))
+
+
+def _first(split: Split, count: int) -> Split:
+    rows = split.content_order()[:count]
+    return Split(tuple(split.images[row] for row in rows), split.labels[rows])
+
+
+def do(run: Run, plan: Plan, folder: Path) -> None:
+    """Do a run unless it is there; what it depends on must be."""
+    if find(run, folder) is not None:
+        return
+    torch.set_num_threads(1)
+    run.file(folder, ".json").parent.mkdir(parents=True, exist_ok=True)
+    backbone, task = load_backbone(plan.backbone), load(run.source, plan)
+    began = time.process_time()
+    tuned = _tuned(run, task, backbone, plan, folder)
+    seconds = time.process_time() - began
+    kept: dict[str, object] = {"task": run.task, "run": run.name, "classes": len(task.classes), "cpu_seconds": seconds}
+    transform = make_transform(backbone.record.id.preprocessing)
+    if tuned is None:
+        vit = trunk(backbone, backbone.record.blocks)
+    else:
+        write_folder(run.file(folder, ""), backbone, tuned, task.classes)
+        kept["adapter_parameters"] = sum(tensor.numel() for tensor in tuned.adapter.values())
+        kept["adapter_nbytes"] = (run.file(folder, "") / WEIGHTS).stat().st_size
+        vit = read_folder(run.file(folder, ""), backbone, depth=tuned.depth).vit
+    found = {part: block_features(vit, getattr(task, part), transform) for part in PARTS}
+    if tuned is not None:
+        for part in ("validation", "test"):
+            labels = getattr(task, part).labels
+            kept[part] = [_accuracy(view, tuned, labels) for view in found[part].served]
+    if run.name.startswith(("full", "frozen")):
+        arrays = {f"{part}_{view}": getattr(found[part], view) for part in PARTS for view in ("scored", "served")}
+        np.savez(run.file(folder, ".npz"), **arrays)
+    np.savez(folder / run.task / "labels.npz", **{part: getattr(task, part).labels for part in PARTS})
+    temporary = run.file(folder, ".partial")
+    temporary.write_text(json.dumps(kept))
+    temporary.rename(run.file(folder, ".json"))
+
+
+def _tuned(run: Run, task: ImageTask, backbone: Backbone, plan: Plan, folder: Path) -> Tuned | None:
+    match = NAME.fullmatch(run.name)
+    assert match is not None, run.name
+    if match["kind"] == "frozen":
+        return None
+    seed, depth = int(match["seed"]), int(match["depth"] or backbone.record.blocks)
+    recipe = Recipe(
+        epochs=plan.retune_epochs if match["kind"] == "after" else plan.epochs,
+        seed=seed,
+        method=match["method"] or "lora",
+    )
+    start = blank(task, backbone, recipe, depth)
+    if match["kind"] == "after":
+        start = truncated(_read(Run(run.source, f"full-s{seed}"), recipe, folder), depth)
+    transform = make_transform(backbone.record.id.preprocessing)
+    tuned = tune(task, backbone, start, recipe, transform=transform, stage=run.name, report=_silent)
+    if match["kind"] == "full":
+        tensors = {f"adapter.{key}": value for key, value in tuned.adapter.items()}
+        save_file({**tensors, "weight": tuned.weight, "bias": tuned.bias}, run.file(folder, ".safetensors"))
+    return tuned
+
+
+def _read(run: Run, recipe: Recipe, folder: Path) -> Tuned:
+    tensors = load_file(run.file(folder, ".safetensors"))
+    adapter = {key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")}
+    depth = len({key.split(".blocks.")[1].split(".")[0] for key in adapter})
+    return Tuned(depth, recipe.rank, adapter, tensors["weight"], tensors["bias"])
+
+
+def _accuracy(features: npt.NDArray[np.float32], tuned: Tuned, labels: npt.NDArray[np.int64]) -> float:
+    logits = linear(tuned.weight, tuned.bias)(torch.from_numpy(features))
+    return float((logits.argmax(dim=1).numpy() == labels).mean())
+
+
+def _silent(_progress: Progress) -> None:
+    pass

@@ -1,0 +1,1 @@
+"""Serve many image tasks from one frozen vision transformer."""

@@ -1,0 +1,5 @@
+"""`python -m onetrunk` is the command line."""
+
+from onetrunk.cli.app import main
+
+main()

@@ -1,0 +1,1 @@
+"""The command line, the first user of the Python API."""

@@ -1,0 +1,121 @@
+"""Commands for aliases, which move from version to version, and for the rules of moving them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onetrunk.cli.options import STORE, Actor, Catalogue, Force, StoreUrl, command_group, example
+from onetrunk.cli.output import Format, FormatOption, print_rows
+from onetrunk.rendering.tables import Row
+from onetrunk.stores import open_shelf, open_store
+from store.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from store.records.events import AliasRule
+    from store.registry.read_only_store import Shelf
+
+app = command_group()
+alias_app = command_group("Aliases, which move from version to version, and their rules.")
+app.add_typer(alias_app, name="alias")
+
+
+@alias_app.command("set", epilog=example("alias set flowers prod 3"))
+def set_alias(
+    task: str,
+    alias: str,
+    version: int,
+    force: Force = False,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    actor: Actor = None,
+) -> None:
+    """Point an alias at a version. A running server follows within a second."""
+    with open_store(store, catalogue=catalogue, actor=actor) as opened:
+        opened.set_alias(task, alias, version, force=force)
+
+
+@alias_app.command("rm", epilog=example("alias rm flowers staging"))
+def remove_alias(
+    task: str,
+    alias: str,
+    force: Force = False,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    actor: Actor = None,
+) -> None:
+    """Take an alias away. Its versions stay."""
+    with open_store(store, catalogue=catalogue, actor=actor) as opened:
+        opened.remove_alias(task, alias, force=force)
+
+
+@alias_app.command("ls", epilog=example("alias ls flowers", "alias ls --format json"))
+def list_aliases(
+    task: Annotated[str | None, typer.Argument(help="Its aliases, and the rules for them; default: all rules.")] = None,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """List the aliases of a task with their rules, or every rule."""
+    with open_shelf(store, catalogue=catalogue) as opened:
+        rows = [rule_row(rule) for rule in opened.rules()] if task is None else alias_rows(opened, task)
+    print_rows(rows, fmt)
+
+
+def alias_rows(shelf: Shelf, task: str) -> list[Row]:
+    named = shelf.aliases(task)
+    rules: dict[str, AliasRule] = {}
+    for rule in shelf.rules(task):  # a task's own come first
+        rules.setdefault(rule.alias, rule)
+    blank = {"rule": None, "protected": False, "max_drop": None, "min_accuracy": None}
+    return [
+        {
+            "alias": alias,
+            "version": named.get(alias),
+            **(rule_row(rules[alias], of_task=True) if alias in rules else blank),
+        }
+        for alias in sorted({*named, *rules})
+    ]
+
+
+def rule_row(rule: AliasRule, *, of_task: bool = False) -> Row:
+    place = {"rule": f"{rule.task}@{rule.alias}"} if of_task else {"task": rule.task, "alias": rule.alias}
+    return {**place, "protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
+
+
+@alias_app.command("rule", epilog=example(
+    "alias rule flowers prod --protect --max-drop 1",
+    "alias rule 'garden/*' prod --min-accuracy 0.9",
+    "alias rule '*' prod --protect",
+    "alias rule flowers prod --clear",
+))  # fmt: skip
+def set_rule(
+    task: Annotated[str, typer.Argument(help="TASK, 'TENANT/*' or '*': the nearest rule holds.")],
+    alias: str,
+    protect: Annotated[bool | None, typer.Option("--protect/--no-protect", help="Only --force moves it.")] = None,
+    max_drop: Annotated[float | None, typer.Option(help="Points that the cut may cost at most, 0 to 100.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(help="Share of images right at the cut, 0 to 1.")] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Ask nothing, but for what else is given.")] = False,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    actor: Actor = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Say what an alias asks before it moves. What is not given stays as it is."""
+    from store.records.events import AliasRule
+
+    if protect is None and max_drop is None and min_accuracy is None and not clear:
+        raise InvalidSettingError("no rule was given: add --protect, --max-drop, --min-accuracy or --clear")
+    with open_store(store, catalogue=catalogue, actor=actor) as opened:
+        kept = [rule for rule in opened.rules() if (rule.task, rule.alias) == (task, alias) and not clear]
+        rule = kept[0] if kept else AliasRule(task, alias)
+        rule = replace(
+            rule,
+            protected=rule.protected if protect is None else protect,
+            max_drop=rule.max_drop if max_drop is None else max_drop,
+            min_accuracy=rule.min_accuracy if min_accuracy is None else min_accuracy,
+        )
+        opened.set_rule(rule)
+    print_rows([rule_row(rule)], fmt)

@@ -1,0 +1,142 @@
+"""The command that measures this machine."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onetrunk.cli.options import (
+    STORE,
+    BackboneName,
+    Catalogue,
+    Device,
+    Dtype,
+    DtypeOption,
+    StoreUrl,
+    command_group,
+    example,
+)
+from onetrunk.cli.output import Format, FormatOption, print_rows, say, terminal
+from onetrunk.stores import open_store
+from store.errors import InvalidSettingError, StoreNotFoundError
+
+if TYPE_CHECKING:
+    from serving.benchmark.figures import Figure, Published
+    from store.records.manifest import Manifest
+    from store.registry.store import Store
+    from store.weights.backbones import Backbone
+
+SHARE = "share of peak"  # the one figure of which more is better
+PICTURES = frozenset({".svg", ".png"})
+
+app = command_group()
+
+
+@app.command(epilog=example("bench --quick", "bench --backbone timm/vit_base --plot bench.svg --format json"))
+def bench(
+    backbone: BackboneName = None,
+    tasks: Annotated[int | None, typer.Option(min=1, max=1024, help="Tasks in a mixed batch.")] = None,
+    rounds: Annotated[int | None, typer.Option(min=2, max=10_000, help="How often each is measured, in turn.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer tasks and rounds: a first look.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into this .svg or .png.")] = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    device: Device = "cpu",
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Measure what mixed tasks cost on this machine, against one merged task: ratios, with their spread.
+
+    With a store, its backbone and its own tasks are measured; without one, the packaged backbone.
+    """
+    if plot is not None and plot.suffix not in PICTURES:
+        raise InvalidSettingError(f"--plot {str(plot)!r} is no picture: name a file that ends in .svg or .png")
+    from serving.benchmark.figures import QUICK, Plan
+    from serving.benchmark.figures import bench as measure
+    from serving.runtime.device import choose_dtype
+    from store.malloc import keep_freed_memory
+
+    keep_freed_memory()
+    plan = QUICK if quick else Plan()
+    plan = replace(plan, tasks=tasks or plan.tasks, rounds=rounds or plan.rounds)
+    with subject(store, catalogue, backbone, plan.tasks) as (chosen, published), progress() as report:
+        said = choose_dtype(dtype, device)
+        figures = measure(chosen, plan, dtype=said, device=device, published=published, report=report)
+    print_rows([{**asdict(figure), "backbone": chosen.record.name, "dtype": str(said).removeprefix("torch.")}
+                for figure in figures], fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
+    if plot is not None:
+        draw(figures, plot, title=f"{chosen.record.name}, {str(said).removeprefix('torch.')}, {device}")
+        say(f"drawn: {plot}")
+
+
+@contextmanager
+def subject(
+    root: str, catalogue: str | None, name: str | None, count: int
+) -> Iterator[tuple[Backbone, Published | None]]:
+    """Give the backbone that is measured and, where the store has tasks on it, some of them."""
+    from serving.benchmark.figures import Published
+    from serving.runtime.device import choose_backbone
+    from store.weights.backbones import DEFAULT_BACKBONE, load_backbone, open_backbone
+
+    try:
+        opened = open_store(root, catalogue=catalogue)
+    except StoreNotFoundError as error:
+        say(f"{error}; measuring {name or DEFAULT_BACKBONE} without tasks of a store")
+        yield load_backbone(name or DEFAULT_BACKBONE), None
+        return
+    with opened:
+        record = choose_backbone(opened, name)
+        manifests = find_manifests(opened, record.name, count)
+        yield open_backbone(opened, record), Published(opened, manifests) if manifests else None
+
+
+def find_manifests(store: Store, backbone: str, count: int) -> list[Manifest]:
+    from store.records.listing import Search
+
+    rows = store.page(search=Search(backbone=backbone), limit=count).rows
+    return [store.resolve(f"{row.task}:{row.version}").manifest for row in rows]
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Show the last line told on a terminal; elsewhere say nothing."""
+    console = terminal(stderr=True)
+    with console.status("") as status:
+        yield lambda line: status.update(line)
+
+
+def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
+    """Draw each ratio as a dot with its 10th to 90th percentile, and the 1 that it is to be seen against."""
+    from matplotlib.figure import Figure as Picture
+
+    from sls.plots.style import BLUE, GREY, ORANGE
+
+    picture = Picture(figsize=(8, 0.55 * len(figures) + 1.2), layout="constrained")
+    axes = picture.subplots()
+    axes.axvline(1.0, color=GREY, linestyle="--", linewidth=1)
+    for row, figure in enumerate(reversed(figures)):
+        better = figure.figure == SHARE
+        below, above = figure.median - figure.p10, figure.p90 - figure.median
+        axes.errorbar(
+            figure.median,
+            row,
+            xerr=[[below], [above]],
+            color=ORANGE if better else BLUE,
+            marker="s" if better else "o",
+            capsize=3,
+        )
+        axes.annotate(f"{figure.median:.3g}", (figure.median, row), (0, 6), textcoords="offset points", ha="center")
+    axes.set_yticks(range(len(figures)), [figure.figure for figure in reversed(figures)])
+    axes.set_ylim(-0.6, len(figures) - 0.2)
+    axes.set_xscale("log")
+    for axis in ("major", "minor"):
+        getattr(axes.xaxis, f"set_{axis}_formatter")(lambda value, _: f"{value:g}")
+    axes.set_xlabel("ratio: median, 10th to 90th percentile; ○ less is better, □ more is better")
+    axes.set_title(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.savefig(path, **({"metadata": {"Date": None}} if path.suffix == ".svg" else {"dpi": 144}))

@@ -1,0 +1,216 @@
+"""Commands that look into a store: what there is, what it was, what it costs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onetrunk.cli.options import REF_HELP, STORE, At, Catalogue, StoreUrl, command_group, example
+from onetrunk.cli.output import LISTED, Format, FormatOption, print_fields, print_rows, say, show_accuracy
+from onetrunk.cli.parsing import parse_pairs
+from onetrunk.rendering.tables import Row, cell, to_json
+from onetrunk.stores import open_listings, open_shelf
+from store.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from store.records.evidence import Certificate
+    from store.records.listing import Listed, Search
+    from store.registry.catalogue_reader import Listings
+    from store.registry.diff import Difference
+    from store.registry.read_only_store import Shelf
+    from store.registry.store import Version
+
+PAGE = 50
+ALL = 1000  # tasks asked for at a time where all are wanted
+EVENT = ("number", "at", "actor", "action", "version", "alias", "details")
+
+app = command_group()
+
+
+@app.command("ls", epilog=example(
+    "ls",
+    "ls flowers",
+    "ls --search rose --tag team=garden --format json",
+    "ls --alias prod --limit 100 --after garden/roses",
+))  # fmt: skip
+def list_versions(
+    task: Annotated[str | None, typer.Argument(help="List the versions of this task alone.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=0, help=f"At most so many, {PAGE} tasks unless given; 0: all of them.")
+    ] = None,
+    after: Annotated[str | None, typer.Option(help="Go on after this task.")] = None,
+    search: Annotated[str | None, typer.Option(help="Tasks with this in their name.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the version or its task; may be repeated.")
+    ] = None,
+    backbone: Annotated[str | None, typer.Option(help="Tasks on this backbone.")] = None,
+    method: Annotated[str | None, typer.Option(help="Tasks of this PEFT method, such as lora.")] = None,
+    alias: Annotated[str | None, typer.Option(help="The versions that this alias names, for `latest`.")] = None,
+    tenant: Annotated[str | None, typer.Option(help="Tasks TENANT/…; '' for those without a tenant.")] = None,
+    removed: Annotated[bool, typer.Option("--removed", help="What was removed, and `restore` can bring back.")] = False,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """List the latest version of every task, or every version of one."""
+    from store.records.listing import Search
+    from store.records.version import summarise_listed
+
+    tags = parse_pairs(tag or [], option="--tag")
+    wanted = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
+    if (task or removed) and (wanted != Search() or after is not None):
+        raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
+    with open_listings(store, catalogue=catalogue) as opened:
+        if removed:
+            rows, more = removed_versions(opened, task), False
+        elif task:
+            rows, more = opened.listed(task), False
+        else:
+            rows, more = find_tasks(opened, wanted, after=after, limit=PAGE if limit is None else limit)
+    if limit and len(rows) > limit:  # of one task, the newest are those that are asked for
+        say(f"{len(rows) - limit} older ones are left out: --limit 0 lists all")
+        rows = rows[-limit:]
+    columns = [*LISTED, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
+    print_rows([summarise_listed(row) for row in rows], fmt, columns)
+    if more:
+        say(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
+
+
+def find_tasks(listings: Listings, search: Search, *, after: str | None, limit: int) -> tuple[tuple[Listed, ...], bool]:
+    """Return one page, or with limit 0 every task, and whether more follow."""
+    page = listings.page(search=search, after=after, limit=limit or ALL)
+    rows = list(page.rows)
+    while page.next is not None and not limit:
+        page = listings.page(search=search, after=page.next, limit=ALL)
+        rows += page.rows
+    return tuple(rows), page.next is not None
+
+
+def removed_versions(listings: Listings, task: str | None) -> tuple[Listed, ...]:
+    tasks = [task] if task else sorted({row.task for row in listings.reader.versions(removed=True) if row.removed_at})
+    return tuple(row for name in tasks for row in listings.listed(name, removed=True) if row.removed_at)
+
+
+@app.command(epilog=example(
+    "show flowers", "show flowers@prod --format json", "show flowers:3", "show flowers@prod --at 2026-03-01",
+))  # fmt: skip
+def show(
+    ref: Annotated[str, typer.Argument(help=REF_HELP)],
+    at: At = None,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Show a version and the evidence for its cut."""
+    with open_shelf(store, catalogue=catalogue) as opened:
+        version = opened.resolve(ref, at=at)
+        tags = opened.reader.tags(version.task) | opened.reader.tags(version.task, version.version)
+    if fmt is Format.JSON:
+        typer.echo(to_json(json.loads(version.manifest.to_json())))
+    elif fmt is Format.CSV:
+        print_rows([{"field": key, "value": value} for key, value in describe(version, tags).items()], fmt)
+    else:
+        print_fields(describe(version, tags))
+
+
+def describe(version: Version, tags: dict[str, str]) -> Row:
+    """Return what a person asks of a version."""
+    from store.records.version import summarise
+
+    manifest, index, lineage = version.manifest, version.manifest.prune_index, version.manifest.lineage
+    fields: dict[str, object] = {**summarise(version), "removed_at": version.removed_at, "tags": tags}
+    fields |= {"modules": len(manifest.adapter.modules), "rank": manifest.adapter.rank}
+    fields |= {"criterion": index.criterion, "alpha": index.alpha, "tolerance": index.tolerance}
+    fields |= {"threshold": index.threshold, "undecided depths": index.candidates, "reason": index.reason}
+    fields["scores, block 1 first"] = " ".join(cell("score", score) for score in index.scores)
+    if manifest.certificate:
+        fields |= describe_certificate(manifest.certificate)
+    if lineage:
+        fields |= {"data": lineage.data, "data digest": lineage.data_digest}
+        fields |= {"code commit": lineage.code_commit, "parent": lineage.parent}
+    return fields
+
+
+def describe_certificate(found: Certificate) -> Row:
+    """Return test accuracies, which chose nothing, and validation accuracies, which may have."""
+    measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
+    fields: dict[str, object] = {
+        f"accuracy {name}": accuracy and show_accuracy(accuracy) for name, accuracy in measured.items()
+    }
+    if found.validation:
+        fields["validation full"] = show_accuracy(found.validation.full)
+        fields["validation cut"] = show_accuracy(found.validation.cut)
+        fields["points lost at the cut"] = f"{found.validation.drop:.2f}"
+    fields["points allowed to lose"] = found.max_drop
+    fields["closed-form head, block 1 first"] = " ".join(f"{accuracy.value:.1%}" for accuracy in found.curve)
+    return fields
+
+
+@app.command(
+    epilog=example("history flowers", "history flowers --format json", "history flowers --at 2026-03-01T12:00")
+)
+def history(
+    task: Annotated[str, typer.Argument(help="A task; a purged one still has its history.")],
+    at: At = None,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Tell who did what to a task, and when. With --at, what each of its aliases named then."""
+    with open_shelf(store, catalogue=catalogue) as opened:
+        events = opened.history(task)
+        if at is not None:
+            print_rows(list(named_at(opened, task, at)), fmt)
+            return
+    print_rows([{**vars(event), "sha256": event.sha256} for event in events], fmt, EVENT)
+
+
+def named_at(shelf: Shelf, task: str, at: str) -> Iterator[Row]:
+    from store.registry.read_only_store import parse_time
+
+    when = parse_time(at)
+    for alias in sorted({event.alias for event in shelf.reader.history(task) if event.alias is not None}):
+        version = shelf.reader.version_at(task, alias, when)
+        if version is not None:
+            yield {"alias": alias, "version": version, "digest": shelf.reader.digest_at(task, version)}
+
+
+@app.command(epilog=example("diff flowers:3 flowers:4", "diff flowers@prod flowers --format json"))
+def diff(
+    left: Annotated[str, typer.Argument(help=REF_HELP)],
+    right: Annotated[str, typer.Argument(help=REF_HELP)],
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: FormatOption = Format.TABLE,
+) -> None:
+    """Tell where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
+    from store.adapters.checkpoint import parse_classes
+    from store.registry.diff import Side, diff
+
+    with open_shelf(store, catalogue=catalogue) as opened:
+        manifests = [opened.resolve(ref).manifest for ref in (left, right)]
+        sides = [Side(found, parse_classes(opened.read(found.head.labels))) for found in manifests]
+    found = diff(*sides)
+    if fmt is Format.JSON:
+        typer.echo(to_json([asdict(row) for row in found]))
+    else:
+        print_rows([readable(row) for row in found], fmt)
+    if not found:
+        say("no difference")
+
+
+def readable(row: Difference) -> Row:
+    from store.records.evidence import Accuracy
+
+    def read(value: object) -> object:
+        if isinstance(value, Mapping):
+            return show_accuracy(Accuracy(value["correct"], value["total"]))
+        if isinstance(value, str) and value.startswith("sha256:"):
+            return f"{value[:19]}…"
+        return cell(row.field, value) if row.field == "nbytes" else value
+
+    return {"field": row.field, "left": read(row.left), "right": read(row.right)}

@@ -1,0 +1,52 @@
+"""The command that accounts for every byte of a store."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+
+from onetrunk.cli.options import STORE, Catalogue, StoreUrl, command_group, example
+from onetrunk.cli.output import print_table, say
+from onetrunk.rendering.tables import to_csv, to_json, to_markdown
+from onetrunk.stores import open_shelf
+
+app = command_group()
+
+
+class ReportFormat(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    MD = "md"
+    HTML = "html"
+
+
+@app.command("report", epilog=example("report", "report --format html > report.html", "report --format json"))
+def print_report(
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+    fmt: Annotated[ReportFormat, typer.Option("--format", help="How to print.")] = ReportFormat.TABLE,
+) -> None:
+    """Account for every byte of the store, beside that of copies."""
+    from onetrunk.rendering.html import to_html
+    from onetrunk.rendering.storage_report import sections, title
+    from store.maintenance.report import report
+
+    with open_shelf(store, catalogue=catalogue) as opened:
+        counted = report(opened)
+    if fmt is ReportFormat.JSON:
+        typer.echo(to_json(counted.to_json()))
+    elif fmt is ReportFormat.CSV:
+        typer.echo(to_csv([asdict(task) for task in counted.tasks]))
+    elif fmt is ReportFormat.HTML:
+        typer.echo(to_html(title(counted), opened.url, sections(counted)))
+    else:
+        for section in sections(counted):
+            if fmt is ReportFormat.MD:
+                typer.echo(f"## {section.title}\n\n{section.text}\n\n{to_markdown(section.rows)}\n")
+            else:
+                print_table(section.rows, title=section.title)
+                say(section.text)

@@ -1,0 +1,63 @@
+"""The command that serves a store over HTTP."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onetrunk.cli.options import (
+    PORT,
+    STORE,
+    BackboneName,
+    Catalogue,
+    Device,
+    Dtype,
+    DtypeOption,
+    StoreUrl,
+    command_group,
+    example,
+)
+from onetrunk.cli.output import say
+from onetrunk.cli.signals import wait_for_signal
+from onetrunk.stores import absolute_catalogue, absolute_store, open_store
+
+app = command_group()
+
+
+@app.command(epilog=example("serve", "serve --port 9000 --dtype float32", "serve --keys --store s3://models/vision"))
+def serve(
+    host: str = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
+    backbone: BackboneName = None,
+    dtype: DtypeOption = Dtype.AUTO,
+    device: Device = "cpu",
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine; default: all cores.")] = None,
+    batch_invariant: Annotated[
+        bool,
+        typer.Option("--batch-invariant", help="The same image and task give the same bytes whatever else is asked."),
+    ] = False,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Answer only who sends an API key (`onetrunk key add`).")
+    ] = False,
+    store: StoreUrl = STORE,
+    catalogue: Catalogue = None,
+) -> None:
+    """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
+    open_store(store, catalogue=catalogue).close()
+    from serving.app import ServeSettings, running
+
+    settings = ServeSettings(
+        store=absolute_store(store),
+        catalogue=absolute_catalogue(catalogue),
+        backbone=backbone,
+        dtype=dtype,
+        device=device,
+        threads=threads,
+        batch_invariant=batch_invariant,
+        keys=keys,
+    )
+    say(f"starting Ray Serve on {host}:{port} …")
+    with running({"/": settings}, host=host, port=port):
+        say(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
+        wait_for_signal()

@@ -1,0 +1,250 @@
+"""The main job on embedded defaults, end to end: tune, cut, store, account, serve, and show."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import random
+import statistics
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from io import BytesIO
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from onetrunk.cli.output import print_table
+from onetrunk.rendering.html import Section, to_html
+from onetrunk.rendering.storage_report import sections
+from onetrunk.rendering.tables import Row
+from serving.app import ServeSettings, running
+from serving.benchmark.load import Outcome, Sample, drive
+from serving.client import best
+from serving.runtime.predictor import Service
+from sls.choose_depth import ScoreSettings
+from sls.data.dataset import ImageTask
+from sls.data.loading import load_task
+from sls.pipeline.fit import FitResult, FitSettings, fit
+from sls.plots.depth_plot import draw_depths
+from sls.progress import Progress
+from sls.training.tune import Recipe
+from store.maintenance.report import Report, report
+from store.malloc import keep_freed_memory
+from store.records.evidence import Accuracy
+from store.registry.store import Store, Version
+from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+
+TASKS = ("digits", "letter", "slant", "position", "orientation")
+SETTINGS = FitSettings(tune=Recipe(epochs=4), score=ScoreSettings(samples=250), retune=Recipe(epochs=3))
+"""Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
+CLIENTS = 4
+IMAGES_PER_TASK = 30
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Where the demo keeps its things, where it prints, and how it shows progress."""
+
+    folder: Path
+    out: Console
+    err: Console
+    watch: Callable[[Console], AbstractContextManager[Callable[[str], Callable[[Progress], None]]]]
+
+    @property
+    def store(self) -> Path:
+        return self.folder / "store"
+
+    @property
+    def full_store(self) -> Path:
+        """The same tasks, uncut: what is served beside the cut ones for comparison."""
+        return self.folder / "full-depth-store"
+
+
+def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) -> None:
+    """Run the demo; with `wait`, the server stays up until that returns."""
+    keep_freed_memory()
+    folder, out, err = demo.folder, demo.out, demo.err
+    tasks = {name: load_task(f"onetrunk/{name}") for name in TASKS}
+    with Store.open(demo.store, create=True) as store, Store.open(demo.full_store, create=True) as full_store:
+        fit_tasks(demo, store, full_store)
+        versions = [store.resolve(name) for name in tasks]
+        rows, counted = task_rows(versions), report(store)
+    print_table(rows, title=f"{len(rows)} tasks on one {DEFAULT_BACKBONE}")
+    storage = sections(counted)[0]
+    print_table(storage.rows, title=storage.title)
+    out.print(storage.text)
+    picture = draw_picture(versions, folder / "depths")
+    err.print(f"starting Ray Serve on {host}:{port} …")
+    applications = {
+        "/": ServeSettings(store=str(demo.store)),
+        "/full-depth": ServeSettings(store=str(demo.full_store)),
+    }
+    with running(applications, host=host, port=port):
+        served = serve_stream(demo, tasks, f"http://{host}:{port}")
+        print_table(served.rows, title=served.title)
+        out.print(served.text)
+        page = folder / "report.html"
+        page.write_text(page_of(rows, counted, served, picture.read_text("utf-8")), "utf-8")
+        out.print(f"report: {page}\npicture: {picture}")
+        if wait is not None:
+            err.print(f"serving on http://{host}:{port}; Ctrl-C stops")
+            wait()
+
+
+def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
+    """Fit and publish each task that is not in the stores yet, as many at a time as there are cores."""
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    for opened in (store, full_store):
+        opened.add_backbone(backbone.record, encode(backbone))
+    present = {version.task for version in store.versions()} & {version.task for version in full_store.versions()}
+    missing = [name for name in TASKS if name not in present]
+    for name in filter(present.__contains__, TASKS):
+        demo.err.print(f"{name}: in the store already")
+    # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
+    workers = max(1, min(len(missing), os.cpu_count() or 1))
+    with demo.watch(demo.err) as watch, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as work:
+        waiting = [pool.submit(fit_apart, name, Path(work) / name, workers, watch(name)) for name in missing]
+        for name, fitted in zip(missing, waiting, strict=True):
+            result = fitted.result()
+            assert result.full is not None  # the demo tunes at full depth first
+            full_store.publish(name, result.full)
+            store.publish(name, result.cut)
+            seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in result.seconds.items())
+            depth = f"depth {result.index.depth} of {result.index.blocks}"
+            demo.err.print(f"{name}: {depth} ({seconds})", highlight=False, soft_wrap=True)
+
+
+def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], None]) -> FitResult:
+    """Fit a task in a process of its own, and pass its progress on; threads of one process would share torch's."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=fit_task, args=(name, out, workers, sender), daemon=True)
+    process.start()
+    sender.close()
+    result = None
+    with contextlib.suppress(EOFError):
+        while not isinstance(result := receiver.recv(), FitResult):
+            report(result)
+    process.join()
+    if not isinstance(result, FitResult):
+        raise ChildProcessError(f"tuning {name} ended with exit code {process.exitcode}: run the demo again")
+    return result
+
+
+def fit_task(name: str, out: Path, workers: int, sender: Connection) -> None:
+    keep_freed_memory()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    sender.send(fit(load_task(f"onetrunk/{name}"), load_backbone(DEFAULT_BACKBONE), SETTINGS, out, sender.send))
+
+
+def task_rows(versions: Sequence[Version]) -> list[Row]:
+    """One row a task: what was decided, what it costs in accuracy and in bytes."""
+    rows: list[Row] = []
+    for version in versions:
+        manifest = version.manifest
+        assert manifest.certificate is not None
+        assert manifest.certificate.full is not None  # the demo tunes at full depth first
+        rows.append(
+            {
+                "task": version.task,
+                "classes": manifest.head.classes,
+                "depth": f"{manifest.depth} of {manifest.prune_index.blocks}",
+                "accuracy, all blocks": percent(manifest.certificate.full),
+                "cut, before retuning": percent(manifest.certificate.cut_before_retune),
+                "cut": percent(manifest.certificate.cut),
+                "nbytes": version.nbytes,
+            }
+        )
+    return rows
+
+
+def draw_picture(versions: Sequence[Version], stem: Path) -> Path:
+    """Draw every task's scores, threshold, cut and certified accuracy; return the SVG."""
+    certificates = {v.task: v.manifest.certificate for v in versions if v.manifest.certificate is not None}
+    return draw_depths({v.task: v.manifest.prune_index for v in versions}, stem, certificates=certificates)
+
+
+def serve_stream(demo: Demo, tasks: dict[str, ImageTask], url: str) -> Section:
+    """Send the same mixed stream to the cut tasks and to the uncut ones, in turn, and compare."""
+    samples = draw_samples(tasks)
+    demo.err.print(
+        f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {ROUNDS} rounds each"
+    )
+    cut, full = [], []
+    for path in ("", "/full-depth"):
+        drive(url + path, samples[: 8 * CLIENTS], clients=CLIENTS)
+    for _ in range(ROUNDS):
+        cut.append(drive(url, samples, clients=CLIENTS))
+        full.append(drive(f"{url}/full-depth", samples, clients=CLIENTS))
+    rows = [outcome_row("each at its depth", cut), outcome_row("all at full depth", full)]
+    ratios = sorted(c.images_per_second / f.images_per_second for c, f in zip(cut, full, strict=True))
+    text = (
+        f"Cut tasks answer {statistics.median(ratios):.2f} times as many images a second "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {ROUNDS} rounds). {compare_offline(demo, cut[0])}"
+    )
+    return Section("Served over HTTP", text, rows)
+
+
+def compare_offline(demo: Demo, outcome: Outcome) -> str:
+    """Answer the same images in process and say how far the server's answers are from those."""
+    with Store.open(demo.store) as store, Service(store) as service:
+        offline = [service.predict(reply.sample.ref, reply.sample.image).to_dict() for reply in outcome.replies]
+    pairs = [(best(reply.answer), best(answer)) for reply, answer in zip(outcome.replies, offline, strict=True)]
+    same = sum(served[0] == alone[0] for served, alone in pairs)
+    apart = max(abs(served[1] - alone[1]) for served, alone in pairs)
+    return f"In process, {same} of {len(pairs)} images get the same label; scores differ by at most {apart:.2g}."
+
+
+def outcome_row(name: str, outcomes: Sequence[Outcome]) -> Row:
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    return {
+        "stream": name,
+        "accuracy as served": f"{outcomes[0].accuracy:.1%}",
+        "images a second": median([outcome.images_per_second for outcome in outcomes]),
+        "p50 ms": median([1000 * outcome.latency_s(0.5) for outcome in outcomes]),
+        "p99 ms": median([1000 * outcome.latency_s(0.99) for outcome in outcomes]),
+    }
+
+
+def draw_samples(tasks: dict[str, ImageTask]) -> list[Sample]:
+    """Take test images of every task, encoded as PNG, in one mixed order that is the same each time."""
+    samples = []
+    for name, task in tasks.items():
+        for index in range(min(IMAGES_PER_TASK, len(task.test))):
+            out = BytesIO()
+            task.test.image(index).save(out, "PNG")
+            samples.append(Sample(name, out.getvalue(), task.classes[task.test.labels[index]]))
+    random.Random(0).shuffle(samples)
+    return samples
+
+
+def page_of(rows: Sequence[Row], counted: Report, served: Section, svg: str) -> str:
+    return to_html(
+        f"onetrunk: {len(rows)} tasks, one backbone",
+        f"Tuned, cut, stored and served by `onetrunk demo` with Python {sys.version.split()[0]}.",
+        [
+            Section("Tasks", "Accuracy is on held-out test images that chose nothing.", rows),
+            Section(
+                "Where SLS cuts",
+                "The walk starts at the top block and stops at the first score below the dashed threshold; "
+                "the block above that one is the last that is kept.",
+                svg=svg,
+            ),
+            served,
+            *sections(counted),
+        ],
+    )
+
+
+def percent(accuracy: Accuracy | None) -> str:
+    return f"{accuracy.value:.1%}" if accuracy else "–"

@@ -1,0 +1,61 @@
+"""What the commands share: their options, how they open a store, and how they print.
+
+What a command is asked for goes to stdout, what it has to say besides to stderr. Libraries are imported where they are
+needed, so that `--help` and `ls` wait for none of them.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Annotated
+
+import typer
+
+StoreUrl = Annotated[
+    str,
+    typer.Option("--store", envvar="ONETRUNK_STORE", help="Folder, s3://BUCKET/PREFIX, gs:// or az:// of the store."),
+]
+Catalogue = Annotated[
+    str | None,
+    typer.Option(envvar="ONETRUNK_CATALOGUE", help="Database URL of the catalogue; default: SQLite in the folder."),
+]
+Actor = Annotated[
+    str | None,
+    typer.Option(envvar="ONETRUNK_ACTOR", help="Who the history says it was; default: this user and machine."),
+]
+BackboneName = Annotated[str | None, typer.Option("--backbone", help="Name or fingerprint of a backbone.")]
+Aliases = Annotated[
+    list[str] | None, typer.Option("--alias", help="Point this alias at the new version; may be repeated.")
+]
+Parent = Annotated[str | None, typer.Option(help="The version of this store that it was made from, as a REF.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Move a protected alias too; no rule on accuracy is opened by it.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do, and change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+At = Annotated[str | None, typer.Option("--at", help="As it was then: ISO 8601, in UTC unless it says otherwise.")]
+
+STORE = "onetrunk-store"
+PORT = 8265
+REF_HELP = "TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:DIGEST."
+
+
+def example(*lines: str) -> str:
+    """Format the examples that stand under a command's help, each on its own line."""
+    return "\b\nExamples:\n" + "\n".join(f"  onetrunk {line}" for line in lines)
+
+
+def command_group(text: str | None = None) -> typer.Typer:
+    return typer.Typer(help=text, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+class Dtype(enum.StrEnum):
+    AUTO = "auto"
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+
+
+DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 where the device multiplies it natively.")]
+
+
+Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1.")]

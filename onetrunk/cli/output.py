@@ -1,0 +1,118 @@
+"""How commands print: data to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import enum
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onetrunk.rendering.tables import Row, cell, heading, to_csv, to_json, to_table
+from store.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from store.records.evidence import Accuracy
+    from store.registry.store import Version
+
+
+class Format(enum.StrEnum):
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+
+
+FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+
+
+LISTED = ("task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes")
+
+
+PIPE_WIDTH = 160  # what reads a pipe should not get the wrapped cells of an 80-column screen
+
+
+SHOWN = 12  # entries of a list that a table shows
+
+
+def say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def terminal(*, stderr: bool = False) -> Console:
+    """Return a console that prints text as it is, whatever markup it looks like."""
+    from rich.console import Console
+
+    width = None if stderr or sys.stdout.isatty() else PIPE_WIDTH
+    return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
+
+
+def ask(question: str, *, yes: bool) -> None:
+    """Return if the user wants it; end where not, or where nobody can be asked."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidSettingError(
+            "this is asked about, and there is no terminal to ask at: look with --dry-run, add --yes"
+        )
+    if not typer.confirm(question, err=True):
+        say("nothing was changed")
+        raise typer.Exit(1)
+
+
+def print_versions(versions: Sequence[Version], fmt: Format) -> None:
+    from store.records.version import summarise
+
+    print_rows([summarise(version) for version in versions], fmt, LISTED)
+
+
+def print_rows(rows: Sequence[Row], fmt: Format, columns: Sequence[str] | None = None) -> None:
+    """Print rows to stdout; a table shows only the columns named, JSON and CSV show all."""
+    if fmt is Format.JSON:
+        typer.echo(to_json(rows))
+    elif fmt is Format.CSV:
+        typer.echo(to_csv(rows), nl=bool(rows))
+    elif rows:
+        print_table([{key: row[key] for key in columns or row} for row in rows])
+
+
+def print_record(record: Row, fmt: Format, fields: Row | None = None) -> None:
+    """Print one record to stdout: JSON as an object, CSV as a line, a table as a row for each of its fields."""
+    if fmt is Format.JSON:
+        typer.echo(to_json(record))
+    elif fmt is Format.CSV:
+        typer.echo(to_csv([record]))
+    else:
+        print_fields(fields or record)
+
+
+def print_fields(fields: Row) -> None:
+    print_table([{"field": heading(key), "value": cell(key, shorten(value))} for key, value in fields.items()])
+
+
+def print_table(rows: Sequence[Row], *, title: str | None = None) -> None:
+    """Print rows for people: numbers to the right, byte counts with a unit, long lists cut short."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
+    short = [{key: shorten(value) for key, value in row.items()} for row in rows]
+    if title:
+        typer.secho(title, bold=True)
+    typer.echo(to_table(short, width=width) + "\n" * bool(title))
+
+
+def shorten(value: object) -> object:
+    """Return the first entries of a long list, and how many more there are."""
+    if isinstance(value, (list, tuple)) and len(value) > SHOWN:
+        return [*value[:SHOWN], f"… and {len(value) - SHOWN} more"]
+    return value
+
+
+def show_accuracy(accuracy: Accuracy) -> str:
+    low, high = accuracy.interval
+    return f"{accuracy.value:.1%} [{low:.1%}, {high:.1%}] on {accuracy.total} held-out images"
+
+
+def without(row: Mapping[str, object], *keys: str) -> Row:
+    return {key: value for key, value in row.items() if key not in keys}

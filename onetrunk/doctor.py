@@ -1,0 +1,103 @@
+"""What this machine and this store can do, what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from serving.port import check_port
+from serving.runtime.device import native_bfloat16
+from store.backends.probe import probe
+from store.errors import OneTrunkError, StoreNotFoundError
+from store.maintenance.verify import verify
+from store.registry.store import Store
+
+LIBRARIES = ("onetrunk", "torch", "timm", "peft", "safetensors", "ray", "scikit-learn", "sqlalchemy")
+OPTIONAL = {"obstore": "a store in a bucket", "psycopg": "a catalogue on PostgreSQL"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at; `remedy` is empty where it is as it should be."""
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def examine(store: str, *, catalogue: str | None, port: int) -> list[Check]:
+    """Look at libraries, devices, the store and the port; damage is found, not raised."""
+    return [*_libraries(), *_devices(), *_store(store, catalogue), _port(port)]
+
+
+def _libraries() -> Iterator[Check]:
+    yield Check("python", True, platform.python_version())
+    for name, remedy in {**dict.fromkeys(LIBRARIES, "pip install onetrunk"), **OPTIONAL}.items():
+        try:
+            yield Check(name, True, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            needed = name in LIBRARIES
+            yield Check(name, not needed, "not installed", remedy if needed else f"for {remedy}")
+
+
+def _devices() -> Iterator[Check]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Check("cpu", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    yield Check("bfloat16 on the cpu", True, "native" if native_bfloat16("cpu") else "emulated; float32 is the default")
+    yield Check("cuda", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+
+
+def _store(root: str, catalogue: str | None) -> Iterator[Check]:
+    try:
+        with Store.open(root, catalogue=catalogue) as opened:
+            yield from _contents(opened)
+            yield from _promises(opened)
+            yield from _digests(opened)
+    except StoreNotFoundError as error:
+        yield Check("store", True, str(error))
+    except OneTrunkError as error:
+        yield Check("store", False, str(error), "restore it from a copy")
+
+
+def _contents(store: Store) -> Iterator[Check]:
+    access, tasks = "read-only" if store.read_only else "writable", len(store.reader.tasks())
+    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.reader.backbones())} backbones")
+    database = store.catalogue.database
+    kind = "SQLite" if database.is_sqlite else "server"
+    yield Check("catalogue", True, f"{kind}, format {store.reader.format()}: {database.place}")
+    keys = store.reader.keys()
+    revoked = sum(key.revoked_at is not None for key in keys)
+    yield Check("keys", True, f"{len(keys) - revoked} in force, {revoked} revoked")
+
+
+def _promises(store: Store) -> Iterator[Check]:
+    """Try what a bucket promises; a folder's file system needs no trial."""
+    if not store.backend.remote or store.read_only:
+        return
+    flaws = probe(store.backend)
+    for flaw in flaws:
+        yield Check("bucket", False, str(flaw), "use a bucket that honours If-None-Match, or a folder")
+    if not flaws:
+        yield Check("bucket", True, "a key is created once, and what was written is read, listed and removed")
+
+
+def _digests(store: Store) -> Iterator[Check]:
+    damaged = verify(store)
+    for finding in damaged:
+        yield Check("digests", False, str(finding), "publish or import that version again")
+    if not damaged:
+        yield Check("digests", True, "every one is right")
+
+
+def _port(port: int) -> Check:
+    try:
+        check_port("127.0.0.1", port)
+    except OneTrunkError as error:
+        return Check(f"port {port}", False, str(error), "serve with another --port")
+    return Check(f"port {port}", True, "free")

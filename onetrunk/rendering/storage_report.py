@@ -1,0 +1,88 @@
+"""The storage report in words and tables, for a terminal, for Markdown and for HTML."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from onetrunk.rendering.html import Section
+from onetrunk.rendering.tables import Row, size
+from store.maintenance.report import Report
+
+FORMS = {
+    "full_copies_fp32": "a full copy of the model for each task, float32",
+    "full_copies_serving_dtype": "a full copy for each task, 2 bytes a parameter",
+    "pruned_copies": "a copy cut to each task's depth, float32",
+    "deduplicated_copies": "full float32 copies, equal tensors stored once",
+}
+
+
+def title(report: Report) -> str:
+    return f"{len(report.tasks)} tasks on {len(report.backbones)} shared backbone{'s' * (len(report.backbones) != 1)}"
+
+
+def sections(report: Report) -> list[Section]:
+    return [
+        Section("Storage of the same tasks", _ratio(report), _comparison(report)),
+        Section("Bytes of each task", "What the latest version of each takes beside the backbone.", _tasks(report)),
+        Section("Where every byte is", _identity(report), _places(report)),
+    ]
+
+
+def _ratio(report: Report) -> str:
+    if not report.tasks:
+        return "No task is published yet."
+    share = report.total_nbytes / report.counterfactuals.full_copies_fp32
+    return (
+        f"The store takes {share:.1%} of one full float32 copy per task; "
+        f"the tasks run {report.mean_depth:.1f} blocks on average."
+    )
+
+
+def _comparison(report: Report) -> list[Row]:
+    rows: list[dict[str, object]] = [{"form": "this store, all files", "nbytes": report.total_nbytes}]
+    for key, nbytes in dataclasses.asdict(report.counterfactuals).items():
+        rows.append({"form": FORMS[key], "nbytes": nbytes})
+    return [{**row, "bytes": row["nbytes"], "ratio": _times(row["nbytes"], report.total_nbytes)} for row in rows]
+
+
+def _times(nbytes: object, whole: int) -> str:
+    assert isinstance(nbytes, int)
+    return f"{nbytes / whole:.2f}x"
+
+
+def _tasks(report: Report) -> list[Row]:
+    return [
+        {
+            "task": task.task,
+            "version": task.version,
+            "depth": f"{task.depth} of {task.blocks}",
+            "tensors_nbytes": task.payload_nbytes,
+            "headers_nbytes": task.header_nbytes,
+            "manifest_nbytes": task.manifest_nbytes,
+            "saved_by_cut_nbytes": task.saved_by_cut_nbytes,
+            "freed_if_deleted_nbytes": task.freed_if_deleted_nbytes,
+        }
+        for task in report.tasks
+    ]
+
+
+def _identity(report: Report) -> str:
+    parts = {"live": report.live_nbytes, "reclaimable": report.reclaimable_nbytes, "garbage": report.garbage_nbytes}
+    total = sum(parts.values()) + report.overhead_nbytes
+    assert total == report.total_nbytes
+    return (
+        f"Total {report.total_nbytes} B = "
+        + " + ".join(f"{name} {nbytes} B" for name, nbytes in parts.items())
+        + f" + overhead {report.overhead_nbytes} B. In memory with every task resident: "
+        f"{size(report.resident.shared_nbytes)}, as copies {size(report.resident.copies_nbytes)}."
+    )
+
+
+def _places(report: Report) -> list[Row]:
+    kinds = {
+        "live": "named by a version or a backbone",
+        "reclaimable": "blobs that nothing names any more: `onetrunk gc` frees them",
+        "garbage": "files that are not the store's, leftovers, and what was set aside as damaged",
+        "overhead": "catalogue, journal and identity",
+    }
+    return [{"kind": kind, "what": what, "bytes": getattr(report, f"{kind}_nbytes")} for kind, what in kinds.items()]

@@ -1,0 +1,1 @@
+"""What `onetrunk bench` and the benchmarks measure with."""

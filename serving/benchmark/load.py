@@ -1,0 +1,90 @@
+"""Send a stream of images over HTTP from several clients, and tell how it went."""
+
+from __future__ import annotations
+
+import statistics
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from queue import Empty, SimpleQueue
+
+from serving.client import Connection, best
+from store.errors import OneTrunkError
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image for a task, and the label that is right."""
+
+    ref: str
+    image: bytes
+    label: str
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server answered for a sample (the JSON object), and how long the client waited, in seconds."""
+
+    sample: Sample
+    answer: dict[str, object]
+    latency_s: float
+
+    @property
+    def is_right(self) -> bool:
+        return best(self.answer)[0] == self.sample.label
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All replies in the order of the samples, and the wall time of the whole stream in seconds."""
+
+    replies: tuple[Reply, ...]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        return len(self.replies) / self.seconds
+
+    @property
+    def accuracy(self) -> float:
+        return statistics.fmean(reply.is_right for reply in self.replies)
+
+    def latency_s(self, quantile: float) -> float:
+        """The smallest latency that at least this share of the replies stayed within."""
+        ordered = sorted(reply.latency_s for reply in self.replies)
+        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+
+
+def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
+    """Send every sample once, each client one at a time over its own connection; raise the first failure."""
+    queue: SimpleQueue[int] = SimpleQueue()
+    for index in range(len(samples)):
+        queue.put(index)
+    replies: dict[int, Reply] = {}
+    failures: list[OneTrunkError] = []
+
+    def client() -> None:
+        connection = Connection(url)
+        try:
+            while not failures:
+                index = queue.get_nowait()
+                start = time.perf_counter()
+                answer = connection.predict(samples[index].ref, samples[index].image)
+                replies[index] = Reply(samples[index], answer, time.perf_counter() - start)
+        except Empty:
+            return
+        except OneTrunkError as error:
+            failures.append(error)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=client) for _ in range(clients)]
+    start = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    if failures:
+        raise failures[0]
+    return Outcome(tuple(replies[index] for index in range(len(samples))), time.perf_counter() - start)

@@ -1,0 +1,99 @@
+"""What `serving.bench` measures against each other: tasks with random weights, and one task that timm runs merged."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+
+from store.adapters.methods.spec import block_number
+from store.weights.backbones import Backbone
+from store.weights.forms import Delta, Forms, TaskWeights
+
+RANK, CLASSES = 8, 10
+WARM_UP = 2  # rounds that do not count: the first ones allocate, and choose kernels
+Run = Callable[[], object]
+
+
+def random_task(
+    backbone: Backbone,
+    *,
+    dtype: torch.dtype,
+    device: str,
+    seed: int,
+    depth: int | None = None,
+    first: int = 1,
+) -> TaskWeights:
+    """Draw a LoRA of rank 8 on every linear map of blocks first..depth, all by default, and a head of ten classes."""
+    generator = torch.Generator().manual_seed(seed)
+    depth = backbone.record.blocks if depth is None else depth
+    deltas = {
+        path: Delta(
+            torch.randn(1, RANK, fan_in, generator=generator).mul(0.02).to(device, dtype),
+            torch.randn(1, fan_out, RANK, generator=generator).mul(0.02).to(device, dtype),
+        )
+        for path, (fan_out, fan_in) in backbone.record.modules.items()
+        if first <= block_number(path) <= depth
+    }
+    head = torch.randn(CLASSES, backbone.record.dim, generator=generator).mul(0.05).to(device, dtype)
+    return TaskWeights(
+        depth, Forms(deltas), head, torch.zeros(CLASSES, device=device, dtype=dtype), ("class",) * CLASSES
+    )
+
+
+def even_depths(count: int, blocks: int) -> list[int]:
+    """Return as many depths at equal distances from a third of the blocks to all: of 12, from 4 to 12."""
+    lowest = max(1, round(blocks / 3))
+    return [round(lowest + (blocks - lowest) * index / max(1, count - 1)) for index in range(count)]
+
+
+def merged_model(
+    backbone: Backbone, task: TaskWeights, *, dtype: torch.dtype, device: str, fused: bool
+) -> VisionTransformer:
+    """Build timm's model with the task's deltas added to its weights and the task's head."""
+    model = backbone.build(classes=CLASSES, dtype=dtype, device=device)
+    for path, delta in task.forms.deltas.items():
+        if delta.a is not None and delta.b is not None:
+            model.get_submodule(path).weight.data += delta.b[0] @ delta.a[0]
+    model.head.weight.data.copy_(task.head_weight)
+    model.head.bias.data.copy_(task.head_bias)
+    for block in model.blocks:
+        block.attn.fused_attn = fused
+    return model
+
+
+def image_flops(backbone: Backbone) -> float:
+    """Floating-point operations of the backbone's matrix products for one image, two for each multiplication."""
+    record, tensors = backbone.record, backbone.tensors
+    patch = tensors["patch_embed.proj.weight"]
+    patches = (record.id.preprocessing.height // patch.shape[2]) * (record.id.preprocessing.width // patch.shape[3])
+    tokens = patches + sum(tensors[name].shape[1] for name in ("cls_token", "reg_token") if name in tensors)
+    linear = sum(fan_in * fan_out for fan_out, fan_in in record.modules.values())
+    attention = 2 * tokens * record.dim * record.blocks
+    return float(2 * (tokens * (linear + attention) + patches * patch.numel()))
+
+
+def interleave(
+    subjects: Mapping[str, Run], rounds: int, device: str, report: Callable[[str], None]
+) -> dict[str, list[float]]:
+    """Time every subject once a round, in turn, so that what else the machine does meets all; seconds by round."""
+    on_gpu = torch.device(device).type == "cuda"
+    seconds: dict[str, list[float]] = {name: [] for name in subjects}
+    for index in range(rounds + WARM_UP):
+        report(f"round {index + 1 - WARM_UP} of {rounds}" if index >= WARM_UP else "warming up")
+        for name, run in subjects.items():
+            start = time.perf_counter()
+            run()
+            if on_gpu:
+                torch.cuda.synchronize(device)
+            if index >= WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def fastest(seconds: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
+    """Return the one of the subjects with the least median."""
+    return min(names, key=lambda name: statistics.median(seconds[name]))

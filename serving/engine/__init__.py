@@ -1,0 +1,1 @@
+"""One backbone, many tasks in one batch: no I/O, no HTTP, no store."""

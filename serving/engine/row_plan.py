@@ -1,0 +1,59 @@
+"""Which rows a batch has at each block: tasks of one image share a row for as long as none of them is adapted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from store.weights.forms import TaskWeights
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image on its way up; `task` is None while it is the backbone's alone, `members` ask for it."""
+
+    image: int
+    task: TaskWeights | None
+    members: tuple[int, ...]
+
+    @property
+    def key(self) -> tuple[int, int | None]:
+        return self.image, None if self.task is None else id(self.task)
+
+
+def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> list[Row]:
+    """Return the rows that run at a block, counted from 1, deepest first; then those of like forms together."""
+    members: dict[tuple[int, int | None], list[int]] = {}
+    first: dict[int, int] = {}
+    for index, task in enumerate(tasks):
+        first.setdefault(id(task), index)
+        if task.depth >= block:
+            adapted = id(task) if task.first_block <= block else None
+            members.setdefault((image_of[index], adapted), []).append(index)
+    rows = [
+        Row(image, None if adapted is None else tasks[found[0]], tuple(found))
+        for (image, adapted), found in members.items()
+    ]
+
+    def order(row: Row) -> tuple[int, int, int]:
+        depth = max(tasks[member].depth for member in row.members)
+        return (-depth, 0, -1) if row.task is None else (-depth, _rank(row.task), first[id(row.task)])
+
+    return sorted(rows, key=order)
+
+
+def rows_by_block(tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> tuple[int, ...]:
+    """Return how many rows run in each block until the last of the tasks has left."""
+    changes, rows = events(tasks), [0]
+    for block in range(1, max(task.depth for task in tasks) + 1):
+        rows.append(len(rows_at(block, tasks, image_of)) if block in changes else rows[-1])
+    return tuple(rows[1:])
+
+
+def events(tasks: Sequence[TaskWeights]) -> frozenset[int]:
+    """Return the blocks at which rows part or leave."""
+    return frozenset({1, *(task.first_block for task in tasks), *(task.depth + 1 for task in tasks)})
+
+
+def _rank(task: TaskWeights) -> int:
+    return next((delta.rank for delta in task.forms.deltas.values()), 0)

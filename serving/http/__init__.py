@@ -1,0 +1,1 @@
+"""The HTTP API; it knows nothing of Ray."""

@@ -1,0 +1,204 @@
+"""The store over HTTP: what `onetrunk` does at a terminal, for whoever has a key.
+
+Arguments are in the path and the query: a body would be read before the key is looked at, so there is none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from serving.http.auth import Caller
+from store.errors import InvalidNameError, InvalidSettingError
+from store.records.events import AliasRule, Key
+from store.records.listing import Search
+from store.records.refs import Ref
+from store.records.version import summarise
+
+Json = dict[str, object]
+Limit = Annotated[int, Query(ge=1, le=1000)]
+Repeated = Annotated[list[str] | None, Query()]
+routes = APIRouter()
+
+
+@routes.get("/v1/tasks")
+def list_tasks(
+    caller: Caller,
+    text: str | None = None,
+    tag: Repeated = None,
+    backbone: str | None = None,
+    method: str | None = None,
+    alias: str | None = None,
+    after: str | None = None,
+    limit: Limit = 50,
+) -> Json:
+    """List tasks by name, a page at a time: `next` is what `after` must be in the next request; `tag` is KEY=VALUE."""
+    search = Search(text=text, tags=parse_tags(tag or []), backbone=backbone, method=method, alias=alias)
+    page = caller.page(search=search, after=after, limit=limit)
+    return {"tasks": [dataclasses.asdict(row) for row in page.rows], "next": page.next}
+
+
+@routes.get("/v1/tasks/{task:path}")
+def show_task(task: str, caller: Caller, *, removed: bool = False) -> Json:
+    """Show a task: every version, where its aliases point, what they ask, and the task's tags."""
+    return {
+        "task": task,
+        "versions": [dataclasses.asdict(row) for row in caller.listed(task, removed=removed)],
+        "aliases": caller.aliases(task),
+        "rules": [dataclasses.asdict(rule) for rule in caller.rules(task)],
+        "tags": caller.tags(task),
+    }
+
+
+@routes.delete("/v1/tasks/{task:path}")
+def remove_task(task: str, caller: Caller, *, dry_run: bool = False) -> Json:
+    """Remove every version of the task; `restore` brings them back until the operator collects."""
+    return dataclasses.asdict(caller.remove(task, all_versions=True, dry_run=dry_run))
+
+
+@routes.get("/v1/versions/{ref:path}")
+def show_version(ref: str, caller: Caller, at: str | None = None) -> Json:
+    """Show one version and its manifest; with `at`, what the alias named at that time (ISO 8601)."""
+    version = caller.resolve(ref, at=at)
+    return {**summarise(version), "manifest": dataclasses.asdict(version.manifest)}
+
+
+@routes.delete("/v1/versions/{ref:path}")
+def remove_version(ref: str, caller: Caller, *, dry_run: bool = False) -> Json:
+    """Remove one version that no alias names and no server answers with."""
+    return dataclasses.asdict(caller.remove(ref, dry_run=dry_run))
+
+
+@routes.post("/v1/restore/{ref:path}")
+def restore(ref: str, caller: Caller) -> Json:
+    """Bring back a removed version, or all of a task's."""
+    task, version = split_version(ref)
+    return {"task": task, "versions": caller.restore(task, version)}
+
+
+@routes.get("/v1/history/{task:path}")
+def history(task: str, caller: Caller) -> list[Json]:
+    """Tell who did what to the task, and when, numbered from its first event."""
+    return [dataclasses.asdict(event) for event in caller.history(task)]
+
+
+@routes.put("/v1/aliases/{ref:path}")
+def set_alias(ref: str, caller: Caller, *, version: int, force: bool = False) -> Json:
+    """Point `TASK@ALIAS` at a version."""
+    task, alias = split_alias(ref)
+    caller.set_alias(task, alias, version, force=force)
+    return {"task": task, "alias": alias, "version": version}
+
+
+@routes.delete("/v1/aliases/{ref:path}")
+def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
+    """Take the alias `TASK@ALIAS` away."""
+    task, alias = split_alias(ref)
+    caller.remove_alias(task, alias, force=force)
+    return {"task": task, "alias": alias}
+
+
+@routes.post("/v1/rollback/{ref:path}")
+def rollback(ref: str, caller: Caller, *, force: bool = False) -> Json:
+    """Point `TASK@ALIAS` back at what it named before."""
+    task, alias = split_alias(ref)
+    return summarise(caller.rollback(task, alias, force=force))
+
+
+@routes.put("/v1/rules/{ref:path}")
+def set_rule(
+    ref: str,
+    caller: Caller,
+    *,
+    protected: bool = False,
+    max_drop: float | None = None,
+    min_accuracy: float | None = None,
+) -> Json:
+    """Set what `TASK@ALIAS` asks of a version before it moves there, or `TENANT/*@ALIAS` for every task of a tenant."""
+    task, _, alias = ref.rpartition("@")
+    rule = AliasRule(task, alias, protected=protected, max_drop=max_drop, min_accuracy=min_accuracy)
+    caller.set_rule(rule)
+    return dataclasses.asdict(rule)
+
+
+@routes.put("/v1/tags/{ref:path}")
+def set_tag(ref: str, caller: Caller, key: str, value: str) -> Json:
+    """Tag a task, or the version that `TASK:NUMBER` names."""
+    return change_tag(ref, caller, key, value)
+
+
+@routes.delete("/v1/tags/{ref:path}")
+def remove_tag(ref: str, caller: Caller, key: str) -> Json:
+    """Take a tag away."""
+    return change_tag(ref, caller, key, None)
+
+
+@routes.get("/v1/backbones")
+def list_backbones(caller: Caller) -> list[Json]:
+    """List the backbones that tasks may stand on."""
+    return [
+        {
+            "name": record.name,
+            "fingerprint": record.id.fingerprint,
+            "blocks": record.blocks,
+            "dim": record.dim,
+            "height": record.id.preprocessing.height,
+            "width": record.id.preprocessing.width,
+        }
+        for record in caller.backbones()
+    ]
+
+
+@routes.get("/v1/keys")
+def list_keys(caller: Caller) -> list[Json]:
+    """List the caller's tenant's keys; the operator's lists all."""
+    return [show_key(key) for key in caller.list_keys()]
+
+
+@routes.post("/v1/keys")
+def create_key(caller: Caller, scope: Annotated[list[str], Query()], tenant: str | None = None) -> Json:
+    """Make a key for the caller's own tenant, the operator for any; the answer alone ever has its secret."""
+    key, secret = caller.create_key(tenant or caller.key.tenant, tuple(scope))
+    return {**show_key(key), "secret": secret}
+
+
+@routes.delete("/v1/keys/{identifier}")
+def revoke_key(identifier: str, caller: Caller) -> Json:
+    """Make a key worthless; every server knows within a second."""
+    return show_key(caller.revoke_key(identifier))
+
+
+def show_key(key: Key) -> Json:
+    """Return what may be shown of a key: not even the digest of its secret."""
+    shown = dataclasses.asdict(key)
+    del shown["sha256"]
+    return shown
+
+
+def change_tag(ref: str, caller: Caller, key: str, value: str | None) -> Json:
+    task, version = split_version(ref)
+    caller.set_tag(task, key, value, version=version)
+    return {"task": task, "version": version, "key": key, "value": value}
+
+
+def split_version(ref: str) -> tuple[str, int | None]:
+    wanted = Ref.parse(ref)
+    if wanted.alias is not None or wanted.digest is not None:
+        raise InvalidNameError(f"{ref[:200]!r} is neither a task nor a number of one: write TASK or TASK:NUMBER")
+    return wanted.task, wanted.version
+
+
+def split_alias(ref: str) -> tuple[str, str]:
+    wanted = Ref.parse(ref)
+    if wanted.alias is None:
+        raise InvalidNameError(f"{ref[:200]!r} names no alias: write TASK@ALIAS")
+    return wanted.task, wanted.alias
+
+
+def parse_tags(pairs: list[str]) -> dict[str, str]:
+    wrong = [pair for pair in pairs if not pair.partition("=")[1]]
+    if wrong:
+        raise InvalidSettingError(f"tag {wrong[0][:80]!r} is not KEY=VALUE: write for example tag=team=vision")
+    return {key: value for key, _, value in (pair.partition("=") for pair in pairs)}

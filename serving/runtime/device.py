@@ -1,0 +1,51 @@
+"""What a service is started with: its backbone, its dtype, and how many rows fit into memory."""
+
+from __future__ import annotations
+
+import torch
+
+from store.errors import BackboneNotFoundError, InvalidSettingError
+from store.records.backbone import BackboneRecord
+from store.registry.store import Store
+from store.weights.backbones import Backbone
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+HEAD_DIM = 32  # of an attention head, at least
+PREFIX_TOKENS = 8  # class and register tokens, at most
+
+
+def choose_dtype(name: str, device: str) -> torch.dtype:
+    """Return the dtype of this name; `auto` is bfloat16 where the device multiplies it natively."""
+    if name == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    if name not in DTYPES:
+        raise InvalidSettingError(f"dtype {name!r} is not served: use auto or one of {', '.join(DTYPES)}")
+    return DTYPES[name]
+
+
+def native_bfloat16(device: str) -> bool:
+    if torch.device(device).type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def choose_backbone(store: Store, name: str | None) -> BackboneRecord:
+    """Return the backbone of this name, or the store's only one."""
+    if name is not None:
+        return store.backbone(name)
+    records = store.backbones()
+    if not records:
+        raise BackboneNotFoundError(f"{store.url} holds no backbone: publish a task, or `onetrunk backbone add NAME`")
+    if len(records) > 1:
+        names = ", ".join(record.name for record in records)
+        raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with --backbone")
+    return records[0]
+
+
+def row_nbytes(backbone: Backbone, dtype: torch.dtype) -> int:
+    """Bytes of activations that a row takes in a block, at most: its tokens and its attention's scores, each twice."""
+    p, patch = backbone.record.id.preprocessing, backbone.tensors["patch_embed.proj.weight"].shape[-2:]
+    tokens = (p.height // patch[0]) * (p.width // patch[1]) + PREFIX_TOKENS
+    modules, dim = backbone.record.modules, backbone.record.dim
+    width = 3 * dim + modules["blocks.0.attn.qkv"][0] + modules["blocks.0.mlp.fc1"][0]
+    return 2 * tokens * (width + tokens * dim // HEAD_DIM) * dtype.itemsize

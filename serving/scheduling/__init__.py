@@ -1,0 +1,1 @@
+"""Which batch runs its next block: pure, without threads and tensors."""

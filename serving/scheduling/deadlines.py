@@ -1,0 +1,81 @@
+"""Which deadlines are lost, and whether one is in danger."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, insort
+from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
+
+from serving.scheduling.cost import BlockCost
+from serving.scheduling.jobs import Entry, Job
+from store.errors import DeadlineError
+
+T = TypeVar("T")
+CAUTION = 1.25  # what is ahead of a deadline is taken to last this many times what it should
+
+
+class Deadlines(Generic[T]):
+    """Jobs with deadlines, the earliest first; looked through again when one may have been lost or come into danger."""
+
+    def __init__(self, cost: BlockCost) -> None:
+        self._cost = cost
+        self._ordered: list[tuple[float, int, Job[T]]] = []
+        self._calm_until = math.inf
+        self.in_danger: Job[T] | None = None
+        """The job of the earliest deadline, while all can be met if it goes first, and might not be if it waits."""
+
+    def add(self, entry: Entry[T]) -> None:
+        if entry.job.deadline is not None:
+            insort(self._ordered, (entry.job.deadline, entry.number, entry.job))
+            self._calm_until = -math.inf
+
+    def remove(self, entry: Entry[T]) -> None:
+        if entry.job.deadline is not None:
+            del self._ordered[bisect_left(self._ordered, (entry.job.deadline, entry.number))]
+            if self.in_danger is entry.job:
+                self.in_danger, self._calm_until = None, -math.inf
+
+    def look(self, entries: Mapping[Job[T], Entry[T]], rows: int, now: float) -> dict[Job[T], DeadlineError]:
+        """Return the jobs that cannot be done in time any more; a block runs over so many rows.
+
+        In danger is what would be late if, after one more block of something else, all ran one by one by deadline. That
+        order meets all deadlines where any does (Dertouzos 1974), and few where none can meet all: then there is no
+        job in danger, and least work first meets most.
+        """
+        if now < self._calm_until:
+            return {}
+        lost: dict[Job[T], DeadlineError] = {}
+        other_s = CAUTION * self._cost.of(1, rows)
+        work_s, calm_s, feasible, first = 0.0, math.inf, True, None
+        for deadline, _, job in self._ordered:
+            left_s = self._cost.of(*entries[job].left)
+            if now + left_s > deadline:
+                lost[job] = late(now + left_s - deadline)
+                continue
+            first = first or job
+            work_s += left_s
+            calm_s = min(calm_s, deadline - now - other_s - CAUTION * work_s)
+            feasible = feasible and now + work_s <= deadline
+        self._calm_until = now + calm_s
+        self.in_danger = first if calm_s < 0 and feasible and self._cost.known else None
+        return lost
+
+
+def in_time(entries: Sequence[Entry[T]], cost: BlockCost, now: float) -> bool:
+    """Whether jobs that begin as one batch now, all with deadlines, are all done before the earliest of these.
+
+    Where a block costs less as such than a row of it, little is saved by that, and the answer is no.
+    """
+    deadlines = [entry.job.deadline for entry in entries if entry.job.deadline is not None]
+    if len(deadlines) < len(entries) or cost.fixed < cost.per_row:
+        return False
+    blocks, row_blocks = max(entry.depth for entry in entries), sum(entry.row_blocks[-1] for entry in entries)
+    return now + CAUTION * cost.of(blocks, row_blocks) <= min(deadlines)
+
+
+def late(seconds: float) -> DeadlineError:
+    return DeadlineError(
+        f"the answer would come {1000 * seconds:.0f} ms or more after its deadline: give it more time (timeout_ms), "
+        "try again later or add replicas"
+    )

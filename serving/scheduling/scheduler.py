@@ -1,0 +1,179 @@
+"""Decide, between any two blocks, which rows run next; pure, so that it is tested without an engine or a clock."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+from typing import Generic, TypeVar
+
+from serving.scheduling.cost import BlockCost
+from serving.scheduling.deadlines import Deadlines, in_time, late
+from serving.scheduling.fair_shares import Shares
+from serving.scheduling.jobs import Batch, Entry, Job, Order, Step, joins
+from store.errors import InvalidSettingError, OverloadedError
+
+T = TypeVar("T")
+QUANTUM_S = 4.0  # how much more than others, in seconds of the engine, a task may have had before that counts
+GRACE_S = 8.0  # how far virtual time may be past a job before not even a deadline goes ahead of it
+NOMINAL_S = 1e-3  # a row's block, until the cost of one is known
+
+
+class Scheduler(Generic[T]):
+    """Least work first among tasks of like shares (`Shares`); a job in danger of its deadline goes before them.
+
+    Shares are alike while their counters are within one quantum. A job is passed by those of its quantum that have
+    less work, by those of earlier quanta, and by deadlines until it has waited for a grace beyond. Virtual time goes
+    by at least 1/n while n tasks have work, so after n * (quantum + grace + its place in its task's queue, in
+    seconds of service) nothing that comes later passes it; what came before is bounded: no row starves.
+
+    How many rows run together follows from what a block costs and how many wait (`joins`); jobs with deadlines also
+    run together where all of them are then in time (`in_time`), which leaves the more time to those that wait.
+    `max_rows` bounds the memory of all batches that have begun, `max_waiting` the rows that wait.
+    """
+
+    def __init__(self, *, max_rows: int = 256, max_waiting: int = 1024) -> None:
+        self.cost = BlockCost()
+        self._shares = Shares()
+        self._max_rows = max_rows
+        self._max_waiting = max_waiting
+        self._entries: dict[Job[T], Entry[T]] = {}
+        self._deadlines: Deadlines[T] = Deadlines(self.cost)
+        self._waiting: list[tuple[Order, Job[T]]] = []  # a heap; jobs that are gone or begun are passed over
+        self._waiting_rows = 0
+        self._urge = 0.0  # 1 / row-blocks, summed over the jobs that wait
+        self._running: list[Batch[T]] = []
+        self._admitted = 0
+
+    def __len__(self) -> int:
+        """Jobs that wait or run."""
+        return len(self._entries)
+
+    def admit(self, job: Job[T], now: float) -> None:
+        """Let a job wait for its turn.
+
+        Raises `OverloadedError` where too many rows wait, `DeadlineError` where its deadline is lost already, and
+        `InvalidSettingError` where it alone has more rows than memory holds.
+        """
+        self._check_room(max(job.rows))
+        row_blocks = tuple(accumulate(job.rows, initial=0))
+        seconds = self.cost.of(len(job.rows), row_blocks[-1])
+        if job.deadline is not None and now + seconds > job.deadline:
+            raise late(now + seconds - job.deadline)
+        seconds = seconds or NOMINAL_S * row_blocks[-1]
+        start = self._shares.enter(job.tasks, seconds)
+        self._admitted += 1
+        entry = Entry(job, self._admitted, start, int(start / QUANTUM_S), seconds, row_blocks)
+        self._entries[job] = entry
+        self._deadlines.add(entry)
+        heapq.heappush(self._waiting, (entry.order, job))
+        self._waiting_rows += entry.most_rows
+        self._urge += 1 / row_blocks[-1]
+
+    def withdraw(self, job: Job[T]) -> bool:
+        """Forget a job that is done, or that nobody waits for any more; return whether a batch that began has it.
+
+        One that is not there is no mistake.
+        """
+        entry = self._entries.pop(job, None)
+        if entry is None:
+            return False
+        self._shares.leave(job.tasks, entry.expected(entry.left[1]))
+        self._deadlines.remove(entry)
+        if entry.batch is None:
+            self._stop_waiting(entry)
+            return False
+        entry.batch.waited_for.discard(job)
+        if not entry.batch.waited_for:
+            self._running.remove(entry.batch)
+        return True
+
+    def next(self, now: float) -> Step[T]:
+        """Return what to do until the next block's end; a batch of depth 0 is one that begins."""
+        rows = max((batch.rows for batch in self._running), default=1)
+        refused = self._deadlines.look(self._entries, rows, now)
+        for job in refused:
+            self.withdraw(job)
+        return Step(refused, self._choose(now))
+
+    def ran(self, batch: Batch[T], seconds: float) -> None:
+        """Learn that one block of the batch took these seconds; jobs whose last block it was are done."""
+        rows = batch.rows
+        if batch.depth:  # the first block comes with the stem
+            self.cost.learn(rows, seconds)
+        self._shares.pass_time(seconds)
+        for job in batch.waited_for:
+            part = job.rows[batch.depth]
+            self._shares.serve(job.tasks, seconds * part / rows, expected=self._entries[job].expected(part))
+        batch.depth += 1
+        for job in [job for job in batch.waited_for if len(job.rows) == batch.depth]:
+            self.withdraw(job)
+
+    def abandon(self, batch: Batch[T]) -> None:
+        """Forget a batch that failed."""
+        for job in list(batch.waited_for):
+            self.withdraw(job)
+
+    def _check_room(self, rows: int) -> None:
+        if rows > self._max_rows:
+            raise InvalidSettingError(
+                f"{rows} tasks for one image make {rows} rows, memory holds {self._max_rows}: name fewer at a time"
+            )
+        if self._waiting_rows + rows > self._max_waiting:
+            raise OverloadedError(
+                f"{self._waiting_rows} requests are waiting, at most {self._max_waiting} may: "
+                "try again later or add replicas"
+            )
+
+    def _choose(self, now: float) -> Batch[T] | None:
+        """Take the first in order, be it a job that waits or one of a batch that has begun, or one in danger."""
+        firsts = [min((self._entries[job] for job in batch.waited_for), key=_order) for batch in self._running]
+        running = min(firsts, key=_order, default=None)
+        waiting = self._first_waiting()
+        first = min((entry for entry in (running, waiting) if entry), key=_order, default=None)
+        if first is None:
+            return None
+        urgent = self._deadlines.in_danger
+        if urgent is not None and self._shares.now <= first.start + first.seconds + GRACE_S:
+            first = self._entries[urgent]
+        return first.batch or self._begin(first, now) or (running.batch if running else None)
+
+    def _begin(self, first: Entry[T], now: float) -> Batch[T] | None:
+        """Begin a batch with this job and those worth joining to it; None where memory has no room for it."""
+        room = self._max_rows - sum(batch.most_rows for batch in self._running)
+        batch: Batch[T] = Batch()
+        taken: list[Entry[T]] = []
+        entry: Entry[T] | None = first
+        while entry and entry.most_rows <= room and (not taken or self._joins(entry, taken, now)):
+            self._stop_waiting(entry)
+            taken.append(entry)
+            room -= entry.most_rows
+            batch.jobs.append(entry.job)
+            batch.waited_for.add(entry.job)
+            self._entries[entry.job] = replace(entry, batch=batch)
+            entry = self._first_waiting()
+        if not taken:
+            return None
+        self._running.append(batch)
+        return batch
+
+    def _joins(self, entry: Entry[T], taken: Sequence[Entry[T]], now: float) -> bool:
+        return joins(entry, taken, self.cost, self._urge) or in_time([*taken, entry], self.cost, now)
+
+    def _stop_waiting(self, entry: Entry[T]) -> None:
+        self._waiting_rows -= entry.most_rows
+        self._urge -= 1 / entry.row_blocks[-1]
+
+    def _first_waiting(self) -> Entry[T] | None:
+        while self._waiting:
+            entry = self._entries.get(self._waiting[0][1])
+            if entry is not None and entry.batch is None:
+                return entry
+            heapq.heappop(self._waiting)
+        self._urge = 0.0  # what rounding left
+        return None
+
+
+def _order(entry: Entry[T]) -> Order:
+    return entry.order

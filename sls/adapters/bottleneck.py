@@ -1,0 +1,88 @@
+"""Bottleneck adapters as their papers define them: AdaptFormer, Houlsby's, and Adapter+ (`store.own_methods`)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import torch
+from timm.layers import DropPath
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from sls.adapters.custom import OwnMethod
+from sls.adapters.parallel import insert_beside
+from store.adapters.methods.custom import BOTTLENECK, PRESETS
+
+STD = 0.01
+
+
+class Adapter(nn.Module):
+    """y = scale * up(act(down(x))), x (…, dim); in training dropped out before `up`, and by whole images after it.
+
+    The scale is a number that is kept, one for each channel that is learned, or none.
+    """
+
+    scale: Tensor | None
+
+    def __init__(
+        self, dim: int, hidden: int, *, act: nn.Module, scale: Tensor | None, dropout: float = 0, drop_path: float = 0
+    ) -> None:
+        super().__init__()
+        self.down, self.up, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), act
+        self.dropout, self.drop_path = nn.Dropout(dropout), DropPath(drop_path)
+        if isinstance(scale, nn.Parameter):
+            self.scale = scale
+        else:
+            self.register_buffer("scale", scale)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.drop_path(self.up(self.dropout(self.act(self.down(x)))))
+        return out if self.scale is None else self.scale * out
+
+
+def adaptformer(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
+    """Make one that starts as zero, its scale 0.1 times the recipe's (Chen et al. 2022, arXiv 2205.13535).
+
+    It takes the residual, as the authors' code does with its norm switched off.
+    """
+    adapter = Adapter(vit.embed_dim, hidden, act=nn.ReLU(), scale=torch.tensor(0.1 * scale), dropout=0.1)
+    nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
+    for zeros in (adapter.down.bias, adapter.up.weight, adapter.up.bias):
+        nn.init.zeros_(zeros)
+    return adapter
+
+
+def houlsby(vit: VisionTransformer, _path: str, hidden: int, _scale: float) -> Adapter:
+    """Make one that starts near zero (Houlsby et al. 2019, arXiv 1902.00751, sections 2.1 and 3.6)."""
+    return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=None))
+
+
+def adapter_plus(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
+    """Make one that starts near zero and learns a scale for each channel (Steitz and Roth 2024, arXiv 2406.06820)."""
+    scales = nn.Parameter(torch.full((vit.embed_dim,), scale))
+    return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=scales, drop_path=0.1))
+
+
+def load(vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> VisionTransformer:
+    """Put what a checked folder holds, of whichever preset, into the blocks that the model has."""
+    return METHODS[str(config["preset"])].load(vit, config, tensors)
+
+
+def _near_zero(adapter: Adapter) -> Adapter:
+    """Draw from a normal distribution cut off at two standard deviations of 0.01, the biases zero."""
+    for layer in (adapter.down, adapter.up):
+        nn.init.trunc_normal_(layer.weight, std=STD, a=-2 * STD, b=2 * STD)
+        nn.init.zeros_(layer.bias)
+    return adapter
+
+
+def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> OwnMethod:
+    preset = PRESETS[name]
+    return OwnMethod(BOTTLENECK, preset.places, make, insert_beside(preset.input), options={"preset": name})
+
+
+_MAKE = {"adaptformer": adaptformer, "houlsby": houlsby, "adapter+": adapter_plus}
+METHODS: Mapping[str, OwnMethod] = MappingProxyType({name: _method(name, make) for name, make in _MAKE.items()})
+"""By preset."""

@@ -1,0 +1,123 @@
+"""The methods that one can tune with: PEFT's, and those that PEFT lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Protocol, cast
+
+import torch
+from peft import (
+    IA3Config,
+    LNTuningConfig,
+    LoraConfig,
+    PeftConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    set_peft_model_state_dict,
+)
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from sls.adapters import bitfit, bottleneck, convpass, repadapter, ssf
+from sls.adapters.model import Stored, Tuned, Wrapped, adapted_paths, calm_peft, trunk
+from store.adapters.methods.custom import BITFIT, BOTTLENECK, CONVPASS, SSF
+from store.adapters.methods.spec import LINEAR, NORMS
+from store.weights.backbones import Backbone
+
+RSLORA_ALPHA = 6  # LoRA's scaling of 2 at rank 8; the point of rsLoRA is that it then fits every rank
+
+
+class TuningMethod(Protocol):
+    """How to put an adapter into a fresh model, and what of it a task's folder holds: an object, or a module.
+
+    `wrap` builds the model of a `Tuned`, whose tensors it loads where there are some; `stored` gives the folder's
+    config and tensors of one that has been tuned. What any of them leaves is served.
+    """
+
+    def wrap(self, backbone: Backbone, tuned: Tuned, dtype: torch.dtype, /) -> Wrapped: ...
+
+    def stored(self, backbone: Backbone, tuned: Tuned, /) -> Stored: ...
+
+
+@dataclass(frozen=True)
+class _Peft:
+    """A method of PEFT's: which modules of a block it adapts, and its config for these modules and this rank."""
+
+    modules: tuple[str, ...]
+    config: Callable[[list[str], int], PeftConfig]
+
+    def wrap(self, backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
+        config = self.config(self.targets(tuned), tuned.rank)
+        with calm_peft():
+            peft = get_peft_model(trunk(backbone, tuned.depth, dtype), config, autocast_adapter_dtype=False).to(dtype)
+        if tuned.adapter:
+            set_peft_model_state_dict(peft, dict(tuned.adapter))
+        return Wrapped(cast(VisionTransformer, peft.base_model.model), lambda: _collect(peft))
+
+    def stored(self, _: Backbone, tuned: Tuned) -> Stored:
+        return Stored(self.config(self.targets(tuned), tuned.rank).to_dict(), tuned.adapter)
+
+    def targets(self, tuned: Tuned) -> list[str]:
+        # by full path: PEFT's short `proj` would also hit `patch_embed.proj`
+        return adapted_paths(tuned, self.modules)
+
+
+def _collect(peft: PeftModel) -> Mapping[str, Tensor]:
+    with calm_peft():
+        return dict(get_peft_model_state_dict(peft))
+
+
+def _lora(targets: list[str], rank: int) -> PeftConfig:
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+
+
+def _rslora(targets: list[str], rank: int) -> PeftConfig:
+    return LoraConfig(r=rank, lora_alpha=RSLORA_ALPHA, target_modules=targets, use_rslora=True)
+
+
+def _dora(targets: list[str], rank: int) -> PeftConfig:
+    return LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_dora=True)
+
+
+def _ia3(targets: list[str], _: int) -> PeftConfig:
+    hidden = [path for path in targets if path.endswith(".fc2")]
+    return IA3Config(target_modules=targets, feedforward_modules=hidden)
+
+
+def _vera(targets: list[str], rank: int) -> PeftConfig:
+    return VeraConfig(r=rank, target_modules=targets, save_projection=True)
+
+
+def _ln(targets: list[str], _: int) -> PeftConfig:
+    return LNTuningConfig(target_modules=targets)
+
+
+METHODS: Mapping[str, TuningMethod] = MappingProxyType(
+    {
+        "lora": _Peft(LINEAR, _lora),
+        "rslora": _Peft(LINEAR, _rslora),
+        "dora": _Peft(LINEAR, _dora),
+        "ia3": _Peft(("attn.qkv", "mlp.fc2"), _ia3),
+        "vera": _Peft(LINEAR, _vera),
+        "ln": _Peft(NORMS, _ln),
+        "repadapter": repadapter,
+        "convpass": convpass.METHOD,
+        **bottleneck.METHODS,
+        "ssf": ssf.METHOD,
+        "bitfit": bitfit.METHOD,
+    }
+)
+"""Hu et al. 2022; Kalajdzievski 2023; Liu et al. 2024; Liu et al. 2022; Kopiczko et al. 2024; Zhao et al. 2024 (arXiv
+2312.11420); Luo et al. 2023 (arXiv 2302.08106); Jie and Deng 2022 (arXiv 2207.07039); Chen et al. 2022 (arXiv
+2205.13535); Houlsby et al. 2019 (arXiv 1902.00751); Steitz and Roth 2024 (arXiv 2406.06820); Lian et al. 2022 (arXiv
+2210.08823); Ben Zaken et al. 2022 (arXiv 2106.10199)."""
+OURS: Mapping[str, Callable[[VisionTransformer, Mapping[str, object], Mapping[str, Tensor]], VisionTransformer]] = (
+    MappingProxyType(
+        {CONVPASS: convpass.METHOD.load, BOTTLENECK: bottleneck.load, SSF: ssf.METHOD.load, BITFIT: bitfit.METHOD.load}
+    )
+)
+"""By `peft_type`, what puts a checked folder's config and tensors, which PEFT cannot read, into a model."""

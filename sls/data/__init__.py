@@ -1,0 +1,1 @@
+"""Labelled images: folders, arrays, embedded tasks, and what timm reads."""

@@ -1,0 +1,1 @@
+"""Score each block's features, and choose the depth by a rule."""

@@ -1,0 +1,1 @@
+"""Train adapters and a head; go on after an interruption."""

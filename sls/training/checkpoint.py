@@ -1,0 +1,85 @@
+"""A run's checkpoint: one safetensors file, with JSON in its metadata, replaced as a whole after each epoch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import safetensors
+from safetensors.torch import load, save
+from torch import Tensor
+
+from sls.adapters.model import Tuned
+from sls.data.dataset import ImageTask, Split
+from sls.training.recipe import Recipe
+from sls.training.trainer import State
+from store.backends.atomic_write import replace_file
+from store.errors import ConflictError, FormatError
+from store.weights.backbones import Backbone
+
+META = "onetrunk"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run keeps its state, and what it is a run of."""
+
+    path: Path
+    run: Mapping[str, str]
+
+    def read(self) -> State | None:
+        """Return the state after the last finished epoch, or None before the first.
+
+        Raises `ConflictError` for the checkpoint of another run, `FormatError` for a file that is none.
+        """
+        try:
+            data = self.path.read_bytes()
+            tensors = load(data)
+            size = int.from_bytes(data[:8], "little")
+            facts = json.loads(json.loads(data[8 : 8 + size])["__metadata__"][META])
+            run = facts.pop("run")
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            raise FormatError(
+                f"{self.path} is no checkpoint of a run ({type(error).__name__}): remove it to start anew"
+            ) from None
+        other = [part for part in self.run if run.get(part) != self.run[part]]
+        if other:
+            raise ConflictError(
+                f"{self.path} is the checkpoint of a run with another {other[0]}: remove it or give another path"
+            )
+        return State(tensors, facts)
+
+    def write(self, state: State) -> None:
+        """Replace the file by the state, durably, or leave it as it is."""
+        meta = {META: json.dumps({**state.facts, "run": self.run})}
+        data: bytes = save({key: value.contiguous() for key, value in state.tensors.items()}, metadata=meta)
+        replace_file(self.path, data)
+
+
+def run_of(task: ImageTask, backbone: Backbone, start: Tuned, recipe: Recipe) -> dict[str, str]:
+    """Name all that a run's result depends on, the order of the images included, so that none goes on from another."""
+    tensors = {**start.adapter, "weight": start.weight, "bias": start.bias}
+    shape = [start.depth, start.rank, start.method, start.from_block]
+    return {
+        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "backbone": backbone.record.id.fingerprint,
+        "start": _digest(repr(shape), *(f"{key} {_sha256(tensors[key])}" for key in sorted(tensors))),
+        "data": _digest(*map(_rows, (task.train, task.validation))),
+    }
+
+
+def _rows(split: Split) -> str:
+    return repr((split.digests, split.labels.tolist()))
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().float().contiguous().numpy().tobytes()).hexdigest()
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

@@ -1,0 +1,52 @@
+"""What the trained part of a model makes of images, with the frozen blocks below it computed once for each."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from sls.data.dataset import Split, Transform
+
+BATCH = 64
+
+
+class Source:
+    """features(rows) = pool(norm(blocks(stem(images[rows])))), where `frozen` blocks are computed once and kept.
+
+    What is kept takes tokens * dim * 2 bytes an image.
+    """
+
+    def __init__(self, vit: VisionTransformer, split: Split, transform: Transform, *, frozen: int) -> None:
+        self.vit, self.split, self.transform, self.frozen = vit, split, transform, frozen
+        self._kept = self._run_frozen() if frozen and len(split) else None
+
+    def features(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Shape (len(rows), dim), in bfloat16."""
+        if self._kept is None:
+            features: Tensor = self.vit(self._images(rows))
+        else:
+            x = self.vit.blocks[self.frozen :](self._kept[torch.from_numpy(rows)])
+            features = self.vit.forward_head(self.vit.norm(x))
+        return features
+
+    @torch.no_grad()
+    def _run_frozen(self) -> Tensor:
+        self.vit.eval()
+        return torch.cat([self._through(rows) for rows in batches(len(self.split))])
+
+    def _through(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        vit = self.vit
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self._images(rows)))))
+        out: Tensor = vit.blocks[: self.frozen](x)
+        return out
+
+    def _images(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        return self.split.inputs(rows, self.transform).bfloat16()
+
+
+def batches(count: int, size: int = BATCH) -> list[npt.NDArray[np.int64]]:
+    """Part 0..count - 1 into runs of at most `size`."""
+    return np.array_split(np.arange(count), -(-count // size)) if count else []

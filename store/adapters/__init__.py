@@ -1,0 +1,1 @@
+"""What a PEFT folder must be; no torch."""

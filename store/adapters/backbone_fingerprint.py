@@ -1,0 +1,123 @@
+"""A backbone's fingerprint from the bytes of its safetensors file: to refuse wrong weights takes no tensor library."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import math
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from store.adapters.safetensors_header import TensorInfo, parse_view
+from store.errors import BackboneMismatchError, FormatError
+from store.records.backbone import BackboneRecord, Preprocessing
+from store.records.blob import canonical_json
+
+REMEMBERED = 16  # files; a backbone's leaves take some 50 kB
+TORCH_NAMES = {
+    "BOOL": "torch.bool",
+    "U8": "torch.uint8",
+    "I8": "torch.int8",
+    "F8_E4M3": "torch.float8_e4m3fn",
+    "F8_E5M2": "torch.float8_e5m2",
+    "I16": "torch.int16",
+    "U16": "torch.uint16",
+    "F16": "torch.float16",
+    "BF16": "torch.bfloat16",
+    "I32": "torch.int32",
+    "U32": "torch.uint32",
+    "F32": "torch.float32",
+    "I64": "torch.int64",
+    "U64": "torch.uint64",
+    "F64": "torch.float64",
+    "C64": "torch.complex64",
+}
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """One tensor as the fingerprint sees it: its dtype by torch's name, the digest of its bytes."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    sha256: str
+
+
+def fingerprint_of(
+    architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing, leaves: Iterable[Leaf]
+) -> str:
+    """Hash the architecture, its arguments, the preprocessing, and each tensor's name, dtype, shape and digest."""
+    rows = sorted([leaf.name, leaf.dtype, list(leaf.shape), leaf.sha256] for leaf in leaves)
+    root = [architecture, dict(arguments), dataclasses.asdict(preprocessing), rows]
+    return hashlib.sha256(canonical_json(root)).hexdigest()
+
+
+def fingerprint_file(
+    data: bytes, architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing
+) -> str:
+    """Compute `fingerprint_of` over a safetensors file's bytes; raise `FormatError` where they are none."""
+    return fingerprint_of(architecture, arguments, preprocessing, leaves_of(data, "backbone weights"))
+
+
+def leaves_of(data: bytes | memoryview, what: str) -> tuple[Leaf, ...]:
+    view = memoryview(data)
+    return tuple(_leaf(view, name, info, what) for name, info in parse_view(view, what).items())
+
+
+def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
+    """Raise `BackboneMismatchError` unless the weights are the record's, `FormatError` where they are no weights."""
+    check_leaves(record, leaves_of(data, f"weights of backbone {record.name}"))
+
+
+def check_leaves(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
+    """Raise `BackboneMismatchError` unless these tensors, built and fed as the record says, have its fingerprint."""
+    identity = record.id
+    found = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
+    if found != identity.fingerprint:
+        raise BackboneMismatchError(
+            f"backbone {record.name!r} has fingerprint {found[:12]}, expected {identity.fingerprint[:12]}: "
+            "its weights, architecture or preprocessing changed; restore the original"
+        )
+    _check_description(record, leaves)
+
+
+class Fingerprints:
+    """Checks of one process: the tensors of a file that was read before are not hashed again."""
+
+    def __init__(self) -> None:
+        self._leaves: OrderedDict[str, tuple[Leaf, ...]] = OrderedDict()
+
+    def check(self, record: BackboneRecord, data: bytes | memoryview, *, sha256: str) -> None:
+        """Do what `check_fingerprint` does; `sha256` is the digest of the data, verified by the caller."""
+        leaves = self._leaves.get(sha256) or leaves_of(data, f"weights of backbone {record.name}")
+        self._leaves[sha256] = leaves
+        if len(self._leaves) > REMEMBERED:
+            self._leaves.popitem(last=False)
+        check_leaves(record, leaves)
+
+
+def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
+    """Check what the fingerprint leaves out and tasks are measured against."""
+    weights = {leaf.name.removesuffix(".weight"): leaf.shape for leaf in leaves if leaf.name.endswith(".weight")}
+    modules = {name: shape for name, shape in weights.items() if name.startswith("blocks.") and len(shape) == 2}
+    described = {
+        "blocks": (record.blocks, len({name.split(".")[1] for name in modules})),
+        "parameters": (record.parameters, sum(math.prod(leaf.shape) for leaf in leaves)),
+        "dim": (record.dim, next(iter(weights.get("blocks.0.norm1", ())), 0)),
+        "modules": (dict(record.modules), modules),
+    }
+    for what, (said, found) in described.items():
+        if said != found:
+            raise BackboneMismatchError(
+                f"the record of backbone {record.name!r} has {what} {str(said)[:80]}, its weights {str(found)[:80]}: "
+                "add the backbone again with `onetrunk backbone add`"
+            )
+
+
+def _leaf(view: memoryview, name: str, info: TensorInfo, what: str) -> Leaf:
+    if info.dtype not in TORCH_NAMES:
+        raise FormatError(f"{what}: tensor {name[:120]!r} is {info.dtype}, which torch does not read: convert it")
+    sha256 = hashlib.sha256(view[info.offset : info.offset + info.nbytes]).hexdigest()
+    return Leaf(name, TORCH_NAMES[info.dtype], info.shape, sha256)

@@ -1,0 +1,85 @@
+"""From a checked folder to the manifest of a version, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, Fit
+from store.records.backbone import BackboneRecord
+from store.records.blob import Blob
+from store.records.evidence import PruneIndex
+from store.records.listing import Entry
+from store.records.manifest import MANIFEST_FORMAT, Adapter, Card, Head, Manifest
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A version that is not published yet: its manifest, and every blob with its bytes, the manifest's too."""
+
+    manifest: Manifest
+    contents: dict[Blob, bytes]
+
+    @property
+    def entry(self) -> Entry:
+        return entry_of(self.manifest, Blob.of(self.manifest.to_json()))
+
+
+def compose(task: str, checkpoint: Checkpoint, fit: Fit, record: BackboneRecord, depth: int) -> Draft:
+    """Describe the folder's files; without a card, the depth is what was given.
+
+    A card of an older format gives a manifest of that format, so that its digest stays what it was.
+    """
+    contents: dict[Blob, bytes] = {}
+
+    def keep(data: bytes) -> Blob:
+        blob = Blob.of(data)
+        contents[blob] = data
+        return blob
+
+    card = checkpoint.card
+    manifest = Manifest(
+        task=task,
+        backbone=record.id.fingerprint,
+        backbone_name=record.name,
+        prune_index=card.prune_index if card else PruneIndex(depth, record.blocks, criterion="given"),
+        adapter=Adapter(
+            method=fit.method,
+            rank=max(fit.ranks.values()),
+            modules=tuple(fit.ranks),
+            config=keep(checkpoint.config),
+            weights=keep(checkpoint.weights),
+        ),
+        head=Head(len(checkpoint.classes), record.dim, weights=keep(checkpoint.head), labels=keep(checkpoint.labels)),
+        certificate=card.certificate if card else None,
+        lineage=card.lineage if card else None,
+        format=card.format if card else MANIFEST_FORMAT,
+    )
+    keep(manifest.to_json())
+    return Draft(manifest, contents)
+
+
+def decompose(manifest: Manifest, read: Callable[[Blob], bytes]) -> dict[str, bytes]:
+    """Return the folder's files by name: as they came, and the card that gives this manifest again."""
+    card = Card(manifest.backbone, manifest.prune_index, manifest.certificate, manifest.lineage, format=manifest.format)
+    return {
+        CONFIG: read(manifest.adapter.config),
+        WEIGHTS: read(manifest.adapter.weights),
+        HEAD: read(manifest.head.weights),
+        LABELS: read(manifest.head.labels),
+        CARD: card.to_json(),
+    }
+
+
+def entry_of(manifest: Manifest, blob: Blob) -> Entry:
+    """Return what the catalogue keeps of a version beside its manifest."""
+    return Entry(
+        manifest=blob,
+        backbone=manifest.backbone,
+        depth=manifest.depth,
+        blocks=manifest.prune_index.blocks,
+        classes=manifest.head.classes,
+        method=manifest.adapter.method,
+        blobs=manifest.blobs,
+        certificate=manifest.certificate,
+    )

@@ -1,0 +1,59 @@
+"""The tensors of the methods that scale and shift what a map takes or gives, or what a norm does."""
+
+from __future__ import annotations
+
+from store.adapters.methods.low_rank import Shape
+from store.adapters.methods.spec import LAST_NORM, NORMS, Layout, Shapes, block_widths, whole
+from store.adapters.methods.targets import Config, is_feedforward, show
+from store.errors import UnservedAdapterError
+
+
+def ia3(config: Config, module: str, shape: Shape) -> Layout:
+    """One vector, for the inputs of a feedforward module, for the outputs of any other."""
+    return Layout(0, {"ia3_l": (1, shape[1]) if is_feedforward(config, module) else (shape[0], 1)})
+
+
+def beft(_: Config, __: str, shape: Shape) -> Layout:
+    return Layout(0, {"beft_bias": (1, shape[0])})
+
+
+def ln(_: Config, __: str, shape: Shape) -> Layout:
+    return Layout(0, {"ln_tuning_layers.weight": (shape[0],), "ln_tuning_layers.bias": (shape[0],)})
+
+
+def block_norms(shapes: Shapes) -> Shapes:
+    """Return the norms of every block, each with the backbone's width twice."""
+    return {f"{block}.{norm}": (width, width) for block, width in block_widths(shapes).items() for norm in NORMS}
+
+
+def norms(shapes: Shapes) -> Shapes:
+    """Return the norms of every block and the last one."""
+    found = block_norms(shapes)
+    return {**found, LAST_NORM: next(iter(found.values()))} if found else {}
+
+
+def glora(config: Config, _: str, shape: Shape) -> Layout:
+    """A and B for the weights as vectors (out, 1) or numbers, C (in, 1), D and E (out,) for the bias.
+
+    A and B of low rank would multiply W element by element, which is of full rank.
+    """
+    paths, third, bias = (config.get(option) for option in ("config_A_B", "config_C", "config_D_E"))
+    if paths not in ("vector", "constant") or third not in ("lora", "vector", "none"):
+        raise UnservedAdapterError(
+            f"GLoRA with config_A_B = {show(paths)} and config_C = {show(third)} has no exact served form: tune with "
+            "config_A_B 'vector' or 'constant', and config_C 'lora', 'vector' or 'none'"
+        )
+    if bias not in ("vector", "constant", "none"):
+        raise UnservedAdapterError(
+            f"GLoRA with config_D_E = {show(bias)} is not served: tune with 'vector', 'constant' or 'none'"
+        )
+    out, width = shape
+    weights = (out, 1) if paths == "vector" else (1,)
+    parts: dict[str, tuple[int, ...]] = {"glora_A.X": weights, "glora_B.X": weights}
+    if third == "lora":
+        rank = whole(config, "r")
+        parts |= {"glora_C.Xd": (width, rank), "glora_C.Xu": (rank, 1)}
+    else:
+        parts["glora_C.X" if third == "vector" else "glora_C.zeros"] = (width, 1)
+    name, size = ("zeros" if bias == "none" else "X"), ((1,) if bias == "constant" else (out,))
+    return Layout(1, {**parts, f"glora_D.{name}": size, f"glora_E.{name}": size})

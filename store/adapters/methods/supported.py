@@ -1,0 +1,42 @@
+"""The methods that are served, PEFT's and our own, and what their config must say to be served exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from store.adapters.methods.custom import OWN
+from store.adapters.methods.peft import PEFT, REASONS
+from store.adapters.methods.spec import FLOATS, OFF, PREFIX, Method
+from store.adapters.methods.targets import Config, check_patterns, matches, resolve_pattern, show
+from store.errors import UnservedAdapterError
+
+__all__ = ["FLOATS", "OFF", "PREFIX", "SERVED", "Config", "Method", "matches", "resolve_pattern", "served_method"]
+
+SPLIT_HEAD = (
+    "move its tensors base_model.model.head.weight and .bias from adapter_model.safetensors to head.safetensors, "
+    "as weight and bias, and set modules_to_save to null in adapter_config.json"
+)
+
+
+def served_method(config: Config) -> Method:
+    """Return the method of the config, or raise `UnservedAdapterError` where no form of it would be exact."""
+    kind = config.get("peft_type")
+    if not isinstance(kind, str) or kind not in SERVED:
+        reason = f" ({REASONS[kind]})" if isinstance(kind, str) and kind in REASONS else ""
+        raise UnservedAdapterError(
+            f"peft_type {show(kind)} has no exact served form{reason}; served are {', '.join(SERVED)}: tune with one"
+        )
+    method = SERVED[kind]
+    for option, value in config.items():
+        if option not in method.free and value not in method.limited.get(option, OFF):
+            remedy = method.remedies.get(option, f"tune {kind} without it")
+            if option == "modules_to_save" and value == ["head"]:
+                remedy = SPLIT_HEAD
+            raise UnservedAdapterError(f"option {option[:80]!r} = {show(value)} has no exact served form: {remedy}")
+    check_patterns(config)
+    return method
+
+
+SERVED: Mapping[str, Method] = MappingProxyType({**PEFT, **OWN})
+"""By peft_type."""

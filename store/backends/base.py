@@ -1,0 +1,93 @@
+"""Where a store's bytes lie: what a folder and a bucket must both be able to do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from store.backends.layout import digest_of
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """An object under the root: its key there, its size, and when it was written, in seconds since the epoch."""
+
+    path: str
+    nbytes: int
+    modified_at: float
+
+    @property
+    def sha256(self) -> str | None:
+        """The digest that the path promises, None where the file is no blob."""
+        return digest_of(self.path)
+
+
+def at_once() -> None:
+    """Wait for nothing."""
+
+
+class Backend(Protocol):
+    """Whole objects by key; what a call has written survives a power cut when it returns.
+
+    A key is as `layout.check_key` says; reading one that is not there raises `FileNotFoundError`,
+    and whatever else goes wrong is a `StorageError` or a `ReadOnlyStoreError`.
+    """
+
+    @property
+    def url(self) -> str:
+        """The root as messages show it: it holds no secret."""
+        ...
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def remote(self) -> bool:
+        """Whether another machine answers, so that what it promises is to be proved first (`store.probe`)."""
+        ...
+
+    def locate(self, key: str) -> str:
+        """Return the full path or URL of the key, for messages."""
+        ...
+
+    def read(self, key: str) -> bytes: ...
+
+    def view(self, key: str) -> memoryview:
+        """Return what `read` does, without a copy where it can be had so, in memory that is the caller's own."""
+        ...
+
+    def read_prefix(self, key: str, nbytes: int) -> bytes:
+        """Return the first bytes, fewer where the object is shorter."""
+        ...
+
+    def size(self, key: str) -> int | None:
+        """Return the size in bytes, None where there is no object."""
+        ...
+
+    def put(self, key: str, data: bytes) -> None:
+        """Give the key these bytes, whole or not at all, in place of what it had."""
+        ...
+
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        """Do the same only where the key has none; return whether that was so. Of writers that race, one wins.
+
+        `turn` is called, perhaps more than once, before the key is given: what can be written ahead is written by then.
+        """
+        ...
+
+    def settle(self, key: str) -> None:
+        """Make an object durable that another writer, perhaps not done yet, has put."""
+        ...
+
+    def delete(self, keys: Sequence[str]) -> None:
+        """Remove the objects; those that are not there are no error."""
+        ...
+
+    def move(self, key: str, to: str) -> None:
+        """Rename an object; where it is not one step, a crash leaves both names rather than none."""
+        ...
+
+    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+        """Yield every object under the prefix, a folder in the keys: ours or not, unfinished ones too."""
+        ...

@@ -1,0 +1,181 @@
+"""A store in a folder: nothing has a name before all of it is on disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+from typing import TypeVar
+
+from store.backends.atomic_write import sync_folder, synced_beside, writing
+from store.backends.base import StoredFile, at_once
+from store.backends.layout import BLOBS, CATALOGUE, JOURNAL, check_key
+from store.backends.mapped_file import view_file
+from store.errors import StorageError
+
+T = TypeVar("T")
+
+TRIES = 10
+
+
+class FolderBackend:
+    """Objects as read-only files, each written beside its place and then renamed or linked to it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._durable: set[Path] = set()
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    @property
+    def writable(self) -> bool:
+        paths = (self.root, self.root / BLOBS, self.root / JOURNAL, self.root / CATALOGUE)
+        return all(_may_write(path) for path in paths if path.exists())
+
+    @property
+    def remote(self) -> bool:
+        return False
+
+    def locate(self, key: str) -> str:
+        return str(self.root / key)
+
+    def read(self, key: str) -> bytes:
+        with self._reading(key) as path, FileIO(path) as file:
+            return file.readall()
+
+    def view(self, key: str) -> memoryview:
+        with self._reading(key) as path:
+            return view_file(path)
+
+    def read_prefix(self, key: str, nbytes: int) -> bytes:
+        with self._reading(key) as path, Path(path).open("rb") as file:
+            return file.read(nbytes)
+
+    def size(self, key: str) -> int | None:
+        try:
+            with self._reading(key) as path:
+                found = Path(path).stat()
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def put(self, key: str, data: bytes) -> None:
+        _again(lambda: self._put(key, data))
+
+    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+        return _again(lambda: self._create(key, data, turn))
+
+    def _put(self, key: str, data: bytes) -> None:
+        with self._new(key, data) as (path, temporary):
+            temporary.replace(path)
+
+    def _create(self, key: str, data: bytes, turn: Callable[[], None]) -> bool:
+        with self._new(key, data) as (path, temporary):
+            turn()
+            try:
+                path.hardlink_to(temporary)
+            except FileExistsError:
+                return False  # and the folder is synced all the same: the other writer may not have come to it
+        return True
+
+    def settle(self, key: str) -> None:
+        folder = self._path(key).parent
+        with writing(folder):
+            sync_folder(folder)
+
+    def delete(self, keys: Sequence[str]) -> None:
+        folders = set()
+        for path in [self._path(key) for key in keys]:  # all of them checked before the first goes
+            with writing(path), suppress(FileNotFoundError, NotADirectoryError):
+                path.unlink()
+            if path.parent.is_dir():  # also where it was gone: whoever removed it may have died before the sync
+                folders.add(path.parent)
+        for folder in sorted(folders):
+            with writing(folder):
+                sync_folder(folder)
+
+    def move(self, key: str, to: str) -> None:
+        source, target = self._path(key), self._path(to)
+        with writing(target):
+            self._make_folder(target.parent)
+            source.rename(target)
+            sync_folder(target.parent)
+            sync_folder(source.parent)
+
+    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+        return self._walk(self._path(prefix) if prefix else self.root)
+
+    def _walk(self, folder: Path) -> Iterator[StoredFile]:
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError, PermissionError):  # a volume's lost+found is root's alone
+            return
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_dir(follow_symlinks=False):
+                yield from self._walk(path)
+                continue
+            try:
+                found = entry.stat(follow_symlinks=False)  # a link counts as itself
+            except FileNotFoundError:  # another process finished with its temporary file
+                continue
+            yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[str]:
+        path = f"{self.root}/{check_key(key)}"  # no `Path`, which takes longer to make than a small file to read
+        try:
+            yield path
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            raise FileNotFoundError(f"{path} is missing") from None
+        except OSError as error:
+            raise StorageError(
+                f"{path} cannot be read ({error.strerror}): check the disk and the file's permissions"
+            ) from None
+
+    @contextmanager
+    def _new(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Give the path and a synced file of these bytes to name so; its folder is synced after that."""
+        path = self._path(key)
+        with writing(path):
+            self._make_folder(path.parent)
+        with synced_beside(path, data) as temporary:
+            yield path, temporary
+
+    def _make_folder(self, path: Path) -> None:
+        """Make the folder and its parents, each durable before the next."""
+        found = path.is_dir()
+        if found and (path in self._durable or not path.is_relative_to(self.root)):
+            return
+        if path != path.parent:
+            self._make_folder(path.parent)
+        if not found:
+            path.mkdir(exist_ok=True)
+        # Also where it was there: whoever made it may not have synced it yet, and what we put in it would go with it.
+        try:
+            sync_folder(path.parent)
+        except PermissionError:  # the root may lie in a folder that its user may not list
+            if path != self.root and path.is_relative_to(self.root):
+                raise
+        self._durable.add(path)
+
+
+def _again(write: Callable[[], T]) -> T:
+    """Write once more where a collection without a grace time has taken the temporary file for a leftover."""
+    for _ in range(TRIES):
+        with suppress(FileNotFoundError):
+            return write()
+    return write()
+
+
+def _may_write(path: Path) -> bool:
+    mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

@@ -1,0 +1,77 @@
+"""Leases in the catalogue: what a publish in flight or a replica holds, so that it is neither removed nor collected."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+import sqlalchemy as sa
+
+from store.catalogue.schema import holds, leases, versions
+from store.catalogue.transaction import Change
+from store.errors import ConflictError, VersionNotFoundError
+
+PUBLISHING = "publish"
+"""Who holds the blobs of a publish in flight: they stay, but what they are published as already may be removed."""
+
+# Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+INSERT_LEASE = leases.insert()
+INSERT_HOLDS = holds.insert()
+RENEW = leases.update().where(leases.c.id == sa.bindparam("of_lease")).values(expires_at=sa.bindparam("until"))
+EXPIRES = sa.select(leases.c.expires_at).where(leases.c.id == sa.bindparam("lease"))
+HELD = sa.select(holds.c.digest).where(holds.c.lease == sa.bindparam("lease"))
+DROP = holds.delete().where(holds.c.lease == sa.bindparam("of_lease"), holds.c.digest == sa.bindparam("of_digest"))
+THERE = (
+    sa.select(versions.c.task)
+    .where(versions.c.digest == sa.bindparam("digest"), versions.c.removed_at.is_(None))
+    .limit(1)
+)
+END_HOLDS = holds.delete().where(holds.c.lease == sa.bindparam("of_lease"))
+END_LEASE = leases.delete().where(leases.c.id == sa.bindparam("of_lease"))
+END_VALID = END_LEASE.where(leases.c.expires_at > sa.bindparam("now"))
+
+
+def take_lease(opened: Change, lease: str, digests: Iterable[str], *, holder: str, expires_at: float) -> None:
+    """Hold the digests under a lease that is new."""
+    opened.execute(INSERT_LEASE, {"id": lease, "holder": holder, "expires_at": expires_at})
+    _insert(opened, lease, set(digests))
+
+
+def serve_lease(opened: Change, lease: str, digests: Iterable[str], *, holder: str, expires_at: float) -> None:
+    """Let the lease hold these versions and no others; raise unless those that it did not hold are still there."""
+    wanted, until = set(digests), opened.connection.scalar(EXPIRES, {"lease": lease})
+    held = set(opened.connection.scalars(HELD, {"lease": lease})) if until is not None else set()
+    _check_there(opened, wanted if until is None or until <= time.time() else wanted - held)
+    if until is None:
+        take_lease(opened, lease, wanted, holder=holder, expires_at=expires_at)
+        return
+    opened.execute(RENEW, {"of_lease": lease, "until": expires_at})
+    if gone := held - wanted:
+        opened.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(gone)))
+    _insert(opened, lease, wanted - held)
+
+
+def release_lease(opened: Change, lease: str) -> None:
+    opened.execute(END_HOLDS, {"of_lease": lease})
+    opened.execute(END_LEASE, {"of_lease": lease})
+
+
+def end_lease(opened: Change, lease: str) -> None:
+    """Let go of what a publish held; raise `ConflictError` where that is gone and its blobs may be, too."""
+    opened.execute(END_HOLDS, {"of_lease": lease})
+    if opened.execute(END_VALID, {"of_lease": lease, "now": time.time()}) != 1:
+        raise ConflictError(
+            "the publish took longer than its lease, and what it wrote may have been collected: publish again"
+        )
+
+
+def _check_there(opened: Change, digests: set[str]) -> None:
+    """Raise `VersionNotFoundError` unless each manifest is of a version that is there."""
+    for digest in sorted(digests):
+        if opened.connection.execute(THERE, {"digest": digest}).first() is None:
+            raise VersionNotFoundError(f"version sha256:{digest[:16]}… was removed: name another")
+
+
+def _insert(opened: Change, lease: str, digests: set[str]) -> None:
+    if digests:
+        opened.execute(INSERT_HOLDS, *({"lease": lease, "digest": digest} for digest in sorted(digests)))

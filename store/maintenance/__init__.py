@@ -1,0 +1,1 @@
+"""Operations on a store: verify, garbage collection, rebuild, migrate, report."""

@@ -1,0 +1,63 @@
+"""What is asked of the history, in SQL that SQLite and PostgreSQL share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from store.queries.sql import EVENT, Asking, event_of, given, scalar
+from store.records.events import Event
+
+
+class HistoryReader(Asking):
+    """Ask for events."""
+
+    def history(self, subject: str | None = None, *, since: int = 0) -> Iterator[Event]:
+        """Yield every event after number `since`, or those of one subject, oldest first."""
+        chosen = "AND subject = :subject" if subject is not None else ""
+        with self.connect() as select:
+            for row in select(
+                f"SELECT {EVENT} FROM history WHERE number > :since {chosen} ORDER BY number",
+                **given(since=since, subject=subject),
+            ):
+                yield event_of(row)
+
+    def batch(self, number: int) -> list[Event]:
+        """Return the events of the transaction that this number belongs to the first of; format 1 had one an event."""
+        with self.connect() as select:
+            rows = select(
+                f"SELECT {EVENT} FROM history WHERE number >= :number AND COALESCE(batch, number) = :number "
+                "ORDER BY number",
+                number=number,
+            )
+            return [event_of(row) for row in rows]
+
+    def event(self, number: int | None = None) -> Event | None:
+        """Return the event of this number, or the last."""
+        chosen = "WHERE number = :number" if number is not None else ""
+        with self.connect() as select:
+            rows = select(f"SELECT {EVENT} FROM history {chosen} ORDER BY number DESC LIMIT 1", **given(number=number))
+            return next((event_of(row) for row in rows), None)
+
+    def version_at(self, task: str, alias: str, at: str) -> int | None:
+        """Return the version that the alias named at a time (ISO 8601, UTC, milliseconds), None where it named none."""
+        with self.connect() as select:
+            rows = select(
+                "SELECT action, version FROM history WHERE subject = :task AND alias = :alias AND at <= :at "
+                "AND action IN ('alias', 'alias-rm') ORDER BY number DESC LIMIT 1",
+                task=task,
+                alias=alias,
+                at=at,
+            )
+            return next((version for action, version in rows if action == "alias"), None)
+
+    def digest_at(self, task: str, version: int) -> str | None:
+        """Return the digest that this number was published with, even where the version is gone."""
+        with self.connect() as select:
+            found = scalar(
+                select(
+                    "SELECT digest FROM history WHERE subject = :task AND version = :version AND action = 'publish'",
+                    task=task,
+                    version=version,
+                )
+            )
+            return None if found is None else str(found)

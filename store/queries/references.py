@@ -1,0 +1,93 @@
+"""Which blobs are there for what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from store.backends.blobs import Blobs
+from store.errors import FormatError, IntegrityError
+from store.queries.reader import Reader
+from store.records.backbone import BackboneRecord
+from store.records.blob import Blob
+from store.records.events import BackboneRow
+from store.records.listing import VersionRow
+from store.records.manifest import Manifest, decode
+
+
+@dataclass(frozen=True)
+class Use:
+    """A blob in its role: `owner` is `TASK:NUMBER` or a backbone's name, `task` is None for a backbone."""
+
+    blob: Blob
+    role: str
+    owner: str
+    task: str | None
+
+    def __str__(self) -> str:
+        return f"{self.role} of {self.owner}"
+
+
+def read_manifest(blobs: Blobs, row: VersionRow) -> Manifest:
+    manifest = Manifest.from_json(blobs.get(row.manifest))
+    if manifest.task != row.task:
+        raise IntegrityError(
+            f"{row.task}:{row.version} has the manifest of {manifest.task}: restore the catalogue from a copy"
+        )
+    return manifest
+
+
+def read_backbone_record(blobs: Blobs, row: BackboneRow) -> BackboneRecord:
+    record = decode(BackboneRecord, blobs.get(Blob(row.record, row.record_nbytes)), "backbone record")
+    if record.id.fingerprint != row.fingerprint:
+        raise IntegrityError(
+            f"backbone {row.name} has the record of fingerprint {record.id.fingerprint[:16]}…, "
+            f"not of {row.fingerprint[:16]}…: restore the catalogue from a copy"
+        )
+    return record
+
+
+def uses(reader: Reader, blobs: Blobs) -> Iterator[Use]:
+    """Yield every use that the catalogue knows; what a damaged manifest or record names stays unknown."""
+    for row in reader.backbones():
+        yield from _backbone_uses(row, blobs)
+    for version in reader.versions(removed=True):
+        yield from _version_uses(version, blobs)
+
+
+def uses_of(blob: Blob, reader: Reader, blobs: Blobs) -> list[Use]:
+    """Return the uses of one blob."""
+    found = [use for row in reader.backbones() for use in _backbone_uses(row, blobs) if use.blob == blob]
+    for version in reader.naming(blob.sha256):
+        found += [use for use in _version_uses(version, blobs) if use.blob == blob]
+    return found
+
+
+def backbone_uses(row: BackboneRow, record: BackboneRecord) -> list[Use]:
+    roles = {"record": Blob(row.record, row.record_nbytes), "weights": record.weights}
+    return [Use(blob, role, f"backbone {row.name}", None) for role, blob in roles.items() if blob is not None]
+
+
+def version_uses(task: str, version: int, named: Blob, manifest: Manifest) -> list[Use]:
+    roles = {
+        "manifest": named,
+        "adapter config": manifest.adapter.config,
+        "adapter weights": manifest.adapter.weights,
+        "head weights": manifest.head.weights,
+        "class names": manifest.head.labels,
+    }
+    return [Use(blob, role, f"{task}:{version}", task) for role, blob in roles.items()]
+
+
+def _backbone_uses(row: BackboneRow, blobs: Blobs) -> list[Use]:
+    try:
+        return backbone_uses(row, read_backbone_record(blobs, row))
+    except (IntegrityError, FormatError):
+        return [Use(Blob(row.record, row.record_nbytes), "record", f"backbone {row.name}", None)]
+
+
+def _version_uses(row: VersionRow, blobs: Blobs) -> list[Use]:
+    try:
+        return version_uses(row.task, row.version, row.manifest, read_manifest(blobs, row))
+    except (IntegrityError, FormatError):
+        return [Use(row.manifest, "manifest", f"{row.task}:{row.version}", row.task)]

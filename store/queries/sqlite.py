@@ -1,0 +1,143 @@
+"""The catalogue's SQLite file through the standard library: connections, and reading without another library."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+from store.backends.atomic_write import sync_folder, writing
+from store.errors import ConflictError, IntegrityError, InvalidNameError, ReadOnlyStoreError, StorageError
+from store.queries.sql import Row, Select
+
+BUSY_S = 30.0
+DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})  # ERROR: a table is missing
+BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+UNWRITABLE = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
+FAILED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL})
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A connection of the process that made it: a fork must not use it."""
+
+    connection: sqlite3.Connection
+    pid: int
+
+
+class SqliteRows:
+    """Give snapshots of the file; a writable one keeps a connection a thread, as opening costs more than asking."""
+
+    def __init__(self, path: Path, *, read_only: bool) -> None:
+        self._path = path
+        self._read_only = read_only
+        self._local = threading.local()
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Select]:
+        with typed(str(self._path)):
+            connection = self._connection()
+            within = connection.in_transaction  # of a snapshot further out in this thread, which goes on
+            if not within:
+                connection.execute("BEGIN")
+            try:
+                yield lambda sql, **parameters: _rows(connection, sql, parameters)
+            finally:
+                if not within:
+                    connection.rollback()
+                if self._read_only:
+                    connection.close()
+
+    def problems(self) -> list[str]:
+        """Return what SQLite finds wrong with the pages of its file."""
+        with self.snapshot() as select:
+            return [line for (line,) in select("PRAGMA integrity_check(10)") if line != "ok"]
+
+    def close(self) -> None:
+        """Close this thread's connection; the last one to close folds the write-ahead log into the file."""
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        if kept is not None and kept.pid == os.getpid():
+            kept.connection.close()
+        self._local = threading.local()
+
+    def _connection(self) -> sqlite3.Connection:
+        if self._read_only:
+            return connect(self._path, read_only=True)
+        kept: _Kept | None = getattr(self._local, "kept", None)
+        if kept is None or kept.pid != os.getpid():
+            kept = self._local.kept = _Kept(connect(self._path, read_only=False), os.getpid())
+        return kept.connection
+
+
+def _rows(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> Iterator[Row]:
+    try:
+        return connection.execute(sql, parameters)
+    except UnicodeEncodeError as error:
+        raise InvalidNameError(f"{error.object[:80]!r} is no text that can be written: use valid Unicode") from None
+
+
+def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
+    """Open a file that exists; a connection may pass from thread to thread, one at a time."""
+    mode = ("mode=ro" if _has_log(path) else "mode=ro&immutable=1") if read_only else "mode=rw"
+    connection = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?{mode}",
+        uri=True,
+        timeout=BUSY_S,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    connection.execute("PRAGMA foreign_keys=ON")
+    if not read_only:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=FULL")  # with NORMAL a power cut takes the last commits
+    return connection
+
+
+def make_file(path: Path) -> None:
+    """Make the empty file that SQLite takes for a new database, durably, unless there is one."""
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        sync_folder(path.parent)
+
+
+def _has_log(path: Path) -> bool:
+    """Say whether a writer is at work or has crashed; without one, SQLite needs no file beside the catalogue."""
+    log = path.with_name(path.name + "-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+@contextmanager
+def typed(place: str) -> Iterator[None]:
+    """Turn what SQLite raises into our errors."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise translated(error, place) from None
+    except UnicodeDecodeError:  # SQLite quotes what it found where it should not be
+        raise translated(sqlite3.OperationalError("its text is no UTF-8"), place) from None
+
+
+def translated(error: BaseException, place: str) -> BaseException:
+    """Return our error for SQLite's, and anything else as it is."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its family
+    if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is no UTF-8
+        return IntegrityError(
+            f"the catalogue {place} is damaged ({str(error)!a}): restore it from a copy, or move it away and "
+            "`onetrunk rebuild`"
+        )
+    if code in BUSY:
+        return ConflictError(f"the catalogue {place} was locked for {BUSY_S:.0f} s: let the other writer end")
+    if code in UNWRITABLE:
+        return ReadOnlyStoreError(
+            f"the catalogue {place} cannot be opened or written ({error}): make the folder writable for this user, "
+            "or work on a copy"
+        )
+    if code in FAILED:
+        return StorageError(f"the catalogue {place} cannot be read or written ({error}): look at the disk, then retry")
+    return error

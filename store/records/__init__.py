@@ -1,0 +1,1 @@
+"""What a store keeps, as frozen values; the standard library alone."""

@@ -1,0 +1,104 @@
+"""A frozen backbone as the store knows it: its identity, its preprocessing and its record."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from store.errors import FormatError, InvalidNameError
+from store.records.blob import SHA256, Blob
+from store.records.refs import BACKBONE_NAME
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the backbone's input (timm's data config): sizes in pixels, RGB mean and std in 0..1."""
+
+    height: int
+    width: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_pct: float
+    crop_mode: str
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width) < 1 or not 0 < self.crop_pct <= 1 or min(self.std) <= 0:
+            raise FormatError(f"preprocessing {self}: sizes and std must be above 0, crop_pct in (0, 1]")
+
+
+@dataclass(frozen=True)
+class BackboneId:
+    """Identify a frozen ViT: its architecture, arguments and preprocessing, and a digest over these and its tensors."""
+
+    architecture: str
+    arguments: Mapping[str, object]
+    preprocessing: Preprocessing
+    fingerprint: str
+
+    def __post_init__(self) -> None:
+        if not SHA256.fullmatch(self.fingerprint):
+            raise FormatError(f"backbone fingerprint {self.fingerprint[:80]!r}: expected 64 hex digits")
+
+
+@dataclass(frozen=True)
+class BackboneRecord:
+    """A backbone as the store knows it; `weights` is None where they stay at `source`, pinned by the fingerprint."""
+
+    name: str
+    id: BackboneId
+    blocks: int
+    dim: int
+    parameters: int
+    block_parameters: int
+    nbytes: int
+    source: str
+    weights: Blob | None
+    modules: Mapping[str, tuple[int, int]]
+    """Full path of each linear map in the blocks -> (out_features, in_features)."""
+
+    def __post_init__(self) -> None:
+        if not BACKBONE_NAME.fullmatch(self.name) or ".." in self.name:
+            raise InvalidNameError(
+                f"backbone name {self.name[:80]!r} is not valid: use letters, digits and '._:/-', at most 256; "
+                "choose one with --as"
+            )
+        if min(self.blocks, self.dim, self.nbytes) < 1:
+            raise FormatError(f"backbone {self.name!r}: blocks, dim and nbytes must be above 0")
+
+
+PREFIXES = ("hf-hub:", "local-dir:")
+
+
+MAX_COMMAND = 1000  # characters; a record from elsewhere may hold anything
+
+
+def timm_name(record: BackboneRecord) -> str | None:
+    """Return the name under which timm finds the weights, None where they came from a file or with onetrunk."""
+    base, _, tag = record.source.partition(".")
+    named = base == record.id.architecture and tag != "safetensors"
+    return record.source if named or record.source.startswith(PREFIXES) else None
+
+
+def hub_id(record: BackboneRecord) -> str | None:
+    """Return the repository of the weights on the Hub where the source alone tells it."""
+    name = timm_name(record)
+    if name is None or name.startswith("local-dir:"):
+        return None
+    if name.startswith("hf-hub:"):
+        return name.removeprefix("hf-hub:").partition("@")[0]
+    return f"timm/{name}" if "." in name else None  # which tag is timm's default changes with timm
+
+
+def add_command(record: BackboneRecord, *, file: str | None = None) -> str:
+    """Return the command that adds the backbone to a store; weights from a file are in `file`, or where they were."""
+    if record.source == "package":
+        return f"onetrunk backbone add {record.name}"
+    name = timm_name(record)
+    found = [name] if name is not None else [record.id.architecture, "--weights", file or record.source]
+    arguments = [part for key, value in record.id.arguments.items() for part in ("--arg", f"{key}={json.dumps(value)}")]
+    label = [] if name == record.name else ["--as", record.name]
+    command = shlex.join(["onetrunk", "backbone", "add", *found, *arguments, *label])
+    return command if command.isprintable() and len(command) <= MAX_COMMAND else "onetrunk backbone add NAME"

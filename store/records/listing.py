@@ -1,0 +1,89 @@
+"""What the catalogue answers with: rows of versions, pages, searches and leases."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from store.records.blob import Blob
+from store.records.evidence import Certificate
+
+
+class VersionRow(NamedTuple):
+    task: str
+    version: int
+    manifest: Blob
+    published_at: str
+    removed_at: str | None
+    backbone: str
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A version as a listing shows it, without its manifest; `backbone` is the name, `tags` are its own and its task's.
+
+    `nbytes` is what the version takes at rest.
+    """
+
+    task: str
+    version: int
+    aliases: tuple[str, ...]
+    backbone: str
+    depth: int
+    blocks: int
+    classes: int
+    method: str
+    nbytes: int
+    digest: str
+    published_at: str
+    removed_at: str | None
+    tags: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a listing is narrowed to; `text` is looked for in the name, `tenant` "" means names without a tenant."""
+
+    text: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    backbone: str | None = None
+    method: str | None = None
+    alias: str | None = None
+    tenant: str | None = None
+
+
+class Page(NamedTuple):
+    """Rows in the order of their tasks; `next` is what `after` must be for those that follow, None at the end."""
+
+    rows: tuple[Listed, ...]
+    next: str | None
+
+
+class Lease(NamedTuple):
+    """What a replica or a publish in flight holds until it expires (seconds since the epoch)."""
+
+    id: str
+    holder: str
+    expires_at: float
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What the catalogue keeps of a version beside its manifest: what a listing shows, and every blob that it names."""
+
+    manifest: Blob
+    backbone: str
+    depth: int
+    blocks: int
+    classes: int
+    method: str
+    blobs: tuple[Blob, ...]
+    certificate: Certificate | None
+
+    @property
+    def nbytes(self) -> int:
+        """What the version takes at rest, a blob that it names twice counted once."""
+        return sum(blob.nbytes for blob in {self.manifest, *self.blobs})

@@ -1,0 +1,142 @@
+"""What the store keeps, as frozen values that check themselves when they are made."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+from store.errors import FormatError
+from store.records import decoding
+from store.records.blob import Blob, canonical_json
+from store.records.evidence import Certificate, Lineage, PruneIndex
+from store.records.refs import check_name
+
+MANIFEST_FORMAT = 4
+"""Raise it when an older onetrunk would misread a new manifest, and say in `SINCE` what it could not say.
+
+2: a lineage may have a code commit and a parent, and may be without data.
+3: a prune index may be undecided; a certificate has what the validation images say.
+4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
+"""
+SINCE: Mapping[str, Mapping[str, int]] = {
+    "lineage": {"code_commit": 2, "parent": 2},
+    "prune_index": {"tolerance": 3, "candidates": 3},
+    "certificate": {"validation": 3, "max_drop": 3, "curve": 3},
+}
+"""Part of a card or manifest -> key -> the format that it came with."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """PEFT weights of a task: the method, and every adapted module by its full path (`blocks.3.attn.qkv`)."""
+
+    method: str
+    rank: int
+    modules: tuple[str, ...]
+    config: Blob
+    weights: Blob
+
+
+@dataclass(frozen=True)
+class Head:
+    """A linear classifier (classes x dim) and its class names, one a line."""
+
+    classes: int
+    dim: int
+    weights: Blob
+    labels: Blob
+
+    def __post_init__(self) -> None:
+        if self.classes < 2 or self.dim < 1:
+            raise FormatError(f"head of {self.classes} classes on {self.dim} features: a task has at least two classes")
+
+
+@dataclass(frozen=True)
+class Card:
+    """`onetrunk.json`: what a task's folder says beside PEFT's own files; `backbone` is a fingerprint."""
+
+    backbone: str
+    prune_index: PruneIndex
+    certificate: Certificate | None = None
+    lineage: Lineage | None = None
+    format: int = MANIFEST_FORMAT
+
+    def __post_init__(self) -> None:
+        _check_format(self)
+
+    def to_json(self) -> bytes:
+        value = _in_its_format(dataclasses.asdict(self))
+        return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Card:
+        return decode(cls, data, "onetrunk.json")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Describe one version of a task; the SHA-256 of its canonical JSON is the version's digest."""
+
+    task: str
+    backbone: str
+    backbone_name: str
+    prune_index: PruneIndex
+    adapter: Adapter
+    head: Head
+    certificate: Certificate | None = None
+    lineage: Lineage | None = None
+    format: int = MANIFEST_FORMAT
+
+    def __post_init__(self) -> None:
+        check_name(self.task, "task")
+        _check_format(self)
+
+    @property
+    def depth(self) -> int:
+        return self.prune_index.depth
+
+    @property
+    def blobs(self) -> tuple[Blob, ...]:
+        return (self.adapter.config, self.adapter.weights, self.head.weights, self.head.labels)
+
+    def to_json(self) -> bytes:
+        """Encode as the format that it is in was written, so that the digest stays what it was."""
+        return canonical_json(_in_its_format(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        return decode(cls, data, "manifest")
+
+
+def _check_format(record: Card | Manifest) -> None:
+    """Raise `FormatError` where a record holds what its format cannot say."""
+    if record.format < 1:
+        raise FormatError(f"format {record.format} is none: write {MANIFEST_FORMAT}")
+    if record.format < 4 and record.certificate is not None and record.certificate.full is None:
+        raise FormatError(f"format {record.format} has no certificate without full: write {MANIFEST_FORMAT}")
+    for name, keys in SINCE.items():
+        part = getattr(record, name)
+        newer = [
+            key for key, since in keys.items() if since > record.format and getattr(part, key, None) not in (None, ())
+        ]
+        if newer:
+            raise FormatError(f"format {record.format} has no {newer[0]}: write {MANIFEST_FORMAT}")
+
+
+def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
+    for name, keys in SINCE.items():
+        for key, since in keys.items():
+            if since > value["format"] and value[name] is not None:
+                del value[name][key]
+    return value
+
+
+def decode(cls: type[T], data: bytes, what: str, *, newest: int = MANIFEST_FORMAT) -> T:
+    """Decode a record as `store.decoding` does, of a format up to `newest`."""
+    return decoding.decode(cls, data, what, newest=newest)

@@ -1,0 +1,73 @@
+"""The ways to name a version: `task`, `task@alias`, `task:3`, `task@sha256:<64 hex digits>`."""
+
+from __future__ import annotations
+
+import bisect
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from store.errors import InvalidNameError
+
+REF = re.compile(
+    r"(?P<task>[^:@]+)(:(?P<version>[1-9][0-9]{0,8})|@sha256:(?P<digest>[0-9a-f]{64})|@(?P<alias>[^:@]+))?"
+)
+NEAR = 200  # names before and after it
+
+
+@dataclass(frozen=True)
+class Ref:
+    """At most one of version, digest and alias is set; with none, the default alias is meant."""
+
+    task: str
+    version: int | None
+    digest: str | None
+    alias: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        match = REF.fullmatch(text)
+        if match is None:
+            raise InvalidNameError(
+                f"ref {text[:120]!r} is not valid: write TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:64 hex digits"
+            )
+        check_name(match["task"], "task")
+        if match["alias"] is not None:
+            check_name(match["alias"], "alias")
+        return cls(match["task"], int(match["version"]) if match["version"] else None, match["digest"], match["alias"])
+
+
+def suggest(wanted: str, existing: Iterable[str]) -> str:
+    """Say what exists, the likeliest alone where one is close."""
+    known = sorted(existing)
+    place = bisect.bisect(known, wanted)
+    near = known[max(0, place - NEAR) : place + NEAR]  # to compare with all of many takes seconds
+    close = difflib.get_close_matches(wanted[:300], near, n=1)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    if not known:
+        return "there is none yet"
+    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+    return f"there is {', '.join(known[:10])}{more}"
+
+
+def tenant_of(task: str) -> str:
+    """Return what stands before the '/', "" where there is none."""
+    return task.partition("/")[0] if "/" in task else ""
+
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}(/[A-Za-z0-9][A-Za-z0-9._-]{0,127})?")
+
+
+BACKBONE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}")
+
+
+def check_name(name: str, kind: str) -> str:
+    """Return the name, or raise `InvalidNameError`."""
+    if not NAME.fullmatch(name) or ".." in name:
+        raise InvalidNameError(
+            f"{kind} name {name[:80]!r} is not valid: use letters, digits, '.', '_' and '-', "
+            "at most 128, with at most one '/' between two such parts"
+        )
+    return name

@@ -1,0 +1,1 @@
+"""The door of the store: versions, aliases, tenants, bundles."""

@@ -1,0 +1,51 @@
+"""API keys: 256 random bits shown once, of which the store keeps the digest, and the scopes that they give."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+
+from store.errors import InvalidNameError, InvalidSettingError, UnknownKeyError
+from store.queries.reader import Reader
+from store.records.events import Key, now
+from store.records.refs import check_name
+
+SCOPES = ("read", "publish", "promote", "admin")
+SECRET = re.compile(r"ot_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
+NOBODY = Key(id="", tenant=None, scopes=(), sha256="0" * 64, created_at="")
+ANYONE = Key(id="", tenant=None, scopes=("read",), sha256="", created_at="")
+"""Who asks where no keys are asked for: may read everything and change nothing."""
+
+
+def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[Key, str]:
+    """Make a key and its secret, which is shown once and kept nowhere; tenant None is the operator, who sees all."""
+    if tenant is not None and "/" in check_name(tenant, "tenant"):
+        raise InvalidNameError(
+            f"tenant {tenant[:80]!r} has a '/': give what stands before it in the names of its tasks"
+        )
+    unknown = [scope for scope in scopes if scope not in SCOPES]
+    if unknown or not scopes:
+        raise InvalidSettingError(f"scopes {', '.join(scopes)[:80]!r}: name one or more of {', '.join(SCOPES)}")
+    identifier = secrets.token_hex(8)
+    secret = f"ot_{identifier}_{secrets.token_urlsafe(32)}"
+    given = tuple(scope for scope in SCOPES if scope in scopes)
+    return Key(identifier, tenant, given, digest_of(secret), now()), secret
+
+
+def digest_of(secret: str) -> str:
+    return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
+
+
+def authenticate(reader: Reader, secret: str) -> Key:
+    """Return the key of the secret; malformed, unknown, wrong and revoked cost the same and are told the same."""
+    match = SECRET.fullmatch(secret)
+    key = reader.key(match[1] if match else NOBODY.id) or NOBODY
+    if not hmac.compare_digest(digest_of(secret), key.sha256) or key.revoked_at is not None:
+        raise UnknownKeyError("this API key is not in force: send `Authorization: Bearer ot_…` with one that is")
+    return key
+
+
+def allows(key: Key, scope: str) -> bool:
+    return scope in key.scopes or "admin" in key.scopes

@@ -1,0 +1,120 @@
+"""Two versions compared: what they run, how well, in how many bytes, for which labels, and where they came from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from store.records.evidence import Accuracy, Lineage
+from store.records.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class Side:
+    """A version to be compared; `classes` are its labels in the order of the head's rows."""
+
+    manifest: Manifest
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One field that differs, in values that JSON has; None where a side has none."""
+
+    field: str
+    left: object
+    right: object
+
+
+def diff(left: Side, right: Side) -> tuple[Difference, ...]:
+    """Return the fields that differ, in the order in which a person would ask."""
+    rows = [*_compare(_head(left), _head(right)), *_modules(left, right), *_labels(left.classes, right.classes)]
+    return (*rows, *_compare(_rest(left), _rest(right)))
+
+
+def _compare(left: Mapping[str, object], right: Mapping[str, object]) -> Iterator[Difference]:
+    for field in dict.fromkeys([*left, *right]):
+        if left.get(field) != right.get(field):
+            yield Difference(field, left.get(field), right.get(field))
+
+
+def _head(side: Side) -> dict[str, object]:
+    manifest, index = side.manifest, side.manifest.prune_index
+    return {
+        "task": manifest.task,
+        "backbone": manifest.backbone_name,
+        "backbone fingerprint": manifest.backbone,
+        "depth": index.depth,
+        "blocks": index.blocks,
+        "criterion": index.criterion,
+        "alpha": index.alpha,
+        "threshold": index.threshold,
+        "scores": list(index.scores),
+        "seed": index.seed,
+        "samples": index.samples,
+        "reason": index.reason,
+        **_accuracies(manifest),
+        "method": manifest.adapter.method,
+        "rank": manifest.adapter.rank,
+    }
+
+
+def _accuracies(manifest: Manifest) -> dict[str, object]:
+    found = manifest.certificate
+    if found is None:
+        return {}
+    measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
+    return {f"accuracy {name}": _accuracy(value) for name, value in measured.items() if value is not None}
+
+
+def _accuracy(found: Accuracy) -> dict[str, object]:
+    return {"correct": found.correct, "total": found.total, "value": found.value, "interval": list(found.interval)}
+
+
+def _modules(left: Side, right: Side) -> Iterator[Difference]:
+    yield from _only("modules", left.manifest.adapter.modules, right.manifest.adapter.modules)
+
+
+def _labels(left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
+    """Yield what is in one alone, and of what both have, the labels that stand in another order."""
+    yield from _compare({"classes": len(left)}, {"classes": len(right)})
+    yield from _only("labels", left, right)
+    common = set(left) & set(right)
+    pairs = zip((x for x in left if x in common), (x for x in right if x in common), strict=True)
+    moved = [(one, other) for one, other in pairs if one != other]
+    if moved:
+        yield Difference("labels in another order", [one for one, _ in moved], [other for _, other in moved])
+
+
+def _only(what: str, left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
+    removed = [name for name in left if name not in set(right)]
+    added = [name for name in right if name not in set(left)]
+    if removed or added:
+        yield Difference(f"{what} in one alone", removed, added)
+
+
+def _rest(side: Side) -> dict[str, object]:
+    adapter, head = side.manifest.adapter, side.manifest.head
+    files = {
+        "adapter config": adapter.config,
+        "adapter weights": adapter.weights,
+        "head weights": head.weights,
+        "class names": head.labels,
+    }
+    manifest = side.manifest.to_json()
+    fields: dict[str, object] = {"nbytes": len(manifest) + sum(blob.nbytes for blob in set(side.manifest.blobs))}
+    fields |= {name: f"sha256:{blob.sha256}" for name, blob in files.items()}
+    return fields | dict(_flatten("lineage", _lineage(side.manifest.lineage)))
+
+
+def _lineage(lineage: Lineage | None) -> Mapping[str, object]:
+    return {} if lineage is None else vars(lineage)
+
+
+def _flatten(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield each leaf of nested objects by its path: `lineage.recipe.tune.epochs`."""
+    if not isinstance(value, Mapping):
+        yield name, value
+        return
+    for key, inner in value.items():
+        yield from _flatten(f"{name}.{key}", inner)

@@ -1,0 +1,233 @@
+"""The store as the holder of one API key may use it.
+
+A key of tenant `acme` sees the names that begin with `acme/`. What it is told of any other name is decided from the
+name alone, before anything is looked up: neither the answer nor its time depends on what others have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import BinaryIO
+
+from store.adapters.checkpoint import Checkpoint
+from store.errors import (
+    FormatError,
+    ImageError,
+    InUseError,
+    InvalidNameError,
+    InvalidSettingError,
+    NotAllowedError,
+    NotFoundError,
+    OneTrunkError,
+    OverloadedError,
+    RefusedError,
+    TaskNotFoundError,
+)
+from store.records.backbone import BackboneRecord
+from store.records.events import LATEST, AliasRule, Event, Key
+from store.records.listing import Listed, Page, Search
+from store.records.refs import Ref, tenant_of
+from store.records.version import Version
+from store.registry.api_keys import ANYONE, SCOPES, allows, authenticate, new_key
+from store.registry.bundle import export_bundle, import_bundle
+from store.registry.store import Removal, Store
+
+__all__ = ["SCOPES", "Key", "TaskEvent", "TenantStore", "authenticate", "new_key"]
+
+TOLD = (
+    FormatError,
+    ImageError,
+    InUseError,
+    InvalidNameError,
+    InvalidSettingError,
+    NotAllowedError,
+    NotFoundError,
+    OverloadedError,
+    RefusedError,
+)
+"""Errors that speak of the caller's own tasks and files; of any other a tenant is told the kind alone."""
+
+
+@dataclass(frozen=True)
+class TaskEvent:
+    """A change of one task, numbered from the task's first: where it stands among those of others is left out."""
+
+    number: int
+    at: str
+    actor: str | None
+    action: str
+    version: int | None
+    alias: str | None
+    digest: str | None
+    details: Mapping[str, object]
+
+    @classmethod
+    def of(cls, number: int, event: Event, *, tenant: str | None) -> TaskEvent:
+        """Number the event; a tenant is not told which user on which machine the operator was."""
+        actor = event.actor if tenant is None or (event.actor or "").startswith("key ") else "operator"
+        named = (event.version, event.alias, event.digest)
+        return cls(number, event.at, actor, event.action, *named, dict(event.details or {}))
+
+
+class TenantStore:
+    """The store for one key: each call checks the scope, then the name, and only then looks."""
+
+    def __init__(self, store: Store, key: Key) -> None:
+        self.key = key
+        self._store = store
+
+    def check(self, scope: str, name: str | None = None) -> None:
+        """Raise unless the key has the scope and, with a task or ref, sees it; nothing is looked up."""
+        if not allows(self.key, scope):
+            if self.key == ANYONE:
+                raise NotAllowedError(f"this needs a key with the scope {scope}: start the server with --keys")
+            given = ", ".join(self.key.scopes)
+            raise NotAllowedError(f"this needs the scope {scope}, the key has {given}: send a key that has it")
+        if name is None or self.key.tenant is None:
+            return
+        task = name if name.endswith("*") else Ref.parse(name).task
+        if tenant_of(task) != self.key.tenant:
+            raise TaskNotFoundError(f"no task {task[:200]!r} among those of this key: they begin '{self.key.tenant}/…'")
+
+    @contextmanager
+    def may(self, scope: str, name: str | None = None) -> Iterator[Store]:
+        """Give the store for one call; what it raises speaks to a tenant of the tenant's own alone."""
+        self.check(scope, name)
+        try:
+            yield (
+                self._store
+                if scope == "read"
+                else self._store.acting(f"key {self.key.id}", blind=self.key.tenant is not None)
+            )
+        except OneTrunkError as error:
+            if self.key.tenant is None:
+                raise
+            raise self._told(error) from None
+
+    def resolve(self, ref: str, *, at: str | None = None) -> Version:
+        with self.may("read", ref) as store:
+            return store.resolve(ref, at=at)
+
+    def page(self, search: Search, *, after: str | None = None, limit: int = 50) -> Page:
+        with self.may("read") as store:
+            own = search if self.key.tenant is None else replace(search, tenant=self.key.tenant)
+            return store.page(search=own, after=after, limit=limit)
+
+    def listed(self, task: str, *, removed: bool = False) -> tuple[Listed, ...]:
+        with self.may("read", task) as store:
+            return store.listed(task, removed=removed)
+
+    def aliases(self, task: str) -> dict[str, int]:
+        with self.may("read", task) as store:
+            return store.aliases(task)
+
+    def rules(self, task: str) -> list[AliasRule]:
+        with self.may("read", task) as store:
+            return store.rules(task)
+
+    def tags(self, task: str, version: int | None = None) -> dict[str, str]:
+        with self.may("read", task) as store:
+            return store.tags(task, version)
+
+    def history(self, task: str) -> list[TaskEvent]:
+        with self.may("read", task) as store:
+            return [
+                TaskEvent.of(number, event, tenant=self.key.tenant)
+                for number, event in enumerate(store.history(task), 1)
+            ]
+
+    def backbones(self) -> list[BackboneRecord]:
+        """Return the backbones, which all share; how many tasks stand on one is for the operator to know."""
+        with self.may("read") as store:
+            return store.backbones()
+
+    def publish_checkpoint(
+        self,
+        task: str,
+        checkpoint: Checkpoint,
+        *,
+        where: str,
+        backbone: str | None = None,
+        depth: int | None = None,
+        aliases: tuple[str, ...] = (),
+    ) -> Version:
+        if aliases:
+            self.check("promote", task)
+        with self.may("publish", task) as store:
+            return store.publish_checkpoint(
+                task, checkpoint, where=where, backbone=backbone, depth=depth, aliases=aliases
+            )
+
+    def import_bundle(self, task: str, file: BinaryIO) -> list[Version]:
+        """Publish what a bundle holds as versions of the task; it must bring all but the backbone, which is known."""
+        with self.may("publish", task) as store:
+            return import_bundle(store, file, task=task, add_backbone=False)
+
+    def export_bundle(self, ref: str, file: BinaryIO) -> int:
+        """Write the version, without its backbone, and return the bytes that it takes."""
+        with self.may("read", ref) as store:
+            return export_bundle(store, [ref], file, with_backbone=False).nbytes
+
+    def set_tag(self, task: str, key: str, value: str | None, *, version: int | None = None) -> None:
+        with self.may("publish", task) as store:
+            store.set_tag(task, key, value, version=version)
+
+    def remove(self, ref: str, *, all_versions: bool = False, dry_run: bool = False) -> Removal:
+        """Take a version, or the task, away; a tenant is told the bytes that no other version of its own names."""
+        with self.may("admin" if all_versions else "publish", ref) as store:
+            return store.remove(ref, all_versions=all_versions, dry_run=dry_run, tenant=self.key.tenant)
+
+    def restore(self, task: str, version: int | None = None) -> list[int]:
+        with self.may("publish", task) as store:
+            return store.restore(task, version)
+
+    def set_alias(self, task: str, alias: str, version: int, *, force: bool = False) -> None:
+        with self.may("admin" if force else "promote", task) as store:
+            store.set_alias(task, alias, version, force=force)
+
+    def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
+        with self.may("admin" if force else "promote", task) as store:
+            store.remove_alias(task, alias, force=force)
+
+    def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
+        with self.may("admin" if force else "promote", task) as store:
+            return store.rollback(task, alias, force=force)
+
+    def set_rule(self, rule: AliasRule) -> None:
+        """Say what an alias of a task, or of every task of a tenant (`acme/*`), asks before it moves."""
+        with self.may("admin", rule.task) as store:
+            store.set_rule(rule)
+
+    def list_keys(self) -> list[Key]:
+        """Return the tenant's keys, the operator's all."""
+        with self.may("admin") as store:
+            return store.reader.keys(self.key.tenant)
+
+    def create_key(self, tenant: str | None, scopes: tuple[str, ...]) -> tuple[Key, str]:
+        """Make a key of the own tenant, the operator of any; return it with its secret."""
+        self.check("admin")
+        if self.key.tenant not in (None, tenant):
+            raise NotAllowedError(f"tenant {tenant!r}: this key makes keys of tenant {self.key.tenant!r} alone")
+        key, secret = new_key(tenant, scopes)
+        with self.may("admin") as store:
+            return store.put_key(key), secret
+
+    def revoke_key(self, identifier: str) -> Key:
+        with self.may("admin") as store:
+            key = store.reader.key(identifier)
+            if key is None or self.key.tenant not in (None, key.tenant):
+                raise NotFoundError(f"no API key {identifier[:40]!r}: list yours for the ids that there are")
+            store.revoke_key(identifier)
+            return store.reader.key(identifier) or key
+
+    def _told(self, error: OneTrunkError) -> OneTrunkError:
+        """Return the error as a tenant may hear it: without the place of the store, other tasks, or machines."""
+        if not isinstance(error, TOLD):
+            return type(error)("the store cannot do this now: try again, or ask its operator to run `onetrunk verify`")
+        message = str(error).replace(self._store.url, "the store")
+        if isinstance(error, InUseError):
+            for lease in self._store.leases():
+                message = message.replace(lease.holder, "a server")
+        return type(error)(message)

@@ -1,0 +1,1 @@
+"""The one room of the store with torch: backbones, and tasks as the engine takes them."""

@@ -1,0 +1,137 @@
+"""The exact forms to which every served method is brought: what the engine multiplies with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Literal, Self
+
+import torch
+from torch import Tensor
+
+from store.adapters.methods.spec import block_number
+
+Activation = Literal["relu", "gelu", "quick_gelu"]
+Input = Literal["normed", "residual", "output", "sum"]
+
+
+class Form:
+    """A frozen dataclass whose tensors are moved together and whose bytes are counted."""
+
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> Self:
+        moved = {name: tensor.to(device, dtype).contiguous() for name, tensor in self._tensors().items()}
+        return replace(self, **moved)  # type: ignore[type-var]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors().values())
+
+    def _tensors(self) -> dict[str, Tensor]:
+        found = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in found if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class Delta(Form):
+    """The change of one linear map: y = out_scale * (W (in_scale * x) + bias_W) + b (a x) + bias.
+
+    a is (1, rank, in) and b (1, out, rank), both or neither; in_scale is (1, 1, in), out_scale and bias are
+    (1, 1, out), each where there is one: rows of a batch are joined along the first axis. Any scaling of the method's
+    own is within b.
+    """
+
+    a: Tensor | None = None
+    b: Tensor | None = None
+    bias: Tensor | None = None
+    in_scale: Tensor | None = None
+    out_scale: Tensor | None = None
+
+    @property
+    def rank(self) -> int:
+        return 0 if self.a is None else self.a.shape[1]
+
+    @cached_property
+    def shape(self) -> tuple[int, bool, bool, bool]:
+        """What deltas of one map that a batch adds together have in common: their rank, and which parts there are."""
+        return self.rank, self.bias is not None, self.in_scale is not None, self.out_scale is not None
+
+
+@dataclass(frozen=True)
+class Norm(Form):
+    """A layer norm's weight and bias, both (dim,), in place of the backbone's."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Bottleneck(Form):
+    """A nonlinear bottleneck g beside attention or the MLP f of a block, added to what the block makes of x.
+
+    x' = x + f(norm(x)) + g(v), f with its layer scale; g(v) = act(v @ down + down_bias) @ up + up_bias, any scaling
+    within up and up_bias. Where there is a 3 x 3 convolution, it and the activation once more come before `up`: over
+    the grid of patches, each prefix token a grid of one. v is norm(x) ("normed"), x ("residual"), f(norm(x))
+    ("output") or x + f(norm(x)) ("sum"). down (dim, hidden), down_bias (hidden,), up (hidden, dim), up_bias (dim,),
+    conv (hidden, hidden, 3, 3), conv_bias (hidden,).
+    """
+
+    input: Input
+    activation: Activation
+    down: Tensor
+    down_bias: Tensor
+    up: Tensor
+    up_bias: Tensor
+    conv: Tensor | None = None
+    conv_bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Forms:
+    """What an adapter is: deltas of linear maps and norms by full path, bottlenecks by `blocks.N.attn` or `.mlp`.
+
+    The last norm of the backbone, `norm`, may be among the norms.
+    """
+
+    deltas: Mapping[str, Delta] = field(default_factory=dict)
+    norms: Mapping[str, Norm] = field(default_factory=dict)
+    bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
+
+    def to(self, device: str | torch.device, dtype: torch.dtype) -> Forms:
+        return Forms(
+            {path: each.to(device, dtype) for path, each in self.deltas.items()},
+            {path: each.to(device, dtype) for path, each in self.norms.items()},
+            {path: each.to(device, dtype) for path, each in self.bottlenecks.items()},
+        )
+
+    @property
+    def nbytes(self) -> int:
+        every = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
+        return sum(each.nbytes for each in every)
+
+    @property
+    def first_block(self) -> int | None:
+        """The lowest block that is adapted, counted from 1; None where no block is."""
+        paths = (path for forms in (self.deltas, self.norms, self.bottlenecks) for path in forms)
+        return min(filter(None, map(block_number, paths)), default=None)
+
+
+@dataclass(frozen=True)
+class TaskWeights:
+    """All that the engine needs of one version: its forms, its head (classes, dim) and (classes,), its labels."""
+
+    depth: int
+    forms: Forms
+    head_weight: Tensor
+    head_bias: Tensor
+    labels: tuple[str, ...]
+
+    @cached_property
+    def nbytes(self) -> int:
+        return self.forms.nbytes + self.head_weight.nbytes + self.head_bias.nbytes
+
+    @cached_property
+    def first_block(self) -> int:
+        """The lowest adapted block, counted from 1, depth + 1 where none is; what is below is the backbone's alone."""
+        first = self.forms.first_block
+        return self.depth + 1 if first is None else first

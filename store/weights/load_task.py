@@ -1,0 +1,44 @@
+"""From a store to memory: a version's files are mapped, and hashed while they are lowered."""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from torch import Tensor
+
+from store.records.manifest import Manifest
+from store.registry.read_only_store import Shelf
+from store.weights.forms import TaskWeights
+from store.weights.lowering.lower import LOWERINGS, Tensors, with_head
+from store.weights.lowering.stacked_lora import lower_blocks
+from store.weights.tensor_views import tensors_in
+
+
+def load_task(
+    shelf: Shelf,
+    manifest: Manifest,
+    *,
+    backbone: Tensors,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> TaskWeights:
+    """Read, verify and lower a version: the weights that `lower` makes of its bytes, in less time.
+
+    The digests are taken on another thread while this one lowers, and nothing is returned before they are right:
+    raises `IntegrityError` where one is not, whatever else went wrong. The weights are memory of their own, and no
+    file stays open or mapped.
+    """
+    adapter, head = manifest.adapter, manifest.head
+    with shelf.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
+        settings, classifier = json.loads(bytes(config)), _tensors_of(top, "head.safetensors")
+        forms = lower_blocks(settings, weights, dtype=dtype, device=device)
+        if forms is None:
+            tensors = _tensors_of(weights, "adapter_model.safetensors")
+            forms = LOWERINGS[settings["peft_type"]](settings, tensors, backbone).to(device, dtype)
+        return with_head(forms, classifier, bytes(labels), manifest.depth, dtype, device)
+
+
+def _tensors_of(view: memoryview, what: str) -> dict[str, Tensor]:
+    # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
+    return tensors_in(memoryview(bytearray(view)), what)

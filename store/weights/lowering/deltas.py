@@ -1,0 +1,80 @@
+"""What every lowering is made of: an adapter's tensors by module, and the deltas that they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from store.adapters.methods.spec import LINEAR, PREFIX
+from store.adapters.methods.targets import Config
+from store.errors import AdapterMismatchError
+from store.weights.forms import Delta, Forms
+
+Tensors = Mapping[str, Tensor]
+Lowering = Callable[[Config, Tensors, Tensors], Forms]
+"""(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
+
+ORDER = {kind: place for place, kind in enumerate(LINEAR)}
+
+
+def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
+    """Return the parts of each linear map in a block: floating-point ones in float32, whole numbers as they are."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        if key.startswith(PREFIX):
+            words = key.removeprefix(PREFIX).split(".", 4)
+            parts = modules.setdefault(".".join(words[:4]), {})
+            parts[words[4]] = tensor.float() if tensor.is_floating_point() else tensor
+    return modules
+
+
+def in_order(modules: Iterable[str]) -> list[str]:
+    """Sort linear maps as a timm ViT names them, from the first block up."""
+
+    def place(module: str) -> tuple[int, int]:
+        _, block, kind = module.split(".", 2)
+        return int(block), ORDER[kind]
+
+    return sorted(modules, key=place)
+
+
+def low_rank(down: Tensor, up: Tensor, bias: Tensor | None = None, out_scale: Tensor | None = None) -> Delta:
+    """y = out_scale * (W x + bias_W) + up (down x) + bias; down (rank, in), up (out, rank), vectors (out,)."""
+    return Delta(down[None], up[None], _row(bias), out_scale=_row(out_scale))
+
+
+def scaled(*, in_scale: Tensor | None = None, out_scale: Tensor | None = None, bias: Tensor | None = None) -> Delta:
+    """y = out_scale * (W (in_scale * x) + bias_W) + bias, all (out,) but in_scale (in,)."""
+    return Delta(bias=_row(bias), in_scale=_row(in_scale), out_scale=_row(out_scale))
+
+
+def weight_of(backbone: Tensors, path: str) -> Tensor:
+    """Return W (out, in) of a linear map in float32."""
+    return backbone[f"{path}.weight"].float()
+
+
+def bias_of(backbone: Tensors, path: str) -> Tensor | None:
+    """Return the backbone's own bias (out,) of a linear map, where it has one."""
+    bias = backbone.get(f"{path}.bias")
+    return None if bias is None else bias.float()
+
+
+def total(*terms: Tensor | None) -> Tensor | None:
+    """Return the sum of the terms that are there."""
+    there = [term for term in terms if term is not None]
+    return sum(there[1:], start=there[0]) if there else None
+
+
+def settled(value: Tensor, path: str, what: str) -> Tensor:
+    """Return what was divided or drawn together, or raise `AdapterMismatchError` where it is no number."""
+    if not bool(torch.isfinite(value).all()):
+        raise AdapterMismatchError(
+            f"module {path!r}: its {what} give no finite numbers, with PEFT neither; train it again from before that"
+        )
+    return value
+
+
+def _row(vector: Tensor | None) -> Tensor | None:
+    return None if vector is None else vector.reshape(1, 1, -1)

@@ -1,0 +1,70 @@
+"""From a task's files to the forms that the engine multiplies with."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import safetensors
+import torch
+from safetensors.torch import load
+from torch import Tensor
+
+from store.errors import FormatError
+from store.weights.forms import Forms, TaskWeights
+from store.weights.lowering import low_rank, products, scales
+from store.weights.lowering.custom import OWN_LOWERINGS
+from store.weights.lowering.deltas import Lowering, Tensors
+
+__all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
+
+
+def lower(
+    *,
+    config: bytes,
+    adapter: bytes,
+    head: bytes,
+    labels: bytes,
+    depth: int,
+    backbone: Tensors,
+    dtype: torch.dtype = torch.float32,
+    device: str | torch.device = "cpu",
+) -> TaskWeights:
+    """Lower a published task; its files have passed `store.checkpoint.check` with the backbone's record.
+
+    `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
+    is not whole.
+    """
+    settings = json.loads(config)
+    forms = LOWERINGS[settings["peft_type"]](settings, _load(adapter, "adapter_model.safetensors"), backbone)
+    return with_head(forms.to(device, dtype), _load(head, "head.safetensors"), labels, depth, dtype, device)
+
+
+def with_head(
+    forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
+) -> TaskWeights:
+    """Put forms, which are where they are to be, together with the head and the class names of their version."""
+    weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
+    return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
+
+
+def _load(data: bytes, what: str) -> dict[str, Tensor]:
+    try:
+        return load(data)
+    except safetensors.SafetensorError as error:
+        raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None
+
+
+LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
+    {
+        "LORA": low_rank.lower_lora, "ADALORA": low_rank.lower_adalora, "VERA": low_rank.lower_vera,
+        "PVERA": low_rank.lower_pvera, "DELORA": low_rank.lower_delora, "GRALORA": low_rank.lower_gralora,
+        "VBLORA": low_rank.lower_vblora, "UNILORA": low_rank.lower_unilora, "TINYLORA": low_rank.lower_tinylora,
+        "LOHA": products.lower_loha, "LOKR": products.lower_lokr, "HRA": products.lower_hra,
+        "MISS": products.lower_miss, "DEFT": products.lower_deft, "PEANUT": products.lower_peanut,
+        "IA3": scales.lower_ia3, "BEFT": scales.lower_beft, "LN_TUNING": scales.lower_ln, "GLORA": scales.lower_glora,
+        **OWN_LOWERINGS,
+    }
+)  # fmt: skip
+"""By peft_type."""

@@ -1,0 +1,1 @@
+"""What tests share: oracles, toy backbones, real servers, faults."""

@@ -1,0 +1,60 @@
+"""The calls of a folder backend under which every other one lies, each alone, so that no later sync covers for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from store.backends.blobs import Blobs
+from store.backends.layout import blob_key
+from store.backends.local import FolderBackend
+from store.records.blob import Blob
+from support.store_verbs import Acknowledge
+
+OLD, NEW = b"old" * 300, b"new" * 300
+KEY, ASIDE = blob_key(Blob.of(NEW).sha256), "quarantine/aside"
+
+CALLS: dict[str, Callable[[FolderBackend], object]] = {
+    "put": lambda backend: backend.put(KEY, NEW),
+    "replace": lambda backend: backend.put(KEY, NEW),
+    "create": lambda backend: backend.create(KEY, NEW),
+    "put blob": lambda backend: Blobs(backend).put(NEW),
+    "delete": lambda backend: backend.delete([KEY]),
+    "move": lambda backend: backend.move(KEY, ASIDE),
+}
+HELD = {"replace": OLD, "delete": OLD, "move": OLD}
+LEFT = {"delete": (None, None), "move": (None, OLD)}
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """One call; `template` is the folder before it."""
+
+    name: str
+    template: Path
+
+    def run(self, root: Path, acknowledge: Acknowledge) -> None:
+        CALLS[self.name](FolderBackend(root))
+        acknowledge()
+
+    def problems(self, root: Path, *, acknowledged: bool) -> Iterator[str]:
+        before, after = (HELD.get(self.name), None), LEFT.get(self.name, (NEW, None))
+        found = (_read(root, KEY), _read(root, ASIDE))
+        if found not in ((after,) if acknowledged else (before, after)):
+            yield f"the keys hold {found}"
+
+
+def prepare_primitive(name: str, folder: Path) -> Primitive:
+    template = folder / "before" / "store"
+    template.parent.mkdir(parents=True)
+    if name in HELD:
+        FolderBackend(template).put(KEY, HELD[name])
+    return Primitive(name, template)
+
+
+def _read(root: Path, key: str) -> bytes | None:
+    try:
+        return FolderBackend(root).read(key)
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,165 @@
+"""Bundles taken apart and put together wrongly."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from safetensors.torch import load, save
+
+from store.records.blob import Blob, canonical_json
+from store.registry.bundle import export_bundle
+from store.registry.bundle_archive import write_end, write_member
+from store.registry.store import Store
+
+Json = dict[str, Any]
+Parts = dict[str, bytes]
+Change = Callable[[Json], object]
+
+
+def bundle_of(store: Store, *refs: str, with_backbone: bool = True) -> io.BytesIO:
+    file = io.BytesIO()
+    export_bundle(store, refs, file, with_backbone=with_backbone)
+    return file
+
+
+def parts(bundle: bytes) -> Parts:
+    """Return the members by name, as Python's own tar reader finds them."""
+    with tarfile.open(fileobj=io.BytesIO(bundle), mode="r:") as archive:
+        return {info.name: archive.extractfile(info).read() for info in archive}
+
+
+def whole(members: Mapping[str, bytes]) -> bytes:
+    """Put members together as onetrunk does, in the order given."""
+    file = io.BytesIO()
+    for name, data in members.items():
+        write_member(file, name, data)
+    write_end(file)
+    return file.getvalue()
+
+
+def foreign(name: str, data: bytes = b"", **fields: object) -> bytes:
+    """Return one member as another program would write it, with these fields of its header."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in fields.items():
+        setattr(info, field, value)
+    return info.tobuf(tarfile.GNU_FORMAT) + data + bytes(-len(data) % 512)
+
+
+def state(store: Store) -> tuple[object, ...]:
+    """Return all that a refused import must leave alone: versions, backbones, events and stored objects."""
+    files = sorted((file.path, file.nbytes) for file in store.backend.walk("blobs"))
+    backbones = [record.name for record in store.backbones()]
+    return store.versions(), backbones, list(store.reader.history()), files
+
+
+def named(blobs: Parts, data: bytes) -> Json:
+    """Add a blob, and return what names it."""
+    blob = Blob.of(data)
+    blobs[f"blobs/{blob.sha256}"] = data
+    return {"sha256": blob.sha256, "nbytes": blob.nbytes}
+
+
+def take(blobs: Parts, name: Json) -> bytes:
+    return blobs.pop(f"blobs/{name['sha256']}")
+
+
+def sealed(index: Json | bytes, blobs: Parts) -> bytes:
+    """Put the bundle together again, all digests right."""
+    data = index if isinstance(index, bytes) else canonical_json(index)
+    return whole({"bundle.json": data, **dict(sorted(blobs.items()))})
+
+
+def apart(bundle: Parts) -> tuple[Json, Parts]:
+    blobs = dict(bundle)
+    return json.loads(blobs.pop("bundle.json")), blobs
+
+
+def with_index(change: Change) -> Callable[[Parts], bytes]:
+    def made(bundle: Parts) -> bytes:
+        value, blobs = apart(bundle)
+        change(value)
+        return sealed(value, blobs)
+
+    return made
+
+
+def with_index_bytes(change: Callable[[bytes], bytes]) -> Callable[[Parts], bytes]:
+    return lambda bundle: sealed(change(bundle["bundle.json"]), apart(bundle)[1])
+
+
+def with_manifest(change: Change, encode: Callable[[object], bytes] = canonical_json) -> Callable[[Parts], bytes]:
+    """Change the manifest, and name it by its new digest."""
+
+    def made(bundle: Parts) -> bytes:
+        value, blobs = apart(bundle)
+        found = json.loads(take(blobs, value["versions"][0]["manifest"]))
+        change(found)
+        value["versions"][0]["manifest"] = named(blobs, encode(found))
+        return sealed(value, blobs)
+
+    return made
+
+
+def with_blob(place: tuple[str, str], change: Callable[[bytes], bytes]) -> Callable[[Parts], bytes]:
+    """Change a file that the manifest names, and the manifest with it."""
+
+    def made(bundle: Parts) -> bytes:
+        value, blobs = apart(bundle)
+        found = json.loads(take(blobs, value["versions"][0]["manifest"]))
+        data = change(take(blobs, found[place[0]][place[1]]))
+        found[place[0]][place[1]] = named(blobs, data)
+        value["versions"][0]["manifest"] = named(blobs, canonical_json(found))
+        return sealed(value, blobs)
+
+    return made
+
+
+def with_record(change: Change, weights: Callable[[bytes], bytes] = bytes) -> Callable[[Parts], bytes]:
+    """Change the record of the backbone and its weights, and name both by their new digests."""
+
+    def made(bundle: Parts) -> bytes:
+        value, blobs = apart(bundle)
+        found = json.loads(take(blobs, value["backbones"][0]["record"]))
+        found["weights"] = named(blobs, weights(take(blobs, found["weights"])))
+        change(found)
+        value["backbones"][0]["record"] = named(blobs, canonical_json(found))
+        return sealed(value, blobs)
+
+    return made
+
+
+def without(place: Callable[[Json], Json]) -> Callable[[Parts], bytes]:
+    """Leave a blob out."""
+
+    def made(bundle: Parts) -> bytes:
+        value, blobs = apart(bundle)
+        take(blobs, place(value))
+        return sealed(value, blobs)
+
+    return made
+
+
+def with_more(bundle: Parts) -> bytes:
+    value, blobs = apart(bundle)
+    named(blobs, b"#!/bin/sh\n")
+    return sealed(value, blobs)
+
+
+def one_bit(data: bytes) -> bytes:
+    return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def swapped(data: bytes) -> bytes:
+    tensors = load(data)
+    pair = ("blocks.0.attn.qkv.weight", "blocks.1.attn.qkv.weight")
+    tensors.update({pair[0]: tensors[pair[1]], pair[1]: tensors[pair[0]]})
+    return save(tensors)
+
+
+def first(value: Json) -> Json:
+    return value["versions"][0]

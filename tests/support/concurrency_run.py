@@ -1,0 +1,84 @@
+"""Many processes at work on one store: each does what a seed says and logs what was acknowledged.
+
+Run by itself it imports no torch and forks before anything is opened, so sixteen processes are up within a second:
+`work(plan)` starts it and returns the outcomes, in no order between processes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from support.concurrency_operations import ALIASES, OPERATIONS, TASKS, Outcome, Plan, Worker, collect, timed
+from support.processes import in_a_child
+
+FIRST = "first"  # the process before all others, which gives each task its first version
+
+
+def log_of(plan: Plan, name: str) -> Path:
+    return Path(plan.logs) / f"{name}.jsonl"
+
+
+def run_worker(plan: Plan, name: str, operations: list[Callable[[Worker], Outcome]]) -> None:
+    worker, end = Worker(plan, name), time.monotonic() + plan.seconds
+    with log_of(plan, name).open("w") as log:
+        for operation in operations:
+            if time.monotonic() > end:
+                break
+            log.write(json.dumps(asdict(timed(worker, operation))) + "\n")
+    worker.store.close()
+    shutil.rmtree(worker.scratch)
+
+
+def script(plan: Plan, index: int) -> list[Callable[[Worker], Outcome]]:
+    """Return what process number `index` does; the first one collects every fifth time, and no other does."""
+    chosen = random.Random(f"{plan.seed} script {index}").choices(
+        list(OPERATIONS), list(OPERATIONS.values()), k=plan.each
+    )
+    return [collect if index == 0 and n % 5 == 0 else operation for n, operation in enumerate(chosen, start=1)]
+
+
+def first_versions(plan: Plan) -> None:
+    run_worker(plan, FIRST, [lambda worker, task=task: worker.publish(task, FIRST, *ALIASES) for task in TASKS])
+
+
+def main() -> None:
+    plan = Plan(**json.loads(sys.argv[1]))
+    codes = [in_a_child(lambda: first_versions(plan))]
+    children = []
+    for index in range(plan.processes):
+        pid = os.fork()
+        if pid == 0:
+            os._exit(in_a_child(lambda index=index: run_worker(plan, f"worker-{index}", script(plan, index))))
+        children.append(pid)
+    codes += [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
+    sys.exit(max(codes))
+
+
+def work(plan: Plan, *, timeout_s: float = 120.0) -> list[Outcome]:
+    """Do it all and return what was answered; the store is there and has the backbone."""
+    Path(plan.logs).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "support.concurrency_run", json.dumps(asdict(plan))]
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            code = process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    assert code == 0, "a process failed: see its message above"
+    names = [FIRST, *(f"worker-{index}" for index in range(plan.processes))]
+    rows = [json.loads(line) for name in names for line in log_of(plan, name).read_text().splitlines()]
+    return [Outcome(**{**row, "moved": tuple(row["moved"]), "versions": tuple(row["versions"])}) for row in rows]
+
+
+if __name__ == "__main__":
+    main()

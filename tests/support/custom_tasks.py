@@ -1,0 +1,63 @@
+"""Tasks of the methods that PEFT lacks, random in every tensor, and their answers by our own modules within timm."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from sls.adapters.methods import METHODS
+from sls.adapters.model import Tuned
+from sls.adapters.task_folder import read_folder, write_folder
+from store.weights.backbones import Backbone
+from support.oracle import Made
+
+OWN = ("convpass", "adaptformer", "houlsby", "adapter+", "ssf", "bitfit")
+STD = 0.2
+
+
+def random_tuned(
+    backbone: Backbone,
+    method: str,
+    *,
+    depth: int = 3,
+    classes: int = 3,
+    rank: int = 8,
+    from_block: int = 1,
+    scale: float = 0.5,
+    seed: int = 0,
+) -> Tuned:
+    """Draw every tensor of an adapter and a head; what is one number, the scale, stays as it was asked for."""
+    torch.manual_seed(seed)
+    head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
+    start = Tuned(depth, rank, {}, *head, method, from_block, scale)
+    fresh = METHODS[method].wrap(backbone, start, torch.float32).collect()
+    adapter = {key: value + STD * torch.randn_like(value) if value.dim() else value for key, value in fresh.items()}
+    return replace(start, adapter=adapter)
+
+
+def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> Made:
+    """Write the folder of a random task, as `publish` takes it."""
+    tuned = random_tuned(backbone, method, **options)
+    write_folder(folder, backbone, tuned, tuple(f"class {index}" for index in range(len(tuned.bias))))
+    return Made(folder, tuned.depth)
+
+
+@torch.inference_mode()
+def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
+    model = read_folder(made.folder, backbone, depth=made.depth)
+    return list(model.head.to(dtype)(model.vit.to(dtype)(images.to(dtype))).float())
+
+
+@torch.inference_mode()
+def check_merged(backbone: Backbone, tuned: Tuned, merged: VisionTransformer) -> None:
+    """A backbone with the adapter written into its weights answers as the adapter beside it does, and not as itself."""
+    images = torch.randn(2, 3, 32, 32)
+    del merged.blocks[tuned.depth :]
+    model = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit.eval()
+    torch.testing.assert_close(model(images), merged(images), atol=1e-4, rtol=0)
+    assert (model(images) - backbone.build()(images)).abs().max() > 0.1

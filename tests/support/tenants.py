@@ -1,0 +1,90 @@
+"""Stores as tenants see them, every verb that a tenant has, and readers that are overheard."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import cast
+
+from store.adapters.checkpoint import Checkpoint
+from store.queries.reader import Reader
+from store.queries.sql import Select
+from store.records.events import AliasRule, Key
+from store.records.listing import Search
+from store.registry.store import Store
+from store.registry.tenant_store import TenantStore, authenticate, new_key
+
+
+def as_tenant(store: Store, tenant: str | None, *scopes: str) -> TenantStore:
+    key, secret = new_key(tenant, scopes or ("admin",))
+    store.put_key(key)
+    return TenantStore(store, authenticate(store.reader, secret))
+
+
+def listening(reader: Reader, heard: Callable[[str, dict[str, object]], None]) -> Reader:
+    """Return the same reader, whose every question is heard."""
+
+    @contextmanager
+    def connect() -> Iterator[Select]:
+        with reader.connect() as select:
+            yield lambda sql, **parameters: heard(sql, parameters) or select(sql, **parameters)
+
+    return Reader(connect)
+
+
+ALL = Search()
+
+
+def enter(opened: AbstractContextManager[Store]) -> object:
+    with opened as store:
+        return store.url
+
+
+CHECKPOINT = cast(Checkpoint, None)  # what is refused is refused before it is opened
+FILE = io.BytesIO()
+VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
+    "resolve": ("read", lambda s, task: s.resolve(f"{task}@latest")),
+    "listed": ("read", lambda s, task: s.listed(task)),
+    "aliases": ("read", lambda s, task: s.aliases(task)),
+    "rules": ("read", lambda s, task: s.rules(task)),
+    "tags": ("read", lambda s, task: s.tags(task)),
+    "history": ("read", lambda s, task: s.history(task)),
+    "export_bundle": ("read", lambda s, task: s.export_bundle(f"{task}:1", FILE)),
+    "publish_checkpoint": ("publish", lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test")),
+    "import_bundle": ("publish", lambda s, task: s.import_bundle(task, FILE)),
+    "set_tag": ("publish", lambda s, task: s.set_tag(task, "team", "vision")),
+    "remove": ("publish", lambda s, task: s.remove(f"{task}:1")),
+    "restore": ("publish", lambda s, task: s.restore(task)),
+    "set_alias": ("promote", lambda s, task: s.set_alias(task, "prod", 1)),
+    "remove_alias": ("promote", lambda s, task: s.remove_alias(task, "prod")),
+    "rollback": ("promote", lambda s, task: s.rollback(task)),
+    "set_rule": ("admin", lambda s, task: s.set_rule(AliasRule(task, "prod", protected=True))),
+    "may": ("read", lambda s, task: enter(s.may("read", task))),
+    "check": ("read", lambda s, task: s.check("read", task)),
+}
+UNNAMED: dict[str, tuple[str, Callable[[TenantStore], object]]] = {
+    "page": ("read", lambda s: s.page(ALL)),
+    "backbones": ("read", lambda s: s.backbones()),
+    "list_keys": ("admin", lambda s: s.list_keys()),
+    "create_key": ("admin", lambda s: s.create_key("acme", ("read",))),
+    "revoke_key": ("admin", lambda s: s.revoke_key("0" * 16)),
+}
+STRICTER: dict[str, Callable[[TenantStore, str], object]] = {
+    "publish that promotes": lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test", aliases=("prod",)),
+    "removal of all": lambda s, task: s.remove(task, all_versions=True),
+    "forced alias": lambda s, task: s.set_alias(task, "prod", 1, force=True),
+    "forced removal of an alias": lambda s, task: s.remove_alias(task, "prod", force=True),
+    "forced rollback": lambda s, task: s.rollback(task, force=True),
+}
+
+
+class Untouchable:
+    """In place of a store: no question to it goes unnoticed."""
+
+    def __getattr__(self, name: str) -> object:
+        raise AssertionError(f"{name} was looked up")
+
+
+def untouched(tenant: str | None, *scopes: str) -> TenantStore:
+    return TenantStore(cast(Store, Untouchable()), Key("1", tenant, scopes, "", ""))

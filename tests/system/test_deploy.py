@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import fnmatch
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import ray
+import yaml
+from ray.serve.schema import ServeDeploySchema
+
+from serving.app import Replica, ServeSettings
+
+DEPLOY = Path(__file__).parents[2] / "deploy"
+
+
+def serve_configs() -> list[ServeDeploySchema]:
+    """Both configs as Ray's own schema reads them."""
+    service = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
+    texts = [(DEPLOY / "serve.yaml").read_text(), service["spec"]["serveConfigV2"]]
+    return [ServeDeploySchema.model_validate(yaml.safe_load(text)) for text in texts]
+
+
+@pytest.mark.parametrize("config", serve_configs(), ids=["serve.yaml", "rayservice.yaml"])
+def test_a_serve_config_names_this_application_its_deployment_and_arguments_that_it_takes(config):
+    (application,) = config.applications
+    assert application.import_path == "serving.app:build"
+    assert [deployment.name for deployment in application.deployments] == [Replica.name]
+    assert ServeSettings.model_validate(application.args).store == "/srv/onetrunk"
+
+
+def test_the_rayservice_names_the_ray_that_is_installed_and_gives_each_replica_its_cpus():
+    service = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
+    cluster = service["spec"]["rayClusterConfig"]
+    assert cluster["rayVersion"] == ray.__version__
+    (worker,) = cluster["workerGroupSpecs"]
+    (container,) = worker["template"]["spec"]["containers"]
+    (application,) = serve_configs()[1].applications
+    assert float(container["resources"]["limits"]["cpu"]) >= application.deployments[0].ray_actor_options.num_cpus
+
+
+def test_the_dockerfile_copies_all_that_the_wheel_holds_and_pins_torch_as_the_project_does():
+    dockerfile = (DEPLOY / "Dockerfile").read_text()
+    project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    copied = [name for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()]
+    for part in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]:
+        assert any(fnmatch.fnmatch(part, name) for name in copied), part
+    for pin in (pin for pin in project["project"]["dependencies"] if pin.startswith(("torch==", "torchvision=="))):
+        assert pin in dockerfile

@@ -1,0 +1,187 @@
+"""Tuning and cutting, through the command line alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pytest
+from support.cli import Shell, loaded
+from support.toy_backbone import Toy
+from support.toy_datasets import haze
+
+import onetrunk.cli.fit_options as onetrunk_options
+from onetrunk.cli.commands.fit import say_index
+from sls.adapters.methods import METHODS
+from sls.pipeline.fit import WHEN
+from sls.pipeline.retune import MODES
+from sls.scoring.criteria import CRITERIA
+from store.adapters.checkpoint import CARD
+from store.records.evidence import PruneIndex
+from store.records.manifest import Card
+from store.registry.store import Store
+
+QUICK = ("--backbone", "toy/vit", "--epochs", "1", "--retune-epochs", "1", "--criterion", "ridge", "--tolerance", "0.2")
+FILES = {"adapter_config.json", "adapter_model.safetensors", "head.safetensors", "classes.txt", "onetrunk.json"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The hazy colours as an .npz file."""
+    task, path = haze(train=60), tmp_path_factory.mktemp("data") / "haze.npz"
+    arrays = {"train_x": np.stack(task.train.images), "train_y": task.train.labels}
+    arrays |= {"test_x": np.stack(task.test.images), "test_y": task.test.labels}
+    np.savez(path, classes=np.array(task.classes), **arrays)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def shop(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Shell:
+    """The command line on a store that the tests of this file share."""
+    root = tmp_path_factory.mktemp("shop")
+    with Store.open(root / "store", create=True) as opened:
+        opened.add_backbone(toy.record, toy.weights)
+    return Shell(root / "store", root, toy)
+
+
+@pytest.fixture(scope="module")
+def published(shop: Shell, data: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Shell, str, Path]:
+    """A task `haze`, fitted and published; what was said on stderr; and the folder of `full`, `cut` and `plots`."""
+    out = tmp_path_factory.mktemp("out")
+    words = ("--retune", "head", "--max-drop", "100", "--out", str(out), "--plot", str(out / "plots"))
+    done = shop("fit", "haze", data, *QUICK, *words, "--format", "json")
+    assert [row["task"] for row in done.json] == ["haze"]
+    return shop, done.err, out
+
+
+def test_a_fit_tells_its_stages_the_cut_and_what_it_costs(published):
+    shop, told, _ = published
+    found = shop.json("show", "haze")["certificate"]["validation"]
+    gained = 100 * (found["cut"]["correct"] - found["full"]["correct"]) / found["full"]["total"]
+    assert "tune 1/1, loss" in told
+    assert "score 4/4, score" in told
+    assert "ridge, threshold" in told
+    assert f"validation accuracy at the cut, against full depth: {gained:+.2f} points" in told
+
+
+def test_show_tells_the_whole_certificate(published):
+    shop, _, _ = published
+    shown = shop("show", "haze").out
+    manifest = shop.json("show", "haze")
+    found, curve = manifest["certificate"], manifest["certificate"]["curve"]
+    for words, one in (("accuracy full", found["full"]), ("validation cut", found["validation"]["cut"])):
+        (line,) = [line for line in shown.splitlines() if line.startswith(words)]
+        assert f"{one['correct'] / one['total']:.1%} [" in line
+        assert f"on {one['total']} held-out images" in line
+    rates = " ".join(f"{one['correct'] / one['total']:.1%}" for one in curve)
+    assert len(curve) == 4
+    assert rates in shown
+    assert "points allowed to lose" in shown
+    assert manifest["lineage"]["recipe"]["retune_mode"] == "head"
+
+
+def test_a_fit_draws_its_scores(published):
+    _, told, out = published
+    assert f"picture: {out / 'plots' / 'depths.svg'}" in told
+    assert {path.name for path in (out / "plots").iterdir()} == {"depths.svg", "depths.png"}
+
+
+def test_cut_scores_from_the_top_and_with_all_every_block(published, data):
+    shop, _, out = published
+    words = ("cut", str(out / "full"), data, "--criterion", "cka", "--alpha", "0.99")
+    scores, every = shop.json(*words)["scores"], shop.json(*words, "--all")["scores"]
+    scored = [score for score in scores if score is not None]
+    assert None not in every
+    assert scores == [*[None] * (4 - len(scored)), *every[4 - len(scored) :]]
+    assert 1 < len(scored) < 4
+
+
+def test_parity_is_the_authors_code(published, data):
+    shop, _, _ = published
+    found = shop.json("cut", "haze", data, "--parity")
+    assert (found["criterion"], found["alpha"]) == ("sls-authors", 0.3)
+
+
+def test_cut_draws_the_scores_and_the_maps(published, data, tmp_path):
+    shop, _, _ = published
+    done = shop("cut", "haze", data, "--criterion", "ncm", "--plot", str(tmp_path / "new"))
+    drawn = {path.name for path in (tmp_path / "new").iterdir()}
+    assert drawn == {"depths.svg", "depths.png", "maps.svg", "maps.png"}
+    assert done.err.count("picture: ") == 2
+
+
+def test_any_method_is_tuned_where_nothing_is_published(shop, data, tmp_path):
+    words = ("--method", "convpass", "--scale", "0.5", "--retune", "none", "--out", str(tmp_path), "--no-publish")
+    row = shop.json("fit", "new", data, *QUICK, *words)
+    assert (row["task"], row["folder"], row["blocks"]) == ("new", str(tmp_path / "cut"), 4)
+    assert {path.name for path in (tmp_path / "cut").iterdir()} == FILES
+    card = Card.from_json((tmp_path / "cut" / CARD).read_bytes())
+    assert card.prune_index.depth == row["depth"]
+    assert [card.lineage.recipe[stage]["scale"] for stage in ("tune", "retune")] == [0.5, 0.5]
+    assert row["accuracy"] == card.certificate.cut.value
+    assert "new" not in [row["task"] for row in shop.json("ls")]
+
+
+def test_a_fit_that_is_not_published_makes_no_store(data, tmp_path, shop):
+    nowhere = Shell(tmp_path / "nowhere", tmp_path, shop.toy)
+    words = ("--out", str(tmp_path / "out"), "--no-publish", "--backbone", "no/such")
+    assert "BackboneNotFoundError" in nowhere("fit", "new", data, *words, code=1).err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
+    done = shop("fit", "early", data, *QUICK, "--when", "before", "--out", str(tmp_path), "--format", "json")
+    assert "what the cut costs is not known; --max-drop tunes one to compare with" in done.err
+    found = shop.json("show", "early")["certificate"]
+    assert (found["full"], found["cut"]["total"]) == (None, len(haze().test))
+    assert not (tmp_path / "full").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--parity"], "--parity is sls-authors at alpha 0.3: leave out --criterion ridge"),
+        (["--no-publish"], "say with --out DIR where the folders go"),
+        (["--no-publish", "--out", "here", "--alias", "prod"], "leave out --alias and --parent"),
+        (["--when", "before", "--retune", "head"], "leave out --retune head"),
+        (["--when", "later"], "'later' is not one of 'after', 'before'"),
+        (["--method", "prefix"], "'prefix' is not one of 'lora', 'rslora'"),
+        (["--retune", "again"], "'again' is not one of 'constant', 'rewind'"),
+        (["--tolerance", "1"], "1.0 is not in the range"),
+        (["--max-drop", "-1"], "-1.0 is not in the range"),
+        (["--from-block", "9"], "adapters from block 9: toy/vit has 4; choose 1..4"),
+        (["--from-block", "5", "--when", "before"], "adapters from block 5: toy/vit has 4; choose 1..4"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_is_told_before_anything_is_trained(shop, data, words, message):
+    done = shop("fit", "new", data, *QUICK, *words, code=2)
+    assert message in " ".join(done.err.replace("│", " ").split())
+    assert "tune 1/1" not in done.err
+
+
+def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(capsys):
+    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21, candidates=(3, 5)))
+    assert "undecided: scores within their noise of the threshold leave depths 3 and 5 open" in capsys.readouterr().err
+    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21))
+    assert capsys.readouterr().err == "depth 5 of 12, sls, threshold 0.210\n"
+
+
+@pytest.mark.parametrize(
+    ("names", "table"),
+    [
+        (onetrunk_options.CriterionName, CRITERIA),
+        (onetrunk_options.MethodName, METHODS),
+        (onetrunk_options.ModeName, MODES),
+        (onetrunk_options.WhenName, WHEN),
+    ],
+)
+def test_the_command_line_offers_what_there_is(names, table):
+    assert sorted(get_args(names)) == sorted(table)
+
+
+@pytest.mark.parametrize("command", ["fit", "cut"])
+def test_help_imports_no_tensor_library(command, tmp_path):
+    watched = ("torch", "timm", "peft", "sklearn", "numpy", "matplotlib")
+    assert loaded(tmp_path, [command, "--help"], *watched) == []

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import gc
+import threading
+
+import pytest
+import torch
+
+from serving.engine.core_threads import ENOUGH, Lanes
+
+
+def lanes_alive() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "onetrunk lane"]
+
+
+def where() -> torch.Tensor:
+    return torch.tensor([threading.get_ident(), torch.get_num_threads(), int(torch.is_inference_mode_enabled())])
+
+
+@pytest.mark.parametrize(
+    ("lanes", "rows", "width", "sizes"),
+    [
+        (2, 8, ENOUGH, [4, 4]),
+        (2, 2, ENOUGH, [1, 1]),
+        (2, 1, ENOUGH, [1]),
+        (2, 3, ENOUGH, [3]),  # a lane with two of three rows takes a third longer than the mean
+        (2, 5, ENOUGH, [3, 2]),
+        (2, 8, ENOUGH // 4 - 1, [8]),
+        (2, 8, ENOUGH // 4, [4, 4]),
+        (4, 3, ENOUGH, [3]),
+        (1, 8, ENOUGH, [8]),
+    ],
+)
+def test_rows_are_divided_where_there_is_enough_to_do_and_each_lane_gets_as_much(lanes, rows, width, sizes):
+    x = torch.arange(rows)[:, None].expand(rows, width)
+    parts = Lanes(lanes).split(x)
+    assert [len(part) for part in parts] == sizes
+    assert torch.equal(torch.cat(parts), x)
+
+
+def test_with_always_every_batch_of_two_rows_or_more_is_divided():
+    assert [[len(part) for part in Lanes(3, always=True).split(torch.zeros(n, 1))] for n in (1, 2, 5)] == [
+        [1],
+        [1, 1],
+        [2, 2, 1],
+    ]
+
+
+def test_a_lane_uses_one_core_and_leaves_all_to_the_thread_that_asked():
+    threads = torch.get_num_threads()
+    lanes = Lanes(2)
+    found = lanes.run([where, where])
+    assert torch.get_num_threads() == threads
+    assert len({int(each[0]) for each in found} | {threading.get_ident()}) == 3
+    assert [each[1:].tolist() for each in found] == [[1, True]] * 2
+    (alone,) = lanes.run([where])
+    assert alone.tolist() == [threading.get_ident(), threads, False]
+    (pinned,) = Lanes(2, always=True).run([where])
+    assert pinned[1:].tolist() == [1, True]
+
+
+def test_threads_that_begin_later_take_all_cores():
+    Lanes(2)
+    found: list[int] = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    thread.start()
+    thread.join()
+    assert found == [torch.get_num_threads()]
+
+
+def test_results_come_in_the_order_of_the_works_however_long_each_takes():
+    slow = threading.Event()
+
+    def wait() -> torch.Tensor:
+        assert slow.wait(10)
+        return torch.tensor(0)
+
+    def go() -> torch.Tensor:
+        slow.set()
+        return torch.tensor(1)
+
+    assert [int(each) for each in Lanes(2).run([wait, go])] == [0, 1]
+
+
+def test_what_a_lane_raises_is_raised_and_the_lane_goes_on():
+    lanes = Lanes(2)
+
+    def fail() -> torch.Tensor:
+        raise RuntimeError("no memory")
+
+    with pytest.raises(RuntimeError, match="no memory"):
+        lanes.run([where, fail])
+    assert len(lanes.run([where, where])) == 2
+
+
+def test_the_threads_end_with_the_lanes():
+    gc.collect()
+    before = set(lanes_alive())
+    lanes = Lanes(3)
+    own = set(lanes_alive()) - before
+    assert len(own) == 3
+    del lanes
+    gc.collect()
+    for thread in own:
+        thread.join(10)
+        assert not thread.is_alive()

@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from support.cli import call
+from support.oracle import Made, lowered, make_backbone, make_task, png, reference_logits
+
+from serving.engine.engine import Engine
+from serving.runtime.predictor import Service
+from store.errors import (
+    BackboneMismatchError,
+    BackboneNotFoundError,
+    DeadlineError,
+    ImageError,
+    IntegrityError,
+    InvalidSettingError,
+    OverloadedError,
+    TaskNotFoundError,
+)
+from store.registry.store import Store
+from store.weights.backbones import encode
+from store.weights.preprocessing import decode
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return make_backbone(tmp_path_factory.mktemp("backbone"))
+
+
+@pytest.fixture
+def store(backbone, tmp_path):
+    """A store of two tasks, depths 2 and 4."""
+    with Store.open(tmp_path / "store", create=True) as opened:
+        opened.add_backbone(backbone.record, encode(backbone))
+        for name, depth in (("short", 2), ("long", 4)):
+            made = make_task(backbone, tmp_path / name, depth=depth, classes=3, seed=depth)
+            opened.publish(name, made.folder, backbone=backbone.record.name, depth=depth)
+        yield opened
+
+
+IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
+
+
+def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_best_first(store):
+    with Service(store, dtype="float32") as service:
+        answer = service.predict("short", IMAGE)
+    shown = answer.to_dict(top=2, logits=True)
+    assert (shown["task"], shown["version"], shown["depth"]) == ("short", 1, 2)
+    scores = torch.tensor(shown["logits"]).softmax(0)
+    best = scores.argsort(descending=True)[:2].tolist()
+    assert [entry["label"] for entry in shown["top"]] == [f"class {index}" for index in best]
+    assert [entry["score"] for entry in shown["top"]] == pytest.approx(scores[best].tolist())
+
+
+def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
+    with Service(store, dtype="float32") as service:
+        served = service.predict("long", IMAGE).logits
+        pixels = service._transform(decode(IMAGE))
+    exported = Made(store.export("long", tmp_path / "exported"), depth=4)
+    (alone,) = reference_logits(backbone, exported, pixels[None])
+    torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
+
+
+def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbone, tmp_path):
+    with Service(store, dtype="float32") as service, ThreadPoolExecutor(8) as clients:
+        refs = ["short", "long"] * 20
+        answers = list(clients.map(lambda ref: service.predict(ref, IMAGE), refs))
+        pixels = service._transform(decode(IMAGE))[None]
+    for ref in ("short", "long"):
+        depth = 4 if ref == "long" else 2
+        made = make_task(backbone, tmp_path / f"{ref} again", depth=depth, classes=3, seed=depth)
+        (alone,) = Engine(backbone).forward(pixels, [lowered(backbone, made)])
+        for answer in (answer for asked, answer in zip(refs, answers, strict=True) if asked == ref):
+            torch.testing.assert_close(answer.logits, alone, atol=1e-4, rtol=0)
+
+
+def test_what_is_wrong_with_one_request_leaves_the_others_alone(store):
+    with Service(store) as service:
+        waiting = service.submit("short", IMAGE)
+        with pytest.raises(ImageError):
+            service.submit("short", b"no image")
+        assert waiting.result().task == "short"
+        service.check()
+
+
+def test_one_image_for_many_tasks_gets_what_each_gives_alone_in_the_order_asked(store):
+    refs = ["long", "short", "long:1"]
+    with Service(store, dtype="float32") as service:
+        answers = [answer.result() for answer in service.submit_many(refs, IMAGE)]
+        for ref, answer in zip(refs, answers, strict=True):
+            alone = service.predict(ref, IMAGE)
+            assert (answer.task, answer.version, answer.labels) == (alone.task, alone.version, alone.labels)
+            torch.testing.assert_close(answer.logits, alone.logits, atol=1e-5, rtol=0)
+
+
+def test_predict_with_further_tasks_prints_an_object_for_each_image_and_task(store, tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    arguments = ("--with", "short", "--with", "long:1", "--dtype", "float32", "--format", "json", "--logits")
+    rows = call("predict", "long", str(tmp_path / "a.png"), *arguments, store=store.root).json
+    assert [(Path(row["image"]).name, row["task"], row["depth"]) for row in rows] == [
+        ("a.png", "long", 4), ("a.png", "short", 2), ("a.png", "long", 4),
+    ]  # fmt: skip
+    with Service(store, dtype="float32") as service:
+        assert rows[1]["logits"] == pytest.approx(service.predict("short", IMAGE).logits.tolist(), abs=1e-5)
+
+
+def test_a_request_that_names_no_task_or_one_that_is_not_there_is_refused_and_holds_nothing(store):
+    with Service(store) as service:
+        with pytest.raises(InvalidSettingError, match="names no task"):
+            service.submit_many([], IMAGE)
+        with pytest.raises(TaskNotFoundError, match="nothing"):
+            service.submit_many(["short", "nothing"], IMAGE)
+        assert service.predict("short", IMAGE).task == "short"
+
+
+def test_a_deadline_that_is_over_is_refused_before_the_image_is_looked_at(store):
+    with Service(store) as service:
+        with pytest.raises(DeadlineError, match="after its deadline"):
+            service.submit("short", b"no image", deadline=time.monotonic() - 1)
+        assert service.submit("short", IMAGE, deadline=time.monotonic() + 60).result().task == "short"
+
+
+def test_with_batch_invariance_an_image_gets_the_same_bytes_alone_and_among_others(store):
+    with Service(store, dtype="bfloat16", batch_invariant=True) as service:
+        alone = service.predict("long", IMAGE).logits
+        asked = [service.submit_many(["short", "long"], IMAGE) for _ in range(6)]
+        assert all(torch.equal(answers[1].result().logits, alone) for answers in asked)
+
+
+def test_a_damaged_blob_is_named_and_never_served(store):
+    blob = store.resolve("short").manifest.adapter.weights
+    path = Path(store.blobs.locate(blob))
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.chmod(0o644)
+    path.write_bytes(data)
+    with Service(store) as service:
+        with pytest.raises(IntegrityError, match="short:1"):
+            service.predict("short", IMAGE)
+        broken, whole = service.submit_many(["short", "long"], IMAGE)
+        assert isinstance(broken.exception(), IntegrityError)
+        assert isinstance(whole.exception(), IntegrityError)
+        assert service.predict("long", IMAGE).task == "long"
+
+
+def test_a_task_of_another_backbone_is_refused_and_which_one_to_serve_must_be_said(store, tmp_path):
+    other = make_backbone(tmp_path / "other", depth=2)
+    other = type(other)(dataclasses.replace(other.record, name="other/vit"), other.tensors)
+    store.add_backbone(other.record, encode(other))
+    made = make_task(other, tmp_path / "odd", depth=1, classes=2)
+    store.publish("odd", made.folder, backbone="other/vit", depth=1)
+    with pytest.raises(InvalidSettingError, match=r"holds 2 backbones .* --backbone"):
+        Service(store)
+    with Service(store, backbone="random/vit") as service, pytest.raises(BackboneMismatchError, match="other/vit"):
+        service.predict("odd", IMAGE)
+
+
+def test_an_empty_store_and_a_dtype_that_is_none_are_told(tmp_path, store):
+    with Store.open(tmp_path / "empty", create=True) as empty, pytest.raises(BackboneNotFoundError, match="publish"):
+        Service(empty)
+    with pytest.raises(InvalidSettingError, match="'float16' is not served: use auto or one of float32, bfloat16"):
+        Service(store, dtype="float16")
+
+
+def test_closing_answers_what_is_queued_and_ends_the_thread(store):
+    service = Service(store)
+    waiting = [service.submit("short", IMAGE) for _ in range(5)]
+    service.close()
+    assert all(future.result().task == "short" for future in waiting)
+    assert not any(thread.name == "engine" for thread in threading.enumerate())
+    with pytest.raises(RuntimeError, match="restart"):
+        service.check()
+    with pytest.raises(OverloadedError, match="stopping"):
+        service.submit("short", IMAGE)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from support.toy_backbone import publish, relabel
+
+from serving.runtime.version_leases import Leases
+from store.errors import InUseError, VersionNotFoundError
+from store.registry.store import Store, Version
+
+
+@pytest.fixture
+def two(store: Store, folder: Path) -> tuple[Version, Version]:
+    """Two versions of one task; `latest` names the second."""
+    first = publish(store, folder)
+    return first, publish(store, relabel(folder, "a", "b", "c"))
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        threading.Event().wait(0.02)
+
+
+def held(store: Store) -> set[str]:
+    return {digest for lease in store.leases() for digest in lease.digests}
+
+
+def test_what_is_held_is_not_removed_until_it_is_let_go(store: Store, two: tuple[Version, Version]) -> None:
+    leases = Leases(store)
+    leases.hold(two[0].digest)
+    with pytest.raises(InUseError, match="in use by server"):
+        store.remove("flowers:1")
+    leases.close()
+    assert store.leases() == []
+    assert store.remove("flowers:1").versions == ("flowers:1",)
+
+
+def test_all_that_is_held_becomes_one_lease_which_outlives_its_time_as_long_as_it_is_asked_for(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    leases = Leases(store, lease_s=0.3)
+    for version in two:
+        leases.hold(version.digest)
+    (first,) = store.leases()
+    until(lambda: {lease.id for lease in store.leases()} - {first.id} != set() and len(store.leases()) == 1)
+    (lease,) = store.leases()
+    until(lambda: time.time() > lease.expires_at + 0.3)
+    (renewed,) = store.leases()
+    assert (renewed.id, set(renewed.digests)) == (lease.id, {version.digest for version in two})
+    leases.close()
+
+
+def test_a_request_writes_what_is_new_since_the_last_renewal_and_not_all_that_is_held(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    leases = Leases(store)
+    leases.hold(two[0].digest)
+    leases._renew()
+    leases.hold(two[1].digest)
+    assert sorted(lease.digests for lease in store.leases()) == sorted((version.digest,) for version in two)
+    leases._renew()
+    (lease,) = store.leases()
+    assert set(lease.digests) == {version.digest for version in two}
+    leases.close()
+    assert store.leases() == []
+
+
+def test_what_nobody_asks_for_any_more_is_let_go_and_held_anew_when_asked_for(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    leases = Leases(store, lease_s=0.3, keep_s=0.3)
+    leases.hold(two[0].digest)
+    until(lambda: store.leases() == [])
+    leases.hold(two[0].digest)
+    assert held(store) == {two[0].digest}
+    leases.close()
+
+
+def test_a_version_that_is_gone_is_refused_and_those_still_there_stay_held(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    store.remove("flowers:1")
+    leases = Leases(store)
+    leases.hold(two[1].digest)
+    with pytest.raises(VersionNotFoundError, match="was removed"):
+        leases.hold(two[0].digest)
+    leases.hold(two[1].digest)
+    assert held(store) == {two[1].digest}
+    leases.close()
+
+
+def test_where_a_lease_cannot_be_written_answers_go_on_and_the_log_says_so(
+    store: Store, two: tuple[Version, Version], caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(store.root / "catalogue.sqlite")) as other:
+        other.execute("DROP TABLE holds")
+    leases = Leases(store)
+    leases.hold(two[0].digest)
+    leases.hold(two[0].digest)
+    assert [record.message[:8] for record in caplog.records] == ["version "]
+    leases.close()
+
+
+def test_a_server_that_slept_past_its_lease_goes_on_with_what_is_still_there(
+    store: Store, two: tuple[Version, Version], folder: Path
+) -> None:
+    leases = Leases(store)
+    for version in two:
+        leases.hold(version.digest)
+    store.release(store.leases()[0].id)
+    store.remove("flowers:1")
+    third = publish(store, relabel(folder, "x", "y", "z"))
+    for version in (third, two[1], third):
+        leases.hold(version.digest)
+    assert held(store) == {third.digest, two[1].digest}
+    with pytest.raises(VersionNotFoundError):
+        leases.hold(two[0].digest)
+    leases.close()

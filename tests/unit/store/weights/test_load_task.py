@@ -1,0 +1,170 @@
+"""Loading at once, against the slow twin: each file read, verified and lowered by itself."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.oracle import Shop, make_task, open_shop
+from support.toy_backbone import set_option
+
+from store.backends.mapped_file import view_file
+from store.errors import IntegrityError, UnservedAdapterError
+from store.registry.store import Version
+from store.weights.backbones import open_backbone
+from store.weights.forms import TaskWeights
+from store.weights.load_task import load_task
+from store.weights.lowering.lower import lower
+from store.weights.lowering.stacked_lora import lower_blocks
+from store.weights.tensor_views import tensors_in
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    with open_shop(tmp_path_factory.mktemp("shop"), embed_dim=96) as shop:
+        yield shop
+
+
+def slowly(shop: Shop, version: Version, dtype: torch.dtype) -> TaskWeights:
+    manifest, read = version.manifest, shop.store.read
+    return lower(
+        config=read(manifest.adapter.config),
+        adapter=read(manifest.adapter.weights),
+        head=read(manifest.head.weights),
+        labels=read(manifest.head.labels),
+        depth=manifest.depth,
+        backbone=shop.backbone.tensors,
+        dtype=dtype,
+    )
+
+
+def tensors(task: TaskWeights) -> dict[str, torch.Tensor]:
+    forms = {**task.forms.deltas, **task.forms.norms, **task.forms.bottlenecks}
+    found = {
+        f"{path}.{field.name}": getattr(form, field.name)
+        for path, form in forms.items()
+        for field in dataclasses.fields(form)
+    }
+    return {"weight": task.head_weight, "bias": task.head_bias, **{k: v for k, v in found.items() if v is not None}}
+
+
+def check_same(found: TaskWeights, expected: TaskWeights) -> None:
+    assert (found.depth, found.labels, found.nbytes) == (expected.depth, expected.labels, expected.nbytes)
+    mine, theirs = tensors(found), tensors(expected)
+    assert mine.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert mine[name].dtype == tensor.dtype
+        assert mine[name].stride() == tensor.stride()
+        assert torch.equal(mine[name], tensor)
+
+
+REGULAR: dict[str, dict[str, object]] = {
+    "every linear map": {},
+    "one linear map of one block": {"depth": 1, "modules": ("attn.proj",)},
+    "a rank for each kind": {"rank_pattern": {"attn.qkv": 2, "fc1": 7}},
+    "rank-stabilised": {"use_rslora": True},
+    "an alpha for each block": {"alpha_pattern": {f"blocks.{block}.mlp.fc1": 3 * block + 1 for block in range(4)}},
+    "an odd rank": {"rank": 3},
+}
+OTHER: dict[str, dict[str, object]] = {
+    "a rank for each block": {"rank_pattern": {"blocks.1.attn.qkv": 2}},
+    "DoRA": {"use_dora": True},
+}
+
+
+DTYPES = {
+    "float32": (torch.float32, torch.float32),
+    "float32 in bfloat16": (torch.float32, torch.bfloat16),
+    "bfloat16": (torch.bfloat16, torch.bfloat16),
+    "float16 in float32": (torch.float16, torch.float32),
+}
+
+
+@pytest.mark.parametrize(("saved", "dtype"), DTYPES.values(), ids=DTYPES)
+@pytest.mark.parametrize("options", [*REGULAR.values(), *OTHER.values()], ids=[*REGULAR, *OTHER])
+def test_a_task_is_loaded_bit_by_bit_as_reading_and_lowering_it_would(
+    shop: Shop, tmp_path: Path, options: dict[str, object], saved: torch.dtype, dtype: torch.dtype
+) -> None:
+    made = make_task(shop.backbone, tmp_path, **{"depth": 4, "classes": 5, **options})
+    weights = tmp_path / "adapter_model.safetensors"
+    save_file({name: tensor.to(saved) for name, tensor in load_file(weights).items()}, weights)
+    try:
+        version = shop.store.publish("task", tmp_path, backbone=shop.backbone.record.name, depth=made.depth)
+    except UnservedAdapterError as error:  # then there is nothing to load
+        pytest.skip(str(error))
+    found = load_task(shop.store, version.manifest, backbone=shop.backbone.tensors, dtype=dtype)
+    check_same(found, slowly(shop, version, dtype))
+
+
+@pytest.mark.parametrize(
+    ("options", "regular"), [*((o, True) for o in REGULAR.values()), *((o, False) for o in OTHER.values())]
+)
+def test_only_plain_factors_of_one_shape_a_kind_are_lowered_at_once(
+    shop: Shop, tmp_path: Path, options: dict[str, object], regular: bool
+) -> None:
+    make_task(shop.backbone, tmp_path, **{"depth": 4, "classes": 5, **options})
+    adapter = view_file(str(tmp_path / "adapter_model.safetensors"))
+    config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **{k: v for k, v in options.items() if "pattern" in k}}
+    assert (lower_blocks(config, adapter, dtype=torch.float32) is not None) == regular
+    assert lower_blocks({**config, "peft_type": "VERA"}, adapter, dtype=torch.float32) is None
+
+
+def test_a_loaded_task_keeps_no_file_mapped_and_shares_no_memory_with_another_load_of_it(
+    shop: Shop, tmp_path: Path
+) -> None:
+    make_task(shop.backbone, tmp_path, depth=4, classes=5)
+    version = shop.store.publish("mine", tmp_path, backbone=shop.backbone.record.name, depth=4)
+    first, second = (load_task(shop.store, version.manifest, backbone=shop.backbone.tensors) for _ in range(2))
+    assert version.manifest.adapter.weights.nbytes > 1 << 16
+    assert version.manifest.adapter.weights.sha256 not in Path("/proc/self/maps").read_text()
+    for tensor in tensors(first).values():
+        tensor.zero_()
+    check_same(second, slowly(shop, version, torch.float32))
+
+
+@pytest.mark.parametrize("part", ["adapter weights", "head weights", "class names", "adapter config"])
+def test_a_task_with_a_damaged_file_is_never_loaded_and_the_message_names_task_and_part(
+    shop: Shop, tmp_path: Path, part: str
+) -> None:
+    make_task(shop.backbone, tmp_path, depth=4, classes=5, seed=1)
+    set_option(tmp_path, revision=part)  # so that each version has files of its own
+    labels = tmp_path / "classes.txt"
+    labels.write_text(labels.read_text().replace("class", part))
+    save_file({k: v + 1 for k, v in load_file(tmp_path / "head.safetensors").items()}, tmp_path / "head.safetensors")
+    version = shop.store.publish("torn", tmp_path, backbone=shop.backbone.record.name, depth=4)
+    adapter, head = version.manifest.adapter, version.manifest.head
+    blob = {
+        "adapter weights": adapter.weights,
+        "head weights": head.weights,
+        "class names": head.labels,
+        "adapter config": adapter.config,
+    }[part]
+    path = Path(shop.store.blobs.locate(blob))
+    data = path.read_bytes()
+    for damaged in (data[:-1] + bytes([data[-1] ^ 1]), data[::-1]):
+        path.chmod(0o644)
+        path.write_bytes(damaged)
+        with pytest.raises(IntegrityError, match=f"{part} of torn:.* not the one that names it"):
+            load_task(shop.store, version.manifest, backbone=shop.backbone.tensors)
+    path.write_bytes(data)
+    load_task(shop.store, version.manifest, backbone=shop.backbone.tensors)
+
+
+def test_a_backbone_of_the_store_is_mapped_and_its_model_is_memory_of_its_own(shop: Shop) -> None:
+    backbone = open_backbone(shop.store, shop.store.backbone(shop.backbone.record.name))
+    assert backbone.record.weights is not None
+    assert backbone.record.weights.sha256 in Path("/proc/self/maps").read_text()
+    model = backbone.build()
+    with torch.no_grad():
+        model.blocks[0].attn.qkv.weight.zero_()
+    assert all(torch.equal(tensor, shop.backbone.tensors[name]) for name, tensor in backbone.tensors.items())
+
+
+def test_tensors_without_numbers_are_tensors_too(tmp_path: Path) -> None:
+    save_file({"none": torch.zeros(0, 3), "one": torch.ones(())}, tmp_path / "file")
+    found = tensors_in(view_file(str(tmp_path / "file")), "file")
+    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"none": (0, 3), "one": ()}
