@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from support.concurrency_operations import ALIASES, OPERATIONS, TASKS, Outcome, Plan, Worker, collect, timed
-from support.processes import in_a_child
+from support.processes import importing, in_a_child
 
 FIRST = "first"  # the process before all others, which gives each task its first version
 
@@ -68,7 +68,7 @@ def work(plan: Plan, *, timeout_s: float = 120.0) -> list[Outcome]:
     """Do it all and return what was answered; the store is there and has the backbone."""
     Path(plan.logs).mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "support.concurrency_run", json.dumps(asdict(plan))]
-    with subprocess.Popen(command, start_new_session=True) as process:
+    with subprocess.Popen(command, env=importing(), start_new_session=True) as process:
         try:
             code = process.wait(timeout_s)
         except subprocess.TimeoutExpired:

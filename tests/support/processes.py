@@ -1,4 +1,4 @@
-"""Forked processes, to be another user or to die."""
+"""Processes of their own: forked ones, to be another user or to die, and fresh ones that import what tests do."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+
+def importing() -> dict[str, str]:
+    """Return an environment in which a fresh interpreter imports what this one does."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
 
 def in_a_child(action: Callable[[], None], *, user: int | None = None) -> int:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.hostile_folders import FOLDERS
+from support.processes import importing
 from support.toy_backbone import Toy, publish
 
 import store.errors
@@ -51,7 +52,7 @@ def attacked(toy: Toy, tuned: Path, tmp_path_factory: pytest.TempPathFactory) ->
         opened.add_backbone(toy.record, toy.weights)
     subprocess.run(["cp", "-r", tuned, root / "task"], check=True)
     program = [sys.executable, "-m", "support.publish_hostile", str(root / "store"), str(root / "task")]
-    done = subprocess.run(program, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(program, env=importing(), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     with Store.open(root / "store") as opened:
         assert opened.versions() == []

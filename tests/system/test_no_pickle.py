@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from support.audit_hook import MARK, WHAT
+from support.processes import importing
 from support.toy_backbone import ARGUMENTS, Toy
 
 PACKAGES = ("onetrunk", "store", "serving", "sls")
@@ -91,7 +92,7 @@ def run(root: Path, environment: dict[str, str]) -> list[str]:
         text=True,
         timeout=200,
         check=False,
-        env={**os.environ, **environment},
+        env={**importing(), **environment},
         cwd=root / "task",
     )
     assert done.returncode == 0, done.stderr[-2000:]
