@@ -66,12 +66,12 @@ def _store(root: str, catalogue: str | None) -> Iterator[Check]:
 
 
 def _contents(store: Store) -> Iterator[Check]:
-    access, tasks = "read-only" if store.read_only else "writable", len(store.reader.tasks())
-    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.reader.backbones())} backbones")
+    access, tasks = "read-only" if store.read_only else "writable", len(store.queries.tasks())
+    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.queries.backbones())} backbones")
     database = store.catalogue.database
     kind = "SQLite" if database.is_sqlite else "server"
-    yield Check("catalogue", True, f"{kind}, format {store.reader.format()}: {database.place}")
-    keys = store.reader.keys()
+    yield Check("catalogue", True, f"{kind}, format {store.queries.format()}: {database.place}")
+    keys = store.queries.keys()
     revoked = sum(key.revoked_at is not None for key in keys)
     yield Check("keys", True, f"{len(keys) - revoked} in force, {revoked} revoked")
 

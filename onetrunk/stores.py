@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from store.registry.catalogue_reader import Listings
-    from store.registry.read_only_store import Shelf
+    from store.registry.catalogue_reader import CatalogueReader
+    from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Store
 
 ACTOR_LENGTH = 300
@@ -19,22 +19,22 @@ def is_on_a_server(catalogue: str | None) -> bool:
     return catalogue is not None and not catalogue.startswith("sqlite:")
 
 
-def open_listings(root: str, *, catalogue: str | None) -> Listings:
+def open_catalogue(root: str, *, catalogue: str | None) -> CatalogueReader:
     """Open a store to list what it holds; with a catalogue in SQLite, without all that lies deeper."""
     if is_on_a_server(catalogue):
         return open_store(root, catalogue=catalogue)
-    from store.registry.catalogue_reader import Listings
+    from store.registry.catalogue_reader import CatalogueReader
 
-    return Listings.open(root, catalogue=catalogue)
+    return CatalogueReader.open(root, catalogue=catalogue)
 
 
-def open_shelf(root: str, *, catalogue: str | None) -> Shelf:
+def open_read_only(root: str, *, catalogue: str | None) -> ReadOnlyStore:
     """Open a store to read it; with a catalogue in SQLite, without the database library, which takes 0.3 s to load."""
     if is_on_a_server(catalogue):
         return open_store(root, catalogue=catalogue)
-    from store.registry.read_only_store import Shelf
+    from store.registry.read_only_store import ReadOnlyStore
 
-    return Shelf.open(root, catalogue=catalogue)
+    return ReadOnlyStore.open(root, catalogue=catalogue)
 
 
 def open_store(root: str, *, catalogue: str | None, actor: str | None = None, create: bool = False) -> Store:

@@ -14,12 +14,12 @@ from ray import serve
 
 from serving.http.api import make_api
 from serving.port import check_port
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
 
 
-class ServeSettings(BaseModel):
+class ServeConfig(BaseModel):
     """Arguments of the application, as `deploy/serve.yaml` gives them; with `keys`, only who has one is answered."""
 
     model_config = ConfigDict(extra="forbid")
@@ -39,12 +39,12 @@ class ServeSettings(BaseModel):
 class Replica:
     """One process, one engine, every task of the store that stands on its backbone."""
 
-    def __init__(self, settings: ServeSettings) -> None:
+    def __init__(self, settings: ServeConfig) -> None:
         keep_freed_memory()
         # Ray sets OMP_NUM_THREADS from the replica's num_cpus, which is a share and not this machine's cores.
         torch.set_num_threads(settings.threads or os.cpu_count() or 1)
         self._store = Store.open(settings.store, catalogue=settings.catalogue)
-        self._service = Service(
+        self._service = Predictor(
             self._store,
             backbone=settings.backbone,
             dtype=settings.dtype,
@@ -61,13 +61,13 @@ class Replica:
         self._service.check()
 
 
-def build(settings: ServeSettings) -> serve.Application:
+def build(settings: ServeConfig) -> serve.Application:
     """Build the application; `serve deploy` calls it with the config's `args`."""
     return cast(serve.Application, Replica.bind(settings))  # type: ignore[attr-defined]  # made by the decorator
 
 
 @contextmanager
-def running(applications: dict[str, ServeSettings], *, host: str, port: int) -> Iterator[None]:
+def running(applications: dict[str, ServeConfig], *, host: str, port: int) -> Iterator[None]:
     """Serve each application under its route prefix until the block ends, on this machine or on RAY_ADDRESS's cluster.
 
     Raises `PortTakenError` before anything is started.

@@ -11,7 +11,7 @@ from typing import cast
 from store.errors import ServerError
 
 
-class Connection:
+class Client:
     """A kept connection to a onetrunk server; `key` is the secret of an API key, where the server asks for one."""
 
     def __init__(self, url: str, *, key: str | None = None) -> None:

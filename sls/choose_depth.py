@@ -9,7 +9,7 @@ from pathlib import Path
 from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.task_folder import read_folder
-from sls.data.dataset import ImageTask, Transform
+from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, Report
 from sls.scoring.criteria import CRITERIA, obstacle
 from sls.scoring.cutoff import Scoring, cut_by_share, cut_by_tolerance
@@ -22,7 +22,7 @@ from store.weights.preprocessing import make_transform
 
 
 @dataclass(frozen=True)
-class ScoreSettings:
+class ScoreConfig:
     """The rule and its evidence: `samples` training images at most, the first by content digest.
 
     `alpha` is the share that criteria of rule "share" cut by, None the criterion's own; `tolerance` is the
@@ -46,8 +46,8 @@ class ScoreSettings:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
 
 
-def index_of(
-    features: BlockFeatures, labels: Labels, settings: ScoreSettings, report: Report = lambda _: None
+def choose_depth(
+    features: BlockFeatures, labels: Labels, settings: ScoreConfig, report: Report = lambda _: None
 ) -> PruneIndex:
     """Decide the depth from features of (blocks, n, dim) and n labels, whatever the order of the rows.
 
@@ -76,7 +76,7 @@ def index_of(
 
 
 @dataclass(frozen=True)
-class Look:
+class DepthChoice:
     """A decision, with the features of (blocks, n, dim) and the n labels that it was taken from."""
 
     index: PruneIndex
@@ -84,7 +84,9 @@ class Look:
     labels: Labels
 
 
-def look_at(folder: Path, task: ImageTask, backbone: Backbone, settings: ScoreSettings, report: Report) -> Look:
+def choose_depth_of_folder(
+    folder: Path, task: Dataset, backbone: Backbone, settings: ScoreConfig, report: Report
+) -> DepthChoice:
     """Decide the depth of a task that is tuned already; its folder stays as it is.
 
     The top is the folder's own last block: one that is cut already is scored from its depth.
@@ -94,10 +96,10 @@ def look_at(folder: Path, task: ImageTask, backbone: Backbone, settings: ScoreSe
 
 
 def look(
-    vit: VisionTransformer, task: ImageTask, settings: ScoreSettings, transform: Transform, report: Report
-) -> Look:
+    vit: VisionTransformer, task: Dataset, settings: ScoreConfig, transform: Transform, report: Report
+) -> DepthChoice:
     """Decide the depth from the first training images, in the order of their content."""
     rows = task.train.content_order()[: settings.samples]
     labels = task.train.labels[rows]
     features = block_features(vit, task.train, transform, rows=rows)
-    return Look(index_of(features, labels, settings, report), features, labels)
+    return DepthChoice(choose_depth(features, labels, settings, report), features, labels)

@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters.model import Adapted
-from sls.data.dataset import ImageTask, Labels, Split, Transform
+from sls.data.dataset import Dataset, Labels, Split, Transform
 from sls.scoring.features import BlockFeatures, block_features
 from sls.scoring.ridge import RidgeHead, ridge_head
 from store.records.evidence import Accuracy, PruneIndex
@@ -44,7 +44,7 @@ class TrainFeatures:
         return ridge_head(self.served[depth - 1], self.labels, self.classes)
 
 
-def train_features(vit: VisionTransformer, task: ImageTask, transform: Transform, *, samples: int) -> TrainFeatures:
+def train_features(vit: VisionTransformer, task: Dataset, transform: Transform, *, samples: int) -> TrainFeatures:
     """Run the training images through the blocks: the first `samples` to be scored, the rest for the heads alone.
 
     The scored ones make a pass of their own, so that their last bits do not depend on how many follow.
@@ -104,7 +104,7 @@ def keep_adapted(index: PruneIndex, from_block: int) -> PruneIndex:
     return replace(index, depth=from_block, reason=reason, candidates=())
 
 
-def walked(index: PruneIndex, depth: int, drop: float, max_drop: float) -> PruneIndex:
+def raised_cut(index: PruneIndex, depth: int, drop: float, max_drop: float) -> PruneIndex:
     """The index after the cut was walked up from where the criterion put it, as it lost `drop` points there."""
     lost = f"depth {index.depth}, as scored, loses {drop:.3g} points of validation accuracy, allowed are {max_drop:g}"
     end = "nothing is pruned" if depth == index.blocks else f"walked up to depth {depth}"

@@ -25,7 +25,7 @@ import torch
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, spread, write
 from benchmarks.support.models import random_vit_base
 from benchmarks.support.tasks import publish_lora
-from store.backends.mapped_file import view_file
+from store.backends.mapped_file import map_file
 from store.malloc import keep_freed_memory
 from store.records.manifest import Manifest
 from store.registry.store import Store
@@ -75,10 +75,10 @@ def measure(
 
     def map_files(manifest: Manifest) -> None:
         for blob in manifest.blobs:
-            view_file(store.blobs.locate(blob))
+            map_file(store.blobs.locate(blob))
 
     def lower_alone(manifest: Manifest) -> None:
-        view = view_file(store.blobs.locate(manifest.adapter.weights))
+        view = map_file(store.blobs.locate(manifest.adapter.weights))
         assert lower_blocks(json.loads(store.read(manifest.adapter.config)), view, dtype=dtype) is not None
 
     def load_from_disk(manifest: Manifest) -> None:
@@ -120,7 +120,7 @@ def measure(
 
 def digest(store: Store, manifest: Manifest) -> None:
     for blob in manifest.blobs:
-        hashlib.sha256(view_file(store.blobs.locate(blob))).hexdigest()
+        hashlib.sha256(map_file(store.blobs.locate(blob))).hexdigest()
 
 
 def load_plainly(store: Store, manifest: Manifest, tensors: Tensors, dtype: torch.dtype) -> TaskWeights:

@@ -26,14 +26,14 @@ from torch import Tensor
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
 from serving.engine.engine import Engine
 from store.adapters.checkpoint import check, read_checkpoint
-from store.adapters.methods.supported import SERVED, served_method
+from store.adapters.methods.supported import SUPPORTED, supported_method
 from store.errors import UnservedAdapterError
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.weights.forms import TaskWeights
 
 HERE = Path(__file__).resolve().parent
 sys.path.append(str(HERE.parents[1] / "tests"))
-from support.custom_tasks import OWN, make_own_task, own_logits  # noqa: E402  (the tests' slow twins)
+from support.custom_tasks import CUSTOM, make_own_task, own_logits  # noqa: E402  (the tests' slow twins)
 from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits  # noqa: E402
 from support.peft_tasks import CONFIGS  # noqa: E402
 
@@ -90,13 +90,13 @@ def backbone_of(root: Path, *, quick: bool) -> Backbone:
 
 
 def methods() -> set[str]:
-    return {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING} | {*SERVED}
+    return {kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING} | {*SUPPORTED}
 
 
 def make_tasks(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]:
     """Make three tasks of every config: of 10 classes, of 1,000, and of 2 with half of the depth."""
     blocks = backbone.record.blocks
-    for index, name in enumerate((*CONFIGS, *OWN)):
+    for index, name in enumerate((*CONFIGS, *CUSTOM)):
         for seed, (depth, classes) in enumerate(((blocks, 10), (blocks, 1000), (max(1, blocks // 2), 2))):
             folder = root / f"{index}-{seed}"
             task = make_task(name, backbone, folder, depth=depth, classes=classes, seed=seed)
@@ -154,9 +154,9 @@ def compare(engine: Engine, tasks: Sequence[Case], images: Tensor, rounds: int) 
 
 
 def refusals() -> Iterator[dict[str, Any]]:
-    for method in sorted(methods() - {*SERVED}):
+    for method in sorted(methods() - {*SUPPORTED}):
         try:
-            served_method({"peft_type": method})
+            supported_method({"peft_type": method})
         except UnservedAdapterError as error:
             yield {"method": method, "config": "", "refused": str(error).split(" (")[1].split(");")[0]}
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.engine.conformance import BATCH, CONFIGS, OWN, backbone_of, logits_alone, lowered, make_task
+from benchmarks.engine.conformance import BATCH, CONFIGS, CUSTOM, backbone_of, logits_alone, lowered, make_task
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
 from onetrunk.rendering.tables import Row, to_markdown
 from serving.engine.engine import Engine
@@ -64,7 +64,7 @@ def main() -> None:
 
 
 def make_cases(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]:
-    for index, name in enumerate((*CONFIGS, *OWN)):
+    for index, name in enumerate((*CONFIGS, *CUSTOM)):
         task = make_task(name, backbone, root / str(index), depth=backbone.record.blocks, classes=CLASSES, seed=0)
         exact, alone = (
             torch.stack(logits_alone(name, backbone, task, images, dtype)) for dtype in (torch.float32, torch.bfloat16)

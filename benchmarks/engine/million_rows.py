@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.engine.conformance import CONFIGS, OWN, backbone_of, lowered, make_task
+from benchmarks.engine.conformance import CONFIGS, CUSTOM, backbone_of, lowered, make_task
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
 from serving.engine.engine import Engine
 from store.weights.forms import TaskWeights
@@ -34,7 +34,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         backbone = backbone_of(root, quick=options.quick)
-        names = (*CONFIGS, *OWN)
+        names = (*CONFIGS, *CUSTOM)
         made = [
             make_task(name, backbone, root / str(index), depth=draw.randint(1, DEEPEST), classes=10, seed=index % 3)
             for index, name in enumerate(names)

@@ -108,7 +108,7 @@ def measure(place: Place, scratch: Path, options: argparse.Namespace) -> dict[st
     elapsed_s = time.monotonic() - started
     with Store.open(place.root, catalogue=place.catalogue) as store:
         found = problems(store, outcomes)
-        events = sum(1 for _ in store.reader.history())
+        events = sum(1 for _ in store.queries.history())
     return {
         "place": place.name,
         "operations": len(outcomes),

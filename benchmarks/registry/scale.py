@@ -91,7 +91,7 @@ def build(root: Path, *, tasks: int, versions: int) -> float | None:
     made = not root.exists()
     with Store.open(root, create=made) as store:
         template = publish_template(store) if made else store.resolve("template").manifest
-        known = store.reader.next_versions()
+        known = store.queries.next_versions()
         wanted = [(task_name(i), n) for n in range(1, versions + 1) for i in range(tasks)]
         missing = [(task, n) for task, n in wanted if known.get(task, 1) <= n]
         started = time.monotonic()

@@ -34,7 +34,7 @@ from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quan
 from benchmarks.support.models import random_vit_base
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import Request, Row, Runner
+from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OverloadedError
 from store.malloc import keep_freed_memory
@@ -63,7 +63,7 @@ class Subjects:
             random_task(backbone, depth=depth, dtype=DTYPES[dtype], device="cpu", seed=seed)
             for seed, depth in enumerate(depths)
         ]
-        self._runner: Runner[Tensor] = Runner(self._engine, Scheduler())
+        self._runner: EngineLoop[Tensor] = EngineLoop(self._engine, Scheduler())
         self._thread = ThreadPoolExecutor(1)
 
     def calibrate(self, repeats: int) -> tuple[float, float]:
@@ -112,8 +112,8 @@ class Subjects:
 
     async def _ours(self, task: int, *, target_s: float | None) -> Tensor:
         deadline = None if target_s is None else time.monotonic() + target_s
-        row: Row[Tensor] = Row(str(task), self._tasks[task], lambda logits: logits)
-        self._runner.submit(Request(self._image, (row,), deadline))
+        row: PendingPrediction[Tensor] = PendingPrediction(str(task), self._tasks[task], lambda logits: logits)
+        self._runner.submit(PredictionRequest(self._image, (row,), deadline))
         return await asyncio.wrap_future(row.answer)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)

@@ -30,8 +30,8 @@ from PIL import Image
 
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
 from benchmarks.support.tasks import publish_lora
-from serving.runtime.adapter_cache import Pool
-from serving.runtime.predictor import Answer, Service
+from serving.runtime.adapter_cache import AdapterCache
+from serving.runtime.predictor import Prediction, Predictor
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
@@ -54,7 +54,7 @@ def main() -> None:
     with Store.open(options.folder, create=True) as store:
         build(store, refs)
         digests = {ref: store.resolve(ref).digest for ref in refs}
-        with Service(store, dtype=options.dtype) as bounded, Service(store, dtype=options.dtype) as whole:
+        with Predictor(store, dtype=options.dtype) as bounded, Predictor(store, dtype=options.dtype) as whole:
             services = {"bounded": bounded, "all resident": whole}
             budgets = {"bounded": int(options.budget_mb * 1e6), "all resident": EVERYTHING_NBYTES}
             for name, service in services.items():
@@ -107,20 +107,20 @@ def build(store: Store, refs: Sequence[str]) -> None:
             print(f"published {index} of {len(refs)}", file=sys.stderr)
 
 
-def prepare(service: Service, digests: dict[str, str], *, budget_nbytes: int) -> None:
+def prepare(service: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
     """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
-    service._pool = Pool(budget_nbytes=budget_nbytes)
+    service._pool = AdapterCache(budget_nbytes=budget_nbytes)
     service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
 
 
-def fill(service: Service, refs: Sequence[str]) -> None:
+def fill(service: Predictor, refs: Sequence[str]) -> None:
     for ref in refs:
         version = service._store.resolve(ref)
         with closing(service._pool.take(version.digest, partial(service._load, version))) as lease:
             lease.weights.result()
 
 
-def capacity(service: Service, refs: Sequence[str]) -> float:
+def capacity(service: Predictor, refs: Sequence[str]) -> float:
     """Return how many images a second the service answers when all are there at once."""
     service.predict(refs[0], IMAGE)
     start = time.perf_counter()
@@ -130,7 +130,7 @@ def capacity(service: Service, refs: Sequence[str]) -> float:
 
 
 def measure(
-    services: dict[str, Service], refs: Sequence[str], options: argparse.Namespace
+    services: dict[str, Predictor], refs: Sequence[str], options: argparse.Namespace
 ) -> tuple[list[float], dict[str, Measured]]:
     """Return the arrivals a second in each round, and what was found of each service."""
     draw = random.Random(0)
@@ -158,16 +158,16 @@ def measure(
     return rates, measured
 
 
-def drive(service: Service, arrivals: Sequence[Arrival]) -> list[float]:
+def drive(service: Predictor, arrivals: Sequence[Arrival]) -> list[float]:
     """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
     latencies: list[float] = []
     lock, sent = Lock(), []
     start = time.perf_counter()
 
-    def send(arrival: Arrival) -> Future[Answer]:
+    def send(arrival: Arrival) -> Future[Prediction]:
         (answer,) = service.submit_many([arrival.ref], IMAGE)
 
-        def note(_: Future[Answer]) -> None:
+        def note(_: Future[Prediction]) -> None:
             latency = time.perf_counter() - start - arrival.at_s
             with lock:
                 latencies.append(latency)

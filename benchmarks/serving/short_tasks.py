@@ -24,7 +24,7 @@ from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quan
 from benchmarks.support.models import random_vit_base
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import Request, Row, Runner
+from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
@@ -59,7 +59,7 @@ class Bench:
     def play(self, arrivals: list[Arrival]) -> dict[int, list[float]]:
         """Send the images as they come; return the latencies by task, in seconds from when each was due."""
         latencies: dict[int, list[float]] = {task: [] for task in range(len(self.tasks))}
-        runner: Runner[Tensor] = Runner(self.engine, Scheduler())
+        runner: EngineLoop[Tensor] = EngineLoop(self.engine, Scheduler())
         for task in (0, 1) * WARM_UP:
             self._send(runner, task).rows[0].answer.result()
         sent, start = [], time.perf_counter()
@@ -73,8 +73,10 @@ class Bench:
         runner.close()
         return latencies
 
-    def _send(self, runner: Runner[Tensor], task: int) -> Request[Tensor]:
-        request = Request(self.image, (Row(str(task), self.tasks[task], lambda logits: logits),))
+    def _send(self, runner: EngineLoop[Tensor], task: int) -> PredictionRequest[Tensor]:
+        request = PredictionRequest(
+            self.image, (PendingPrediction(str(task), self.tasks[task], lambda logits: logits),)
+        )
         runner.submit(request)
         return request
 

@@ -29,10 +29,10 @@ import torch
 
 from benchmarks.sls.cut_runs import Run, features_of, labels_of
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
-from sls.choose_depth import ScoreSettings, index_of
-from sls.data.dataset import ImageTask, Split
+from sls.choose_depth import ScoreConfig, choose_depth
+from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED
-from sls.data.loading import load_task
+from sls.data.loading import load_dataset
 from sls.scoring.criteria import CRITERIA
 from sls.scoring.feature_rows import Labels
 from sls.scoring.features import BlockFeatures, block_features
@@ -94,9 +94,10 @@ def decide(name: str, way: Way, options: argparse.Namespace) -> Decision:
     """Go from the images in an order to the prune indexes, as `onetrunk cut` does."""
     torch.set_num_threads(way.threads)
     features, labels = (tuned_features if options.tuned else frozen_features)(name, way, options)
-    settings = ScoreSettings(samples=options.samples)
+    settings = ScoreConfig(samples=options.samples)
     indexes = {
-        criterion: index_of(features, labels, replace(settings, criterion=criterion)) for criterion in options.criterion
+        criterion: choose_depth(features, labels, replace(settings, criterion=criterion))
+        for criterion in options.criterion
     }
     digest = hashlib.sha256(features.scored.tobytes() + features.served.tobytes()).hexdigest()
     return Decision(digest, {criterion: json.dumps(asdict(index)) for criterion, index in indexes.items()})
@@ -104,7 +105,7 @@ def decide(name: str, way: Way, options: argparse.Namespace) -> Decision:
 
 def frozen_features(name: str, way: Way, options: argparse.Namespace) -> tuple[BlockFeatures, Labels]:
     """Run the packaged backbone over the images in an order."""
-    task = shuffled(load_task(f"onetrunk/{name}", limit=options.limit), way.order)
+    task = shuffled(load_dataset(f"onetrunk/{name}", limit=options.limit), way.order)
     backbone = load_backbone(DEFAULT_BACKBONE)
     rows = task.train.content_order()[: options.samples]
     transform = make_transform(backbone.record.id.preprocessing)
@@ -122,7 +123,7 @@ def tuned_features(name: str, way: Way, options: argparse.Namespace) -> tuple[Bl
     return BlockFeatures(kept.scored[:, rows], kept.served[:, rows]), labels[rows]
 
 
-def shuffled(task: ImageTask, order: int) -> ImageTask:
+def shuffled(task: Dataset, order: int) -> Dataset:
     rows = np.random.default_rng(order).permutation(len(task.train))
     return replace(task, train=Split(tuple(task.train.images[row] for row in rows), task.train.labels[rows]))
 

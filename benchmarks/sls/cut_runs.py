@@ -20,13 +20,13 @@ from safetensors.torch import load_file, save_file
 
 from sls.adapters.model import Tuned, linear, trunk
 from sls.adapters.task_folder import read_folder, write_folder
-from sls.data.dataset import ImageTask, Split
+from sls.data.dataset import Dataset, Split
 from sls.data.embedded import render
-from sls.data.loading import load_task
-from sls.pipeline.retune import blank, truncated
+from sls.data.loading import load_dataset
+from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
 from sls.scoring.features import BlockFeatures, block_features
-from sls.training.tune import Recipe, tune
+from sls.training.tune import TrainingConfig, tune
 from store.adapters.checkpoint import WEIGHTS
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.weights.preprocessing import make_transform
@@ -62,7 +62,7 @@ def keep_plan(plan: Plan, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one task; `source` is what `sls.data.load_task` takes."""
+    """One training of one task; `source` is what `sls.data.load_dataset` takes."""
 
     source: str
     name: str
@@ -93,15 +93,15 @@ def labels_of(source: str, folder: Path) -> dict[str, npt.NDArray[np.int64]]:
         return {part: arrays[part] for part in PARTS}
 
 
-def load(source: str, plan: Plan) -> ImageTask:
+def load(source: str, plan: Plan) -> Dataset:
     """Load a task; embedded ones are drawn in the numbers of the plan, others are limited to them."""
-    task = load_task(source)
+    task = load_dataset(source)
     wanted = {"train": plan.train, "validation": plan.validation, "test": plan.test}
     if source.startswith("onetrunk/"):
         parts = {part: Split(*render(task.name, part, count)) for part, count in wanted.items()}
     else:
         parts = {part: _first(getattr(task, part), count) for part, count in wanted.items()}
-    return ImageTask(task.name, task.classes, *(parts[part] for part in PARTS))
+    return Dataset(task.name, task.classes, *(parts[part] for part in PARTS))
 
 
 def _first(split: Split, count: int) -> Split:
@@ -142,18 +142,18 @@ def do(run: Run, plan: Plan, folder: Path) -> None:
     temporary.rename(run.file(folder, ".json"))
 
 
-def _tuned(run: Run, task: ImageTask, backbone: Backbone, plan: Plan, folder: Path) -> Tuned | None:
+def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: Plan, folder: Path) -> Tuned | None:
     match = NAME.fullmatch(run.name)
     assert match is not None, run.name
     if match["kind"] == "frozen":
         return None
     seed, depth = int(match["seed"]), int(match["depth"] or backbone.record.blocks)
-    recipe = Recipe(
+    recipe = TrainingConfig(
         epochs=plan.retune_epochs if match["kind"] == "after" else plan.epochs,
         seed=seed,
         method=match["method"] or "lora",
     )
-    start = blank(task, backbone, recipe, depth)
+    start = untrained(task, backbone, recipe, depth)
     if match["kind"] == "after":
         start = truncated(_read(Run(run.source, f"full-s{seed}"), recipe, folder), depth)
     transform = make_transform(backbone.record.id.preprocessing)
@@ -164,7 +164,7 @@ def _tuned(run: Run, task: ImageTask, backbone: Backbone, plan: Plan, folder: Pa
     return tuned
 
 
-def _read(run: Run, recipe: Recipe, folder: Path) -> Tuned:
+def _read(run: Run, recipe: TrainingConfig, folder: Path) -> Tuned:
     tensors = load_file(run.file(folder, ".safetensors"))
     adapter = {key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")}
     depth = len({key.split(".blocks.")[1].split(".")[0] for key in adapter})

@@ -23,18 +23,18 @@ from rich.console import Console
 from onetrunk.cli.output import print_table
 from onetrunk.rendering.html import Section, to_html
 from onetrunk.rendering.storage_report import sections
-from onetrunk.rendering.tables import Row
-from serving.app import ServeSettings, running
-from serving.benchmark.load import Outcome, Sample, drive
+from onetrunk.rendering.tables import Record
+from serving.app import ServeConfig, running
+from serving.benchmark.load import LoadRequest, LoadResult, run_load
 from serving.client import best
-from serving.runtime.predictor import Service
-from sls.choose_depth import ScoreSettings
-from sls.data.dataset import ImageTask
-from sls.data.loading import load_task
-from sls.pipeline.fit import FitResult, FitSettings, fit
+from serving.runtime.predictor import Predictor
+from sls.choose_depth import ScoreConfig
+from sls.data.dataset import Dataset
+from sls.data.loading import load_dataset
+from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.plots.depth_plot import draw_depths
 from sls.progress import Progress
-from sls.training.tune import Recipe
+from sls.training.tune import TrainingConfig
 from store.maintenance.report import Report, report
 from store.malloc import keep_freed_memory
 from store.records.evidence import Accuracy
@@ -42,7 +42,7 @@ from store.registry.store import Store, Version
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
 
 TASKS = ("digits", "letter", "slant", "position", "orientation")
-SETTINGS = FitSettings(tune=Recipe(epochs=4), score=ScoreSettings(samples=250), retune=Recipe(epochs=3))
+SETTINGS = FitConfig(tune=TrainingConfig(epochs=4), score=ScoreConfig(samples=250), retune=TrainingConfig(epochs=3))
 """Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
 CLIENTS = 4
 IMAGES_PER_TASK = 30
@@ -72,7 +72,7 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     """Run the demo; with `wait`, the server stays up until that returns."""
     keep_freed_memory()
     folder, out, err = demo.folder, demo.out, demo.err
-    tasks = {name: load_task(f"onetrunk/{name}") for name in TASKS}
+    tasks = {name: load_dataset(f"onetrunk/{name}") for name in TASKS}
     with Store.open(demo.store, create=True) as store, Store.open(demo.full_store, create=True) as full_store:
         fit_tasks(demo, store, full_store)
         versions = [store.resolve(name) for name in tasks]
@@ -84,8 +84,8 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     picture = draw_picture(versions, folder / "depths")
     err.print(f"starting Ray Serve on {host}:{port} …")
     applications = {
-        "/": ServeSettings(store=str(demo.store)),
-        "/full-depth": ServeSettings(store=str(demo.full_store)),
+        "/": ServeConfig(store=str(demo.store)),
+        "/full-depth": ServeConfig(store=str(demo.full_store)),
     }
     with running(applications, host=host, port=port):
         served = serve_stream(demo, tasks, f"http://{host}:{port}")
@@ -142,12 +142,12 @@ def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], N
 def fit_task(name: str, out: Path, workers: int, sender: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    sender.send(fit(load_task(f"onetrunk/{name}"), load_backbone(DEFAULT_BACKBONE), SETTINGS, out, sender.send))
+    sender.send(fit(load_dataset(f"onetrunk/{name}"), load_backbone(DEFAULT_BACKBONE), SETTINGS, out, sender.send))
 
 
-def task_rows(versions: Sequence[Version]) -> list[Row]:
+def task_rows(versions: Sequence[Version]) -> list[Record]:
     """One row a task: what was decided, what it costs in accuracy and in bytes."""
-    rows: list[Row] = []
+    rows: list[Record] = []
     for version in versions:
         manifest = version.manifest
         assert manifest.certificate is not None
@@ -172,7 +172,7 @@ def draw_picture(versions: Sequence[Version], stem: Path) -> Path:
     return draw_depths({v.task: v.manifest.prune_index for v in versions}, stem, certificates=certificates)
 
 
-def serve_stream(demo: Demo, tasks: dict[str, ImageTask], url: str) -> Section:
+def serve_stream(demo: Demo, tasks: dict[str, Dataset], url: str) -> Section:
     """Send the same mixed stream to the cut tasks and to the uncut ones, in turn, and compare."""
     samples = draw_samples(tasks)
     demo.err.print(
@@ -180,10 +180,10 @@ def serve_stream(demo: Demo, tasks: dict[str, ImageTask], url: str) -> Section:
     )
     cut, full = [], []
     for path in ("", "/full-depth"):
-        drive(url + path, samples[: 8 * CLIENTS], clients=CLIENTS)
+        run_load(url + path, samples[: 8 * CLIENTS], clients=CLIENTS)
     for _ in range(ROUNDS):
-        cut.append(drive(url, samples, clients=CLIENTS))
-        full.append(drive(f"{url}/full-depth", samples, clients=CLIENTS))
+        cut.append(run_load(url, samples, clients=CLIENTS))
+        full.append(run_load(f"{url}/full-depth", samples, clients=CLIENTS))
     rows = [outcome_row("each at its depth", cut), outcome_row("all at full depth", full)]
     ratios = sorted(c.images_per_second / f.images_per_second for c, f in zip(cut, full, strict=True))
     text = (
@@ -193,9 +193,9 @@ def serve_stream(demo: Demo, tasks: dict[str, ImageTask], url: str) -> Section:
     return Section("Served over HTTP", text, rows)
 
 
-def compare_offline(demo: Demo, outcome: Outcome) -> str:
+def compare_offline(demo: Demo, outcome: LoadResult) -> str:
     """Answer the same images in process and say how far the server's answers are from those."""
-    with Store.open(demo.store) as store, Service(store) as service:
+    with Store.open(demo.store) as store, Predictor(store) as service:
         offline = [service.predict(reply.sample.ref, reply.sample.image).to_dict() for reply in outcome.replies]
     pairs = [(best(reply.answer), best(answer)) for reply, answer in zip(outcome.replies, offline, strict=True)]
     same = sum(served[0] == alone[0] for served, alone in pairs)
@@ -203,7 +203,7 @@ def compare_offline(demo: Demo, outcome: Outcome) -> str:
     return f"In process, {same} of {len(pairs)} images get the same label; scores differ by at most {apart:.2g}."
 
 
-def outcome_row(name: str, outcomes: Sequence[Outcome]) -> Row:
+def outcome_row(name: str, outcomes: Sequence[LoadResult]) -> Record:
     def median(values: Sequence[float]) -> float:
         return statistics.median(values)
 
@@ -216,19 +216,19 @@ def outcome_row(name: str, outcomes: Sequence[Outcome]) -> Row:
     }
 
 
-def draw_samples(tasks: dict[str, ImageTask]) -> list[Sample]:
+def draw_samples(tasks: dict[str, Dataset]) -> list[LoadRequest]:
     """Take test images of every task, encoded as PNG, in one mixed order that is the same each time."""
     samples = []
     for name, task in tasks.items():
         for index in range(min(IMAGES_PER_TASK, len(task.test))):
             out = BytesIO()
             task.test.image(index).save(out, "PNG")
-            samples.append(Sample(name, out.getvalue(), task.classes[task.test.labels[index]]))
+            samples.append(LoadRequest(name, out.getvalue(), task.classes[task.test.labels[index]]))
     random.Random(0).shuffle(samples)
     return samples
 
 
-def page_of(rows: Sequence[Row], counted: Report, served: Section, svg: str) -> str:
+def page_of(rows: Sequence[Record], counted: Report, served: Section, svg: str) -> str:
     return to_html(
         f"onetrunk: {len(rows)} tasks, one backbone",
         f"Tuned, cut, stored and served by `onetrunk demo` with Python {sys.version.split()[0]}.",

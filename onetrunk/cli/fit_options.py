@@ -10,7 +10,7 @@ import typer
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
-    from sls.choose_depth import ScoreSettings
+    from sls.choose_depth import ScoreConfig
 
 CriterionName = Literal["sls", "sls-authors", "ncm", "ridge", "knn", "silhouette", "cka"]
 MethodName = Literal[
@@ -97,13 +97,13 @@ Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many ima
 
 def score_settings(
     criterion: CriterionName, *, parity: bool, alpha: float | None, tolerance: float, seed: int, every: bool
-) -> ScoreSettings:
-    from sls.choose_depth import ScoreSettings
+) -> ScoreConfig:
+    from sls.choose_depth import ScoreConfig
 
     if parity and (criterion not in ("sls", PARITY) or alpha not in (None, PARITY_ALPHA)):
         given = f"--criterion {criterion}" + ("" if alpha is None else f" and --alpha {alpha:g}")
         raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out {given}")
-    return ScoreSettings(
+    return ScoreConfig(
         criterion=PARITY if parity else criterion, alpha=alpha, tolerance=tolerance, seed=seed, every=every
     )
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.rendering.tables import Row, cell, heading, to_csv, to_json, to_table
+from onetrunk.rendering.tables import Record, cell, heading, to_csv, to_json, to_table
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Format(enum.StrEnum):
 FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
 
 
-LISTED = ("task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes")
+VERSION_COLUMNS = ("task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes")
 
 
 PIPE_WIDTH = 160  # what reads a pipe should not get the wrapped cells of an 80-column screen
@@ -38,7 +38,7 @@ PIPE_WIDTH = 160  # what reads a pipe should not get the wrapped cells of an 80-
 SHOWN = 12  # entries of a list that a table shows
 
 
-def say(text: str) -> None:
+def log_to_stderr(text: str) -> None:
     typer.echo(text, err=True)
 
 
@@ -50,7 +50,7 @@ def terminal(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False)
 
 
-def ask(question: str, *, yes: bool) -> None:
+def confirm(question: str, *, yes: bool) -> None:
     """Return if the user wants it; end where not, or where nobody can be asked."""
     if yes:
         return
@@ -59,17 +59,17 @@ def ask(question: str, *, yes: bool) -> None:
             "this is asked about, and there is no terminal to ask at: look with --dry-run, add --yes"
         )
     if not typer.confirm(question, err=True):
-        say("nothing was changed")
+        log_to_stderr("nothing was changed")
         raise typer.Exit(1)
 
 
 def print_versions(versions: Sequence[Version], fmt: Format) -> None:
     from store.records.version import summarise
 
-    print_rows([summarise(version) for version in versions], fmt, LISTED)
+    print_rows([summarise(version) for version in versions], fmt, VERSION_COLUMNS)
 
 
-def print_rows(rows: Sequence[Row], fmt: Format, columns: Sequence[str] | None = None) -> None:
+def print_rows(rows: Sequence[Record], fmt: Format, columns: Sequence[str] | None = None) -> None:
     """Print rows to stdout; a table shows only the columns named, JSON and CSV show all."""
     if fmt is Format.JSON:
         typer.echo(to_json(rows))
@@ -79,7 +79,7 @@ def print_rows(rows: Sequence[Row], fmt: Format, columns: Sequence[str] | None =
         print_table([{key: row[key] for key in columns or row} for row in rows])
 
 
-def print_record(record: Row, fmt: Format, fields: Row | None = None) -> None:
+def print_record(record: Record, fmt: Format, fields: Record | None = None) -> None:
     """Print one record to stdout: JSON as an object, CSV as a line, a table as a row for each of its fields."""
     if fmt is Format.JSON:
         typer.echo(to_json(record))
@@ -89,11 +89,11 @@ def print_record(record: Row, fmt: Format, fields: Row | None = None) -> None:
         print_fields(fields or record)
 
 
-def print_fields(fields: Row) -> None:
+def print_fields(fields: Record) -> None:
     print_table([{"field": heading(key), "value": cell(key, shorten(value))} for key, value in fields.items()])
 
 
-def print_table(rows: Sequence[Row], *, title: str | None = None) -> None:
+def print_table(rows: Sequence[Record], *, title: str | None = None) -> None:
     """Print rows for people: numbers to the right, byte counts with a unit, long lists cut short."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else PIPE_WIDTH
     short = [{key: shorten(value) for key, value in row.items()} for row in rows]
@@ -114,5 +114,5 @@ def show_accuracy(accuracy: Accuracy) -> str:
     return f"{accuracy.value:.1%} [{low:.1%}, {high:.1%}] on {accuracy.total} held-out images"
 
 
-def without(row: Mapping[str, object], *keys: str) -> Row:
+def omit(row: Mapping[str, object], *keys: str) -> Record:
     return {key: value for key, value in row.items() if key not in keys}

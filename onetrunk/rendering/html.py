@@ -8,7 +8,7 @@ from importlib import resources
 
 from jinja2 import Environment
 
-from onetrunk.rendering.tables import Row, cell, heading
+from onetrunk.rendering.tables import Record, cell, heading
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Section:
 
     title: str
     text: str = ""
-    rows: Sequence[Row] = ()
+    rows: Sequence[Record] = ()
     svg: str = ""
 
 

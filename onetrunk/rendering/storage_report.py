@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from onetrunk.rendering.html import Section
-from onetrunk.rendering.tables import Row, size
+from onetrunk.rendering.tables import Record, size
 from store.maintenance.report import Report
 
 FORMS = {
@@ -38,7 +38,7 @@ def _ratio(report: Report) -> str:
     )
 
 
-def _comparison(report: Report) -> list[Row]:
+def _comparison(report: Report) -> list[Record]:
     rows: list[dict[str, object]] = [{"form": "this store, all files", "nbytes": report.total_nbytes}]
     for key, nbytes in dataclasses.asdict(report.counterfactuals).items():
         rows.append({"form": FORMS[key], "nbytes": nbytes})
@@ -50,7 +50,7 @@ def _times(nbytes: object, whole: int) -> str:
     return f"{nbytes / whole:.2f}x"
 
 
-def _tasks(report: Report) -> list[Row]:
+def _tasks(report: Report) -> list[Record]:
     return [
         {
             "task": task.task,
@@ -78,7 +78,7 @@ def _identity(report: Report) -> str:
     )
 
 
-def _places(report: Report) -> list[Row]:
+def _places(report: Report) -> list[Record]:
     kinds = {
         "live": "named by a version or a backbone",
         "reclaimable": "blobs that nothing names any more: `onetrunk gc` frees them",

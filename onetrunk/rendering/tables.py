@@ -9,7 +9,7 @@ import textwrap
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 
-Row = Mapping[str, object]
+Record = Mapping[str, object]
 
 GAP = "   "
 NARROWEST = 8  # columns of text that a cell keeps, however narrow the screen
@@ -19,7 +19,7 @@ def to_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def to_csv(rows: Sequence[Row]) -> str:
+def to_csv(rows: Sequence[Record]) -> str:
     """Write a header and one line a row; nothing at all for no rows."""
     out = io.StringIO()
     writer = csv.DictWriter(out, fieldnames=list(rows[0]) if rows else [], lineterminator="\n")
@@ -29,7 +29,7 @@ def to_csv(rows: Sequence[Row]) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def to_markdown(rows: Sequence[Row]) -> str:
+def to_markdown(rows: Sequence[Record]) -> str:
     if not rows:
         return ""
     lines = [
@@ -40,7 +40,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def to_table(rows: Sequence[Row], *, width: int) -> str:
+def to_table(rows: Sequence[Record], *, width: int) -> str:
     """Lay rows out in columns, numbers to the right; what is wider than `width` is wrapped in its widest columns."""
     if not rows:
         return ""

@@ -22,7 +22,7 @@ from serving.benchmark.subjects import (
 from serving.engine.engine import Engine
 from store.errors import InvalidSettingError
 from store.records.manifest import Manifest
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 from store.weights.load_task import load_task
@@ -70,7 +70,7 @@ class Figure:
 class Published:
     """Versions of a store that stand on the backbone: what its own tasks cost is measured with these."""
 
-    shelf: Shelf
+    shelf: ReadOnlyStore
     manifests: Sequence[Manifest]
 
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from serving.client import Connection, best
+from serving.client import Client, best
 from store.errors import OneTrunkError
 
 
 @dataclass(frozen=True)
-class Sample:
+class LoadRequest:
     """An image for a task, and the label that is right."""
 
     ref: str
@@ -26,7 +26,7 @@ class Sample:
 class Reply:
     """What the server answered for a sample (the JSON object), and how long the client waited, in seconds."""
 
-    sample: Sample
+    sample: LoadRequest
     answer: dict[str, object]
     latency_s: float
 
@@ -36,7 +36,7 @@ class Reply:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class LoadResult:
     """All replies in the order of the samples, and the wall time of the whole stream in seconds."""
 
     replies: tuple[Reply, ...]
@@ -56,7 +56,7 @@ class Outcome:
         return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
 
-def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
+def run_load(url: str, samples: Sequence[LoadRequest], *, clients: int) -> LoadResult:
     """Send every sample once, each client one at a time over its own connection; raise the first failure."""
     queue: SimpleQueue[int] = SimpleQueue()
     for index in range(len(samples)):
@@ -65,7 +65,7 @@ def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
     failures: list[OneTrunkError] = []
 
     def client() -> None:
-        connection = Connection(url)
+        connection = Client(url)
         try:
             while not failures:
                 index = queue.get_nowait()
@@ -87,4 +87,4 @@ def drive(url: str, samples: Sequence[Sample], *, clients: int) -> Outcome:
         thread.join()
     if failures:
         raise failures[0]
-    return Outcome(tuple(replies[index] for index in range(len(samples))), time.perf_counter() - start)
+    return LoadResult(tuple(replies[index] for index in range(len(samples))), time.perf_counter() - start)

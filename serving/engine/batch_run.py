@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from serving.engine.adapter_ops import layer_norm, norms_of
 from serving.engine.block import ServedBlock
-from serving.engine.core_threads import Lanes
-from serving.engine.row_plan import Row, events, rows_at, rows_by_block
+from serving.engine.core_threads import CoreThreads
+from serving.engine.row_plan import EngineRow, events, rows_at, rows_by_block
 from store.weights.forms import Forms, TaskWeights
 
 UNADAPTED = Forms()
@@ -32,25 +32,27 @@ class Finished:
 
 
 @dataclass(frozen=True)
-class Trunk:
+class EngineModel:
     """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour."""
 
     vit: VisionTransformer
     blocks: Sequence[ServedBlock]
-    lanes: Lanes
+    lanes: CoreThreads
     one_by_one: bool
 
 
-class Walk:
+class BatchRun:
     """Rows of a batch and how far they have come; other batches may run on the same trunk between two blocks."""
 
-    def __init__(self, trunk: Trunk, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> None:
+    def __init__(
+        self, trunk: EngineModel, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int]
+    ) -> None:
         self._trunk = trunk
         self._tasks = tasks
         self._image_of = image_of
         self._events = events(tasks)
         self._parts = trunk.lanes.split(images)
-        self._rows = [Row(image, None, ()) for image in range(len(images))]
+        self._rows = [EngineRow(image, None, ()) for image in range(len(images))]
         self.depth = 0
         """Blocks that have run."""
 

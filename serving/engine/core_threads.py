@@ -18,7 +18,7 @@ ENOUGH = 50_000  # numbers of a lane's rows below which a block costs less on al
 UNEVEN = 1.2  # how much longer than the mean the longest lane may take
 
 
-class Lanes:
+class CoreThreads:
     """Threads whose tensor operations use one core each.
 
     What a task adds to the result of a product is added where that result is: in the cache of the core that made it.

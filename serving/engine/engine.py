@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from serving.engine.batch_run import Finished, Trunk, Walk
+from serving.engine.batch_run import BatchRun, EngineModel, Finished
 from serving.engine.block import ServedBlock
-from serving.engine.core_threads import Lanes
+from serving.engine.core_threads import CoreThreads
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
-from store.weights.supported import check_served
+from store.weights.supported import check_supported
 
 
 class Engine:
@@ -32,19 +32,19 @@ class Engine:
         self.record = backbone.record
         self.dtype = dtype
         self.device = torch.device(device)
-        vit = check_served(backbone.build(dtype=dtype, device=device), backbone.record.name)
+        vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
         grid = vit.patch_embed.grid_size
         blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
-        lanes = Lanes(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
-        self._trunk = Trunk(vit, blocks, lanes, batch_invariant)
+        lanes = CoreThreads(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
+        self._trunk = EngineModel(vit, blocks, lanes, batch_invariant)
 
-    def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> Walk:
+    def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.
 
         Tasks of one image share its rows below the first block that any of them adapts. Rows depend on no other row.
         """
         moved = images.to(self.device, self.dtype)
-        return Walk(self._trunk, moved, tasks, range(len(tasks)) if image_of is None else image_of)
+        return BatchRun(self._trunk, moved, tasks, range(len(tasks)) if image_of is None else image_of)
 
     def walk(
         self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None

@@ -9,7 +9,7 @@ from store.weights.forms import TaskWeights
 
 
 @dataclass(frozen=True)
-class Row:
+class EngineRow:
     """One image on its way up; `task` is None while it is the backbone's alone, `members` ask for it."""
 
     image: int
@@ -21,7 +21,7 @@ class Row:
         return self.image, None if self.task is None else id(self.task)
 
 
-def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> list[Row]:
+def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> list[EngineRow]:
     """Return the rows that run at a block, counted from 1, deepest first; then those of like forms together."""
     members: dict[tuple[int, int | None], list[int]] = {}
     first: dict[int, int] = {}
@@ -31,11 +31,11 @@ def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -
             adapted = id(task) if task.first_block <= block else None
             members.setdefault((image_of[index], adapted), []).append(index)
     rows = [
-        Row(image, None if adapted is None else tasks[found[0]], tuple(found))
+        EngineRow(image, None if adapted is None else tasks[found[0]], tuple(found))
         for (image, adapted), found in members.items()
     ]
 
-    def order(row: Row) -> tuple[int, int, int]:
+    def order(row: EngineRow) -> tuple[int, int, int]:
         depth = max(tasks[member].depth for member in row.members)
         return (-depth, 0, -1) if row.task is None else (-depth, _rank(row.task), first[id(row.task)])
 

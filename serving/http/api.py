@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 
 from serving.http import bundle_routes as bundles
 from serving.http import registry_routes as registry
-from serving.http.auth import Caller, Keyring, Served, identify, served_by
-from serving.http.cancellation import unless_gone, wait_for
-from serving.runtime.predictor import Answer, Service
+from serving.http.auth import ApiKeyCache, AppState, Caller, app_state, authenticate_caller
+from serving.http.cancellation import cancel_on_disconnect, wait_for
+from serving.runtime.predictor import Prediction, Predictor
 from store.errors import (
     BackboneMismatchError,
     ConflictError,
@@ -67,9 +67,9 @@ open_routes = APIRouter()
 guarded_routes = APIRouter()
 
 
-def make_api(service: Service, store: Store, *, keys: bool) -> FastAPI:
+def make_api(service: Predictor, store: Store, *, keys: bool) -> FastAPI:
     """Answer out of the service and the store; with `keys`, only whoever has one, but for `/healthz`."""
-    served = Served(service, store, Keyring(store) if keys else None, ThreadPoolExecutor(2, "prepare"))
+    served = AppState(service, store, ApiKeyCache(store) if keys else None, ThreadPoolExecutor(2, "prepare"))
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
@@ -81,7 +81,7 @@ def make_api(service: Service, store: Store, *, keys: bool) -> FastAPI:
     api.state.served = served
     api.include_router(open_routes)
     for routes in (guarded_routes, registry.routes, bundles.routes):
-        api.include_router(routes, dependencies=[Depends(identify)])
+        api.include_router(routes, dependencies=[Depends(authenticate_caller)])
     for kind, answer in HANDLERS.items():
         api.add_exception_handler(kind, answer)
     return api
@@ -90,7 +90,7 @@ def make_api(service: Service, store: Store, *, keys: bool) -> FastAPI:
 @open_routes.get("/healthz")
 def health(request: Request) -> dict[str, object]:
     """Say that the replica answers, and where no keys are asked for, on which backbone."""
-    served = served_by(request)
+    served = app_state(request)
     record = served.service.record
     shown = {} if served.keyring else {"backbone": record.name, "fingerprint": record.id.fingerprint}
     return {"status": "ok", **shown}
@@ -137,19 +137,19 @@ async def predict_many(
 
 async def answers_of(
     refs: Sequence[str], request: Request, caller: TenantStore, timeout_ms: float | None
-) -> list[Answer] | None:
+) -> list[Prediction] | None:
     """Answer within the time, counted from when the image is there; None where the client goes away before."""
     for ref in refs:
         caller.check("read", ref)
     image = await read_body(request)
-    served = served_by(request)
+    served = app_state(request)
     deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
 
-    def submit() -> tuple[Future[Answer], ...]:
+    def submit() -> tuple[Future[Prediction], ...]:
         return served.service.submit_many(refs, image, deadline=deadline)
 
-    with caller.may("read", refs[0]):  # all have been checked; what it raises is told as to this caller
-        return await unless_gone(request, wait_for(served.workers, submit))
+    with caller.authorized("read", refs[0]):  # all have been checked; what it raises is told as to this caller
+        return await cancel_on_disconnect(request, wait_for(served.workers, submit))
 
 
 def closed_by_client() -> JSONResponse:

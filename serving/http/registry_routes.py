@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query
 
 from serving.http.auth import Caller
 from store.errors import InvalidNameError, InvalidSettingError
-from store.records.events import AliasRule, Key
+from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
 from store.records.refs import Ref
 from store.records.version import summarise
@@ -170,7 +170,7 @@ def revoke_key(identifier: str, caller: Caller) -> Json:
     return show_key(caller.revoke_key(identifier))
 
 
-def show_key(key: Key) -> Json:
+def show_key(key: ApiKey) -> Json:
     """Return what may be shown of a key: not even the digest of its secret."""
     shown = dataclasses.asdict(key)
     del shown["sha256"]

@@ -23,10 +23,10 @@ class _Entry:
     leases: int = 0
 
 
-class Lease:
+class Pin:
     """One user's hold on a task: it stays in memory until `close`, which may be called again."""
 
-    def __init__(self, pool: Pool, entry: _Entry) -> None:
+    def __init__(self, pool: AdapterCache, entry: _Entry) -> None:
         self._pool = pool
         self._entry: _Entry | None = entry
         self.weights = entry.weights
@@ -36,7 +36,7 @@ class Lease:
         self._pool._leave(self)
 
 
-class Pool:
+class AdapterCache:
     """Hand out task weights by version digest; every operation takes the same time however many are resident.
 
     `budget_nbytes` bounds what is kept. A task in use is never dropped, so tasks in use may take more, and go as soon
@@ -55,7 +55,7 @@ class Pool:
         self.loads = 0
         """How often a task was taken that was not in memory."""
 
-    def take(self, digest: str, load: Callable[[], TaskWeights]) -> Lease:
+    def take(self, digest: str, load: Callable[[], TaskWeights]) -> Pin:
         """Hold the task and return at once; where it is not in memory, a thread of the pool's own calls `load`.
 
         What `load` raises comes to all who wait for that load, and the next to take the task loads it anew; so does
@@ -72,7 +72,7 @@ class Pool:
             elif self._idle.pop(digest, None) is not None:
                 self._idle_nbytes -= entry.nbytes or 0
             entry.leases += 1
-        return Lease(self, entry)
+        return Pin(self, entry)
 
     @property
     def nbytes(self) -> int:
@@ -110,7 +110,7 @@ class Pool:
                 "try again later, or add replicas or memory"
             )
 
-    def _leave(self, lease: Lease) -> None:
+    def _leave(self, lease: Pin) -> None:
         with self._lock:
             entry, lease._entry = lease._entry, None
             if entry is None:

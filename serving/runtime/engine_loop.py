@@ -12,10 +12,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from serving.engine.batch_run import Finished, Walk
+from serving.engine.batch_run import BatchRun, Finished
 from serving.engine.engine import Engine
 from serving.engine.row_plan import rows_by_block
-from serving.scheduling.jobs import Batch, Job
+from serving.scheduling.jobs import Batch, ScheduledRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OneTrunkError, OverloadedError
 from store.weights.forms import TaskWeights
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
-class Row(Generic[T]):
+class PendingPrediction(Generic[T]):
     """One answer that is asked for: of which task, whom it is counted under, and what its logits become."""
 
     name: str
@@ -34,14 +34,14 @@ class Row(Generic[T]):
 
 
 @dataclass(frozen=True, eq=False)
-class Request(Generic[T]):
+class PredictionRequest(Generic[T]):
     """One image (3, H, W) float32 for one or more tasks; `release` is called once it needs its tasks no more.
 
     It may be called more than once. The deadline is a time of `time.monotonic`. Cancelling all answers ends it.
     """
 
     pixels: Tensor
-    rows: tuple[Row[T], ...]
+    rows: tuple[PendingPrediction[T], ...]
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
 
@@ -58,17 +58,17 @@ class Request(Generic[T]):
 
 
 @dataclass(frozen=True)
-class _Climb(Generic[T]):
+class RunningBatch(Generic[T]):
     """A batch on its way: its walk, and whose each of the walk's rows is."""
 
-    walk: Walk
-    owners: tuple[tuple[Job[Request[T]], Row[T]], ...]
+    walk: BatchRun
+    owners: tuple[tuple[ScheduledRequest[PredictionRequest[T]], PendingPrediction[T]], ...]
 
     def release(self) -> None:
         for job, _ in self.owners:
             job.item.release()
 
-    def answer(self, finished: Finished) -> list[Job[Request[T]]]:
+    def answer(self, finished: Finished) -> list[ScheduledRequest[PredictionRequest[T]]]:
         """Answer who still waits; return the jobs of which nobody waits for anything more."""
         ended = []
         for index, logits in zip(finished.rows, finished.logits, strict=True):
@@ -81,15 +81,15 @@ class _Climb(Generic[T]):
         return ended
 
 
-class Runner(Generic[T]):
+class EngineLoop(Generic[T]):
     """One thread that owns the engine; close it to stop."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler[Request[T]]) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler[PredictionRequest[T]]) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._wake = threading.Condition()
         self._closing = False
-        self._climbs: dict[Batch[Request[T]], _Climb[T]] = {}  # the thread's own
+        self._climbs: dict[Batch[PredictionRequest[T]], RunningBatch[T]] = {}  # the thread's own
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -108,14 +108,14 @@ class Runner(Generic[T]):
     def is_alive(self) -> bool:
         return self._thread.is_alive()
 
-    def submit(self, request: Request[T]) -> None:
+    def submit(self, request: PredictionRequest[T]) -> None:
         """Queue a request; what it is refused for becomes of its answers."""
         if not request.is_wanted:
             request.release()
             return
         names, tasks = tuple(row.name for row in request.rows), [row.weights for row in request.rows]
         rows = rows_by_block(tasks, [0] * len(tasks))
-        job = Job(request, names, rows, request.deadline)
+        job = ScheduledRequest(request, names, rows, request.deadline)
         try:
             with self._wake:
                 if self._closing:
@@ -128,11 +128,11 @@ class Runner(Generic[T]):
         for row in request.rows:
             row.answer.add_done_callback(lambda answer: self._forget(job) if answer.cancelled() else None)
 
-    def _forget(self, job: Job[Request[T]]) -> None:
+    def _forget(self, job: ScheduledRequest[PredictionRequest[T]]) -> None:
         if job.item.is_wanted:
             return
         with self._wake:
-            if self._scheduler.withdraw(job):
+            if self._scheduler.abort(job):
                 self._wake.notify()  # its batch may have to be let go
                 return
         job.item.release()
@@ -143,17 +143,17 @@ class Runner(Generic[T]):
                 self._advance(batch)
             except BaseException as error:  # those who wait must hear of it, and the next batch must run
                 with self._wake:
-                    self._scheduler.abandon(batch)
+                    self._scheduler.fail(batch)
                 self._climbs.pop(batch, None)
                 for job in batch.jobs:
                     job.item.fail(error)
 
-    def _next(self) -> Batch[Request[T]] | None:
+    def _next(self) -> Batch[PredictionRequest[T]] | None:
         """Wait for a batch of which a block is to run; None once there is nothing left and the runner is closing."""
         while True:
             with self._wake:
                 step = self._scheduler.next(time.monotonic())
-                left = [batch for batch in self._climbs if not batch.waited_for]
+                left = [batch for batch in self._climbs if not batch.live]
                 if step.batch is None and not step.refused and not left:
                     if self._closing:
                         return None
@@ -165,7 +165,7 @@ class Runner(Generic[T]):
             if step.batch is not None:
                 return step.batch
 
-    def _advance(self, batch: Batch[Request[T]]) -> None:
+    def _advance(self, batch: Batch[PredictionRequest[T]]) -> None:
         start = time.perf_counter()
         if batch not in self._climbs:
             self._climbs[batch] = self._begin(batch.jobs)
@@ -176,15 +176,15 @@ class Runner(Generic[T]):
         seconds = time.perf_counter() - start
         ended = [] if finished is None else climb.answer(finished)
         with self._wake:
-            self._scheduler.ran(batch, seconds)
+            self._scheduler.block_finished(batch, seconds)
             for job in ended:
-                self._scheduler.withdraw(job)
+                self._scheduler.abort(job)
 
-    def _begin(self, jobs: Sequence[Job[Request[T]]]) -> _Climb[T]:
+    def _begin(self, jobs: Sequence[ScheduledRequest[PredictionRequest[T]]]) -> RunningBatch[T]:
         owners = tuple((job, row) for job in jobs for row in job.item.rows)
         walk = self._engine.begin(
             torch.stack([job.item.pixels for job in jobs]),
             [row.weights for _, row in owners],
             [index for index, job in enumerate(jobs) for _ in job.item.rows],
         )
-        return _Climb(walk, owners)
+        return RunningBatch(walk, owners)

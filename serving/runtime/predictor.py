@@ -13,10 +13,10 @@ from functools import partial
 from torch import Tensor
 
 from serving.engine.engine import Engine
-from serving.runtime.adapter_cache import Lease, Pool
+from serving.runtime.adapter_cache import AdapterCache, Pin
 from serving.runtime.device import choose_backbone, choose_dtype, row_nbytes
-from serving.runtime.engine_loop import Request, Row, Runner
-from serving.runtime.version_leases import Leases
+from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
+from serving.runtime.version_leases import VersionLeases
 from serving.scheduling.deadlines import late
 from serving.scheduling.scheduler import Scheduler
 from store.errors import (
@@ -36,7 +36,7 @@ REF_VALID_S = 0.25  # how long a moved alias may go unnoticed
 
 
 @dataclass(frozen=True)
-class Answer:
+class Prediction:
     """What one image got from one version: labels with probabilities, best first, and all logits in label order."""
 
     task: str
@@ -56,7 +56,7 @@ class Answer:
         return {**answer, "logits": self.logits.tolist()} if logits else answer
 
 
-class Service:
+class Predictor:
     """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
     With `batch_invariant`, an image and a task give the same bytes whatever else is asked at the same time.
@@ -78,15 +78,15 @@ class Service:
             self._backbone, dtype=choose_dtype(dtype, device), device=device, batch_invariant=batch_invariant
         )
         self._transform = make_transform(self.record.id.preprocessing)
-        self._pool = Pool(budget_nbytes=POOL_NBYTES)
+        self._pool = AdapterCache(budget_nbytes=POOL_NBYTES)
         max_rows = max(1, ACTIVATIONS_NBYTES // row_nbytes(self._backbone, self._engine.dtype))
-        self._runner: Runner[Answer] = Runner(self._engine, Scheduler(max_rows=max_rows))
-        self._leases = Leases(store)
+        self._runner: EngineLoop[Prediction] = EngineLoop(self._engine, Scheduler(max_rows=max_rows))
+        self._leases = VersionLeases(store)
         self._refs: dict[str, Version] = {}
         self._refs_since = time.monotonic()
         self._refs_lock = threading.Lock()
 
-    def __enter__(self) -> Service:
+    def __enter__(self) -> Predictor:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -102,11 +102,11 @@ class Service:
         if not self._runner.is_alive:
             raise RuntimeError("the engine's thread has stopped: restart the replica")
 
-    def predict(self, ref: str, image: bytes) -> Answer:
+    def predict(self, ref: str, image: bytes) -> Prediction:
         """Answer one image and wait for it."""
         return self.submit(ref, image).result()
 
-    def submit(self, ref: str, image: bytes, *, deadline: float | None = None) -> Future[Answer]:
+    def submit(self, ref: str, image: bytes, *, deadline: float | None = None) -> Future[Prediction]:
         """Do what `submit_many` does for one task, once it is loaded; what loading raises is raised here."""
         version = self._resolve(ref)
         with closing(self._take(version)) as task:
@@ -115,7 +115,7 @@ class Service:
 
     def submit_many(
         self, refs: Sequence[str], image: bytes, *, deadline: float | None = None
-    ) -> tuple[Future[Answer], ...]:
+    ) -> tuple[Future[Prediction], ...]:
         """Resolve, decode and queue one image for these tasks, whose shared blocks run once; answers in their order.
 
         The deadline is a time of `time.monotonic`: an answer that would come after it becomes a `DeadlineError`, and
@@ -126,7 +126,9 @@ class Service:
             raise InvalidSettingError("the request names no task: give at least one ref")
         return self._queue([self._resolve(ref) for ref in refs], image, deadline)
 
-    def _queue(self, versions: Sequence[Version], image: bytes, deadline: float | None) -> tuple[Future[Answer], ...]:
+    def _queue(
+        self, versions: Sequence[Version], image: bytes, deadline: float | None
+    ) -> tuple[Future[Prediction], ...]:
         if self._runner.closing:
             raise OverloadedError("the server is stopping: ask again once it is back")
         if deadline is not None and (over_s := time.monotonic() - deadline) > 0:
@@ -135,7 +137,7 @@ class Service:
             tasks = [stack.enter_context(closing(self._take(version))) for version in versions]
             pixels = self._transform(decode(image))
             held = stack.pop_all()
-        answers: tuple[Future[Answer], ...] = tuple(Future() for _ in versions)
+        answers: tuple[Future[Prediction], ...] = tuple(Future() for _ in versions)
 
         def start() -> None:
             try:
@@ -147,12 +149,12 @@ class Service:
                         answer.set_exception(error)
                 return
             rows = [
-                Row(version.task, loaded, partial(_answer_of, version, loaded), answer)
+                PendingPrediction(version.task, loaded, partial(_answer_of, version, loaded), answer)
                 for version, loaded, answer in zip(versions, weights, answers, strict=True)
             ]
-            self._runner.submit(Request(pixels, tuple(rows), deadline, held.close))
+            self._runner.submit(PredictionRequest(pixels, tuple(rows), deadline, held.close))
 
-        when_done([task.weights for task in tasks], start)
+        call_when_all_done([task.weights for task in tasks], start)
         return answers
 
     def _resolve(self, ref: str) -> Version:
@@ -169,7 +171,7 @@ class Service:
             )
         return version
 
-    def _take(self, version: Version) -> Lease:
+    def _take(self, version: Version) -> Pin:
         self._leases.hold(version.digest)
         return self._pool.take(version.digest, lambda: self._load(version))
 
@@ -183,11 +185,11 @@ class Service:
         )
 
 
-def _answer_of(version: Version, weights: TaskWeights, logits: Tensor) -> Answer:
-    return Answer(version.task, version.version, version.digest, version.manifest.depth, weights.labels, logits)
+def _answer_of(version: Version, weights: TaskWeights, logits: Tensor) -> Prediction:
+    return Prediction(version.task, version.version, version.digest, version.manifest.depth, weights.labels, logits)
 
 
-def when_done(futures: Sequence[Future[TaskWeights]], act: Callable[[], None]) -> None:
+def call_when_all_done(futures: Sequence[Future[TaskWeights]], act: Callable[[], None]) -> None:
     """Call once all are done: at once where they are, else on the thread that ends the last of them."""
     lock, left = threading.Lock(), len(futures)
 

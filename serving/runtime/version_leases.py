@@ -18,7 +18,7 @@ KEEP_S = 300.0  # how long a version is held after the last request for it
 log = logging.getLogger(__name__)
 
 
-class Leases:
+class VersionLeases:
     """Leases on every version asked for lately; none where the store is read-only.
 
     One is on all of them, and written anew at every renewal. What is asked for between two renewals is held by a

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from serving.scheduling.cost import BlockCost
-from serving.scheduling.jobs import Entry, Job
+from serving.scheduling.jobs import QueueEntry, ScheduledRequest
 from store.errors import DeadlineError
 
 T = TypeVar("T")
@@ -20,23 +20,25 @@ class Deadlines(Generic[T]):
 
     def __init__(self, cost: BlockCost) -> None:
         self._cost = cost
-        self._ordered: list[tuple[float, int, Job[T]]] = []
+        self._ordered: list[tuple[float, int, ScheduledRequest[T]]] = []
         self._calm_until = math.inf
-        self.in_danger: Job[T] | None = None
+        self.in_danger: ScheduledRequest[T] | None = None
         """The job of the earliest deadline, while all can be met if it goes first, and might not be if it waits."""
 
-    def add(self, entry: Entry[T]) -> None:
+    def add(self, entry: QueueEntry[T]) -> None:
         if entry.job.deadline is not None:
             insort(self._ordered, (entry.job.deadline, entry.number, entry.job))
             self._calm_until = -math.inf
 
-    def remove(self, entry: Entry[T]) -> None:
+    def remove(self, entry: QueueEntry[T]) -> None:
         if entry.job.deadline is not None:
             del self._ordered[bisect_left(self._ordered, (entry.job.deadline, entry.number))]
             if self.in_danger is entry.job:
                 self.in_danger, self._calm_until = None, -math.inf
 
-    def look(self, entries: Mapping[Job[T], Entry[T]], rows: int, now: float) -> dict[Job[T], DeadlineError]:
+    def look(
+        self, entries: Mapping[ScheduledRequest[T], QueueEntry[T]], rows: int, now: float
+    ) -> dict[ScheduledRequest[T], DeadlineError]:
         """Return the jobs that cannot be done in time any more; a block runs over so many rows.
 
         In danger is what would be late if, after one more block of something else, all ran one by one by deadline. That
@@ -45,7 +47,7 @@ class Deadlines(Generic[T]):
         """
         if now < self._calm_until:
             return {}
-        lost: dict[Job[T], DeadlineError] = {}
+        lost: dict[ScheduledRequest[T], DeadlineError] = {}
         other_s = CAUTION * self._cost.of(1, rows)
         work_s, calm_s, feasible, first = 0.0, math.inf, True, None
         for deadline, _, job in self._ordered:
@@ -62,7 +64,7 @@ class Deadlines(Generic[T]):
         return lost
 
 
-def in_time(entries: Sequence[Entry[T]], cost: BlockCost, now: float) -> bool:
+def in_time(entries: Sequence[QueueEntry[T]], cost: BlockCost, now: float) -> bool:
     """Whether jobs that begin as one batch now, all with deadlines, are all done before the earliest of these.
 
     Where a block costs less as such than a row of it, little is saved by that, and the answer is no.

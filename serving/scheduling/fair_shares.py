@@ -15,7 +15,7 @@ class _Account:
     jobs: int = 0
 
 
-class Shares:
+class FairShares:
     """A virtual counter per task, and the virtual time against which a newcomer's counter begins.
 
     A task's counter is what it was served, in block-seconds (Sheng et al. 2024 count tokens); virtual time goes by

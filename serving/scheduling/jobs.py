@@ -15,7 +15,7 @@ Order = tuple[int, int, float, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Job(Generic[T]):
+class ScheduledRequest(Generic[T]):
     """What arrives together and shares its image: `rows[k]` rows run in block k + 1, and the job ends after the last.
 
     `tasks` are those that are charged for it, in equal parts; the deadline is a time on the caller's clock.
@@ -31,9 +31,9 @@ class Job(Generic[T]):
 class Batch(Generic[T]):
     """Jobs that walk up together: the caller runs one block for all of them, then tells the scheduler."""
 
-    jobs: list[Job[T]] = field(default_factory=list)
+    jobs: list[ScheduledRequest[T]] = field(default_factory=list)
     depth: int = 0
-    waited_for: set[Job[T]] = field(default_factory=set)
+    live: set[ScheduledRequest[T]] = field(default_factory=set)
     """Jobs whose answers are not ready and whose clients have not gone; where there are none, the rest is not run."""
 
     @property
@@ -48,21 +48,21 @@ class Batch(Generic[T]):
 
 
 @dataclass(frozen=True)
-class Step(Generic[T]):
+class Decision(Generic[T]):
     """What to do now: refuse the jobs whose deadlines are lost, and run one block of this batch, if there is any."""
 
-    refused: Mapping[Job[T], DeadlineError]
+    refused: Mapping[ScheduledRequest[T], DeadlineError]
     batch: Batch[T] | None
 
 
 @dataclass(frozen=True)
-class Entry(Generic[T]):
+class QueueEntry(Generic[T]):
     """A job that was admitted: its place, its seconds as expected then, and its rows summed over the first k blocks.
 
     `start` is where its task's counter stood, `quantum` the count of whole quanta in it.
     """
 
-    job: Job[T]
+    job: ScheduledRequest[T]
     number: int
     start: float
     quantum: int
@@ -94,12 +94,12 @@ class Entry(Generic[T]):
         return self.seconds * row_blocks / self.row_blocks[-1]
 
 
-def joins(entry: Entry[T], taken: Sequence[Entry[T]], cost: BlockCost, urge: float) -> bool:
+def worth_joining(entry: QueueEntry[T], taken: Sequence[QueueEntry[T]], cost: BlockCost, wait_weight: float) -> bool:
     """Whether what a job's joining saves those that wait outweighs what it costs those that it joins.
 
     It saves them the fixed part of the blocks that are shared, and costs each of the others its rows' part of them.
-    Both are weighed by 1 / a job's own work, since a short job feels a delay most (`urge` is that, summed over those
-    that wait), and the cost by the number that is there, for as many batches of that size are to come. For n like
+    Both are weighed by 1 / a job's own work, since a short job feels a delay most (`wait_weight` is that, summed over
+    those that wait), and the cost by the number that is there, for as many batches of that size are to come. For n like
     jobs this makes batches of about sqrt(n * fixed / per_row), for which their mean wait, (n / m + 1) / 2 times
     (fixed + per_row * m), is least.
     """
@@ -108,4 +108,4 @@ def joins(entry: Entry[T], taken: Sequence[Entry[T]], cost: BlockCost, urge: flo
     for each in taken:
         weights[min(each.depth, entry.depth)] += 1 / each.row_blocks[-1]
     costs = per_row * len(taken) * sum(entry.row_blocks[depth] * weight for depth, weight in weights.items())
-    return costs <= fixed * min(entry.depth, max(each.depth for each in taken)) * urge
+    return costs <= fixed * min(entry.depth, max(each.depth for each in taken)) * wait_weight

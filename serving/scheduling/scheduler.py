@@ -10,8 +10,8 @@ from typing import Generic, TypeVar
 
 from serving.scheduling.cost import BlockCost
 from serving.scheduling.deadlines import Deadlines, in_time, late
-from serving.scheduling.fair_shares import Shares
-from serving.scheduling.jobs import Batch, Entry, Job, Order, Step, joins
+from serving.scheduling.fair_shares import FairShares
+from serving.scheduling.jobs import Batch, Decision, Order, QueueEntry, ScheduledRequest, worth_joining
 from store.errors import InvalidSettingError, OverloadedError
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ NOMINAL_S = 1e-3  # a row's block, until the cost of one is known
 
 
 class Scheduler(Generic[T]):
-    """Least work first among tasks of like shares (`Shares`); a job in danger of its deadline goes before them.
+    """Least work first among tasks of like shares (`FairShares`); a job in danger of its deadline goes before them.
 
     Shares are alike while their counters are within one quantum. A job is passed by those of its quantum that have
     less work, by those of earlier quanta, and by deadlines until it has waited for a grace beyond. Virtual time goes
@@ -35,14 +35,16 @@ class Scheduler(Generic[T]):
 
     def __init__(self, *, max_rows: int = 256, max_waiting: int = 1024) -> None:
         self.cost = BlockCost()
-        self._shares = Shares()
+        self._shares = FairShares()
         self._max_rows = max_rows
         self._max_waiting = max_waiting
-        self._entries: dict[Job[T], Entry[T]] = {}
+        self._entries: dict[ScheduledRequest[T], QueueEntry[T]] = {}
         self._deadlines: Deadlines[T] = Deadlines(self.cost)
-        self._waiting: list[tuple[Order, Job[T]]] = []  # a heap; jobs that are gone or begun are passed over
+        self._waiting: list[
+            tuple[Order, ScheduledRequest[T]]
+        ] = []  # a heap; jobs that are gone or begun are passed over
         self._waiting_rows = 0
-        self._urge = 0.0  # 1 / row-blocks, summed over the jobs that wait
+        self._wait_weight = 0.0  # 1 / row-blocks, summed over the jobs that wait
         self._running: list[Batch[T]] = []
         self._admitted = 0
 
@@ -50,7 +52,7 @@ class Scheduler(Generic[T]):
         """Jobs that wait or run."""
         return len(self._entries)
 
-    def admit(self, job: Job[T], now: float) -> None:
+    def admit(self, job: ScheduledRequest[T], now: float) -> None:
         """Let a job wait for its turn.
 
         Raises `OverloadedError` where too many rows wait, `DeadlineError` where its deadline is lost already, and
@@ -64,14 +66,14 @@ class Scheduler(Generic[T]):
         seconds = seconds or NOMINAL_S * row_blocks[-1]
         start = self._shares.enter(job.tasks, seconds)
         self._admitted += 1
-        entry = Entry(job, self._admitted, start, int(start / QUANTUM_S), seconds, row_blocks)
+        entry = QueueEntry(job, self._admitted, start, int(start / QUANTUM_S), seconds, row_blocks)
         self._entries[job] = entry
         self._deadlines.add(entry)
         heapq.heappush(self._waiting, (entry.order, job))
         self._waiting_rows += entry.most_rows
-        self._urge += 1 / row_blocks[-1]
+        self._wait_weight += 1 / row_blocks[-1]
 
-    def withdraw(self, job: Job[T]) -> bool:
+    def abort(self, job: ScheduledRequest[T]) -> bool:
         """Forget a job that is done, or that nobody waits for any more; return whether a batch that began has it.
 
         One that is not there is no mistake.
@@ -84,36 +86,36 @@ class Scheduler(Generic[T]):
         if entry.batch is None:
             self._stop_waiting(entry)
             return False
-        entry.batch.waited_for.discard(job)
-        if not entry.batch.waited_for:
+        entry.batch.live.discard(job)
+        if not entry.batch.live:
             self._running.remove(entry.batch)
         return True
 
-    def next(self, now: float) -> Step[T]:
+    def next(self, now: float) -> Decision[T]:
         """Return what to do until the next block's end; a batch of depth 0 is one that begins."""
         rows = max((batch.rows for batch in self._running), default=1)
         refused = self._deadlines.look(self._entries, rows, now)
         for job in refused:
-            self.withdraw(job)
-        return Step(refused, self._choose(now))
+            self.abort(job)
+        return Decision(refused, self._choose(now))
 
-    def ran(self, batch: Batch[T], seconds: float) -> None:
+    def block_finished(self, batch: Batch[T], seconds: float) -> None:
         """Learn that one block of the batch took these seconds; jobs whose last block it was are done."""
         rows = batch.rows
         if batch.depth:  # the first block comes with the stem
             self.cost.learn(rows, seconds)
         self._shares.pass_time(seconds)
-        for job in batch.waited_for:
+        for job in batch.live:
             part = job.rows[batch.depth]
             self._shares.serve(job.tasks, seconds * part / rows, expected=self._entries[job].expected(part))
         batch.depth += 1
-        for job in [job for job in batch.waited_for if len(job.rows) == batch.depth]:
-            self.withdraw(job)
+        for job in [job for job in batch.live if len(job.rows) == batch.depth]:
+            self.abort(job)
 
-    def abandon(self, batch: Batch[T]) -> None:
+    def fail(self, batch: Batch[T]) -> None:
         """Forget a batch that failed."""
-        for job in list(batch.waited_for):
-            self.withdraw(job)
+        for job in list(batch.live):
+            self.abort(job)
 
     def _check_room(self, rows: int) -> None:
         if rows > self._max_rows:
@@ -128,7 +130,7 @@ class Scheduler(Generic[T]):
 
     def _choose(self, now: float) -> Batch[T] | None:
         """Take the first in order, be it a job that waits or one of a batch that has begun, or one in danger."""
-        firsts = [min((self._entries[job] for job in batch.waited_for), key=_order) for batch in self._running]
+        firsts = [min((self._entries[job] for job in batch.live), key=_order) for batch in self._running]
         running = min(firsts, key=_order, default=None)
         waiting = self._first_waiting()
         first = min((entry for entry in (running, waiting) if entry), key=_order, default=None)
@@ -139,18 +141,18 @@ class Scheduler(Generic[T]):
             first = self._entries[urgent]
         return first.batch or self._begin(first, now) or (running.batch if running else None)
 
-    def _begin(self, first: Entry[T], now: float) -> Batch[T] | None:
+    def _begin(self, first: QueueEntry[T], now: float) -> Batch[T] | None:
         """Begin a batch with this job and those worth joining to it; None where memory has no room for it."""
         room = self._max_rows - sum(batch.most_rows for batch in self._running)
         batch: Batch[T] = Batch()
-        taken: list[Entry[T]] = []
-        entry: Entry[T] | None = first
-        while entry and entry.most_rows <= room and (not taken or self._joins(entry, taken, now)):
+        taken: list[QueueEntry[T]] = []
+        entry: QueueEntry[T] | None = first
+        while entry and entry.most_rows <= room and (not taken or self._worth_joining(entry, taken, now)):
             self._stop_waiting(entry)
             taken.append(entry)
             room -= entry.most_rows
             batch.jobs.append(entry.job)
-            batch.waited_for.add(entry.job)
+            batch.live.add(entry.job)
             self._entries[entry.job] = replace(entry, batch=batch)
             entry = self._first_waiting()
         if not taken:
@@ -158,22 +160,22 @@ class Scheduler(Generic[T]):
         self._running.append(batch)
         return batch
 
-    def _joins(self, entry: Entry[T], taken: Sequence[Entry[T]], now: float) -> bool:
-        return joins(entry, taken, self.cost, self._urge) or in_time([*taken, entry], self.cost, now)
+    def _worth_joining(self, entry: QueueEntry[T], taken: Sequence[QueueEntry[T]], now: float) -> bool:
+        return worth_joining(entry, taken, self.cost, self._wait_weight) or in_time([*taken, entry], self.cost, now)
 
-    def _stop_waiting(self, entry: Entry[T]) -> None:
+    def _stop_waiting(self, entry: QueueEntry[T]) -> None:
         self._waiting_rows -= entry.most_rows
-        self._urge -= 1 / entry.row_blocks[-1]
+        self._wait_weight -= 1 / entry.row_blocks[-1]
 
-    def _first_waiting(self) -> Entry[T] | None:
+    def _first_waiting(self) -> QueueEntry[T] | None:
         while self._waiting:
             entry = self._entries.get(self._waiting[0][1])
             if entry is not None and entry.batch is None:
                 return entry
             heapq.heappop(self._waiting)
-        self._urge = 0.0  # what rounding left
+        self._wait_weight = 0.0  # what rounding left
         return None
 
 
-def _order(entry: Entry[T]) -> Order:
+def _order(entry: QueueEntry[T]) -> Order:
     return entry.order

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sls.adapters.custom import OwnMethod
 from sls.adapters.parallel import insert_beside
-from store.adapters.methods.custom import BESIDE, CONVPASS
+from store.adapters.methods.custom import CONVPASS, PARALLEL_SITES
 
 DROPOUT = 0.1
 
@@ -52,4 +52,4 @@ def _make(vit: VisionTransformer, _: str, hidden: int, scale: float) -> nn.Modul
     return Convpass(vit.embed_dim, hidden, vit.patch_embed.grid_size, scale)
 
 
-METHOD = OwnMethod(CONVPASS, BESIDE, _make, insert_beside("normed"))
+METHOD = OwnMethod(CONVPASS, PARALLEL_SITES, _make, insert_beside("normed"))

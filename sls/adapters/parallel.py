@@ -12,7 +12,7 @@ from store.weights.forms import Input
 Layer = Callable[[Tensor], Tensor]
 
 
-class BesideBlock(nn.Module):
+class ParallelAdapterBlock(nn.Module):
     """x = x + f + p(v), f = ls1(attn(h)), h = norm1(x); then x = x + f + q(v), f = ls2(mlp(h)), h = norm2(x).
 
     v is h ("normed"), x as it was ("residual"), f ("output") or x + f ("sum"). Where there is no p or no q, it is zero.
@@ -43,6 +43,6 @@ def insert_beside(takes: Input) -> Callable[[VisionTransformer, Mapping[str, nn.
         for index, block in enumerate(vit.blocks):
             attn, mlp = adapters.get(f"blocks.{index}.attn"), adapters.get(f"blocks.{index}.mlp")
             if attn is not None or mlp is not None:
-                vit.blocks[index] = BesideBlock(block, attn, mlp, takes)
+                vit.blocks[index] = ParallelAdapterBlock(block, attn, mlp, takes)
 
     return insert

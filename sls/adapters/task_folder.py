@@ -16,7 +16,7 @@ from torch import Tensor
 from sls.adapters.methods import METHODS, OURS
 from sls.adapters.model import Adapted, Tuned, calm_peft, in_order, linear, trunk
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, read_checkpoint
-from store.adapters.methods.supported import served_method
+from store.adapters.methods.supported import supported_method
 from store.errors import BackboneMismatchError, FormatError, OneTrunkError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
@@ -55,7 +55,7 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
     `FormatError`, `UnservedAdapterError` for a method or option that is not read, and `BackboneMismatchError`.
     """
     checkpoint, fingerprint = read_checkpoint(folder), backbone.record.id.fingerprint
-    served_method(checkpoint.settings)  # PEFT would read a pickle for some, or other files than the folder's own
+    supported_method(checkpoint.settings)  # PEFT would read a pickle for some, or other files than the folder's own
     card = checkpoint.card
     if card is not None and card.backbone != fingerprint:
         raise BackboneMismatchError(
@@ -79,7 +79,7 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
 
 def _of_ours(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> VisionTransformer:
     settings = checkpoint.settings
-    served_method(settings).ranks(settings, checkpoint.adapter_infos, backbone.record.modules)
+    supported_method(settings).ranks(settings, checkpoint.adapter_infos, backbone.record.modules)
     return OURS[str(settings["peft_type"])](trunk(backbone, depth), settings, load(checkpoint.weights))
 
 

@@ -90,7 +90,7 @@ def check_labels(name: str, labels: Labels, classes: int) -> None:
 
 
 @dataclass(frozen=True)
-class ImageTask:
+class Dataset:
     """Tune on `train`, watch `validation`, and measure once on `test`."""
 
     name: str

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 from timm.data import create_dataset
 
-from sls.data.dataset import ImageTask, Split, check_labels
+from sls.data.dataset import Dataset, Split, check_labels
 from sls.data.embedded import EMBEDDED, PARTS, render
 from sls.data.npz import read_npz
 from store.errors import DataError
@@ -23,7 +23,7 @@ UNREAD = frozenset({".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl", ".pbm", "
 """Other images: left out without a word, they would be missed."""
 
 
-def load_task(source: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> ImageTask:
+def load_dataset(source: str, *, root: Path | None = None, limit: int | None = None, seed: int = 0) -> Dataset:
     """Load a task; `root` is where timm keeps a named data set, `limit` the most images to take for each part.
 
     Where the source has no validation or test part, it is drawn from the training part, class by class, by digest.
@@ -39,12 +39,12 @@ def load_task(source: str, *, root: Path | None = None, limit: int | None = None
     return _timm(source, root, limit)
 
 
-def _embedded(name: str, limit: int | None, seed: int) -> ImageTask:
+def _embedded(name: str, limit: int | None, seed: int) -> Dataset:
     parts = [Split(*render(name, part, min(SIZES[part], limit or SIZES[part]), seed=seed)) for part in PARTS]
-    return ImageTask(name, EMBEDDED[name].classes, *parts)
+    return Dataset(name, EMBEDDED[name].classes, *parts)
 
 
-def _folder(root: Path, limit: int | None) -> ImageTask:
+def _folder(root: Path, limit: int | None) -> Dataset:
     if not (root / "train").is_dir():
         classes = _class_names(root)
         return _complete(root.name, classes, {"train": _files(root, classes)}, limit)
@@ -89,7 +89,7 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
-def _timm(source: str, root: Path | None, limit: int | None) -> ImageTask:
+def _timm(source: str, root: Path | None, limit: int | None) -> Dataset:
     train, names = _timm_part(source, root, "train")
     parts = {"train": train}
     # timm takes `validation` and `test` for the same images, and the whole folder for a part that it does not find
@@ -125,7 +125,7 @@ def _materialise(dataset: Iterable[tuple[Image.Image, int]]) -> Split:
 # --------------------------------------------------------------------------------------------- drawing what is missing
 
 
-def _complete(name: str, classes: tuple[str, ...], parts: dict[str, Split], limit: int | None) -> ImageTask:
+def _complete(name: str, classes: tuple[str, ...], parts: dict[str, Split], limit: int | None) -> Dataset:
     """Draw absent parts from the training part: a fifth of each class to test on, a fifth to watch."""
     check_labels(name, parts["train"].labels, len(classes))
     _check_counts(name, classes, parts["train"], single="test" in parts)
@@ -135,7 +135,7 @@ def _complete(name: str, classes: tuple[str, ...], parts: dict[str, Split], limi
         train, test = _draw(train, least=1)
     if validation is None:
         train, validation = _draw(train, least=0)
-    return ImageTask(name, classes, *(_first(part, limit) for part in (train, validation, test)))
+    return Dataset(name, classes, *(_first(part, limit) for part in (train, validation, test)))
 
 
 def _check_counts(name: str, classes: tuple[str, ...], train: Split, *, single: bool) -> None:

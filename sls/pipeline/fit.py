@@ -11,23 +11,23 @@ from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.model import Tuned, trunk
 from sls.adapters.task_folder import read_folder, write_card, write_folder
-from sls.choose_depth import ScoreSettings, index_of
-from sls.data.dataset import ImageTask
+from sls.choose_depth import ScoreConfig, choose_depth
+from sls.data.dataset import Dataset
 from sls.evaluation import (
     TrainFeatures,
     accuracy_of,
     depth_accuracies,
     keep_adapted,
+    raised_cut,
     ridge_curve,
     train_features,
-    walked,
 )
 from sls.pipeline.git_commit import current_commit
-from sls.pipeline.retune import MODES, Bench, Cut, blank
+from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
 from sls.pipeline.run_log import Log
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, Report
-from sls.training.tune import Recipe
+from sls.training.tune import TrainingConfig
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
@@ -39,22 +39,22 @@ WHEN = ("after", "before")
 
 
 @dataclass(frozen=True)
-class FitSettings:
+class FitConfig:
     """How a task is tuned, scored, cut, and tuned again.
 
     `when`: "after" tunes at full depth, scores, cuts and retunes, in the paper's order. "before" scores the
     frozen backbone and tunes at that depth from the start, once: `retune` and `retune_mode` are not used.
 
     `max_drop` is the bound, in points of validation accuracy below the model tuned at full depth, that the
-    cut is held to: it is walked up until it keeps it. With "before" that takes a full-depth model after
+    cut is held to: it is raised_cut up until it keeps it. With "before" that takes a full-depth model after
     all, which is then tuned as the reference, and the training that "before" would save is spent.
 
     `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
     """
 
-    tune: Recipe = field(default_factory=Recipe)
-    score: ScoreSettings = field(default_factory=ScoreSettings)
-    retune: Recipe = field(default_factory=lambda: Recipe(epochs=5))
+    tune: TrainingConfig = field(default_factory=TrainingConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    retune: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=5))
     when: str = "after"
     retune_mode: str = "rewind"
     max_drop: float | None = None
@@ -68,7 +68,7 @@ class FitSettings:
             raise InvalidSettingError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
 
     @property
-    def effective(self) -> FitSettings:
+    def effective(self) -> FitConfig:
         """What the run does, as its lineage says it."""
         tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode
         retune = replace(self.retune, method=tune.method, rank=tune.rank, from_block=tune.from_block, scale=tune.scale)
@@ -94,7 +94,7 @@ class FitResult:
     seconds: Mapping[str, float]
 
 
-def fit(task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, report: Report) -> FitResult:
+def fit(task: Dataset, backbone: Backbone, settings: FitConfig, out: Path, report: Report) -> FitResult:
     """Fit a task and write `out/full` and `out/cut`; the test part is measured on, and nothing is chosen by it.
 
     A fit that is interrupted leaves what it has done in `out/unfinished`; the same fit into the same folder goes on
@@ -117,10 +117,10 @@ def fit(task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, r
 class _Fit:
     """One run: what it is given, what it has finished, and the steps."""
 
-    def __init__(self, task: ImageTask, backbone: Backbone, settings: FitSettings, out: Path, log: Log) -> None:
+    def __init__(self, task: Dataset, backbone: Backbone, settings: FitConfig, out: Path, log: Log) -> None:
         self.task, self.backbone, self.settings, self.out, self.log = task, backbone, settings, out, log
         self.blocks = backbone.record.blocks
-        self.bench = Bench(task, backbone, make_transform(backbone.record.id.preprocessing), log)
+        self.bench = TrainingContext(task, backbone, make_transform(backbone.record.id.preprocessing), log)
         self.lineage = Lineage(
             data=task.name,
             data_digest=task.digest,
@@ -160,7 +160,7 @@ class _Fit:
         return full
 
     def _tune(self, depth: int, stage: str, checkpoint: Path) -> Tuned:
-        start = blank(self.task, self.backbone, self.settings.tune, depth)
+        start = untrained(self.task, self.backbone, self.settings.tune, depth)
         return self.bench.tune(start, self.settings.tune, stage=stage, checkpoint=checkpoint)
 
     def _look(self, full: Tuned | None) -> tuple[VisionTransformer, TrainFeatures]:
@@ -170,7 +170,7 @@ class _Fit:
         return vit, train_features(vit, self.task, self.bench.transform, samples=self.settings.score.samples)
 
     def _score(self, features: TrainFeatures) -> PruneIndex:
-        return index_of(features.scored, features.scored_labels, self.settings.score, report=self.log)
+        return choose_depth(features.scored, features.scored_labels, self.settings.score, report=self.log)
 
     def _settle(
         self, index: PruneIndex, full: Tuned | None, features: TrainFeatures
@@ -192,7 +192,7 @@ class _Fit:
                 break
         assert first is not None
         if bound is not None and depth > index.depth:
-            index = walked(index, depth, first, bound)
+            index = raised_cut(index, depth, first, bound)
         return index, validation
 
     def _cut(self, depth: int, full: Tuned | None, features: TrainFeatures) -> Tuned:
@@ -202,7 +202,7 @@ class _Fit:
         checkpoint = self.stages.checkpoint(f"cut-{depth}")
         if full is None or self.settings.when == "before":
             return self._tune(depth, "tune", checkpoint)
-        cut = Cut(full, depth, self.settings.retune, features, self.bench)
+        cut = CutModel(full, depth, self.settings.retune, features, self.bench)
         return MODES[self.settings.retune_mode](cut, checkpoint)
 
     def _measure(self, depth: int) -> Accuracy:

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from sls.adapters.model import Tuned
-from sls.data.dataset import ImageTask, Split
-from sls.training.recipe import Recipe
+from sls.data.dataset import Dataset, Split
+from sls.training.recipe import TrainingConfig
 from sls.training.trainer import State
 from store.backends.atomic_write import replace_file
 from store.errors import ConflictError, FormatError
@@ -24,7 +24,7 @@ META = "onetrunk"
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class TrainingCheckpoint:
     """Where a run keeps its state, and what it is a run of."""
 
     path: Path
@@ -61,7 +61,7 @@ class Checkpoint:
         replace_file(self.path, data)
 
 
-def run_of(task: ImageTask, backbone: Backbone, start: Tuned, recipe: Recipe) -> dict[str, str]:
+def run_of(task: Dataset, backbone: Backbone, start: Tuned, recipe: TrainingConfig) -> dict[str, str]:
     """Name all that a run's result depends on, the order of the images included, so that none goes on from another."""
     tensors = {**start.adapter, "weight": start.weight, "bias": start.bias}
     shape = [start.depth, start.rank, start.method, start.from_block]

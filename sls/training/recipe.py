@@ -26,7 +26,7 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TrainingConfig:
     """AdamW over batches in an order drawn by the seed; `method`, `from_block` and `scale` are of fresh adapters.
 
     The schedule "cosine" is a linear warm-up over the first tenth of the steps, then a half cosine to zero;

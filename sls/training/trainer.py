@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from sls.adapters.model import Adapted
 from sls.training.frozen_prefix import Source
-from sls.training.recipe import SCHEDULES, Recipe
+from sls.training.recipe import SCHEDULES, TrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -51,7 +51,7 @@ def round_off(model: Adapted) -> list[Tensor]:
 class Trainer:
     """Train what requires a gradient in a model that has been rounded off; `epoch` counts those that are done."""
 
-    def __init__(self, model: Adapted, weights: list[Tensor], source: Source, recipe: Recipe) -> None:
+    def __init__(self, model: Adapted, weights: list[Tensor], source: Source, recipe: TrainingConfig) -> None:
         self.model, self.source, self.recipe = model, source, recipe
         self.labels = torch.from_numpy(source.split.labels)
         self.batches = math.ceil(len(source.split) / recipe.batch)

@@ -12,24 +12,24 @@ from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.methods import METHODS
 from sls.adapters.model import Adapted, Tuned, linear
-from sls.data.dataset import ImageTask, Transform
+from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, Report
-from sls.training.checkpoint import Checkpoint, run_of
+from sls.training.checkpoint import TrainingCheckpoint, run_of
 from sls.training.frozen_prefix import Source, batches
-from sls.training.recipe import Recipe, rate_at
+from sls.training.recipe import TrainingConfig, rate_at
 from sls.training.trainer import Trainer, round_off
 from store.errors import DataError
 from store.weights.backbones import Backbone
 
-__all__ = ["Progress", "Recipe", "Report", "rate_at", "tune"]
+__all__ = ["Progress", "Report", "TrainingConfig", "rate_at", "tune"]
 
 
 @torch.random.fork_rng(devices=())
 def tune(
-    task: ImageTask,
+    task: Dataset,
     backbone: Backbone,
     start: Tuned,
-    recipe: Recipe,
+    recipe: TrainingConfig,
     *,
     transform: Transform,
     stage: str,
@@ -54,7 +54,7 @@ def tune(
     weights, frozen = round_off(model), start.from_block - 1
     trainer = Trainer(model, weights, Source(model.vit, task.train, transform, frozen=frozen), recipe)
     watched = Source(model.vit, task.validation, transform, frozen=frozen)
-    kept = Checkpoint(checkpoint, run_of(task, backbone, start, recipe)) if checkpoint else None
+    kept = TrainingCheckpoint(checkpoint, run_of(task, backbone, start, recipe)) if checkpoint else None
     if kept and (state := kept.read()):
         trainer.restore(state)
     began, resumed = time.monotonic(), trainer.epoch

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.adapters.methods.spec import block_number
-from store.adapters.methods.supported import FLOATS, Method, matches, served_method
+from store.adapters.methods.supported import FLOATS, Method, matches, supported_method
 from store.adapters.regular_file import read_regular
 from store.adapters.safetensors_header import TensorInfo, check_header, check_tensors
 from store.errors import (
@@ -52,7 +52,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Fit:
+class AdapterSummary:
     """What a checked checkpoint is: the method, and each adapted module with its rank, from the first block up."""
 
     method: str
@@ -65,7 +65,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     for name in (WEIGHTS, HEAD):
         _refuse_pickle(folder, name)
     if not (folder / HEAD).exists() and (folder / CONFIG).exists():
-        served_method(_parse_config(_read(folder / CONFIG)))  # it may say where the head is
+        supported_method(_parse_config(_read(folder / CONFIG)))  # it may say where the head is
     names = (CONFIG, WEIGHTS, HEAD, LABELS, *([CARD] if os.path.lexists(folder / CARD) else []))
     return parse_checkpoint({name: _read(folder / name) for name in names})
 
@@ -109,7 +109,7 @@ def parse_classes(labels: bytes) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Fit:
+def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> AdapterSummary:
     """Raise a `RefusedError` unless blocks 1..depth of the backbone, with adapters and head, serve the task."""
     if not 1 <= depth <= record.blocks:
         raise AdapterMismatchError(
@@ -117,13 +117,13 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Fit:
         )
     if checkpoint.card is not None:
         _check_card(checkpoint.card, record, depth)
-    method = served_method(checkpoint.settings)
+    method = supported_method(checkpoint.settings)
     ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, record.modules)
     _check_depth(ranks, depth)
     _check_complete(checkpoint.settings, method, ranks, record, depth)
     _check_head(checkpoint, record)
     modules = sorted(ranks, key=lambda module: (block_number(module), module))
-    return Fit(method.called(checkpoint.settings), {module: ranks[module] for module in modules})
+    return AdapterSummary(method.called(checkpoint.settings), {module: ranks[module] for module in modules})
 
 
 def _refuse_pickle(folder: Path, name: str) -> None:

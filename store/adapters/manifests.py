@@ -5,27 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, Fit
+from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, AdapterSummary, Checkpoint
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
 from store.records.evidence import PruneIndex
-from store.records.listing import Entry
+from store.records.listing import CatalogueEntry
 from store.records.manifest import MANIFEST_FORMAT, Adapter, Card, Head, Manifest
 
 
 @dataclass(frozen=True)
-class Draft:
+class ManifestDraft:
     """A version that is not published yet: its manifest, and every blob with its bytes, the manifest's too."""
 
     manifest: Manifest
     contents: dict[Blob, bytes]
 
     @property
-    def entry(self) -> Entry:
+    def entry(self) -> CatalogueEntry:
         return entry_of(self.manifest, Blob.of(self.manifest.to_json()))
 
 
-def compose(task: str, checkpoint: Checkpoint, fit: Fit, record: BackboneRecord, depth: int) -> Draft:
+def build_manifest(
+    task: str, checkpoint: Checkpoint, fit: AdapterSummary, record: BackboneRecord, depth: int
+) -> ManifestDraft:
     """Describe the folder's files; without a card, the depth is what was given.
 
     A card of an older format gives a manifest of that format, so that its digest stays what it was.
@@ -56,10 +58,10 @@ def compose(task: str, checkpoint: Checkpoint, fit: Fit, record: BackboneRecord,
         format=card.format if card else MANIFEST_FORMAT,
     )
     keep(manifest.to_json())
-    return Draft(manifest, contents)
+    return ManifestDraft(manifest, contents)
 
 
-def decompose(manifest: Manifest, read: Callable[[Blob], bytes]) -> dict[str, bytes]:
+def restore_files(manifest: Manifest, read: Callable[[Blob], bytes]) -> dict[str, bytes]:
     """Return the folder's files by name: as they came, and the card that gives this manifest again."""
     card = Card(manifest.backbone, manifest.prune_index, manifest.certificate, manifest.lineage, format=manifest.format)
     return {
@@ -71,9 +73,9 @@ def decompose(manifest: Manifest, read: Callable[[Blob], bytes]) -> dict[str, by
     }
 
 
-def entry_of(manifest: Manifest, blob: Blob) -> Entry:
+def entry_of(manifest: Manifest, blob: Blob) -> CatalogueEntry:
     """Return what the catalogue keeps of a version beside its manifest."""
-    return Entry(
+    return CatalogueEntry(
         manifest=blob,
         backbone=manifest.backbone,
         depth=manifest.depth,

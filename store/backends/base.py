@@ -23,7 +23,7 @@ class StoredFile:
         return digest_of(self.path)
 
 
-def at_once() -> None:
+def no_op() -> None:
     """Wait for nothing."""
 
 
@@ -69,14 +69,14 @@ class Backend(Protocol):
         """Give the key these bytes, whole or not at all, in place of what it had."""
         ...
 
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
         """Do the same only where the key has none; return whether that was so. Of writers that race, one wins.
 
         `turn` is called, perhaps more than once, before the key is given: what can be written ahead is written by then.
         """
         ...
 
-    def settle(self, key: str) -> None:
+    def sync(self, key: str) -> None:
         """Make an object durable that another writer, perhaps not done yet, has put."""
         ...
 
@@ -88,6 +88,6 @@ class Backend(Protocol):
         """Rename an object; where it is not one step, a crash leaves both names rather than none."""
         ...
 
-    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
         """Yield every object under the prefix, a folder in the keys: ours or not, unfinished ones too."""
         ...

@@ -19,19 +19,19 @@ REMEDY = "restore the file from a copy of the store, or publish again what it ca
 class Blobs:
     """Content addressing over a backend: what comes out is what went in, or an `IntegrityError`."""
 
-    def __init__(self, backend: Backend, *, blind: bool = False) -> None:
-        """Put bytes, if `blind`, without looking whether they are there: then its time does not tell who has them."""
+    def __init__(self, backend: Backend, *, probe_existing: bool = True) -> None:
+        """Without `probe_existing`, `put` does not look whether bytes exist: its time does not tell who has them."""
         self._backend = backend
-        self._blind = blind
+        self._probe_existing = probe_existing
 
     def put(self, data: bytes) -> Blob:
         """Keep the bytes durably and return their name; a damaged object of that name is set aside first."""
         blob = Blob.of(data)
         key = blob_key(blob.sha256)
-        kept = None if self._blind else self._read(key)
+        kept = self._read(key) if self._probe_existing else None
         if kept == data:
             # Whoever put it may not have made it durable yet, and our caller is about to depend on it.
-            self._backend.settle(key)
+            self._backend.sync(key)
             return blob
         if kept is not None:
             self._set_aside(blob)

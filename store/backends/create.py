@@ -22,7 +22,7 @@ def create_identity(backend: Backend) -> str:
     return read_identity(backend)
 
 
-def raise_format(backend: Backend) -> None:
+def write_format(backend: Backend) -> None:
     """Say that the store is in `STORE_FORMAT` now; it keeps its UUID."""
     backend.put(IDENTITY, _encode(read_identity(backend)))
 
@@ -35,6 +35,6 @@ def _refuse_foreign_objects(backend: Backend) -> None:
     # Everything under the root is the store's, to count and to collect, so a folder in use cannot become one.
     # What a creation that died, or that runs beside us, has left is no obstacle.
     ours = (f"{FOLDER}/", f".{IDENTITY}.")
-    found = next((file for file in backend.walk() if not file.path.startswith(ours)), None)
+    found = next((file for file in backend.list() if not file.path.startswith(ours)), None)
     if found is not None and backend.size(IDENTITY) is None:
         raise ConflictError(f"{backend.url} holds {found.path!r} and no store: choose an empty or a new place")

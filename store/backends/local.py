@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from store.backends.atomic_write import sync_folder, synced_beside, writing
-from store.backends.base import StoredFile, at_once
+from store.backends.base import StoredFile, no_op
 from store.backends.layout import BLOBS, CATALOGUE, JOURNAL, check_key
-from store.backends.mapped_file import view_file
+from store.backends.mapped_file import map_file
 from store.errors import StorageError
 
 T = TypeVar("T")
@@ -21,7 +21,7 @@ T = TypeVar("T")
 TRIES = 10
 
 
-class FolderBackend:
+class LocalBackend:
     """Objects as read-only files, each written beside its place and then renamed or linked to it."""
 
     def __init__(self, root: Path) -> None:
@@ -50,7 +50,7 @@ class FolderBackend:
 
     def view(self, key: str) -> memoryview:
         with self._reading(key) as path:
-            return view_file(path)
+            return map_file(path)
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
         with self._reading(key) as path, Path(path).open("rb") as file:
@@ -67,23 +67,23 @@ class FolderBackend:
     def put(self, key: str, data: bytes) -> None:
         _again(lambda: self._put(key, data))
 
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
-        return _again(lambda: self._create(key, data, turn))
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
+        return _again(lambda: self._create(key, data, before_commit))
 
     def _put(self, key: str, data: bytes) -> None:
         with self._new(key, data) as (path, temporary):
             temporary.replace(path)
 
-    def _create(self, key: str, data: bytes, turn: Callable[[], None]) -> bool:
+    def _create(self, key: str, data: bytes, before_commit: Callable[[], None]) -> bool:
         with self._new(key, data) as (path, temporary):
-            turn()
+            before_commit()
             try:
                 path.hardlink_to(temporary)
             except FileExistsError:
                 return False  # and the folder is synced all the same: the other writer may not have come to it
         return True
 
-    def settle(self, key: str) -> None:
+    def sync(self, key: str) -> None:
         folder = self._path(key).parent
         with writing(folder):
             sync_folder(folder)
@@ -107,10 +107,10 @@ class FolderBackend:
             sync_folder(target.parent)
             sync_folder(source.parent)
 
-    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
-        return self._walk(self._path(prefix) if prefix else self.root)
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        return self._list(self._path(prefix) if prefix else self.root)
 
-    def _walk(self, folder: Path) -> Iterator[StoredFile]:
+    def _list(self, folder: Path) -> Iterator[StoredFile]:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError, PermissionError):  # a volume's lost+found is root's alone
@@ -118,7 +118,7 @@ class FolderBackend:
         for entry in entries:
             path = Path(entry.path)
             if entry.is_dir(follow_symlinks=False):
-                yield from self._walk(path)
+                yield from self._list(path)
                 continue
             try:
                 found = entry.stat(follow_symlinks=False)  # a link counts as itself

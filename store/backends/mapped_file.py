@@ -12,7 +12,7 @@ POPULATE_READ = 22  # MADV_POPULATE_READ of madvise(2), Linux 5.14, for which Py
 NOT_HERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENODEV, errno.EOPNOTSUPP})
 
 
-def view_file(path: str) -> memoryview:
+def map_file(path: str) -> memoryview:
     """Return the bytes of the file, mapped where it is large; raise `OSError` where they cannot be read.
 
     All pages are brought in here: a page that cannot be read when it is touched ends the process (SIGBUS), one that

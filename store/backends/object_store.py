@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import from_url
 
-from store.backends.base import Backend, StoredFile, at_once
+from store.backends.base import Backend, StoredFile, no_op
 from store.backends.layout import check_key
 from store.errors import InvalidSettingError, ReadOnlyStoreError, StorageError
 
@@ -26,12 +26,12 @@ PART_NBYTES = 16 * 2**20
 
 CREATE_TRIES = 6
 MARK = "writeid"  # letters alone: Azure takes no hyphen in a name, and some proxies drop underscores
-READ, WRITTEN, DELETED, LISTED = "read", "written", "deleted", "listed"
+READ, WRITTEN, DELETED, LISTING_COLUMNS = "read", "written", "deleted", "listed"
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 
 
-class BucketBackend:
+class ObjectStoreBackend:
     """Objects under the URL's prefix; the keys to the bucket come from the environment, as obstore reads them.
 
     Threads may share it; a forked child may not, since obstore's own threads stay behind.
@@ -94,8 +94,8 @@ class BucketBackend:
         with self._typed(key, WRITTEN):
             obstore.put(self._store, key, data, use_multipart=in_parts, chunk_size=PART_NBYTES, max_concurrency=4)
 
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
-        turn()
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
+        before_commit()
         # An answer may be lost when the object is there already, and the request that is then sent again meets our
         # own object. So the object carries a mark of this call, and whoever finds the key taken looks whose it is.
         mark = uuid.uuid4().hex
@@ -116,7 +116,7 @@ class BucketBackend:
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise problem
 
-    def settle(self, key: str) -> None:
+    def sync(self, key: str) -> None:
         check_key(key)  # and no more: what a bucket shows is durable
 
     def delete(self, keys: Sequence[str]) -> None:
@@ -140,8 +140,8 @@ class BucketBackend:
             obstore.copy(self._store, key, to)
         self.delete([key])
 
-    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
-        with self._typed(prefix or None, LISTED):
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+        with self._typed(prefix or None, LISTING_COLUMNS):
             for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1000):
                 for found in page:
                     yield StoredFile(found["path"], found["size"], found["last_modified"].timestamp())
@@ -168,7 +168,7 @@ class BucketBackend:
         except AlreadyExistsError:
             raise
         except FileNotFoundError:
-            if done in (WRITTEN, LISTED):
+            if done in (WRITTEN, LISTING_COLUMNS):
                 raise StorageError(f"{place} cannot be {done}: there is no such bucket; make it first") from None
             raise FileNotFoundError(f"{place} is missing") from None
         except BaseError as error:
@@ -185,8 +185,8 @@ def first_process() -> int:
     return os.getpid()
 
 
-def open_bucket(url: str) -> Backend:
-    return BucketBackend(url)
+def open_object_store(url: str) -> Backend:
+    return ObjectStoreBackend(url)
 
 
 def _check_url(url: str) -> str:

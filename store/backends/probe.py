@@ -113,7 +113,7 @@ def _check_listing(backend: Backend, trial: Trial) -> Iterator[Flaw]:
 
 
 def _listed(backend: Backend) -> set[str]:
-    return {file.path for file in backend.walk(FOLDER)}
+    return {file.path for file in backend.list(FOLDER)}
 
 
 def _check_removal(backend: Backend, trial: Trial) -> Iterator[Flaw]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from store.backends.base import Backend
-from store.backends.local import FolderBackend
+from store.backends.local import LocalBackend
 from store.errors import InvalidSettingError
 
 SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
@@ -20,7 +20,7 @@ def open_backend(url: str | Path) -> Backend:
     text = str(url)
     match = SCHEME.match(text)
     if match is None and text and "\0" not in text:
-        return FolderBackend(Path(text))
+        return LocalBackend(Path(text))
     scheme = match.group(1) if match else ""
     if scheme not in BUCKETS:
         shown = f"{scheme}:…" if scheme else repr(text[:80])  # an address may hold a password
@@ -34,7 +34,7 @@ def open_backend(url: str | Path) -> Backend:
 def _open_bucket(scheme: str, url: str) -> Backend:
     # By name, and only now: obstore is an optional extra, and a store in a folder does not pay for its import.
     try:
-        return cast(Backend, importlib.import_module("store.backends.object_store").open_bucket(url))
+        return cast(Backend, importlib.import_module("store.backends.object_store").open_object_store(url))
     except ModuleNotFoundError as error:
         if error.name != "obstore":
             raise

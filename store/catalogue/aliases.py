@@ -10,9 +10,9 @@ import sqlalchemy as sa
 
 from store.catalogue.leases import PUBLISHING
 from store.catalogue.schema import aliases
-from store.catalogue.transaction import Change
+from store.catalogue.transaction import Transaction
 from store.errors import GateError, InUseError, NotAllowedError, VersionNotFoundError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.events import LATEST, AliasRule, Event
 from store.records.evidence import Accuracy, Certificate
 from store.records.listing import VersionRow
@@ -23,15 +23,15 @@ UPDATE = aliases.update().where(WHERE).values(version=sa.bindparam("to_version")
 DELETE = aliases.delete().where(WHERE)
 
 
-def require(reader: Reader, task: str, version: int) -> VersionRow:
+def require(reader: Queries, task: str, version: int) -> VersionRow:
     row = reader.find(task, version=version)
     if row is None:
         raise VersionNotFoundError(f"no {task}:{version}: see `onetrunk ls {task}`")
     return row
 
 
-def point(
-    opened: Change,
+def move_alias(
+    transaction: Transaction,
     task: str,
     alias: str,
     version: int,
@@ -41,30 +41,30 @@ def point(
     rollback: bool = False,
 ) -> None:
     """Point the alias at the version unless it does so already; raise where its rule does not allow it."""
-    current = opened.reader.aliases(task).get(alias)
+    current = transaction.queries.aliases(task).get(alias)
     if current == version:
         return
-    check_rule(rule_of(opened.reader, task, alias), f"{task}:{version}", certificate, force=force)
-    set_pointer(opened, task, alias, version, current=current, rollback=rollback)
+    check_rule(rule_of(transaction.queries, task, alias), f"{task}:{version}", certificate, force=force)
+    write_alias(transaction, task, alias, version, current=current, rollback=rollback)
 
 
-def set_pointer(
-    opened: Change, task: str, alias: str, version: int, *, current: int | None, rollback: bool = False
+def write_alias(
+    transaction: Transaction, task: str, alias: str, version: int, *, current: int | None, rollback: bool = False
 ) -> None:
     if current is None:
-        opened.execute(INSERT, {"task": task, "alias": alias, "version": version})
+        transaction.execute(INSERT, {"task": task, "alias": alias, "version": version})
     else:
-        opened.execute(UPDATE, {"of_task": task, "of_alias": alias, "to_version": version})
+        transaction.execute(UPDATE, {"of_task": task, "of_alias": alias, "to_version": version})
     details = {"from": current, **({"rollback": True} if rollback else {})}
-    opened.record("alias", task, version=version, alias=alias, details=details)
+    transaction.record("alias", task, version=version, alias=alias, details=details)
 
 
-def remove_pointer(opened: Change, task: str, alias: str) -> None:
-    opened.execute(DELETE, {"of_task": task, "of_alias": alias})
-    opened.record("alias-rm", task, alias=alias)
+def delete_alias(transaction: Transaction, task: str, alias: str) -> None:
+    transaction.execute(DELETE, {"of_task": task, "of_alias": alias})
+    transaction.record("alias-rm", task, alias=alias)
 
 
-def rule_of(reader: Reader, task: str, alias: str) -> AliasRule:
+def rule_of(reader: Queries, task: str, alias: str) -> AliasRule:
     """Return the rule that holds: the task's own, else its tenant's, else everyone's, else none."""
     none = AliasRule(task, alias)
     return none if alias == LATEST else next((rule for rule in reader.rules(task) if rule.alias == alias), none)
@@ -120,7 +120,7 @@ def _exact(number: float) -> Fraction:
     return Fraction(str(number))
 
 
-def check_unused(reader: Reader, row: VersionRow, *, but: tuple[str, ...] = ()) -> None:
+def check_unused(reader: Queries, row: VersionRow, *, but: tuple[str, ...] = ()) -> None:
     """Raise `InUseError` while an alias (other than these) or a lease holds the version."""
     holding = [alias for alias in row.aliases if alias not in but]
     if holding:

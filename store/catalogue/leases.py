@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import sqlalchemy as sa
 
 from store.catalogue.schema import holds, leases, versions
-from store.catalogue.transaction import Change
+from store.catalogue.transaction import Transaction
 from store.errors import ConflictError, VersionNotFoundError
 
 PUBLISHING = "publish"
@@ -31,47 +31,49 @@ END_LEASE = leases.delete().where(leases.c.id == sa.bindparam("of_lease"))
 END_VALID = END_LEASE.where(leases.c.expires_at > sa.bindparam("now"))
 
 
-def take_lease(opened: Change, lease: str, digests: Iterable[str], *, holder: str, expires_at: float) -> None:
+def take_lease(transaction: Transaction, lease: str, digests: Iterable[str], *, holder: str, expires_at: float) -> None:
     """Hold the digests under a lease that is new."""
-    opened.execute(INSERT_LEASE, {"id": lease, "holder": holder, "expires_at": expires_at})
-    _insert(opened, lease, set(digests))
+    transaction.execute(INSERT_LEASE, {"id": lease, "holder": holder, "expires_at": expires_at})
+    _insert(transaction, lease, set(digests))
 
 
-def serve_lease(opened: Change, lease: str, digests: Iterable[str], *, holder: str, expires_at: float) -> None:
+def serve_lease(
+    transaction: Transaction, lease: str, digests: Iterable[str], *, holder: str, expires_at: float
+) -> None:
     """Let the lease hold these versions and no others; raise unless those that it did not hold are still there."""
-    wanted, until = set(digests), opened.connection.scalar(EXPIRES, {"lease": lease})
-    held = set(opened.connection.scalars(HELD, {"lease": lease})) if until is not None else set()
-    _check_there(opened, wanted if until is None or until <= time.time() else wanted - held)
+    wanted, until = set(digests), transaction.connection.scalar(EXPIRES, {"lease": lease})
+    held = set(transaction.connection.scalars(HELD, {"lease": lease})) if until is not None else set()
+    _check_there(transaction, wanted if until is None or until <= time.time() else wanted - held)
     if until is None:
-        take_lease(opened, lease, wanted, holder=holder, expires_at=expires_at)
+        take_lease(transaction, lease, wanted, holder=holder, expires_at=expires_at)
         return
-    opened.execute(RENEW, {"of_lease": lease, "until": expires_at})
+    transaction.execute(RENEW, {"of_lease": lease, "until": expires_at})
     if gone := held - wanted:
-        opened.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(gone)))
-    _insert(opened, lease, wanted - held)
+        transaction.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(gone)))
+    _insert(transaction, lease, wanted - held)
 
 
-def release_lease(opened: Change, lease: str) -> None:
-    opened.execute(END_HOLDS, {"of_lease": lease})
-    opened.execute(END_LEASE, {"of_lease": lease})
+def release_lease(transaction: Transaction, lease: str) -> None:
+    transaction.execute(END_HOLDS, {"of_lease": lease})
+    transaction.execute(END_LEASE, {"of_lease": lease})
 
 
-def end_lease(opened: Change, lease: str) -> None:
+def end_lease(transaction: Transaction, lease: str) -> None:
     """Let go of what a publish held; raise `ConflictError` where that is gone and its blobs may be, too."""
-    opened.execute(END_HOLDS, {"of_lease": lease})
-    if opened.execute(END_VALID, {"of_lease": lease, "now": time.time()}) != 1:
+    transaction.execute(END_HOLDS, {"of_lease": lease})
+    if transaction.execute(END_VALID, {"of_lease": lease, "now": time.time()}) != 1:
         raise ConflictError(
             "the publish took longer than its lease, and what it wrote may have been collected: publish again"
         )
 
 
-def _check_there(opened: Change, digests: set[str]) -> None:
+def _check_there(transaction: Transaction, digests: set[str]) -> None:
     """Raise `VersionNotFoundError` unless each manifest is of a version that is there."""
     for digest in sorted(digests):
-        if opened.connection.execute(THERE, {"digest": digest}).first() is None:
+        if transaction.connection.execute(THERE, {"digest": digest}).first() is None:
             raise VersionNotFoundError(f"version sha256:{digest[:16]}… was removed: name another")
 
 
-def _insert(opened: Change, lease: str, digests: set[str]) -> None:
+def _insert(transaction: Transaction, lease: str, digests: set[str]) -> None:
     if digests:
-        opened.execute(INSERT_HOLDS, *({"lease": lease, "digest": digest} for digest in sorted(digests)))
+        transaction.execute(INSERT_HOLDS, *({"lease": lease, "digest": digest} for digest in sorted(digests)))

@@ -15,12 +15,12 @@ from store.catalogue.replay import Published, State
 from store.catalogue.schema import aliases, backbones, keys, meta, named, rules, tags, tasks, versions
 from store.catalogue.versions import names_of, row_of
 from store.errors import FormatError, IntegrityError
-from store.queries.reader import CATALOGUE_FORMAT, Reader
+from store.queries.reader import CATALOGUE_FORMAT, Queries
 from store.queries.references import read_backbone_record, read_manifest
 from store.queries.sql import UNREADABLE
 from store.records.blob import Blob
-from store.records.events import BackboneRow, Key
-from store.records.listing import Entry, VersionRow
+from store.records.events import ApiKey, BackboneRow
+from store.records.listing import CatalogueEntry, VersionRow
 from store.records.refs import tenant_of
 
 CHUNK = 1000  # rows inserted at a time
@@ -31,7 +31,7 @@ V = TypeVar("V")
 REMEDY = "it was changed behind the history; restore the catalogue from a copy, or move it away and `onetrunk rebuild`"
 
 
-def differences(state: State, reader: Reader) -> Iterator[tuple[str, str]]:
+def differences(state: State, reader: Queries) -> Iterator[tuple[str, str]]:
     """Yield, with its owner, everything that a table says and the history does not, or the other way round."""
     yield from _compare_versions(state, reader)
     yield from _compare("next version", reader.next_versions(), state.next_versions, str)
@@ -46,7 +46,7 @@ def differences(state: State, reader: Reader) -> Iterator[tuple[str, str]]:
     yield from _compare("API key", {key.id: key for key in reader.keys(None)}, state.keys, str)
 
 
-def _compare_versions(state: State, reader: Reader) -> Iterator[tuple[str, str]]:
+def _compare_versions(state: State, reader: Queries) -> Iterator[tuple[str, str]]:
     """Compare task by task: a store may hold more versions than memory should hold twice."""
     said: defaultdict[str, dict[str, Published]] = defaultdict(dict)
     for (task, number), published in state.versions.items():
@@ -76,7 +76,7 @@ def _compare(
             )
 
 
-class Describing:
+class ManifestReader:
     """Read what the history does not say: manifests and records; what cannot be read is told in `problems`, a line
     each, and keeps its name and its digest.
     """
@@ -85,14 +85,14 @@ class Describing:
         self._blobs = blobs
         self.problems: list[str] = []
 
-    def version(self, task: str, number: int, published: Published) -> Entry:
+    def version(self, task: str, number: int, published: Published) -> CatalogueEntry:
         manifest = Blob(published.digest, published.nbytes)
         row = VersionRow(task, number, manifest, published.published_at, None, published.backbone, ())
         try:
             return entry_of(read_manifest(self._blobs, row), manifest)
         except (IntegrityError, FormatError) as error:
             self.problems.append(f"{task}:{number}: {error}")
-            return Entry(manifest, published.backbone, 0, 0, 0, UNREADABLE, (), None)
+            return CatalogueEntry(manifest, published.backbone, 0, 0, 0, UNREADABLE, (), None)
 
     def backbone(self, row: BackboneRow) -> dict[str, object]:
         weights: Blob | None = None
@@ -104,7 +104,7 @@ class Describing:
         return {**asdict(row), "weights": sha256, "weights_nbytes": nbytes}
 
 
-def fill(connection: sa.Connection, state: State, describing: Describing) -> None:
+def fill(connection: sa.Connection, state: State, describing: ManifestReader) -> None:
     """Write the whole state into empty tables."""
     connection.execute(meta.insert().values(key="format", value=str(CATALOGUE_FORMAT)))
     _insert(connection, backbones, (describing.backbone(row) for row in state.backbones.values()))
@@ -138,5 +138,5 @@ def _insert(connection: sa.Connection, table: sa.Table, rows: Iterator[dict[str,
         connection.execute(table.insert(), values)
 
 
-def _key(key: Key) -> dict[str, object]:
+def _key(key: ApiKey) -> dict[str, object]:
     return {**asdict(key), "scopes": " ".join(key.scopes)}

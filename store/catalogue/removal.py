@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from store.catalogue.aliases import check_unused
 from store.errors import TaskNotFoundError, VersionNotFoundError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.events import LATEST
 from store.records.listing import VersionRow
 from store.records.refs import Ref
@@ -20,7 +20,7 @@ class Removal:
     freed_nbytes: int
 
 
-def leaving(reader: Reader, task: str, wanted: Ref | None) -> list[VersionRow]:
+def leaving(reader: Queries, task: str, wanted: Ref | None) -> list[VersionRow]:
     """Return the version named, or all of the task; raise `InUseError` while an alias or a lease holds one of them.
 
     That every task has its `latest` does not hold a task that goes as a whole.
@@ -39,6 +39,6 @@ def leaving(reader: Reader, task: str, wanted: Ref | None) -> list[VersionRow]:
     return rows
 
 
-def removal_of(reader: Reader, task: str, rows: list[VersionRow], *, tenant: str | None) -> Removal:
+def removal_of(reader: Queries, task: str, rows: list[VersionRow], *, tenant: str | None) -> Removal:
     numbers = [row.version for row in rows]
     return Removal(tuple(f"{task}:{number}" for number in numbers), reader.freed_nbytes(task, numbers, tenant=tenant))

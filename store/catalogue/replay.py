@@ -11,7 +11,7 @@ from store.backends.base import Backend
 from store.backends.layout import JOURNAL, JOURNAL_KEY, journal_key
 from store.errors import FormatError, IntegrityError
 from store.records.decoding import decode
-from store.records.events import GENESIS, AliasRule, BackboneRow, Event, Key
+from store.records.events import GENESIS, AliasRule, ApiKey, BackboneRow, Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class State:
     aliases: dict[tuple[str, str], int] = field(default_factory=dict)
     rules: dict[tuple[str, str], AliasRule] = field(default_factory=dict)
     tags: dict[tuple[str, int, str], str] = field(default_factory=dict)
-    keys: dict[str, Key] = field(default_factory=dict)
+    keys: dict[str, ApiKey] = field(default_factory=dict)
 
     def apply(self, event: Event) -> None:
         """Take one event in; those of format 1 are summed up by the `migrate` event after them."""
@@ -135,7 +135,7 @@ def _purge(state: State, event: Event) -> None:
 
 def _key(state: State, event: Event) -> None:
     details = _details(event)
-    state.keys[event.subject] = Key(
+    state.keys[event.subject] = ApiKey(
         event.subject,
         cast("str | None", details["tenant"]),
         tuple(cast(list[str], details["scopes"])),
@@ -191,7 +191,7 @@ def snapshot_details(state: State) -> dict[str, object]:
 def replay(backend: Backend) -> Iterator[Event]:
     """Yield the history that the journal holds; raise `IntegrityError` where it is not one unbroken chain."""
     number, previous = 1, GENESIS
-    for key in sorted(file.path for file in backend.walk(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
+    for key in sorted(file.path for file in backend.list(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
         place = backend.locate(key)
         try:
             events = decode_events(backend.read(key), place)

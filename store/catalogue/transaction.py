@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from store.catalogue.database import executing, selecting
 from store.catalogue.schema import history
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.blob import canonical_json
 from store.records.events import COLUMNS, GENESIS, Event, now
 
@@ -20,17 +20,17 @@ def row_of_event(event: Event) -> dict[str, object]:
     return {**row, "details": None if event.details is None else canonical_json(event.details).decode()}
 
 
-class Change:
+class Transaction:
     """One open transaction: asks with `reader`, records each event, and knows the events recorded so far."""
 
     def __init__(self, connection: sa.Connection, actor: str | None) -> None:
         self.connection = connection
         self.select = selecting(connection)
         self.execute = executing(connection)
-        self.reader = Reader.within(self.select)
+        self.queries = Queries.within(self.select)
         self.actor = actor
         self.events: list[Event] = []
-        self._last = self.reader.event()
+        self._last = self.queries.event()
         self.previous_batch = None if self._last is None else self._last.batch or self._last.number
 
     def record(

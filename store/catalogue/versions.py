@@ -7,11 +7,11 @@ import sqlite3
 import sqlalchemy as sa
 
 from store.catalogue.schema import condemned, named, tags, tasks, versions
-from store.catalogue.transaction import Change
+from store.catalogue.transaction import Transaction
 from store.errors import BackboneNotFoundError, ConflictError, InvalidNameError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.blob import SHA256
-from store.records.listing import Entry
+from store.records.listing import CatalogueEntry
 from store.records.refs import tenant_of
 
 # Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
@@ -28,21 +28,21 @@ MARK = (
 )
 
 
-def add_version(opened: Change, task: str, entry: Entry) -> int:
+def add_version(transaction: Transaction, task: str, entry: CatalogueEntry) -> int:
     """Return the number of the version with this manifest, a new one unless the task has it."""
-    found = next(iter(opened.select(KNOWN, task=task, digest=entry.manifest.sha256)), None)
+    found = next(iter(transaction.select(KNOWN, task=task, digest=entry.manifest.sha256)), None)
     if found is None:
-        return _insert(opened, task, entry)
+        return _insert(transaction, task, entry)
     number, removed_at = found
     if removed_at is not None:
-        opened.record("restore", task, version=number)
-        mark_removed(opened, task, number, None)
+        transaction.record("restore", task, version=number)
+        mark_removed(transaction, task, number, None)
     return int(number)
 
 
-def _insert(opened: Change, task: str, entry: Entry) -> int:
-    number = _take_number(opened, task)
-    event = opened.record(
+def _insert(transaction: Transaction, task: str, entry: CatalogueEntry) -> int:
+    number = _take_number(transaction, task)
+    event = transaction.record(
         "publish",
         task,
         version=number,
@@ -50,16 +50,16 @@ def _insert(opened: Change, task: str, entry: Entry) -> int:
         details={"nbytes": entry.manifest.nbytes, "backbone": entry.backbone},
     )
     try:
-        opened.execute(INSERT_VERSION, {"task": task, "version": number, **row_of(entry, event.at)})
+        transaction.execute(INSERT_VERSION, {"task": task, "version": number, **row_of(entry, event.at)})
     except (sqlite3.IntegrityError, sa.exc.IntegrityError):  # another process can have taken away what it refers to
         raise BackboneNotFoundError(
             f"backbone {entry.backbone[:16]}… of {task} has just been removed: add it again, then publish"
         ) from None
-    opened.execute(INSERT_NAMES, *names_of(task, number, entry))
+    transaction.execute(INSERT_NAMES, *names_of(task, number, entry))
     return number
 
 
-def row_of(entry: Entry, published_at: str) -> dict[str, object]:
+def row_of(entry: CatalogueEntry, published_at: str) -> dict[str, object]:
     """Return the columns of a version that its entry gives."""
     return {
         "digest": entry.manifest.sha256,
@@ -75,37 +75,37 @@ def row_of(entry: Entry, published_at: str) -> dict[str, object]:
     }
 
 
-def names_of(task: str, version: int, entry: Entry) -> list[dict[str, object]]:
+def names_of(task: str, version: int, entry: CatalogueEntry) -> list[dict[str, object]]:
     blobs = sorted({entry.manifest, *entry.blobs}, key=lambda blob: blob.sha256)
     return [{"task": task, "version": version, "digest": blob.sha256, "nbytes": blob.nbytes} for blob in blobs]
 
 
-def _take_number(opened: Change, task: str) -> int:
-    found = next(iter(opened.select(NEXT, task=task)), None)
+def _take_number(transaction: Transaction, task: str) -> int:
+    found = next(iter(transaction.select(NEXT, task=task)), None)
     if found is None:
-        opened.execute(INSERT_TASK, {"task": task, "tenant": tenant_of(task), "next_version": 2})
+        transaction.execute(INSERT_TASK, {"task": task, "tenant": tenant_of(task), "next_version": 2})
         return 1
     (number,) = found
-    opened.execute(TAKE, {"of_task": task, "to_version": number + 1})
+    transaction.execute(TAKE, {"of_task": task, "to_version": number + 1})
     return int(number)
 
 
-def mark_removed(opened: Change, task: str, version: int, at: str | None) -> None:
-    opened.execute(MARK, {"of_task": task, "of_version": version, "at": at})
+def mark_removed(transaction: Transaction, task: str, version: int, at: str | None) -> None:
+    transaction.execute(MARK, {"of_task": task, "of_version": version, "at": at})
 
 
-def purge_version(opened: Change, task: str, version: int) -> None:
-    pardon(opened, [digest for digest, _ in opened.reader.names_of(task)[version]])
+def purge_version(transaction: Transaction, task: str, version: int) -> None:
+    pardon(transaction, [digest for digest, _ in transaction.queries.names_of(task)[version]])
     for table in (tags, named, versions):
-        opened.connection.execute(table.delete().where((table.c.task == task) & (table.c.version == version)))
+        transaction.connection.execute(table.delete().where((table.c.task == task) & (table.c.version == version)))
 
 
-def pardon(opened: Change, digests: list[str]) -> None:
+def pardon(transaction: Transaction, digests: list[str]) -> None:
     """Let the grace time of blobs begin anew: they were condemned before, and something has named them since."""
-    opened.connection.execute(condemned.delete().where(condemned.c.digest.in_(digests)))
+    transaction.connection.execute(condemned.delete().where(condemned.c.digest.in_(digests)))
 
 
-def check_backbone_name(reader: Reader, name: str, fingerprint: str) -> None:
+def check_backbone_name(reader: Queries, name: str, fingerprint: str) -> None:
     """Raise `ConflictError` where another backbone has the name, `InvalidNameError` where it could be a fingerprint."""
     if SHA256.fullmatch(name):
         raise InvalidNameError(f"backbone name {name!r} looks like a fingerprint: choose another with --as")

@@ -14,7 +14,7 @@ from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
 from store.records.version import Version
 
-BESIDE = (".attn", ".mlp")
+PARALLEL_SITES = (".attn", ".mlp")
 FP32 = 4  # bytes a parameter
 SERVING = 2  # bfloat16
 
@@ -62,7 +62,7 @@ class Measured:
     def adapted(self) -> Counter[str]:
         """Parameters of the linear maps and norms that the task adapts; what stands beside attention has none."""
         linear, norm = self.record.modules, 2 * self.record.dim
-        modules = (m for m in self.version.manifest.adapter.modules if not m.endswith(BESIDE))
+        modules = (m for m in self.version.manifest.adapter.modules if not m.endswith(PARALLEL_SITES))
         return Counter({m: math.prod(linear[m]) if m in linear else norm for m in modules})
 
 

@@ -20,9 +20,9 @@ from store.backends.base import Backend, StoredFile
 from store.backends.blobs import Blobs
 from store.backends.layout import BLOBS, blob_key, is_leftover
 from store.catalogue.schema import backbones, condemned, holds, leases, named
-from store.catalogue.transaction import Change
+from store.catalogue.transaction import Transaction
 from store.errors import IntegrityError, InvalidSettingError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.queries.references import read_backbone_record
 from store.records.listing import VersionRow
 from store.registry.store import Store
@@ -31,7 +31,7 @@ BATCH = 200  # blobs deleted in one transaction, while other writers wait
 
 
 @dataclass(frozen=True)
-class Collection:
+class GarbageReport:
     """What a collection did, or in a dry run would do: versions purged, blobs freed and condemned, and leftovers of
     writers that died. Freed bytes are those of blobs and leftovers.
     """
@@ -44,22 +44,22 @@ class Collection:
     leftovers: tuple[str, ...]
 
 
-def collect_garbage(store: Store, *, grace_s: float = 3600, dry_run: bool = False, wait: bool = False) -> Collection:
+def collect_garbage(store: Store, *, grace_s: float = 3600, dry_run: bool = False, wait: bool = False) -> GarbageReport:
     """Purge, condemn and sweep; with `wait`, stay for the grace time so that all is swept that is condemned now."""
     store.check_writable()
-    backend, blobs, catalogue, reader = store.backend, store.blobs, store.catalogue, store.reader
+    backend, blobs, catalogue, reader = store.backend, store.blobs, store.catalogue, store.queries
     if not 0 <= grace_s < math.inf:
         raise InvalidSettingError(f"grace {grace_s:g} s is no time to wait: use 0 or above")
     start = time.time()
     before = datetime.fromtimestamp(start - grace_s, UTC).isoformat(timespec="milliseconds")
-    files = {f.sha256: f for f in backend.walk(BLOBS) if f.sha256 is not None}
-    leftovers = [f for f in backend.walk() if is_leftover(f.path) and f.modified_at <= start - grace_s]
+    files = {f.sha256: f for f in backend.list(BLOBS) if f.sha256 is not None}
+    leftovers = [f for f in backend.list() if is_leftover(f.path) and f.modified_at <= start - grace_s]
     if dry_run:
         _check_readable(reader, blobs, purged_before=before)
         return _foresee(reader, files, leftovers, before=before, start=start, grace_s=grace_s, all_now=wait)
     purged = catalogue.purge(before)
     _check_readable(reader, blobs)
-    marked = catalogue.write(lambda opened: _mark(opened, set(files), start), historic=False)
+    marked = catalogue.write(lambda transaction: _mark(transaction, set(files), start), historic=False)
     if wait:
         time.sleep(grace_s)
     limit = (time.time() if wait else start) - grace_s  # however long it took to come here
@@ -73,13 +73,13 @@ def collect_garbage(store: Store, *, grace_s: float = 3600, dry_run: bool = Fals
     return _collection(files, purged, freed, left, leftovers)
 
 
-def _mark(opened: Change, present: set[str], now_s: float) -> dict[str, float]:
+def _mark(transaction: Transaction, present: set[str], now_s: float) -> dict[str, float]:
     """Condemn what nothing names and pardon what something names; return since when each is condemned."""
-    connection = opened.connection
+    connection = transaction.connection
     expired = sa.select(leases.c.id).where(leases.c.expires_at <= time.time())
     connection.execute(holds.delete().where(holds.c.lease.in_(expired)))
     connection.execute(leases.delete().where(leases.c.expires_at <= time.time()))
-    unnamed = present - live_digests(opened.reader)
+    unnamed = present - live_digests(transaction.queries)
     since = {row.digest: row.since for row in connection.execute(sa.select(condemned))}
     pardoned = [{"gone": digest} for digest in since.keys() - unnamed]
     if pardoned:
@@ -90,9 +90,9 @@ def _mark(opened: Change, present: set[str], now_s: float) -> dict[str, float]:
     return {digest: since.get(digest, now_s) for digest in sorted(unnamed)}
 
 
-def _sweep(opened: Change, *, backend: Backend, digests: list[str]) -> list[str]:
+def _sweep(transaction: Transaction, *, backend: Backend, digests: list[str]) -> list[str]:
     """Delete those that are still condemned and unnamed; return them."""
-    connection = opened.connection
+    connection = transaction.connection
     still = [digest for digest in digests if _is_condemned(connection, digest) and not _is_named(connection, digest)]
     backend.delete([blob_key(digest) for digest in still])
     if still:
@@ -116,7 +116,7 @@ def _is_named(connection: sa.Connection, digest: str) -> bool:
     return any(connection.execute(question.limit(1)).first() is not None for question in asked)
 
 
-def live_digests(reader: Reader, *, purged_before: str | None = None) -> set[str]:
+def live_digests(reader: Queries, *, purged_before: str | None = None) -> set[str]:
     """Return every digest that a version, a backbone or a lease names, but for versions about to be purged."""
     gone = {(row.task, row.version) for row in _outdated(reader, purged_before)}
     live = {blob.sha256 for task, version, blob, _ in reader.named() if (task, version) not in gone}
@@ -124,12 +124,12 @@ def live_digests(reader: Reader, *, purged_before: str | None = None) -> set[str
     return live | {digest for lease in reader.leases(now_s=time.time()) for digest in lease.digests}
 
 
-def _outdated(reader: Reader, before: str | None) -> list[VersionRow]:
+def _outdated(reader: Queries, before: str | None) -> list[VersionRow]:
     rows = reader.versions(removed=True) if before else []
     return [row for row in rows if row.removed_at and before and row.removed_at <= before]
 
 
-def _check_readable(reader: Reader, blobs: Blobs, *, purged_before: str | None = None) -> None:
+def _check_readable(reader: Queries, blobs: Blobs, *, purged_before: str | None = None) -> None:
     """Raise `IntegrityError` where it is unknown what a version or a backbone names: its blobs would seem unnamed."""
     gone = {(row.task, row.version) for row in _outdated(reader, purged_before)}
     for task, version in reader.unreadable():
@@ -146,7 +146,7 @@ def _check_readable(reader: Reader, blobs: Blobs, *, purged_before: str | None =
 
 
 def _foresee(
-    reader: Reader,
+    reader: Queries,
     files: dict[str, StoredFile],
     leftovers: list[StoredFile],
     *,
@@ -154,7 +154,7 @@ def _foresee(
     start: float,
     grace_s: float,
     all_now: bool,
-) -> Collection:
+) -> GarbageReport:
     purged = [f"{row.task}:{row.version}" for row in _outdated(reader, before)]
     unnamed = sorted(files.keys() - live_digests(reader, purged_before=before))
     since = reader.condemned()
@@ -168,8 +168,8 @@ def _collection(
     freed: list[str],
     left: list[str],
     leftovers: list[StoredFile],
-) -> Collection:
-    return Collection(
+) -> GarbageReport:
+    return GarbageReport(
         purged=tuple(purged),
         freed=tuple(sorted(freed)),
         freed_nbytes=sum(files[d].nbytes for d in freed) + sum(f.nbytes for f in leftovers),

@@ -11,16 +11,16 @@ from pathlib import Path
 import sqlalchemy as sa
 
 from store.backends.blobs import Blobs
-from store.backends.create import raise_format
+from store.backends.create import write_format
 from store.backends.identity import STORE_FORMAT, identity_format
 from store.backends.urls import open_backend
 from store.catalogue.database import Database, selecting
-from store.catalogue.reconcile import Describing, fill
+from store.catalogue.reconcile import ManifestReader, fill
 from store.catalogue.replay import Published, State, snapshot_details
 from store.catalogue.schema import history, schema
-from store.catalogue.transaction import Change, row_of_event
+from store.catalogue.transaction import Transaction, row_of_event
 from store.errors import IntegrityError, ReadOnlyStoreError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.queries.sql import Select
 from store.records.events import GENESIS, BackboneRow, Event
 from store.registry.journal import Journal
@@ -46,10 +46,10 @@ def migrate(root: str | Path, *, catalogue: str | None = None, actor: str | None
         with database.write() as connection:
             if not sa.inspect(connection).has_table("meta"):
                 _from_format_1(connection, Blobs(backend), actor)
-        Journal(backend, Reader(database.snapshot)).mend()
+        Journal(backend, Queries(database.snapshot)).mend()
     finally:
         database.close()
-    raise_format(backend)
+    write_format(backend)
     return found, STORE_FORMAT
 
 
@@ -64,8 +64,8 @@ def _from_format_1(connection: sa.Connection, blobs: Blobs, actor: str | None) -
         connection.exec_driver_sql(f"DROP TABLE {table}")
     schema.create_all(connection)
     connection.execute(history.insert(), [row_of_event(event) for event in events])
-    fill(connection, state, Describing(blobs))
-    Change(connection, actor).record("migrate", state.identity, details=snapshot_details(state))
+    fill(connection, state, ManifestReader(blobs))
+    Transaction(connection, actor).record("migrate", state.identity, details=snapshot_details(state))
 
 
 def _check_format_1(state: State, events: list[Event]) -> None:

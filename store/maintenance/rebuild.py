@@ -17,7 +17,7 @@ from store.backends.identity import read_identity
 from store.backends.layout import SQLITE_SUFFIXES
 from store.backends.urls import open_backend
 from store.catalogue.database import Database
-from store.catalogue.reconcile import CHUNK, Describing, fill
+from store.catalogue.reconcile import CHUNK, ManifestReader, fill
 from store.catalogue.replay import State, replay
 from store.catalogue.schema import history, schema
 from store.catalogue.transaction import row_of_event
@@ -52,7 +52,7 @@ def rebuild(root: str | Path, *, catalogue: str | None = None) -> Rebuilt:
 
 def _write(database: Database, backend: Backend, identity: str) -> Rebuilt:
     """Write all of it in one transaction."""
-    state, describing, number = State(), Describing(Blobs(backend)), 0
+    state, describing, number = State(), ManifestReader(Blobs(backend)), 0
     with database.write() as connection:
         if sa.inspect(connection).has_table("meta"):
             raise ConflictError(

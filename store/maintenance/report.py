@@ -17,10 +17,10 @@ from store.maintenance.counterfactuals import (
     resident,
     saved_by_cut,
 )
-from store.queries.references import Use, backbone_uses, read_backbone_record, version_uses
+from store.queries.references import BlobReference, backbone_references, read_backbone_record, version_references
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 
 REPORT_FORMAT = 1
 
@@ -92,20 +92,20 @@ class Report:
         return {"format": REPORT_FORMAT, **asdict(self), "mean_depth": self.mean_depth}
 
 
-def report(store: Shelf) -> Report:
+def report(store: ReadOnlyStore) -> Report:
     """Count the store as it is now; every call reads the catalogue, headers and sizes anew."""
     # The catalogue first, and at rest when the files are counted: its log is then part of its file.
     versions = store.versions()
-    backbones = [(row, read_backbone_record(store.blobs, row)) for row in store.reader.backbones()]
+    backbones = [(row, read_backbone_record(store.blobs, row)) for row in store.queries.backbones()]
     records = {row.fingerprint: record for row, record in backbones}
-    used = [use for row, record in backbones for use in backbone_uses(row, record)]
-    used += [use for v in versions for use in version_uses(v.task, v.version, v.manifest_blob, v.manifest)]
+    used = [use for row, record in backbones for use in backbone_references(row, record)]
+    used += [use for v in versions for use in version_references(v.task, v.version, v.manifest_blob, v.manifest)]
     owned = _owned(used)
     latest = {version.task: version for version in versions}
     tasks = [measure(store.blobs, version, records) for version in latest.values()]
     counts = Counter(version.task for version in versions)
-    store.rest()
-    sizes = _classify(store.backend.walk(), {use.blob.sha256 for use in used})
+    store.release_connections()
+    sizes = _classify(store.backend.list(), {use.blob.sha256 for use in used})
     return Report(
         total_nbytes=sum(file.nbytes for kind in sizes.values() for file in kind),
         live_nbytes=sum(file.nbytes for file in sizes["live"]),
@@ -134,7 +134,7 @@ def _classify(files: Iterable[StoredFile], live: set[str]) -> defaultdict[str, l
     return kinds
 
 
-def _owned(used: list[Use]) -> defaultdict[str | None, set[Blob]]:
+def _owned(used: list[BlobReference]) -> defaultdict[str | None, set[Blob]]:
     """Return the blobs that one task alone names, by task."""
     namers: defaultdict[Blob, set[str | None]] = defaultdict(set)
     for use in used:
@@ -167,7 +167,7 @@ def _task_report(task: Measured, versions: int, own: set[Blob]) -> TaskReport:
     )
 
 
-def _backbone_report(record: BackboneRecord, used: list[Use], tasks: list[Measured]) -> BackboneReport:
+def _backbone_report(record: BackboneRecord, used: list[BlobReference], tasks: list[Measured]) -> BackboneReport:
     own = {use.blob for use in used if use.task is None and use.owner == f"backbone {record.name}"}
     return BackboneReport(
         name=record.name,

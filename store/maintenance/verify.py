@@ -12,13 +12,13 @@ from store.backends.layout import BLOBS, blob_key
 from store.catalogue.reconcile import REMEDY, differences
 from store.catalogue.replay import State
 from store.errors import FormatError, IntegrityError
-from store.maintenance.verify_versions import Elsewhere, Finding, checking_versions, disagreement, guarded
-from store.queries.reader import Reader
-from store.queries.references import read_backbone_record, uses
+from store.maintenance.verify_versions import Finding, WorkerPool, checking_versions, disagreement, report_unreadable
+from store.queries.reader import Queries
+from store.queries.references import read_backbone_record, references
 from store.records.blob import Blob
 from store.records.events import GENESIS, Event
 from store.registry.journal import Journal, encode
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 ALL = -(1 << 63)
@@ -39,7 +39,7 @@ def verify(shelf: Store, *, metadata_only: bool = False, quarantine: bool = Fals
         shelf.check_writable()
     journal, place = shelf.journal, shelf.catalogue.database.place
     reopen = partial(type(shelf).open, shelf.url, catalogue=shelf.catalogue.database.url)
-    elsewhere = Elsewhere(processes, reopen) if processes else None
+    elsewhere = WorkerPool(processes, reopen) if processes else None
     findings: list[Finding] = []
     for _ in range(LOOKS):
         before = _last_event(shelf)
@@ -52,27 +52,33 @@ def verify(shelf: Store, *, metadata_only: bool = False, quarantine: bool = Fals
 
 
 def _look(
-    shelf: Shelf, journal: Journal, place: str, elsewhere: Elsewhere | None, *, metadata_only: bool, quarantine: bool
+    shelf: ReadOnlyStore,
+    journal: Journal,
+    place: str,
+    elsewhere: WorkerPool | None,
+    *,
+    metadata_only: bool,
+    quarantine: bool,
 ) -> Iterator[Finding]:
     mend, state = not shelf.read_only, State()
-    with shelf.reader.connect() as select:
-        reader = Reader.within(select)
+    with shelf.queries.connect() as select:
+        reader = Queries.within(select)
         damaged: set[str] = set()
         if not metadata_only:
-            for finding in guarded(_check_blobs(shelf, reader, quarantine=quarantine), place):
+            for finding in report_unreadable(_check_blobs(shelf, reader, quarantine=quarantine), place):
                 damaged.add(finding.path)
                 yield finding
         with checking_versions(shelf, reader, place, damaged, elsewhere) as of_versions:
-            yield from guarded(_check_history(reader, journal, state, place, mend=mend), place)
+            yield from report_unreadable(_check_history(reader, journal, state, place, mend=mend), place)
             said = (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
-            yield from guarded(said, place)
-            yield from guarded(_check_backbones(shelf, reader, place, damaged), place)
+            yield from report_unreadable(said, place)
+            yield from report_unreadable(_check_backbones(shelf, reader, place, damaged), place)
             yield from of_versions
-    yield from guarded(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
+    yield from report_unreadable(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
 
 
 @contextmanager
-def _checking_file(shelf: Shelf, place: str, *, beside: bool) -> Iterator[Callable[[], list[Finding]]]:
+def _checking_file(shelf: ReadOnlyStore, place: str, *, beside: bool) -> Iterator[Callable[[], list[Finding]]]:
     """Give what tells what is wrong with the catalogue's file; a thread of its own looks meanwhile if `beside`."""
     if not beside:
         found = _check_file(shelf, place)
@@ -84,36 +90,36 @@ def _checking_file(shelf: Shelf, place: str, *, beside: bool) -> Iterator[Callab
             try:
                 return _check_file(shelf, place)
             finally:
-                shelf.rest()
+                shelf.release_connections()
 
         yield pool.submit(look).result
 
 
-def _check_file(shelf: Shelf, place: str) -> list[Finding]:
+def _check_file(shelf: ReadOnlyStore, place: str) -> list[Finding]:
     problems = shelf.catalogue_problems()
     return [Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}") for problem in problems]
 
 
-def _last_event(shelf: Shelf) -> Event | str | None:
+def _last_event(shelf: ReadOnlyStore) -> Event | str | None:
     try:
-        return shelf.reader.event()
+        return shelf.queries.event()
     except FormatError as error:
         return str(error)
 
 
-def _check_blobs(shelf: Shelf, reader: Reader, *, quarantine: bool) -> Iterator[Finding]:
+def _check_blobs(shelf: ReadOnlyStore, reader: Queries, *, quarantine: bool) -> Iterator[Finding]:
     named: defaultdict[Blob, list[str]] = defaultdict(list)
-    for use in uses(reader, shelf.blobs):
+    for use in references(reader, shelf.blobs):
         named[use.blob].append(str(use))
     known = {blob.sha256 for blob in named}
     for blob in named:
         yield from _check_blob(shelf, blob, tuple(named[blob]), quarantine=quarantine)
-    for file in shelf.backend.walk(BLOBS):
+    for file in shelf.backend.list(BLOBS):
         if file.sha256 is not None and file.sha256 not in known:
             yield from _check_blob(shelf, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
 
 
-def _check_blob(shelf: Shelf, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
+def _check_blob(shelf: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
     problem = _problem(partial(shelf.blobs.get, blob))
     if problem is None or (not used_by and shelf.backend.size(blob_key(blob.sha256)) is None):
         return
@@ -122,7 +128,7 @@ def _check_blob(shelf: Shelf, blob: Blob, used_by: tuple[str, ...], *, quarantin
     yield Finding(shelf.blobs.locate(blob), used_by, problem + aside)
 
 
-def _check_history(reader: Reader, journal: Journal, state: State, place: str, *, mend: bool) -> Iterator[Finding]:
+def _check_history(reader: Queries, journal: Journal, state: State, place: str, *, mend: bool) -> Iterator[Finding]:
     """Check the chain, add it up in `state`, and compare it with the journal, transaction by transaction."""
     previous = GENESIS
     batch: list[Event] = []
@@ -183,7 +189,7 @@ def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
     return Finding(journal.locate(first.number), (str(first.subject),), f"journal of event {first.number} {problem}")
 
 
-def _check_backbones(shelf: Shelf, reader: Reader, place: str, damaged: Collection[str]) -> Iterator[Finding]:
+def _check_backbones(shelf: ReadOnlyStore, reader: Queries, place: str, damaged: Collection[str]) -> Iterator[Finding]:
     """Read every record, and compare what the catalogue keeps of it."""
     blobs = reader.backbone_blobs()
     for row in reader.backbones():

@@ -12,11 +12,11 @@ from itertools import chain
 from store.adapters.manifests import entry_of
 from store.catalogue.reconcile import REMEDY
 from store.errors import FormatError, IntegrityError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.queries.references import read_manifest
 from store.queries.sql import Row
 from store.records.listing import VersionRow
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 
 WRONG_KIND = (TypeError, ValueError, KeyError, AttributeError)  # SQLite keeps any kind of value in any column
 CHUNKS = 4  # for each process: the last to end should not keep the others waiting for long
@@ -35,14 +35,14 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Elsewhere:
+class WorkerPool:
     """Other processes to look in: how many, and what opens the store there."""
 
     processes: int
-    reopen: Callable[[], Shelf]
+    reopen: Callable[[], ReadOnlyStore]
 
 
-def guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
+def report_unreadable(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
     """Tell what cannot even be read of the catalogue, and go on with what else can be checked."""
     try:
         yield from findings
@@ -54,7 +54,7 @@ def guarded(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
 
 
 def check_versions(
-    shelf: Shelf, reader: Reader, place: str, damaged: Collection[str], tasks: Iterable[str]
+    shelf: ReadOnlyStore, reader: Queries, place: str, damaged: Collection[str], tasks: Iterable[str]
 ) -> Iterator[Finding]:
     """Read every manifest, and compare what the catalogue keeps of it, a task at a time: a store may hold more than
     memory should.
@@ -71,7 +71,7 @@ def check_versions(
             yield Finding(place, (f"{task}:{number}",), disagreement("history", f"{task}:{number}"))
 
 
-def _version_problem(shelf: Shelf, row: VersionRow, repeated: Row, names: set[tuple[str, int]]) -> str | None:
+def _version_problem(shelf: ReadOnlyStore, row: VersionRow, repeated: Row, names: set[tuple[str, int]]) -> str | None:
     try:
         manifest = read_manifest(shelf.blobs, row)
     except (IntegrityError, FormatError) as error:
@@ -95,12 +95,12 @@ def disagreement(what: str, owner: str) -> str:
 
 @contextmanager
 def checking_versions(
-    shelf: Shelf, reader: Reader, place: str, damaged: Collection[str], elsewhere: Elsewhere | None
+    shelf: ReadOnlyStore, reader: Queries, place: str, damaged: Collection[str], elsewhere: WorkerPool | None
 ) -> Iterator[Iterator[Finding]]:
     """Give what is found of all versions, by task; other processes look for it while the caller does something else."""
     tasks = reader.all_tasks()
     if elsewhere is None:
-        yield guarded(check_versions(shelf, reader, place, damaged, tasks), place)
+        yield report_unreadable(check_versions(shelf, reader, place, damaged, tasks), place)
         return
     size = len(tasks) // (elsewhere.processes * CHUNKS) + 1
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
@@ -110,6 +110,8 @@ def checking_versions(
         yield chain.from_iterable(done.result() for done in started)
 
 
-def _check_chunk(reopen: Callable[[], Shelf], place: str, damaged: Collection[str], tasks: list[str]) -> list[Finding]:
-    with reopen() as shelf, shelf.reader.connect() as select:
-        return [*guarded(check_versions(shelf, Reader.within(select), place, damaged, tasks), place)]
+def _check_chunk(
+    reopen: Callable[[], ReadOnlyStore], place: str, damaged: Collection[str], tasks: list[str]
+) -> list[Finding]:
+    with reopen() as shelf, shelf.queries.connect() as select:
+        return [*report_unreadable(check_versions(shelf, Queries.within(select), place, damaged, tasks), place)]

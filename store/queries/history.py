@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from store.queries.sql import EVENT, Asking, event_of, given, scalar
+from store.queries.sql import EVENT, QueryBase, event_of, given, scalar
 from store.records.events import Event
 
 
-class HistoryReader(Asking):
+class HistoryQueries(QueryBase):
     """Ask for events."""
 
     def history(self, subject: str | None = None, *, since: int = 0) -> Iterator[Event]:

@@ -9,18 +9,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from store.errors import IntegrityError
-from store.queries.history import HistoryReader
+from store.queries.history import HistoryQueries
 from store.queries.sql import PROTECTED, among, given, key_of, scalar, within_tenant
-from store.queries.versions import VersionReader
+from store.queries.versions import VersionQueries
 from store.records.blob import Blob
-from store.records.events import AliasRule, BackboneRow, Key
+from store.records.events import AliasRule, ApiKey, BackboneRow
 from store.records.listing import Lease
 
 CATALOGUE_FORMAT = 2
 """Raise it when the tables change, and teach `store.migrate` the step."""
 
 
-class Reader(VersionReader, HistoryReader):
+class Queries(VersionQueries, HistoryQueries):
     """Ask for anything."""
 
     def format(self) -> int:
@@ -73,7 +73,7 @@ class Reader(VersionReader, HistoryReader):
             ]
         return sorted(rows, key=lambda rule: scopes.index(rule.task)) if task else rows
 
-    def keys(self, tenant: str | None = None) -> list[Key]:
+    def keys(self, tenant: str | None = None) -> list[ApiKey]:
         """Return every API key, or those of one tenant."""
         chosen = "WHERE tenant = :tenant" if tenant is not None else ""
         with self.connect() as select:
@@ -85,7 +85,7 @@ class Reader(VersionReader, HistoryReader):
                 )
             ]
 
-    def key(self, identifier: str) -> Key | None:
+    def key(self, identifier: str) -> ApiKey | None:
         with self.connect() as select:
             rows = select(
                 "SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys WHERE id = :id", id=identifier

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from store.backends.blobs import Blobs
 from store.errors import FormatError, IntegrityError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
 from store.records.events import BackboneRow
@@ -16,7 +16,7 @@ from store.records.manifest import Manifest, decode
 
 
 @dataclass(frozen=True)
-class Use:
+class BlobReference:
     """A blob in its role: `owner` is `TASK:NUMBER` or a backbone's name, `task` is None for a backbone."""
 
     blob: Blob
@@ -47,28 +47,28 @@ def read_backbone_record(blobs: Blobs, row: BackboneRow) -> BackboneRecord:
     return record
 
 
-def uses(reader: Reader, blobs: Blobs) -> Iterator[Use]:
+def references(reader: Queries, blobs: Blobs) -> Iterator[BlobReference]:
     """Yield every use that the catalogue knows; what a damaged manifest or record names stays unknown."""
     for row in reader.backbones():
-        yield from _backbone_uses(row, blobs)
+        yield from _readable_backbone_references(row, blobs)
     for version in reader.versions(removed=True):
-        yield from _version_uses(version, blobs)
+        yield from _readable_version_references(version, blobs)
 
 
-def uses_of(blob: Blob, reader: Reader, blobs: Blobs) -> list[Use]:
+def references_to(blob: Blob, reader: Queries, blobs: Blobs) -> list[BlobReference]:
     """Return the uses of one blob."""
-    found = [use for row in reader.backbones() for use in _backbone_uses(row, blobs) if use.blob == blob]
-    for version in reader.naming(blob.sha256):
-        found += [use for use in _version_uses(version, blobs) if use.blob == blob]
+    found = [use for row in reader.backbones() for use in _readable_backbone_references(row, blobs) if use.blob == blob]
+    for version in reader.referencing_versions(blob.sha256):
+        found += [use for use in _readable_version_references(version, blobs) if use.blob == blob]
     return found
 
 
-def backbone_uses(row: BackboneRow, record: BackboneRecord) -> list[Use]:
+def backbone_references(row: BackboneRow, record: BackboneRecord) -> list[BlobReference]:
     roles = {"record": Blob(row.record, row.record_nbytes), "weights": record.weights}
-    return [Use(blob, role, f"backbone {row.name}", None) for role, blob in roles.items() if blob is not None]
+    return [BlobReference(blob, role, f"backbone {row.name}", None) for role, blob in roles.items() if blob is not None]
 
 
-def version_uses(task: str, version: int, named: Blob, manifest: Manifest) -> list[Use]:
+def version_references(task: str, version: int, named: Blob, manifest: Manifest) -> list[BlobReference]:
     roles = {
         "manifest": named,
         "adapter config": manifest.adapter.config,
@@ -76,18 +76,18 @@ def version_uses(task: str, version: int, named: Blob, manifest: Manifest) -> li
         "head weights": manifest.head.weights,
         "class names": manifest.head.labels,
     }
-    return [Use(blob, role, f"{task}:{version}", task) for role, blob in roles.items()]
+    return [BlobReference(blob, role, f"{task}:{version}", task) for role, blob in roles.items()]
 
 
-def _backbone_uses(row: BackboneRow, blobs: Blobs) -> list[Use]:
+def _readable_backbone_references(row: BackboneRow, blobs: Blobs) -> list[BlobReference]:
     try:
-        return backbone_uses(row, read_backbone_record(blobs, row))
+        return backbone_references(row, read_backbone_record(blobs, row))
     except (IntegrityError, FormatError):
-        return [Use(Blob(row.record, row.record_nbytes), "record", f"backbone {row.name}", None)]
+        return [BlobReference(Blob(row.record, row.record_nbytes), "record", f"backbone {row.name}", None)]
 
 
-def _version_uses(row: VersionRow, blobs: Blobs) -> list[Use]:
+def _readable_version_references(row: VersionRow, blobs: Blobs) -> list[BlobReference]:
     try:
-        return version_uses(row.task, row.version, row.manifest, read_manifest(blobs, row))
+        return version_references(row.task, row.version, row.manifest, read_manifest(blobs, row))
     except (IntegrityError, FormatError):
-        return [Use(row.manifest, "manifest", f"{row.task}:{row.version}", row.task)]
+        return [BlobReference(row.manifest, "manifest", f"{row.task}:{row.version}", row.task)]

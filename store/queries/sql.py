@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
 from store.records.blob import Blob
-from store.records.events import Event, Key, parse_details
-from store.records.listing import Listed, VersionRow
+from store.records.events import ApiKey, Event, parse_details
+from store.records.listing import VersionListing, VersionRow
 
 UNREADABLE = "unreadable"
 """The method of a version of which nothing but its digest is known."""
 EVENT = "number, at, action, subject, version, alias, digest, previous, actor, details, batch"
 VERSION = "v.task, v.version, v.digest, v.nbytes, v.published_at, v.removed_at, v.backbone"
-LISTED = f"{VERSION}, v.depth, v.blocks, v.classes, v.method, v.total_nbytes, b.name"
+LISTING_COLUMNS = f"{VERSION}, v.depth, v.blocks, v.classes, v.method, v.total_nbytes, b.name"
 PROTECTED: Mapping[Any, Any] = {0: False, 1: True}  # another value stays what it is, for the audit to find
 
 Row = tuple[Any, ...]
@@ -33,11 +33,11 @@ def version_row(row: Row, aliases: tuple[str, ...]) -> VersionRow:
     return VersionRow(task, version, Blob(digest, nbytes), published_at, removed_at, backbone, aliases)
 
 
-def listed_of(select: Select, rows: list[Row]) -> tuple[Listed, ...]:
+def listed_of(select: Select, rows: list[Row]) -> tuple[VersionListing, ...]:
     tasks = sorted({row[0] for row in rows})
     names, tags = names_by_version(select, tasks), tags_by_version(select, tasks)
     return tuple(
-        Listed(
+        VersionListing(
             task=task,
             version=version,
             aliases=tuple(names[task, version]),
@@ -106,9 +106,9 @@ def tag_value(version: str, number: int) -> str:
     return f"(SELECT value FROM tags WHERE task = v.task AND version = {version} AND key = :key{number})"
 
 
-def key_of(row: Row) -> Key:
+def key_of(row: Row) -> ApiKey:
     identifier, tenant, scopes, sha256, created_at, revoked_at = row
-    return Key(identifier, tenant, tuple(scopes.split()), sha256, created_at, revoked_at)
+    return ApiKey(identifier, tenant, tuple(scopes.split()), sha256, created_at, revoked_at)
 
 
 def scalar(rows: Iterable[Row]) -> Any:
@@ -124,7 +124,7 @@ def escaped(text: str) -> str:
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
-class Asking:
+class QueryBase:
     """Ask questions within a snapshot that `connect` opens."""
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Select]]) -> None:

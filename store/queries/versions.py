@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from store.queries.sql import (
-    LISTED,
+    LISTING_COLUMNS,
     UNREADABLE,
     VERSION,
-    Asking,
+    QueryBase,
     Row,
     escaped,
     given,
@@ -19,10 +19,10 @@ from store.queries.sql import (
     within_tenant,
 )
 from store.records.events import LATEST
-from store.records.listing import Listed, Page, Search, VersionRow
+from store.records.listing import Page, Search, VersionListing, VersionRow
 
 
-class VersionReader(Asking):
+class VersionQueries(QueryBase):
     """Ask for tasks, their versions, aliases and tags."""
 
     def tasks(self, tenant: str | None = None) -> list[str]:
@@ -83,7 +83,7 @@ class VersionReader(Asking):
             )
             return [(task, version) for task, version in rows]
 
-    def naming(self, digest: str) -> list[VersionRow]:
+    def referencing_versions(self, digest: str) -> list[VersionRow]:
         """Return the versions that name a blob, removed ones too."""
         with self.connect() as select:
             rows = select(
@@ -116,7 +116,8 @@ class VersionReader(Asking):
         with self.connect() as select:
             rows = list(
                 select(
-                    f"SELECT {LISTED} FROM aliases a JOIN versions v ON v.task = a.task AND v.version = a.version "
+                    f"SELECT {LISTING_COLUMNS} FROM aliases a "
+                    "JOIN versions v ON v.task = a.task AND v.version = a.version "
                     "JOIN backbones b ON b.fingerprint = v.backbone "
                     f"WHERE {' AND '.join(wanted)} {within_tenant(search.tenant, 'a.task')} "
                     "ORDER BY v.task LIMIT :limit",
@@ -126,13 +127,13 @@ class VersionReader(Asking):
             listed = listed_of(select, rows[:limit])
         return Page(listed, listed[-1].task if len(rows) > limit else None)
 
-    def listed(self, task: str, *, removed: bool = False) -> tuple[Listed, ...]:
+    def listed(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
         """List every version of one task."""
         chosen = "" if removed else "AND v.removed_at IS NULL"
         with self.connect() as select:
             rows = list(
                 select(
-                    f"SELECT {LISTED} FROM versions v JOIN backbones b ON b.fingerprint = v.backbone "
+                    f"SELECT {LISTING_COLUMNS} FROM versions v JOIN backbones b ON b.fingerprint = v.backbone "
                     f"WHERE v.task = :task {chosen} ORDER BY v.version",
                     task=task,
                 )

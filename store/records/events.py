@@ -73,7 +73,7 @@ class AliasRule:
 
 
 @dataclass(frozen=True)
-class Key:
+class ApiKey:
     """An API key: `tenant` None is the operator's; of the secret only the SHA-256 is kept."""
 
     id: str

@@ -21,7 +21,7 @@ class VersionRow(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Listed:
+class VersionListing:
     """A version as a listing shows it, without its manifest; `backbone` is the name, `tags` are its own and its task's.
 
     `nbytes` is what the version takes at rest.
@@ -57,7 +57,7 @@ class Search:
 class Page(NamedTuple):
     """Rows in the order of their tasks; `next` is what `after` must be for those that follow, None at the end."""
 
-    rows: tuple[Listed, ...]
+    rows: tuple[VersionListing, ...]
     next: str | None
 
 
@@ -71,7 +71,7 @@ class Lease(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Entry:
+class CatalogueEntry:
     """What the catalogue keeps of a version beside its manifest: what a listing shows, and every blob that it names."""
 
     manifest: Blob

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from store.records.blob import Blob
-from store.records.listing import Listed
+from store.records.listing import VersionListing
 from store.records.manifest import Manifest
 
 
@@ -50,7 +50,7 @@ def summarise(version: Version) -> dict[str, object]:
     }
 
 
-def summarise_listed(listed: Listed) -> dict[str, object]:
+def summarise_listed(listed: VersionListing) -> dict[str, object]:
     """Return the same fields of a version whose manifest was not read, and its tags."""
     return {
         "task": listed.task,

@@ -8,18 +8,18 @@ import re
 import secrets
 
 from store.errors import InvalidNameError, InvalidSettingError, UnknownKeyError
-from store.queries.reader import Reader
-from store.records.events import Key, now
+from store.queries.reader import Queries
+from store.records.events import ApiKey, now
 from store.records.refs import check_name
 
 SCOPES = ("read", "publish", "promote", "admin")
 SECRET = re.compile(r"ot_([0-9a-f]{16})_[A-Za-z0-9_-]{43}")
-NOBODY = Key(id="", tenant=None, scopes=(), sha256="0" * 64, created_at="")
-ANYONE = Key(id="", tenant=None, scopes=("read",), sha256="", created_at="")
+NOBODY = ApiKey(id="", tenant=None, scopes=(), sha256="0" * 64, created_at="")
+ANONYMOUS = ApiKey(id="", tenant=None, scopes=("read",), sha256="", created_at="")
 """Who asks where no keys are asked for: may read everything and change nothing."""
 
 
-def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[Key, str]:
+def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
     """Make a key and its secret, which is shown once and kept nowhere; tenant None is the operator, who sees all."""
     if tenant is not None and "/" in check_name(tenant, "tenant"):
         raise InvalidNameError(
@@ -31,14 +31,14 @@ def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[Key, str]:
     identifier = secrets.token_hex(8)
     secret = f"ot_{identifier}_{secrets.token_urlsafe(32)}"
     given = tuple(scope for scope in SCOPES if scope in scopes)
-    return Key(identifier, tenant, given, digest_of(secret), now()), secret
+    return ApiKey(identifier, tenant, given, digest_of(secret), now()), secret
 
 
 def digest_of(secret: str) -> str:
     return hashlib.sha256(secret.encode(errors="replace")).hexdigest()
 
 
-def authenticate(reader: Reader, secret: str) -> Key:
+def authenticate(reader: Queries, secret: str) -> ApiKey:
     """Return the key of the secret; malformed, unknown, wrong and revoked cost the same and are told the same."""
     match = SECRET.fullmatch(secret)
     key = reader.key(match[1] if match else NOBODY.id) or NOBODY
@@ -47,5 +47,5 @@ def authenticate(reader: Reader, secret: str) -> Key:
     return key
 
 
-def allows(key: Key, scope: str) -> bool:
+def allows(key: ApiKey, scope: str) -> bool:
     return scope in key.scopes or "admin" in key.scopes

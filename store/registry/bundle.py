@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 from store.adapters.backbone_fingerprint import check_fingerprint
 from store.adapters.checkpoint import check
-from store.adapters.manifests import compose
+from store.adapters.manifests import build_manifest
 from store.errors import BackboneNotFoundError, ConflictError, FormatError, InvalidSettingError
 from store.records.backbone import BackboneRecord, add_command
 from store.records.blob import Blob, canonical_json
@@ -31,7 +31,7 @@ from store.registry.bundle_contents import (
     check_sizes,
     open_bundle,
 )
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 
@@ -44,7 +44,7 @@ class Bundled:
 
 
 def export_bundle(
-    store: Shelf, refs: Iterable[str], destination: Path | BinaryIO, *, with_backbone: bool = True
+    store: ReadOnlyStore, refs: Iterable[str], destination: Path | BinaryIO, *, with_backbone: bool = True
 ) -> Bundled:
     """Write the versions to a new file; weights of a backbone that the store keeps elsewhere are not in it."""
     found = {(v.task, v.version): v for v in map(store.resolve, refs)}
@@ -133,7 +133,7 @@ def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: boo
     comes = brought.weights is not None and bundle.holds(brought.weights)
     if brought.weights is not None and comes:
         check_fingerprint(brought, bundle.read(brought.weights))
-    if store.reader.backbone(backbone.fingerprint) is not None:
+    if store.queries.backbone(backbone.fingerprint) is not None:
         known = store.backbone(backbone.fingerprint)
         return dataclasses.replace(known, weights=known.weights or brought.weights) if add and comes else known
     if not add or not comes:
@@ -141,7 +141,7 @@ def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: boo
             f"the store has no backbone {backbone.fingerprint[:16]}… ({brought.name}), and none is taken from "
             f"{bundle.where}: run `{add_command(brought)}`, then import again"
         )
-    holder = store.reader.backbone(brought.name)
+    holder = store.queries.backbone(brought.name)
     taken = holder is not None and holder.name == brought.name
     return dataclasses.replace(brought, name=f"{brought.name}-{backbone.fingerprint[:12]}") if taken else brought
 
@@ -157,14 +157,14 @@ def _plan(bundle: Bundle, version: BundledVersion, task: str, records: Mapping[s
     checkpoint = bundle.checkpoint(manifest)
     as_it_was = dataclasses.replace(record, name=manifest.backbone_name)
     fit = check(checkpoint, record, manifest.depth)
-    if compose(manifest.task, checkpoint, fit, as_it_was, manifest.depth).manifest != manifest:
+    if build_manifest(manifest.task, checkpoint, fit, as_it_was, manifest.depth).manifest != manifest:
         raise FormatError(f"{bundle.where}: the manifest of {version} is not that of its files: {REMEDY}")
     renamed = dataclasses.replace(manifest, task=task, backbone_name=record.name)
     return _Plan(version, task, Blob.of(renamed.to_json()).sha256)
 
 
 def _add_backbone(store: Store, bundle: Bundle, record: BackboneRecord) -> None:
-    row = store.reader.backbone(record.id.fingerprint)
+    row = store.queries.backbone(record.id.fingerprint)
     lacks = row is None or store.backbone(record.id.fingerprint).weights is None
     if lacks and record.weights is not None:
         store.add_backbone(record, bundle.read(record.weights))
@@ -172,7 +172,7 @@ def _add_backbone(store: Store, bundle: Bundle, record: BackboneRecord) -> None:
 
 def _publish(store: Store, bundle: Bundle, plan: _Plan, aliases: tuple[str, ...]) -> None:
     """Publish the version unless the task has it: then only aliases that point elsewhere move."""
-    known = store.reader.find(plan.task, digest=plan.digest)
+    known = store.queries.find(plan.task, digest=plan.digest)
     if known is None:
         checkpoint = bundle.checkpoint(bundle.manifest(plan.version))
         where = f"{bundle.where}: {plan.version}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.adapters.checkpoint import Checkpoint, parse_checkpoint
-from store.adapters.manifests import decompose
+from store.adapters.manifests import restore_files
 from store.errors import FormatError
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
@@ -107,7 +107,7 @@ class Bundle:
     def checkpoint(self, manifest: Manifest) -> Checkpoint:
         """Return the task's files as a folder would give them."""
         check_sizes(manifest, self.where)
-        return parse_checkpoint(decompose(manifest, self.read))
+        return parse_checkpoint(restore_files(manifest, self.read))
 
     def check_members(self) -> None:
         """Raise unless every blob is here that a version needs, and none that nothing names."""

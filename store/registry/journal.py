@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from store.backends.base import Backend, at_once
+from store.backends.base import Backend, no_op
 from store.backends.layout import journal_key
 from store.errors import IntegrityError
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.events import Event
 
 PAUSES_S = (0.0005, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.004, 0.008, 0.016)
 
 
 class Journal:
-    def __init__(self, backend: Backend, reader: Reader) -> None:
+    def __init__(self, backend: Backend, reader: Queries) -> None:
         self._backend = backend
         self._reader = reader
 
@@ -70,9 +70,12 @@ class Journal:
                     "it is an old copy; move it away and run `onetrunk rebuild`"
                 )
 
-    def _write(self, events: list[Event], turn: Callable[[], None] = at_once) -> None:
+    def _write(self, events: list[Event], before_commit: Callable[[], None] = no_op) -> None:
         number, data = events[0].number, encode(events)
-        if not self._backend.create(journal_key(number), data, turn=turn) and self.read(number) != data:
+        if (
+            not self._backend.create(journal_key(number), data, before_commit=before_commit)
+            and self.read(number) != data
+        ):
             raise IntegrityError(
                 f"{self.locate(number)} has another event {number} than the catalogue, of which there are two: keep "
                 "the one that it agrees with, or move both away and run `onetrunk rebuild`"

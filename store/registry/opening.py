@@ -16,7 +16,7 @@ from store.errors import (
     OlderFormatError,
     StoreNotFoundError,
 )
-from store.queries.reader import CATALOGUE_FORMAT, Reader
+from store.queries.reader import CATALOGUE_FORMAT, Queries
 from store.registry.journal import Journal
 
 SQLITE = "sqlite:"
@@ -78,10 +78,10 @@ def check_new(backend: Backend, place: str) -> None:
 
 
 def has_content(backend: Backend) -> bool:
-    return any(True for folder in (JOURNAL, BLOBS) for _ in backend.walk(folder))
+    return any(True for folder in (JOURNAL, BLOBS) for _ in backend.list(folder))
 
 
-def check_reader(reader: Reader, backend: Backend, identity: str, place: str) -> None:
+def check_compatible(reader: Queries, backend: Backend, identity: str, place: str) -> None:
     """Raise unless the catalogue is in the format that is read, of this store, and no old copy."""
     try:
         found = reader.format()

@@ -19,8 +19,8 @@ from store.errors import (
     TaskNotFoundError,
     VersionNotFoundError,
 )
-from store.queries.reader import Reader
-from store.queries.references import read_backbone_record, read_manifest, uses_of
+from store.queries.reader import Queries
+from store.queries.references import read_backbone_record, read_manifest, references_to
 from store.queries.sqlite import SqliteRows
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
@@ -29,13 +29,13 @@ from store.records.listing import VersionRow
 from store.records.manifest import Manifest
 from store.records.refs import BACKBONE_NAME, Ref, check_name, suggest
 from store.records.version import Version
-from store.registry.catalogue_reader import Listings
+from store.registry.catalogue_reader import CatalogueReader
 
 
-class Shelf(Listings):
+class ReadOnlyStore(CatalogueReader):
     """Read a store; made by `open`."""
 
-    def __init__(self, backend: Backend, reader: Reader, *, read_only: bool, rows: SqliteRows | None) -> None:
+    def __init__(self, backend: Backend, reader: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
         super().__init__(backend, reader, read_only=read_only, rows=rows)
         self.blobs = Blobs(backend)
         self.fingerprints = Fingerprints()
@@ -61,7 +61,7 @@ class Shelf(Listings):
         """Return every version of every task, or of one, by task and number."""
         if task is not None:
             self.require_task(task, removed=removed)
-        return [self._version(row) for row in self.reader.versions(task, removed=removed)]
+        return [self._version(row) for row in self.queries.versions(task, removed=removed)]
 
     def read(self, blob: Blob) -> bytes:
         """Return the bytes of the blob; raise `IntegrityError` unless they are those that were published."""
@@ -75,9 +75,9 @@ class Shelf(Listings):
             yield views
 
     def backbone(self, name_or_fingerprint: str) -> BackboneRecord:
-        row = self.reader.backbone(name_or_fingerprint) if BACKBONE_NAME.fullmatch(name_or_fingerprint) else None
+        row = self.queries.backbone(name_or_fingerprint) if BACKBONE_NAME.fullmatch(name_or_fingerprint) else None
         if row is None:
-            names = [known.name for known in self.reader.backbones()]
+            names = [known.name for known in self.queries.backbones()]
             raise BackboneNotFoundError(
                 f"no backbone {name_or_fingerprint[:140]!r} in {self.url}: {suggest(name_or_fingerprint, names)}; "
                 "add it with `onetrunk backbone add NAME`"
@@ -85,7 +85,7 @@ class Shelf(Listings):
         return read_backbone_record(self.blobs, row)
 
     def backbones(self) -> list[BackboneRecord]:
-        return [read_backbone_record(self.blobs, row) for row in self.reader.backbones()]
+        return [read_backbone_record(self.blobs, row) for row in self.queries.backbones()]
 
     @contextmanager
     def _naming(self, *blobs: Blob) -> Iterator[None]:
@@ -94,26 +94,26 @@ class Shelf(Listings):
             yield
         except IntegrityError as error:
             damaged = [blob for blob in blobs if blob.sha256 in str(error)]
-            used = [str(use) for blob in damaged for use in uses_of(blob, self.reader, self.blobs)]
+            used = [str(use) for blob in damaged for use in references_to(blob, self.queries, self.blobs)]
             raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
 
     def _find(self, wanted: Ref, alias: str | None) -> VersionRow | None:
-        return self.reader.find(wanted.task, version=wanted.version, digest=wanted.digest, alias=alias)
+        return self.queries.find(wanted.task, version=wanted.version, digest=wanted.digest, alias=alias)
 
     def _row_at(self, task: str, alias: str, at: str) -> VersionRow:
-        number = self.reader.version_at(check_name(task, "task"), alias, at)
+        number = self.queries.version_at(check_name(task, "task"), alias, at)
         if number is None:
             raise VersionNotFoundError(f"{task}@{alias} named nothing at {at}: see `onetrunk history {task}`")
-        row = next((row for row in self.reader.versions(task, removed=True) if row.version == number), None)
+        row = next((row for row in self.queries.versions(task, removed=True) if row.version == number), None)
         if row is None:
-            digest = self.reader.digest_at(task, number)
+            digest = self.queries.digest_at(task, number)
             raise VersionNotFoundError(
                 f"{task}@{alias} named {task}:{number} (sha256:{digest}) at {at}, which has been removed and freed"
             )
         return row
 
     def _unknown(self, ref: str, task: str) -> VersionNotFoundError | TaskNotFoundError:
-        rows = self.reader.versions(task)
+        rows = self.queries.versions(task)
         if not rows:
             return self._no_task(task)
         named = sorted({name for row in rows for name in row.aliases})

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Self
 
 from store.adapters.checkpoint import Checkpoint, check, read_checkpoint
-from store.adapters.manifests import Draft, compose, decompose
+from store.adapters.manifests import ManifestDraft, build_manifest, restore_files
 from store.adapters.safetensors_header import check_tensors
 from store.backends.base import Backend
 from store.backends.blobs import Blobs
@@ -37,14 +37,14 @@ from store.errors import (
     OneTrunkError,
     ReadOnlyStoreError,
 )
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.queries.references import read_manifest
 from store.queries.sqlite import SqliteRows, make_file
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
-from store.records.events import LATEST, AliasRule, Event, Key
+from store.records.events import LATEST, AliasRule, ApiKey, Event
 from store.records.evidence import Certificate
-from store.records.listing import Listed, Page, Search, VersionRow
+from store.records.listing import Page, Search, VersionListing, VersionRow
 from store.records.manifest import Manifest
 from store.records.refs import Ref, check_name
 from store.records.version import Version
@@ -52,20 +52,20 @@ from store.registry.journal import Journal
 from store.registry.opening import (
     catalogue_path,
     check_catalogue,
+    check_compatible,
     check_format,
     check_new,
-    check_reader,
     has_content,
     may_write,
 )
-from store.registry.read_only_store import Shelf, version_of
+from store.registry.read_only_store import ReadOnlyStore, version_of
 
-__all__ = ["Event", "Listed", "Page", "Removal", "Search", "Shelf", "Store", "Version"]
+__all__ = ["Event", "Page", "ReadOnlyStore", "Removal", "Search", "Store", "Version", "VersionListing"]
 
 PUBLISH_S = 3600.0  # how long a publish may take from its first blob to its version
 
 
-class Store(Shelf):
+class Store(ReadOnlyStore):
     """A store open for writing too, where its user may."""
 
     def __init__(
@@ -78,9 +78,9 @@ class Store(Shelf):
         actor: str | None,
     ) -> None:
         super().__init__(
-            backend, Reader(rows.snapshot if rows is not None else database.snapshot), read_only=read_only, rows=rows
+            backend, Queries(rows.snapshot if rows is not None else database.snapshot), read_only=read_only, rows=rows
         )
-        self.journal = Journal(backend, self.reader)
+        self.journal = Journal(backend, self.queries)
         self.catalogue = Catalogue(database, actor=actor or default_actor(), committed=self.journal.keep)
 
     @classmethod
@@ -105,15 +105,15 @@ class Store(Shelf):
             if path is not None:
                 make_file(path)
             opened.catalogue.create(identity, check=lambda: check_new(backend, database.place))
-        check_reader(opened.reader, backend, identity, database.place)
+        check_compatible(opened.queries, backend, identity, database.place)
         return opened
 
-    def acting(self, actor: str, *, blind: bool = False) -> Self:
-        """Return the same store with another name for its history; `blind` is as for `Blobs`."""
+    def with_actor(self, actor: str, *, probe_existing: bool = True) -> Self:
+        """Return the same store with another name for its history; `probe_existing` is as for `Blobs`."""
         other = type(self)(
             self.backend, self.catalogue.database, read_only=self.read_only, rows=self._sqlite, actor=actor
         )
-        other.blobs = Blobs(self.backend, blind=blind)
+        other.blobs = Blobs(self.backend, probe_existing=probe_existing)
         return other
 
     @property
@@ -121,8 +121,8 @@ class Store(Shelf):
         """The store's folder."""
         return Path(self.backend.locate(CATALOGUE)).parent
 
-    def rest(self) -> None:
-        super().rest()
+    def release_connections(self) -> None:
+        super().release_connections()
         self.catalogue.close()
 
     def add_backbone(self, record: BackboneRecord, weights: bytes | None) -> BackboneRecord:
@@ -136,7 +136,7 @@ class Store(Shelf):
             self.fingerprints.check(record, weights, sha256=blob.sha256)
             check_tensors(weights, f"weights of backbone {record.name}")
         while True:
-            row = self.reader.backbone(record.id.fingerprint)
+            row = self.queries.backbone(record.id.fingerprint)
             kept = dataclasses.replace(record, name=row.name if row else record.name, weights=blob)
             encoded = canonical_json(dataclasses.asdict(kept))
             contents = {Blob.of(encoded): encoded} | ({blob: weights} if blob and weights is not None else {})
@@ -145,7 +145,7 @@ class Store(Shelf):
                 known = self.backbone(record.id.fingerprint)
                 if known.weights is not None or weights is None:
                     return known
-            check_backbone_name(self.reader, kept.name, record.id.fingerprint)
+            check_backbone_name(self.queries, kept.name, record.id.fingerprint)
             with self._holding(contents) as lease:
                 if same:  # and what was damaged of it is mended now
                     self.catalogue.release(lease)
@@ -190,7 +190,7 @@ class Store(Shelf):
         check_name(task, "task")
         record = self._backbone_of(checkpoint, where, backbone)
         depth = depth if depth is not None else _default_depth(checkpoint, record)
-        draft = compose(task, checkpoint, check(checkpoint, record, depth), record, depth)
+        draft = build_manifest(task, checkpoint, check(checkpoint, record, depth), record, depth)
         for alias in aliases:
             self._check_alias(task, check_name(alias, "alias"), draft, force=force)
         with self._holding(draft.contents) as lease:
@@ -265,7 +265,7 @@ class Store(Shelf):
             raise InvalidNameError(f"{ref!r} names a task: give {ref}:NUMBER, or --all-versions for the whole task")
         wanted = None if all_versions else self._wanted(ref)
         if dry_run:
-            return removal_of(self.reader, task, leaving(self.reader, task, wanted), tenant=tenant)
+            return removal_of(self.queries, task, leaving(self.queries, task, wanted), tenant=tenant)
         return self.catalogue.remove(task, wanted, tenant=tenant)
 
     def restore(self, task: str, version: int | None = None) -> list[int]:
@@ -290,7 +290,7 @@ class Store(Shelf):
         self.check_writable()
         self.catalogue.release(lease_id)
 
-    def put_key(self, key: Key) -> Key:
+    def put_key(self, key: ApiKey) -> ApiKey:
         self.check_writable()
         return self.catalogue.put_key(key)
 
@@ -304,7 +304,7 @@ class Store(Shelf):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConflictError(f"{folder} exists and is not an empty folder: choose a new one")
         try:
-            contents = decompose(manifest, self.read)
+            contents = restore_files(manifest, self.read)
         except IntegrityError:
             self.resolve(ref)  # it may have been removed and freed meanwhile: then this is no damage
             raise
@@ -335,15 +335,15 @@ class Store(Shelf):
                 self.catalogue.release(identifier)
             raise
 
-    def _check_alias(self, task: str, alias: str, draft: Draft, *, force: bool) -> None:
-        named = self.reader.find(task, alias=alias)
+    def _check_alias(self, task: str, alias: str, draft: ManifestDraft, *, force: bool) -> None:
+        named = self.queries.find(task, alias=alias)
         if named is None or named.manifest != draft.entry.manifest:
-            check_rule(rule_of(self.reader, task, alias), task, draft.manifest.certificate, force=force)
+            check_rule(rule_of(self.queries, task, alias), task, draft.manifest.certificate, force=force)
 
     def _backbone_of(self, checkpoint: Checkpoint, where: str, name: str | None) -> BackboneRecord:
         wanted = name or (checkpoint.card.backbone if checkpoint.card else None)
         if wanted is None:
-            names = ", ".join(row.name for row in self.reader.backbones()) or "none yet"
+            names = ", ".join(row.name for row in self.queries.backbones()) or "none yet"
             raise BackboneMismatchError(
                 f"{where} does not say its backbone, and PEFT keeps none: "
                 f"name it with --backbone; the store has {names}"

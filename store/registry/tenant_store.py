@@ -26,15 +26,15 @@ from store.errors import (
     TaskNotFoundError,
 )
 from store.records.backbone import BackboneRecord
-from store.records.events import LATEST, AliasRule, Event, Key
-from store.records.listing import Listed, Page, Search
+from store.records.events import LATEST, AliasRule, ApiKey, Event
+from store.records.listing import Page, Search, VersionListing
 from store.records.refs import Ref, tenant_of
 from store.records.version import Version
-from store.registry.api_keys import ANYONE, SCOPES, allows, authenticate, new_key
+from store.registry.api_keys import ANONYMOUS, SCOPES, allows, authenticate, new_key
 from store.registry.bundle import export_bundle, import_bundle
 from store.registry.store import Removal, Store
 
-__all__ = ["SCOPES", "Key", "TaskEvent", "TenantStore", "authenticate", "new_key"]
+__all__ = ["SCOPES", "ApiKey", "TaskEvent", "TenantStore", "authenticate", "new_key"]
 
 TOLD = (
     FormatError,
@@ -74,14 +74,14 @@ class TaskEvent:
 class TenantStore:
     """The store for one key: each call checks the scope, then the name, and only then looks."""
 
-    def __init__(self, store: Store, key: Key) -> None:
+    def __init__(self, store: Store, key: ApiKey) -> None:
         self.key = key
         self._store = store
 
     def check(self, scope: str, name: str | None = None) -> None:
         """Raise unless the key has the scope and, with a task or ref, sees it; nothing is looked up."""
         if not allows(self.key, scope):
-            if self.key == ANYONE:
+            if self.key == ANONYMOUS:
                 raise NotAllowedError(f"this needs a key with the scope {scope}: start the server with --keys")
             given = ", ".join(self.key.scopes)
             raise NotAllowedError(f"this needs the scope {scope}, the key has {given}: send a key that has it")
@@ -92,47 +92,47 @@ class TenantStore:
             raise TaskNotFoundError(f"no task {task[:200]!r} among those of this key: they begin '{self.key.tenant}/…'")
 
     @contextmanager
-    def may(self, scope: str, name: str | None = None) -> Iterator[Store]:
+    def authorized(self, scope: str, name: str | None = None) -> Iterator[Store]:
         """Give the store for one call; what it raises speaks to a tenant of the tenant's own alone."""
         self.check(scope, name)
         try:
             yield (
                 self._store
                 if scope == "read"
-                else self._store.acting(f"key {self.key.id}", blind=self.key.tenant is not None)
+                else self._store.with_actor(f"key {self.key.id}", probe_existing=self.key.tenant is None)
             )
         except OneTrunkError as error:
             if self.key.tenant is None:
                 raise
-            raise self._told(error) from None
+            raise self._redact(error) from None
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
-        with self.may("read", ref) as store:
+        with self.authorized("read", ref) as store:
             return store.resolve(ref, at=at)
 
     def page(self, search: Search, *, after: str | None = None, limit: int = 50) -> Page:
-        with self.may("read") as store:
+        with self.authorized("read") as store:
             own = search if self.key.tenant is None else replace(search, tenant=self.key.tenant)
             return store.page(search=own, after=after, limit=limit)
 
-    def listed(self, task: str, *, removed: bool = False) -> tuple[Listed, ...]:
-        with self.may("read", task) as store:
+    def listed(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
+        with self.authorized("read", task) as store:
             return store.listed(task, removed=removed)
 
     def aliases(self, task: str) -> dict[str, int]:
-        with self.may("read", task) as store:
+        with self.authorized("read", task) as store:
             return store.aliases(task)
 
     def rules(self, task: str) -> list[AliasRule]:
-        with self.may("read", task) as store:
+        with self.authorized("read", task) as store:
             return store.rules(task)
 
     def tags(self, task: str, version: int | None = None) -> dict[str, str]:
-        with self.may("read", task) as store:
+        with self.authorized("read", task) as store:
             return store.tags(task, version)
 
     def history(self, task: str) -> list[TaskEvent]:
-        with self.may("read", task) as store:
+        with self.authorized("read", task) as store:
             return [
                 TaskEvent.of(number, event, tenant=self.key.tenant)
                 for number, event in enumerate(store.history(task), 1)
@@ -140,7 +140,7 @@ class TenantStore:
 
     def backbones(self) -> list[BackboneRecord]:
         """Return the backbones, which all share; how many tasks stand on one is for the operator to know."""
-        with self.may("read") as store:
+        with self.authorized("read") as store:
             return store.backbones()
 
     def publish_checkpoint(
@@ -155,74 +155,74 @@ class TenantStore:
     ) -> Version:
         if aliases:
             self.check("promote", task)
-        with self.may("publish", task) as store:
+        with self.authorized("publish", task) as store:
             return store.publish_checkpoint(
                 task, checkpoint, where=where, backbone=backbone, depth=depth, aliases=aliases
             )
 
     def import_bundle(self, task: str, file: BinaryIO) -> list[Version]:
         """Publish what a bundle holds as versions of the task; it must bring all but the backbone, which is known."""
-        with self.may("publish", task) as store:
+        with self.authorized("publish", task) as store:
             return import_bundle(store, file, task=task, add_backbone=False)
 
     def export_bundle(self, ref: str, file: BinaryIO) -> int:
         """Write the version, without its backbone, and return the bytes that it takes."""
-        with self.may("read", ref) as store:
+        with self.authorized("read", ref) as store:
             return export_bundle(store, [ref], file, with_backbone=False).nbytes
 
     def set_tag(self, task: str, key: str, value: str | None, *, version: int | None = None) -> None:
-        with self.may("publish", task) as store:
+        with self.authorized("publish", task) as store:
             store.set_tag(task, key, value, version=version)
 
     def remove(self, ref: str, *, all_versions: bool = False, dry_run: bool = False) -> Removal:
         """Take a version, or the task, away; a tenant is told the bytes that no other version of its own names."""
-        with self.may("admin" if all_versions else "publish", ref) as store:
+        with self.authorized("admin" if all_versions else "publish", ref) as store:
             return store.remove(ref, all_versions=all_versions, dry_run=dry_run, tenant=self.key.tenant)
 
     def restore(self, task: str, version: int | None = None) -> list[int]:
-        with self.may("publish", task) as store:
+        with self.authorized("publish", task) as store:
             return store.restore(task, version)
 
     def set_alias(self, task: str, alias: str, version: int, *, force: bool = False) -> None:
-        with self.may("admin" if force else "promote", task) as store:
+        with self.authorized("admin" if force else "promote", task) as store:
             store.set_alias(task, alias, version, force=force)
 
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
-        with self.may("admin" if force else "promote", task) as store:
+        with self.authorized("admin" if force else "promote", task) as store:
             store.remove_alias(task, alias, force=force)
 
     def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
-        with self.may("admin" if force else "promote", task) as store:
+        with self.authorized("admin" if force else "promote", task) as store:
             return store.rollback(task, alias, force=force)
 
     def set_rule(self, rule: AliasRule) -> None:
         """Say what an alias of a task, or of every task of a tenant (`acme/*`), asks before it moves."""
-        with self.may("admin", rule.task) as store:
+        with self.authorized("admin", rule.task) as store:
             store.set_rule(rule)
 
-    def list_keys(self) -> list[Key]:
+    def list_keys(self) -> list[ApiKey]:
         """Return the tenant's keys, the operator's all."""
-        with self.may("admin") as store:
-            return store.reader.keys(self.key.tenant)
+        with self.authorized("admin") as store:
+            return store.queries.keys(self.key.tenant)
 
-    def create_key(self, tenant: str | None, scopes: tuple[str, ...]) -> tuple[Key, str]:
+    def create_key(self, tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
         """Make a key of the own tenant, the operator of any; return it with its secret."""
         self.check("admin")
         if self.key.tenant not in (None, tenant):
             raise NotAllowedError(f"tenant {tenant!r}: this key makes keys of tenant {self.key.tenant!r} alone")
         key, secret = new_key(tenant, scopes)
-        with self.may("admin") as store:
+        with self.authorized("admin") as store:
             return store.put_key(key), secret
 
-    def revoke_key(self, identifier: str) -> Key:
-        with self.may("admin") as store:
-            key = store.reader.key(identifier)
+    def revoke_key(self, identifier: str) -> ApiKey:
+        with self.authorized("admin") as store:
+            key = store.queries.key(identifier)
             if key is None or self.key.tenant not in (None, key.tenant):
                 raise NotFoundError(f"no API key {identifier[:40]!r}: list yours for the ids that there are")
             store.revoke_key(identifier)
-            return store.reader.key(identifier) or key
+            return store.queries.key(identifier) or key
 
-    def _told(self, error: OneTrunkError) -> OneTrunkError:
+    def _redact(self, error: OneTrunkError) -> OneTrunkError:
         """Return the error as a tenant may hear it: without the place of the store, other tasks, or machines."""
         if not isinstance(error, TOLD):
             return type(error)("the store cannot do this now: try again, or ask its operator to run `onetrunk verify`")

@@ -32,7 +32,7 @@ from store.records.backbone import BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
 from store.records.manifest import decode
 from store.registry.store import Store
-from store.weights.supported import check_served
+from store.weights.supported import check_supported
 from store.weights.tensor_views import tensors_in
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
@@ -178,7 +178,7 @@ def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransfo
     except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise InvalidSettingError(f"arguments {dict(arguments)} do not fit {architecture!r}: {line}") from None
-    return check_served(model, architecture)
+    return check_supported(model, architecture)
 
 
 def _trunk(tensors: Mapping[str, Tensor], model: VisionTransformer, where: str) -> dict[str, Tensor]:
@@ -203,7 +203,7 @@ def _describe(
     source: str,
     preprocessing: Preprocessing | None = None,
 ) -> Backbone:
-    vit = check_served(model, name)
+    vit = check_supported(model, name)
     preprocessing = preprocessing or _preprocessing(vit)
     architecture = vit.pretrained_cfg["architecture"]
     identity = BackboneId(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from store.records.manifest import Manifest
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 from store.weights.forms import TaskWeights
 from store.weights.lowering.lower import LOWERINGS, Tensors, with_head
 from store.weights.lowering.stacked_lora import lower_blocks
@@ -16,7 +16,7 @@ from store.weights.tensor_views import tensors_in
 
 
 def load_task(
-    shelf: Shelf,
+    shelf: ReadOnlyStore,
     manifest: Manifest,
     *,
     backbone: Tensors,

@@ -14,7 +14,7 @@ from store.errors import UnservedBackboneError
 POOLS = ("token", "avg", "avgmax", "max", "map", "prr")
 
 
-def check_served(model: nn.Module, name: str) -> VisionTransformer:
+def check_supported(model: nn.Module, name: str) -> VisionTransformer:
     """Return the model, or raise `UnservedBackboneError` naming the part that the engine does not restate."""
     problem = _unserved_part(model)
     if problem is not None:

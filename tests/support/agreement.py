@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from store.maintenance.report import report
-from store.records.listing import Listed, Search
+from store.records.listing import Search, VersionListing
 from store.registry.store import Store, Version
 from support.store_model import Model, Rule
 
 
 def check_answers(store: Store, model: Model) -> None:
     """Compare every version, listing and name, what is removed among them."""
-    rows, reader = store.versions(removed=True), store.reader
+    rows, reader = store.versions(removed=True), store.queries
     assert [(row.task, row.version, row.digest, row.removed_at is not None) for row in rows] == [
         (name, number, kept.digest, kept.removed)
         for name, task in sorted(model.tasks.items())
@@ -34,7 +34,7 @@ def check_answers(store: Store, model: Model) -> None:
     assert {lease.id: frozenset(lease.digests) for lease in store.leases()} == model.leases
 
 
-def _check_listed(version: Version, row: Listed, model: Model) -> None:
+def _check_listed(version: Version, row: VersionListing, model: Model) -> None:
     kept = model.tasks[version.task].versions[version.version]
     named = model.tasks[version.task].aliases.items()
     assert row.tags == model.tags_of(version.task, version.version)

@@ -18,13 +18,13 @@ from safetensors.torch import load_file
 
 from onetrunk.rendering.model_card import export_hub
 from serving.engine.engine import Engine
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from sls.adapters.task_folder import backbone_of, read_folder
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
 from store.maintenance.verify import verify
 from store.registry.bundle import export_bundle, import_bundle
-from store.registry.store import Shelf, Store
+from store.registry.store import ReadOnlyStore, Store
 from store.weights.backbones import Backbone, encode, load_backbone, open_backbone
 from store.weights.lowering.lower import lower
 
@@ -77,7 +77,7 @@ def everything(root: Path) -> None:
             config=read[0], adapter=read[1], head=read[2], labels=read[3], depth=2, backbone=backbone.tensors
         )
         Engine(open_backbone(store, store.backbone("toy/vit"))).forward(torch.zeros(1, 3, 32, 32), [lowered])
-        with Service(store) as service:
+        with Predictor(store) as service:
             service.predict("flowers", image())
         exported = store.export("flowers", root / "exported")
         export_hub(store, "flowers", root / "hub")
@@ -92,7 +92,7 @@ def everything(root: Path) -> None:
         assert other.resolve("flowers").digest == version.digest
     (root / "store" / "catalogue.sqlite").unlink()
     rebuild(root / "store")
-    with Shelf.open(root / "store") as shelf:
+    with ReadOnlyStore.open(root / "store") as shelf:
         assert shelf.history("flowers")
     load_file(exported / "head.safetensors")
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from store.backends.blobs import Blobs
 from store.backends.layout import blob_key
-from store.backends.local import FolderBackend
+from store.backends.local import LocalBackend
 from store.records.blob import Blob
 from support.store_verbs import Acknowledge
 
 OLD, NEW = b"old" * 300, b"new" * 300
 KEY, ASIDE = blob_key(Blob.of(NEW).sha256), "quarantine/aside"
 
-CALLS: dict[str, Callable[[FolderBackend], object]] = {
+CALLS: dict[str, Callable[[LocalBackend], object]] = {
     "put": lambda backend: backend.put(KEY, NEW),
     "replace": lambda backend: backend.put(KEY, NEW),
     "create": lambda backend: backend.create(KEY, NEW),
@@ -35,7 +35,7 @@ class Primitive:
     template: Path
 
     def run(self, root: Path, acknowledge: Acknowledge) -> None:
-        CALLS[self.name](FolderBackend(root))
+        CALLS[self.name](LocalBackend(root))
         acknowledge()
 
     def problems(self, root: Path, *, acknowledged: bool) -> Iterator[str]:
@@ -49,12 +49,12 @@ def prepare_primitive(name: str, folder: Path) -> Primitive:
     template = folder / "before" / "store"
     template.parent.mkdir(parents=True)
     if name in HELD:
-        FolderBackend(template).put(KEY, HELD[name])
+        LocalBackend(template).put(KEY, HELD[name])
     return Primitive(name, template)
 
 
 def _read(root: Path, key: str) -> bytes | None:
     try:
-        return FolderBackend(root).read(key)
+        return LocalBackend(root).read(key)
     except FileNotFoundError:
         return None

@@ -17,7 +17,7 @@ from store.registry.store import Store
 
 Json = dict[str, Any]
 Parts = dict[str, bytes]
-Change = Callable[[Json], object]
+Transaction = Callable[[Json], object]
 
 
 def bundle_of(store: Store, *refs: str, with_backbone: bool = True) -> io.BytesIO:
@@ -52,9 +52,9 @@ def foreign(name: str, data: bytes = b"", **fields: object) -> bytes:
 
 def state(store: Store) -> tuple[object, ...]:
     """Return all that a refused import must leave alone: versions, backbones, events and stored objects."""
-    files = sorted((file.path, file.nbytes) for file in store.backend.walk("blobs"))
+    files = sorted((file.path, file.nbytes) for file in store.backend.list("blobs"))
     backbones = [record.name for record in store.backbones()]
-    return store.versions(), backbones, list(store.reader.history()), files
+    return store.versions(), backbones, list(store.queries.history()), files
 
 
 def named(blobs: Parts, data: bytes) -> Json:
@@ -79,7 +79,7 @@ def apart(bundle: Parts) -> tuple[Json, Parts]:
     return json.loads(blobs.pop("bundle.json")), blobs
 
 
-def with_index(change: Change) -> Callable[[Parts], bytes]:
+def with_index(change: Transaction) -> Callable[[Parts], bytes]:
     def made(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
         change(value)
@@ -92,7 +92,7 @@ def with_index_bytes(change: Callable[[bytes], bytes]) -> Callable[[Parts], byte
     return lambda bundle: sealed(change(bundle["bundle.json"]), apart(bundle)[1])
 
 
-def with_manifest(change: Change, encode: Callable[[object], bytes] = canonical_json) -> Callable[[Parts], bytes]:
+def with_manifest(change: Transaction, encode: Callable[[object], bytes] = canonical_json) -> Callable[[Parts], bytes]:
     """Change the manifest, and name it by its new digest."""
 
     def made(bundle: Parts) -> bytes:
@@ -119,7 +119,7 @@ def with_blob(place: tuple[str, str], change: Callable[[bytes], bytes]) -> Calla
     return made
 
 
-def with_record(change: Change, weights: Callable[[bytes], bytes] = bytes) -> Callable[[Parts], bytes]:
+def with_record(change: Transaction, weights: Callable[[bytes], bytes] = bytes) -> Callable[[Parts], bytes]:
     """Change the record of the backbone and its weights, and name both by their new digests."""
 
     def made(bundle: Parts) -> bytes:

@@ -13,7 +13,7 @@ from datetime import datetime
 from store.catalogue.aliases import rollback_target
 from store.maintenance.rebuild import rebuild
 from store.maintenance.verify import verify
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.records.events import GENESIS, Event
 from store.registry.store import Store
 from support.concurrency_operations import Outcome
@@ -44,7 +44,7 @@ class Span:
 
 def problems(store: Store, outcomes: Sequence[Outcome]) -> list[str]:
     """Return every way in which the outcomes and the store contradict each other or themselves."""
-    events = list(store.reader.history())
+    events = list(store.queries.history())
     checks: tuple[Callable[[], Iterator[str]], ...] = (
         lambda: check_chain(events),
         lambda: check_errors(events, outcomes),
@@ -199,10 +199,10 @@ def check_rebuilt(store: Store, events: Sequence[Event]) -> Iterator[str]:
         url = f"sqlite:///{scratch}/catalogue.sqlite"
         yield from rebuild(store.url, catalogue=url).problems
         with Store.open(store.url, catalogue=url) as again:
-            if list(again.reader.history()) != events:
+            if list(again.queries.history()) != events:
                 yield "the journal is not the history"
-            for ask in (Reader.all_aliases, Reader.all_tags, lambda reader: reader.versions(removed=True)):
-                if set(ask(again.reader)) != set(ask(store.reader)):
+            for ask in (Queries.all_aliases, Queries.all_tags, lambda reader: reader.versions(removed=True)):
+                if set(ask(again.queries)) != set(ask(store.queries)):
                     yield f"the catalogue and the one rebuilt differ in {ask.__name__}"
 
 

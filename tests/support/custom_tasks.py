@@ -15,7 +15,7 @@ from sls.adapters.task_folder import read_folder, write_folder
 from store.weights.backbones import Backbone
 from support.oracle import Made
 
-OWN = ("convpass", "adaptformer", "houlsby", "adapter+", "ssf", "bitfit")
+CUSTOM = ("convpass", "adaptformer", "houlsby", "adapter+", "ssf", "bitfit")
 STD = 0.2
 
 

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from serving.engine.core_threads import Lanes
+from serving.engine.core_threads import CoreThreads
 from serving.engine.engine import Engine
 from store.weights.backbones import Backbone
 from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
@@ -114,5 +114,5 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
 
 def in_lanes(engine: Engine, count: int) -> Engine:
     """Have the engine divide its batches among so many lanes, however little there is to do."""
-    engine._trunk = replace(engine._trunk, lanes=Lanes(count, enough=0))
+    engine._trunk = replace(engine._trunk, lanes=CoreThreads(count, enough=0))
     return engine

@@ -126,9 +126,9 @@ def observe(root: Path) -> Seen:
             listed=tuple((row.version, row.tags, row.nbytes) for row in store.page(limit=100).rows),
             backbones=tuple(store.backbones()),
             rules=tuple(store.rules()),
-            history=tuple(_fact(event) for event in store.reader.history()),
+            history=tuple(_fact(event) for event in store.queries.history()),
             findings=tuple((Path(f.path).relative_to(root), f.used_by) for f in findings),
-            quarantined=tuple(file.path.split(".")[0] for file in store.backend.walk("quarantine")),
+            quarantined=tuple(file.path.split(".")[0] for file in store.backend.list("quarantine")),
         )
 
 

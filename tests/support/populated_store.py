@@ -14,7 +14,7 @@ from store.adapters.backbone_fingerprint import fingerprint_file
 from store.backends.layout import blob_key
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
-from store.records.events import AliasRule, Key
+from store.records.events import AliasRule, ApiKey
 from store.registry.store import Store
 from support.toy_backbone import Toy, publish, relabel, tune
 
@@ -56,8 +56,8 @@ def build(root: Path, scratch: Path, toy: Toy) -> Path:
         store.set_rule(AliasRule("flowers", "prod", protected=True, max_drop=1.5, min_accuracy=0.25))
         store.set_tag("flowers", "owner", "ann")
         store.set_tag("acme/cars", "owner", "bob", version=1)
-        store.put_key(Key("k1", "acme", ("read", "publish"), "ab" * 32, ""))
-        store.put_key(Key("k2", None, ("admin",), "cd" * 32, ""))
+        store.put_key(ApiKey("k1", "acme", ("read", "publish"), "ab" * 32, ""))
+        store.put_key(ApiKey("k2", None, ("admin",), "cd" * 32, ""))
         store.revoke_key("k2")
     return root
 
@@ -71,7 +71,7 @@ def places(store: Store, task: str, backbone: str) -> dict[str, Place]:
     version = store.resolve(task)
     config, weights, head, labels = version.manifest.blobs
     owner = f"{task}:{version.version}"
-    row = store.reader.backbone(backbone)
+    row = store.queries.backbone(backbone)
     record = store.backbone(backbone)
     assert row is not None
     assert record.weights is not None

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import cast
 
 from store.adapters.checkpoint import Checkpoint
-from store.queries.reader import Reader
+from store.queries.reader import Queries
 from store.queries.sql import Select
-from store.records.events import AliasRule, Key
+from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
 from store.registry.store import Store
 from store.registry.tenant_store import TenantStore, authenticate, new_key
@@ -19,10 +19,10 @@ from store.registry.tenant_store import TenantStore, authenticate, new_key
 def as_tenant(store: Store, tenant: str | None, *scopes: str) -> TenantStore:
     key, secret = new_key(tenant, scopes or ("admin",))
     store.put_key(key)
-    return TenantStore(store, authenticate(store.reader, secret))
+    return TenantStore(store, authenticate(store.queries, secret))
 
 
-def listening(reader: Reader, heard: Callable[[str, dict[str, object]], None]) -> Reader:
+def listening(reader: Queries, heard: Callable[[str, dict[str, object]], None]) -> Queries:
     """Return the same reader, whose every question is heard."""
 
     @contextmanager
@@ -30,7 +30,7 @@ def listening(reader: Reader, heard: Callable[[str, dict[str, object]], None]) -
         with reader.connect() as select:
             yield lambda sql, **parameters: heard(sql, parameters) or select(sql, **parameters)
 
-    return Reader(connect)
+    return Queries(connect)
 
 
 ALL = Search()
@@ -60,7 +60,7 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "remove_alias": ("promote", lambda s, task: s.remove_alias(task, "prod")),
     "rollback": ("promote", lambda s, task: s.rollback(task)),
     "set_rule": ("admin", lambda s, task: s.set_rule(AliasRule(task, "prod", protected=True))),
-    "may": ("read", lambda s, task: enter(s.may("read", task))),
+    "may": ("read", lambda s, task: enter(s.authorized("read", task))),
     "check": ("read", lambda s, task: s.check("read", task)),
 }
 UNNAMED: dict[str, tuple[str, Callable[[TenantStore], object]]] = {
@@ -87,4 +87,4 @@ class Untouchable:
 
 
 def untouched(tenant: str | None, *scopes: str) -> TenantStore:
-    return TenantStore(cast(Store, Untouchable()), Key("1", tenant, scopes, "", ""))
+    return TenantStore(cast(Store, Untouchable()), ApiKey("1", tenant, scopes, "", ""))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load
 
 from sls.adapters.model import Tuned
-from sls.data.dataset import ImageTask, Split
+from sls.data.dataset import Dataset, Split
 from store.weights.backbones import Backbone
 from support.toy_backbone import make_toy
 
@@ -17,7 +17,7 @@ def toy_backbone() -> Backbone:
     return Backbone(toy.record, load(toy.weights))
 
 
-def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: float = 60) -> ImageTask:
+def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: float = 60) -> Dataset:
     """Noise around red, green and blue: learned at once where the spread is small."""
     random = np.random.default_rng(0)
 
@@ -26,10 +26,10 @@ def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: fl
         images = random.normal(np.eye(3)[labels][:, None, None, :] * 100 + 60, spread, (count, 32, 32, 3))
         return Split(tuple(images.clip(0, 255).astype(np.uint8)), labels)
 
-    return ImageTask("colours", ("red", "green", "blue"), part(train), part(validation), part(test))
+    return Dataset("colours", ("red", "green", "blue"), part(train), part(validation), part(test))
 
 
-def haze(train: int = 40, validation: int = 60, test: int = 30) -> ImageTask:
+def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
     """Three colours that images are so far off that depths of a model differ in their answers."""
     random = np.random.default_rng(0)
 
@@ -39,7 +39,7 @@ def haze(train: int = 40, validation: int = 60, test: int = 30) -> ImageTask:
         images = random.normal(means[:, None, None, :], 60, (count, 32, 32, 3))
         return Split(tuple(images.clip(0, 255).astype(np.uint8)), labels)
 
-    return ImageTask("haze", ("red", "green", "blue"), part(train), part(validation), part(test))
+    return Dataset("haze", ("red", "green", "blue"), part(train), part(validation), part(test))
 
 
 class InterruptionError(Exception):

@@ -10,7 +10,7 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serving.app import Replica, ServeSettings
+from serving.app import Replica, ServeConfig
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -27,7 +27,7 @@ def test_a_serve_config_names_this_application_its_deployment_and_arguments_that
     (application,) = config.applications
     assert application.import_path == "serving.app:build"
     assert [deployment.name for deployment in application.deployments] == [Replica.name]
-    assert ServeSettings.model_validate(application.args).store == "/srv/onetrunk"
+    assert ServeConfig.model_validate(application.args).store == "/srv/onetrunk"
 
 
 def test_the_rayservice_names_the_ray_that_is_installed_and_gives_each_replica_its_cpus():

@@ -137,8 +137,7 @@ def _lines_that_sync() -> set[str]:
         f"{path.name}:{call.lineno}"
         for path in (Path(local.__file__), Path(atomic_write.__file__))
         for function in ast.walk(ast.parse(path.read_text()))
-        if isinstance(function, ast.FunctionDef)
-        and function.name != "sync_file"  # for archives
+        if isinstance(function, ast.FunctionDef) and function.name != "sync_file"  # for archives
         for call in ast.walk(function)
         if isinstance(call, ast.Call) and ast.unparse(call.func) in ("os.fsync", "sync_folder")
     }

@@ -17,11 +17,11 @@ import torch
 from support.cli import call as command
 from support.oracle import make_random_task, png
 
-from serving.app import ServeSettings, running
-from serving.benchmark.load import Sample, drive
-from serving.client import Connection
+from serving.app import ServeConfig, running
+from serving.benchmark.load import LoadRequest, run_load
+from serving.client import Client
 from serving.port import check_port
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from store.errors import PortTakenError, ServerError
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
@@ -58,7 +58,7 @@ def make_store(root: Path) -> Path:
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
     store, port = make_store(tmp_path_factory.mktemp("served")), free_port()
-    with running({"/": ServeSettings(store=str(store), dtype="float32")}, host="127.0.0.1", port=port):
+    with running({"/": ServeConfig(store=str(store), dtype="float32")}, host="127.0.0.1", port=port):
         yield Served(f"http://127.0.0.1:{port}", store)
 
 
@@ -80,10 +80,10 @@ def call(
 
 
 def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_stream(served):
-    samples = [Sample(TASKS[seed % 3], image(seed), "") for seed in range(48)]
+    samples = [LoadRequest(TASKS[seed % 3], image(seed), "") for seed in range(48)]
 
-    def ask(sample: Sample) -> dict[str, object]:
-        connection = Connection(served.url)
+    def ask(sample: LoadRequest) -> dict[str, object]:
+        connection = Client(served.url)
         try:
             return connection.predict(sample.ref, sample.image, top=2, logits=True)
         finally:
@@ -91,7 +91,7 @@ def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_s
 
     with ThreadPoolExecutor(6) as clients:
         answers = list(clients.map(ask, samples))
-    with Store.open(served.store) as store, Service(store, dtype="float32") as service:
+    with Store.open(served.store) as store, Predictor(store, dtype="float32") as service:
         for sample, answer in zip(samples, answers, strict=True):
             offline = service.predict(sample.ref, sample.image).to_dict(top=2, logits=True)
             assert answer["logits"] == pytest.approx(offline["logits"], abs=1e-4)
@@ -137,8 +137,8 @@ def test_a_client_that_hangs_up_leaves_the_server_answering_others(served):
 
 
 def test_the_load_driver_sends_each_sample_once_and_keeps_their_order(served):
-    samples = [Sample(TASKS[seed % 3], image(seed), "class 0") for seed in range(9)]
-    outcome = drive(served.url, samples, clients=3)
+    samples = [LoadRequest(TASKS[seed % 3], image(seed), "class 0") for seed in range(9)]
+    outcome = run_load(served.url, samples, clients=3)
     assert [reply.sample for reply in outcome.replies] == samples
     assert 0 < outcome.latency_s(0.5) <= outcome.latency_s(0.99) <= outcome.seconds
     assert 0 <= outcome.accuracy <= 1
@@ -209,11 +209,11 @@ def test_where_no_keys_are_asked_for_nobody_changes_anything(served, method, pat
 
 def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):
     with pytest.raises(ServerError, match="start it with `onetrunk serve`"):
-        Connection(f"http://127.0.0.1:{free_port()}").predict("flowers", b"")
+        Client(f"http://127.0.0.1:{free_port()}").predict("flowers", b"")
     with pytest.raises(ServerError, match=r"answered 404 for 'nothing': no task 'nothing'"):
-        Connection(served.url).predict("nothing", image(0))
+        Client(served.url).predict("nothing", image(0))
     with pytest.raises(ServerError, match="write http://HOST:PORT"):
-        Connection("localhost:8265")
+        Client("localhost:8265")
 
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_started(served):

@@ -72,7 +72,7 @@ class Registry(RuleBasedStateMachine):
         self.root = self.folder / "store"
         self.store = Store.open(self.root, create=True, actor=ACTOR)
         self.model = Model()
-        self.events = list(self.store.reader.history())
+        self.events = list(self.store.queries.history())
         self.moves: list[tuple[str, str, str, int | None]] = []
         self.digests: dict[tuple[str, int], str] = {}
         self.is_settled = False
@@ -99,7 +99,7 @@ class Registry(RuleBasedStateMachine):
 
     def check_events(self, moves: list[tuple[str, str, int | None]]) -> None:
         """What is new in the history follows from what was there, is one transaction, and moves what the model did."""
-        new = list(self.store.reader.history(since=len(self.events)))
+        new = list(self.store.queries.history(since=len(self.events)))
         for event in new:
             last = self.events[-1]
             said = dataclasses.asdict(last)

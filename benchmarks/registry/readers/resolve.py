@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from store.registry.read_only_store import Shelf
+from store.registry.read_only_store import ReadOnlyStore
 
 
 def main() -> None:
     root, count = sys.argv[1], int(sys.argv[2])
-    with Shelf.open(root) as shelf:
-        names = [(task, alias) for task in shelf.reader.tasks() for alias in shelf.aliases(task)]
+    with ReadOnlyStore.open(root) as shelf:
+        names = [(task, alias) for task in shelf.queries.tasks() for alias in shelf.aliases(task)]
         shuffled = random.Random(0).choices(names, k=count)
-        found = times(lambda task, alias: shelf.reader.find(task, alias=alias), shuffled)
+        found = times(lambda task, alias: shelf.queries.find(task, alias=alias), shuffled)
         resolved = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled)
         worked = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled, time.thread_time)
     report = {"aliases": len(names), **summary("find", found), **summary("resolve", resolved)}

@@ -9,13 +9,13 @@ import typer
 
 from onetrunk.cli.options import STORE, Actor, Catalogue, Force, StoreUrl, command_group, example
 from onetrunk.cli.output import Format, FormatOption, print_rows
-from onetrunk.rendering.tables import Row
-from onetrunk.stores import open_shelf, open_store
+from onetrunk.rendering.tables import Record
+from onetrunk.stores import open_read_only, open_store
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from store.records.events import AliasRule
-    from store.registry.read_only_store import Shelf
+    from store.registry.read_only_store import ReadOnlyStore
 
 app = command_group()
 alias_app = command_group("Aliases, which move from version to version, and their rules.")
@@ -59,12 +59,12 @@ def list_aliases(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List the aliases of a task with their rules, or every rule."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         rows = [rule_row(rule) for rule in opened.rules()] if task is None else alias_rows(opened, task)
     print_rows(rows, fmt)
 
 
-def alias_rows(shelf: Shelf, task: str) -> list[Row]:
+def alias_rows(shelf: ReadOnlyStore, task: str) -> list[Record]:
     named = shelf.aliases(task)
     rules: dict[str, AliasRule] = {}
     for rule in shelf.rules(task):  # a task's own come first
@@ -80,7 +80,7 @@ def alias_rows(shelf: Shelf, task: str) -> list[Row]:
     ]
 
 
-def rule_row(rule: AliasRule, *, of_task: bool = False) -> Row:
+def rule_row(rule: AliasRule, *, of_task: bool = False) -> Record:
     place = {"rule": f"{rule.task}@{rule.alias}"} if of_task else {"task": rule.task, "alias": rule.alias}
     return {**place, "protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
 

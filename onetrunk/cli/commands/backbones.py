@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
-from onetrunk.cli.output import Format, FormatOption, ask, print_rows, say
-from onetrunk.rendering.tables import Row, to_json
-from onetrunk.stores import open_shelf, open_store
+from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_rows
+from onetrunk.rendering.tables import Record, to_json
+from onetrunk.stores import open_read_only, open_store
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -58,14 +58,14 @@ def add_backbone(
 @backbone_app.command("ls", epilog=example("backbone ls --format json"))
 def list_backbones(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOption = Format.TABLE) -> None:
     """List the backbones of the store."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         print_rows([backbone_row(record) for record in opened.backbones()], fmt)
 
 
 @backbone_app.command("show", epilog=example("backbone show onetrunk/vit_tiny_64"))
 def show_backbone(name: str, store: StoreUrl = STORE, catalogue: Catalogue = None) -> None:
     """Show a backbone's record as JSON."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         typer.echo(to_json(asdict(opened.backbone(name))))
 
 
@@ -82,19 +82,19 @@ def remove_backbone(
     """Forget a backbone that no version stands on. `gc` frees its weights."""
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
         record = opened.backbone(name)
-        blobs = opened.reader.backbone_blobs()
+        blobs = opened.queries.backbone_blobs()
         own = {blob for owner, blob in blobs if owner == record.name} - {b for o, b in blobs if o != record.name}
-        users = sum(row.backbone == record.id.fingerprint for row in opened.reader.versions(removed=True))
+        users = sum(row.backbone == record.id.fingerprint for row in opened.queries.versions(removed=True))
         if not dry_run:
-            ask(f"forget backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
+            confirm(f"forget backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
             opened.remove_backbone(name)
     row = {"name": record.name, "versions": users, "freed_nbytes": 0 if users else sum(blob.nbytes for blob in own)}
     print_rows([row], fmt)
     if dry_run:
-        say("nothing was changed: this is what it would do")
+        log_to_stderr("nothing was changed: this is what it would do")
 
 
-def backbone_row(record: BackboneRecord) -> Row:
+def backbone_row(record: BackboneRecord) -> Record:
     return {
         "name": record.name,
         "architecture": record.id.architecture,

@@ -21,7 +21,7 @@ from onetrunk.cli.options import (
     command_group,
     example,
 )
-from onetrunk.cli.output import Format, FormatOption, print_rows, say, terminal
+from onetrunk.cli.output import Format, FormatOption, log_to_stderr, print_rows, terminal
 from onetrunk.stores import open_store
 from store.errors import InvalidSettingError, StoreNotFoundError
 
@@ -71,7 +71,7 @@ def bench(
                 for figure in figures], fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
     if plot is not None:
         draw(figures, plot, title=f"{chosen.record.name}, {str(said).removeprefix('torch.')}, {device}")
-        say(f"drawn: {plot}")
+        log_to_stderr(f"drawn: {plot}")
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def subject(
     try:
         opened = open_store(root, catalogue=catalogue)
     except StoreNotFoundError as error:
-        say(f"{error}; measuring {name or DEFAULT_BACKBONE} without tasks of a store")
+        log_to_stderr(f"{error}; measuring {name or DEFAULT_BACKBONE} without tasks of a store")
         yield load_backbone(name or DEFAULT_BACKBONE), None
         return
     with opened:

@@ -25,15 +25,15 @@ from onetrunk.cli.options import (
 from onetrunk.cli.output import (
     Format,
     FormatOption,
+    log_to_stderr,
     print_record,
     print_rows,
     print_versions,
-    say,
     show_accuracy,
     terminal,
 )
 from onetrunk.cli.progress import show_progress
-from onetrunk.rendering.tables import Row, to_json
+from onetrunk.rendering.tables import Record, to_json
 from onetrunk.stores import open_store
 from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
 
@@ -86,16 +86,16 @@ def fit(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Tune on DATA, cut, tune again, measure and publish. What is measured on are held-out images."""
-    from sls.data.loading import load_task
+    from sls.data.loading import load_dataset
     from sls.pipeline import fit as pipeline
-    from sls.training.tune import Recipe
+    from sls.training.tune import TrainingConfig
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    tune = Recipe(
+    tune = TrainingConfig(
         epochs=epochs, rank=rank, seed=seed, method=method, from_block=from_block, patience=patience, scale=scale
     )
-    settings = pipeline.FitSettings(
+    settings = pipeline.FitConfig(
         tune=tune,
         score=options.score_settings(
             criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
@@ -106,7 +106,7 @@ def fit(
         max_drop=max_drop,
     )
     options.check_published(out=out, publish=not no_publish, named=bool(parent or alias))
-    images = load_task(data, root=data_root, limit=limit, seed=seed)
+    images = load_dataset(data, root=data_root, limit=limit, seed=seed)
     with contextlib.ExitStack() as stack:
         opened = None
         if not no_publish:
@@ -129,7 +129,7 @@ def fit(
 
         certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
         drawn = draw_depths({task: result.index}, plot / "depths", certificates=certificates, accuracies=accuracies)
-        say(f"picture: {drawn}")
+        log_to_stderr(f"picture: {drawn}")
 
 
 @app.command(epilog=example(
@@ -156,8 +156,8 @@ def cut(
 ) -> None:
     """Score the blocks of a task from the top, and say where the criterion cuts. Changes nothing."""
     from sls.adapters.task_folder import backbone_of
-    from sls.choose_depth import look_at
-    from sls.data.loading import load_task
+    from sls.choose_depth import choose_depth_of_folder
+    from sls.data.loading import load_dataset
     from store.malloc import keep_freed_memory
     from store.weights.backbones import open_backbone
 
@@ -165,7 +165,7 @@ def cut(
     settings = options.score_settings(
         criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
     )
-    images = load_task(data, root=data_root, limit=limit, seed=seed)
+    images = load_dataset(data, root=data_root, limit=limit, seed=seed)
     with contextlib.ExitStack() as stack:
         opened = stack.enter_context(open_store(store, catalogue=catalogue))
         folder = Path(target)
@@ -173,7 +173,7 @@ def cut(
             folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
         record = opened.backbone(backbone or backbone_of(folder))
         report = stack.enter_context(show_progress(terminal(stderr=True)))(target)
-        look = look_at(folder, images, open_backbone(opened, record), settings, report)
+        look = choose_depth_of_folder(folder, images, open_backbone(opened, record), settings, report)
     index = look.index
     if fmt is Format.JSON:
         typer.echo(to_json(asdict(index)))
@@ -185,12 +185,12 @@ def cut(
         from sls.plots.depth_plot import draw_depths
         from sls.plots.tsne_maps import draw_maps
 
-        say(f"picture: {draw_depths({target: index}, plot / 'depths')}")
+        log_to_stderr(f"picture: {draw_depths({target: index}, plot / 'depths')}")
         drawn = draw_maps(look.features, look.labels, images.classes, plot / "maps", depth=index.depth)
-        say(f"picture: {drawn}")
+        log_to_stderr(f"picture: {drawn}")
 
 
-def describe_fit(task: str, result: FitResult) -> Row:
+def describe_fit(task: str, result: FitResult) -> Record:
     """Return what a fit that is not published is asked for."""
     full = result.certificate.full
     return {
@@ -207,20 +207,26 @@ def describe_fit(task: str, result: FitResult) -> Row:
 def say_result(result: FitResult) -> None:
     say_index(result.index)
     if result.certificate.full is None:
-        say("no model was tuned at full depth: what the cut costs is not known; --max-drop tunes one to compare with")
+        log_to_stderr(
+            "no model was tuned at full depth: what the cut costs is not known; --max-drop tunes one to compare with"
+        )
     else:
-        say(f"accuracy at full depth: {show_accuracy(result.certificate.full)}")
-    say(f"accuracy at the cut: {show_accuracy(result.certificate.cut)}")
+        log_to_stderr(f"accuracy at full depth: {show_accuracy(result.certificate.full)}")
+    log_to_stderr(f"accuracy at the cut: {show_accuracy(result.certificate.cut)}")
     if result.certificate.validation is not None:
-        say(f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points")
+        log_to_stderr(
+            f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"
+        )
 
 
 def say_index(index: PruneIndex) -> None:
     threshold = "none" if index.threshold is None else f"{index.threshold:.3f}"
-    say(f"depth {index.depth} of {index.blocks}, {index.criterion}, threshold {threshold}")
+    log_to_stderr(f"depth {index.depth} of {index.blocks}, {index.criterion}, threshold {threshold}")
     if index.candidates:
         *others, last = sorted(index.candidates)
         both = f"{', '.join(map(str, others))} and {last}"
-        say(f"undecided: scores within their noise of the threshold leave depths {both} open; {index.depth} is taken")
+        log_to_stderr(
+            f"undecided: scores within their noise of the threshold leave depths {both} open; {index.depth} is taken"
+        )
     if index.reason:
-        say(index.reason)
+        log_to_stderr(index.reason)

@@ -10,18 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onetrunk.cli.options import REF_HELP, STORE, At, Catalogue, StoreUrl, command_group, example
-from onetrunk.cli.output import LISTED, Format, FormatOption, print_fields, print_rows, say, show_accuracy
+from onetrunk.cli.output import (
+    VERSION_COLUMNS,
+    Format,
+    FormatOption,
+    log_to_stderr,
+    print_fields,
+    print_rows,
+    show_accuracy,
+)
 from onetrunk.cli.parsing import parse_pairs
-from onetrunk.rendering.tables import Row, cell, to_json
-from onetrunk.stores import open_listings, open_shelf
+from onetrunk.rendering.tables import Record, cell, to_json
+from onetrunk.stores import open_catalogue, open_read_only
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from store.records.evidence import Certificate
-    from store.records.listing import Listed, Search
-    from store.registry.catalogue_reader import Listings
+    from store.records.listing import Search, VersionListing
+    from store.registry.catalogue_reader import CatalogueReader
     from store.registry.diff import Difference
-    from store.registry.read_only_store import Shelf
+    from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Version
 
 PAGE = 50
@@ -64,7 +72,7 @@ def list_versions(
     wanted = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
     if (task or removed) and (wanted != Search() or after is not None):
         raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
-    with open_listings(store, catalogue=catalogue) as opened:
+    with open_catalogue(store, catalogue=catalogue) as opened:
         if removed:
             rows, more = removed_versions(opened, task), False
         elif task:
@@ -72,15 +80,17 @@ def list_versions(
         else:
             rows, more = find_tasks(opened, wanted, after=after, limit=PAGE if limit is None else limit)
     if limit and len(rows) > limit:  # of one task, the newest are those that are asked for
-        say(f"{len(rows) - limit} older ones are left out: --limit 0 lists all")
+        log_to_stderr(f"{len(rows) - limit} older ones are left out: --limit 0 lists all")
         rows = rows[-limit:]
-    columns = [*LISTED, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
+    columns = [*VERSION_COLUMNS, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
     print_rows([summarise_listed(row) for row in rows], fmt, columns)
     if more:
-        say(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
+        log_to_stderr(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
 
 
-def find_tasks(listings: Listings, search: Search, *, after: str | None, limit: int) -> tuple[tuple[Listed, ...], bool]:
+def find_tasks(
+    listings: CatalogueReader, search: Search, *, after: str | None, limit: int
+) -> tuple[tuple[VersionListing, ...], bool]:
     """Return one page, or with limit 0 every task, and whether more follow."""
     page = listings.page(search=search, after=after, limit=limit or ALL)
     rows = list(page.rows)
@@ -90,8 +100,8 @@ def find_tasks(listings: Listings, search: Search, *, after: str | None, limit: 
     return tuple(rows), page.next is not None
 
 
-def removed_versions(listings: Listings, task: str | None) -> tuple[Listed, ...]:
-    tasks = [task] if task else sorted({row.task for row in listings.reader.versions(removed=True) if row.removed_at})
+def removed_versions(listings: CatalogueReader, task: str | None) -> tuple[VersionListing, ...]:
+    tasks = [task] if task else sorted({row.task for row in listings.queries.versions(removed=True) if row.removed_at})
     return tuple(row for name in tasks for row in listings.listed(name, removed=True) if row.removed_at)
 
 
@@ -106,9 +116,9 @@ def show(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Show a version and the evidence for its cut."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         version = opened.resolve(ref, at=at)
-        tags = opened.reader.tags(version.task) | opened.reader.tags(version.task, version.version)
+        tags = opened.queries.tags(version.task) | opened.queries.tags(version.task, version.version)
     if fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif fmt is Format.CSV:
@@ -117,7 +127,7 @@ def show(
         print_fields(describe(version, tags))
 
 
-def describe(version: Version, tags: dict[str, str]) -> Row:
+def describe(version: Version, tags: dict[str, str]) -> Record:
     """Return what a person asks of a version."""
     from store.records.version import summarise
 
@@ -135,7 +145,7 @@ def describe(version: Version, tags: dict[str, str]) -> Row:
     return fields
 
 
-def describe_certificate(found: Certificate) -> Row:
+def describe_certificate(found: Certificate) -> Record:
     """Return test accuracies, which chose nothing, and validation accuracies, which may have."""
     measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
     fields: dict[str, object] = {
@@ -161,7 +171,7 @@ def history(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Tell who did what to a task, and when. With --at, what each of its aliases named then."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         events = opened.history(task)
         if at is not None:
             print_rows(list(named_at(opened, task, at)), fmt)
@@ -169,14 +179,14 @@ def history(
     print_rows([{**vars(event), "sha256": event.sha256} for event in events], fmt, EVENT)
 
 
-def named_at(shelf: Shelf, task: str, at: str) -> Iterator[Row]:
+def named_at(shelf: ReadOnlyStore, task: str, at: str) -> Iterator[Record]:
     from store.registry.read_only_store import parse_time
 
     when = parse_time(at)
-    for alias in sorted({event.alias for event in shelf.reader.history(task) if event.alias is not None}):
-        version = shelf.reader.version_at(task, alias, when)
+    for alias in sorted({event.alias for event in shelf.queries.history(task) if event.alias is not None}):
+        version = shelf.queries.version_at(task, alias, when)
         if version is not None:
-            yield {"alias": alias, "version": version, "digest": shelf.reader.digest_at(task, version)}
+            yield {"alias": alias, "version": version, "digest": shelf.queries.digest_at(task, version)}
 
 
 @app.command(epilog=example("diff flowers:3 flowers:4", "diff flowers@prod flowers --format json"))
@@ -191,7 +201,7 @@ def diff(
     from store.adapters.checkpoint import parse_classes
     from store.registry.diff import Side, diff
 
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         manifests = [opened.resolve(ref).manifest for ref in (left, right)]
         sides = [Side(found, parse_classes(opened.read(found.head.labels))) for found in manifests]
     found = diff(*sides)
@@ -200,10 +210,10 @@ def diff(
     else:
         print_rows([readable(row) for row in found], fmt)
     if not found:
-        say("no difference")
+        log_to_stderr("no difference")
 
 
-def readable(row: Difference) -> Row:
+def readable(row: Difference) -> Record:
     from store.records.evidence import Accuracy
 
     def read(value: object) -> object:

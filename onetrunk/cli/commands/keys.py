@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
-from onetrunk.cli.output import Format, FormatOption, ask, print_rows, say, without
-from onetrunk.stores import open_shelf, open_store
+from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, omit, print_rows
+from onetrunk.stores import open_read_only, open_store
 from store.errors import NotFoundError
 
 app = command_group()
@@ -36,7 +36,7 @@ def add_key(
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
         opened.put_key(key)
     typer.echo(secret)
-    say(f"key {key.id} of {tenant or 'the operator'}, scopes {', '.join(key.scopes)}: it is not shown again")
+    log_to_stderr(f"key {key.id} of {tenant or 'the operator'}, scopes {', '.join(key.scopes)}: it is not shown again")
 
 
 @key_app.command("ls", epilog=example("key ls", "key ls --tenant garden --format json"))
@@ -47,8 +47,8 @@ def list_keys(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List API keys. What is shown here lets nobody in."""
-    with open_shelf(store, catalogue=catalogue) as opened:
-        rows = [without(asdict(key), "sha256") for key in opened.reader.keys(tenant)]
+    with open_read_only(store, catalogue=catalogue) as opened:
+        rows = [omit(asdict(key), "sha256") for key in opened.queries.keys(tenant)]
     print_rows(rows, fmt)
 
 
@@ -63,11 +63,11 @@ def revoke_key(
 ) -> None:
     """Make a key worthless for ever."""
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        key = opened.reader.key(identifier)
+        key = opened.queries.key(identifier)
         if key is None:
             raise NotFoundError(f"no API key {identifier[:40]!r}: see `onetrunk key ls`")
         said = f"key {key.id} of {key.tenant or 'the operator'}, scopes {', '.join(key.scopes)}"
         if not dry_run:
-            ask(f"revoke {said}?", yes=yes)
+            confirm(f"revoke {said}?", yes=yes)
             opened.revoke_key(identifier)
-    say(f"{said}: {'would be revoked' if dry_run else 'revoked'}")
+    log_to_stderr(f"{said}: {'would be revoked' if dry_run else 'revoked'}")

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
-from onetrunk.cli.output import Format, FormatOption, ask, print_record, print_rows, say
+from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_rows
 from onetrunk.cli.parsing import parse_duration
-from onetrunk.rendering.tables import Row
-from onetrunk.stores import open_shelf, open_store
+from onetrunk.rendering.tables import Record
+from onetrunk.stores import open_read_only, open_store
 
 GRACE = "1h"
 LARGE = 5_000
@@ -26,10 +26,10 @@ def leases(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOpti
     """List what servers and publishes hold, and `rm` and `gc` spare."""
     from datetime import UTC, datetime
 
-    rows: list[Row] = []
-    with open_shelf(store, catalogue=catalogue) as opened:
+    rows: list[Record] = []
+    with open_read_only(store, catalogue=catalogue) as opened:
         for lease in opened.leases():
-            naming = ((digest, row) for digest in lease.digests for row in opened.reader.naming(digest))
+            naming = ((digest, row) for digest in lease.digests for row in opened.queries.referencing_versions(digest))
             held = sorted((row.task, row.version) for digest, row in naming if row.manifest.sha256 == digest)
             expires_at = datetime.fromtimestamp(lease.expires_at, UTC).isoformat(timespec="milliseconds")
             named = {"versions": [f"{task}:{version}" for task, version in held], "blobs": len(lease.digests)}
@@ -58,7 +58,7 @@ def gc(
         found = collect_garbage(opened, grace_s=grace_s, dry_run=True, wait=wait)
         if not dry_run:
             if found.purged or found.freed or found.leftovers:
-                ask(
+                confirm(
                     f"free {found.freed_nbytes} B for ever, of {len(found.purged)} removed versions and "
                     f"{len(found.freed)} blobs?",
                     yes=yes,
@@ -77,9 +77,9 @@ def gc(
         },
     )
     if dry_run:
-        say("nothing was changed: this is what it would do")
+        log_to_stderr("nothing was changed: this is what it would do")
     elif found.condemned:
-        say(f"{found.condemned_nbytes} B are marked: the first `gc` {grace} after they were frees them")
+        log_to_stderr(f"{found.condemned_nbytes} B are marked: the first `gc` {grace} after they were frees them")
 
 
 @app.command("verify", epilog=example("verify", "verify --metadata", "verify --quarantine --format json"))
@@ -98,13 +98,13 @@ def verify_store(
     from store.maintenance.verify import verify
 
     with open_store(store, catalogue=catalogue) as opened:
-        large = sum(opened.reader.next_versions().values()) > LARGE
+        large = sum(opened.queries.next_versions().values()) > LARGE
         others = len(os.sched_getaffinity(0)) - 1 if large else 0
         findings = verify(opened, metadata_only=metadata, quarantine=quarantine, processes=others)
     print_rows([asdict(finding) for finding in findings], fmt)
     if findings:
         raise typer.Exit(1)
-    say("history, tables and manifests are right" if metadata else "every digest is right")
+    log_to_stderr("history, tables and manifests are right" if metadata else "every digest is right")
 
 
 @app.command(
@@ -117,7 +117,7 @@ def rebuild(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOpt
     made = rebuild(store, catalogue=catalogue)
     print_record(asdict(made), fmt, {"events": made.events, "versions": made.versions})
     for problem in made.problems:
-        say(problem)
+        log_to_stderr(problem)
     if made.problems:
         raise typer.Exit(1)
 
@@ -138,8 +138,8 @@ def migrate(
 
     found = identity_format(open_backend(store))
     if found < STORE_FORMAT and not dry_run:
-        ask(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
+        confirm(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
         migrate(store, catalogue=catalogue, actor=actor)
     print_record({"from": found, "to": STORE_FORMAT}, fmt)
     if dry_run:
-        say("nothing was changed: this is what it would do")
+        log_to_stderr("nothing was changed: this is what it would do")

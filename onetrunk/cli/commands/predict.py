@@ -21,7 +21,7 @@ from onetrunk.cli.options import (
     example,
 )
 from onetrunk.cli.output import Format, FormatOption, print_rows
-from onetrunk.rendering.tables import Row, to_json
+from onetrunk.rendering.tables import Record, to_json
 from onetrunk.stores import open_store
 from store.errors import InvalidSettingError
 
@@ -64,20 +64,20 @@ def predict(
     refs, rows = [ref, *(further or [])], []
     with contextlib.ExitStack() as stack:
         if url is None:
-            from serving.runtime.predictor import Service
+            from serving.runtime.predictor import Predictor
 
             opened = stack.enter_context(open_store(store, catalogue=catalogue))
             backbone = opened.resolve(ref).manifest.backbone
-            service = stack.enter_context(Service(opened, backbone=backbone, dtype=dtype, device=device))
+            service = stack.enter_context(Predictor(opened, backbone=backbone, dtype=dtype, device=device))
 
-            def ask(image: bytes) -> Sequence[Row]:
+            def ask(image: bytes) -> Sequence[Record]:
                 return [answer.result().to_dict(top=top, logits=logits) for answer in service.submit_many(refs, image)]
         else:
-            from serving.client import Connection
+            from serving.client import Client
 
-            connection = stack.enter_context(contextlib.closing(Connection(url, key=key or None)))
+            connection = stack.enter_context(contextlib.closing(Client(url, key=key or None)))
 
-            def ask(image: bytes) -> Sequence[Row]:
+            def ask(image: bytes) -> Sequence[Record]:
                 return connection.predict_many(refs, image, top=top, logits=logits)
 
         for path in images:
@@ -88,7 +88,7 @@ def predict(
         print_rows([flatten_answer(row) for row in rows], fmt)
 
 
-def flatten_answer(row: Row) -> Row:
+def flatten_answer(row: Record) -> Record:
     top = cast(list[dict[str, object]], row["top"])
     best = {f"top {rank}": f"{entry['label']} {entry['score']:.3f}" for rank, entry in enumerate(top, start=1)}
     return {**{key: value for key, value in row.items() if key not in ("top", "logits")}, **best}

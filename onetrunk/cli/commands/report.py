@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 
 from onetrunk.cli.options import STORE, Catalogue, StoreUrl, command_group, example
-from onetrunk.cli.output import print_table, say
+from onetrunk.cli.output import log_to_stderr, print_table
 from onetrunk.rendering.tables import to_csv, to_json, to_markdown
-from onetrunk.stores import open_shelf
+from onetrunk.stores import open_read_only
 
 app = command_group()
 
@@ -35,7 +35,7 @@ def print_report(
     from onetrunk.rendering.storage_report import sections, title
     from store.maintenance.report import report
 
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         counted = report(opened)
     if fmt is ReportFormat.JSON:
         typer.echo(to_json(counted.to_json()))
@@ -49,4 +49,4 @@ def print_report(
                 typer.echo(f"## {section.title}\n\n{section.text}\n\n{to_markdown(section.rows)}\n")
             else:
                 print_table(section.rows, title=section.title)
-                say(section.text)
+                log_to_stderr(section.text)

@@ -18,7 +18,7 @@ from onetrunk.cli.options import (
     command_group,
     example,
 )
-from onetrunk.cli.output import say
+from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
 from onetrunk.stores import absolute_catalogue, absolute_store, open_store
 
@@ -45,9 +45,9 @@ def serve(
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
     open_store(store, catalogue=catalogue).close()
-    from serving.app import ServeSettings, running
+    from serving.app import ServeConfig, running
 
-    settings = ServeSettings(
+    settings = ServeConfig(
         store=absolute_store(store),
         catalogue=absolute_catalogue(catalogue),
         backbone=backbone,
@@ -57,7 +57,7 @@ def serve(
         batch_invariant=batch_invariant,
         keys=keys,
     )
-    say(f"starting Ray Serve on {host}:{port} …")
+    log_to_stderr(f"starting Ray Serve on {host}:{port} …")
     with running({"/": settings}, host=host, port=port):
-        say(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
+        log_to_stderr(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
         wait_for_signal()

@@ -10,10 +10,10 @@ import typer
 from onetrunk.cli.options import STORE, Actor, Catalogue, StoreUrl, command_group, example
 from onetrunk.cli.output import Format, FormatOption, print_rows
 from onetrunk.cli.parsing import parse_pairs
-from onetrunk.stores import open_shelf, open_store
+from onetrunk.stores import open_read_only, open_store
 
 if TYPE_CHECKING:
-    from store.registry.read_only_store import Shelf
+    from store.registry.read_only_store import ReadOnlyStore
 
 app = command_group()
 tag_app = command_group("Tags: KEY=VALUE of a task or a version, to search by.")
@@ -61,12 +61,12 @@ def list_tags(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List the tags of a task or of a version."""
-    with open_shelf(store, catalogue=catalogue) as opened:
+    with open_read_only(store, catalogue=catalogue) as opened:
         found = opened.tags(*tagged(opened, target))
     print_rows([{"key": key, "value": value} for key, value in found.items()], fmt)
 
 
-def tagged(shelf: Shelf, target: str) -> tuple[str, int | None]:
+def tagged(shelf: ReadOnlyStore, target: str) -> tuple[str, int | None]:
     """Return the task, and the number where a version is meant and not the task itself."""
     from store.records.refs import Ref
 

@@ -23,7 +23,7 @@ from onetrunk.cli.options import (
     command_group,
     example,
 )
-from onetrunk.cli.output import Format, FormatOption, ask, print_record, print_versions, say
+from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_versions
 from onetrunk.rendering.tables import size
 from onetrunk.stores import open_store
 from onetrunk.workflows import publish_folder
@@ -155,15 +155,17 @@ def rm(
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
         removal = opened.remove(ref, all_versions=all_versions, dry_run=True)
         if not dry_run:
-            ask(f"remove {', '.join(removal.versions)}?", yes=yes)
+            confirm(f"remove {', '.join(removal.versions)}?", yes=yes)
             removal = opened.remove(ref, all_versions=all_versions)
     freed = {"versions": list(removal.versions), "freed_nbytes": removal.freed_nbytes}
     print_record(freed, fmt, {"removed": removal.versions, "freed by gc": f"{removal.freed_nbytes} B"})
     if dry_run:
-        say("nothing was changed: this is what it would do")
+        log_to_stderr("nothing was changed: this is what it would do")
     else:
         task = removal.versions[0].rpartition(":")[0]
-        say(f"`onetrunk gc` frees {size(removal.freed_nbytes)}; until then, `onetrunk restore {task}` brings it back")
+        log_to_stderr(
+            f"`onetrunk gc` frees {size(removal.freed_nbytes)}; until then, `onetrunk restore {task}` brings it back"
+        )
 
 
 @app.command(epilog=example("restore flowers 3", "restore flowers"))

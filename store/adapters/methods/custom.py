@@ -33,7 +33,7 @@ from store.adapters.safetensors_header import TensorInfo
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
 CONVPASS, BOTTLENECK, SSF, BITFIT = "CONVPASS", "BOTTLENECK", "SSF", "BITFIT"
-BESIDE = ("attn", "mlp")
+PARALLEL_SITES = ("attn", "mlp")
 REMEDY = "write the folder again with what made it"
 
 Tensors = Mapping[str, tuple[int, ...]]
@@ -53,7 +53,7 @@ class Preset:
 PRESETS: Mapping[str, Preset] = MappingProxyType(
     {
         "adaptformer": Preset(("mlp",), "residual", "relu", "scalar"),
-        "houlsby": Preset(BESIDE, "output", "gelu"),
+        "houlsby": Preset(PARALLEL_SITES, "output", "gelu"),
         "adapter+": Preset(("mlp",), "sum", "gelu", "channels"),
     }
 )
@@ -165,9 +165,9 @@ def _method(kind: _Kind, *options: str, variant: Callable[[Config], str] | None 
 
 
 _SHIFTED = LINEAR + NORMS
-OWN: Mapping[str, Method] = MappingProxyType(
+CUSTOM: Mapping[str, Method] = MappingProxyType(
     {
-        CONVPASS: _method(_Kind(CONVPASS, lambda _: BESIDE, _convpass_tensors), "r"),
+        CONVPASS: _method(_Kind(CONVPASS, lambda _: PARALLEL_SITES, _convpass_tensors), "r"),
         BOTTLENECK: _method(
             _Kind(BOTTLENECK, lambda c: _preset(c).places, _bottleneck_tensors),
             *("r", "preset"),

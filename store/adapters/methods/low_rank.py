@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import cast
 
-from store.adapters.methods.spec import MAX_NUMBER, Layout, Shapes, Sizes, is_number, number, whole
+from store.adapters.methods.spec import MAX_NUMBER, ModuleSpec, Shapes, Sizes, is_number, number, whole
 from store.adapters.methods.targets import Config, resolve_pattern, show
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
@@ -12,7 +12,7 @@ Shape = tuple[int, int]
 """Of a linear map: (out, in)."""
 
 
-def lora(config: Config, module: str, shape: Shape) -> Layout:
+def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """A (rank, in), B (out, rank); where asked for B's bias, DoRA's magnitudes, the map's own bias, each (out,)."""
     out, width = shape
     rank = rank_and_alpha(config, module, "lora_alpha")
@@ -25,7 +25,7 @@ def lora(config: Config, module: str, shape: Shape) -> Layout:
         parts["lora_magnitude_vector"] = (out,)
     if config.get("bias") == "lora_only":
         parts["base_layer.bias"] = (out,)
-    return Layout(rank, parts)
+    return ModuleSpec(rank, parts)
 
 
 def rank_and_alpha(config: Config, module: str, alpha_option: str) -> int:
@@ -40,7 +40,7 @@ def rank_and_alpha(config: Config, module: str, alpha_option: str) -> int:
     return rank
 
 
-def adalora(config: Config, module: str, shape: Shape) -> Layout:
+def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """A (rank, in), E (rank, 1) and B (out, rank); `rank_pattern` says which of `init_r` directions are kept."""
     rank = whole(config, "init_r")
     if number(config, "lora_alpha") <= 0:
@@ -54,12 +54,12 @@ def adalora(config: Config, module: str, shape: Shape) -> Layout:
                 "adapter with PEFT again"
             )
         rank = sum(kept)
-    return Layout(rank, {"lora_A": (rank, shape[1]), "lora_B": (shape[0], rank), "lora_E": (rank, 1)})
+    return ModuleSpec(rank, {"lora_A": (rank, shape[1]), "lora_B": (shape[0], rank), "lora_E": (rank, 1)})
 
 
-def vera(config: Config, module: str, shape: Shape) -> Layout:
+def vera(config: Config, module: str, shape: Shape) -> ModuleSpec:
     rank = _within(whole(config, "r"), module, shape)
-    return Layout(rank, {"vera_lambda_b": (shape[0],), "vera_lambda_d": (rank,)})
+    return ModuleSpec(rank, {"vera_lambda_b": (shape[0],), "vera_lambda_d": (rank,)})
 
 
 def vera_shared(config: Config, adapted: Shapes) -> Sizes:
@@ -68,10 +68,10 @@ def vera_shared(config: Config, adapted: Shapes) -> Sizes:
     return {"base_model.vera_A": (rank, width), "base_model.vera_B": (out, rank)}
 
 
-def pvera(config: Config, module: str, shape: Shape) -> Layout:
+def pvera(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """Half of A and of lambda_d is for the variance, which only sampling sees."""
     rank = _within(whole(config, "r"), module, shape)
-    return Layout(rank, {"pvera_lambda_b": (shape[0],), "pvera_lambda_d": (2 * rank,)})
+    return ModuleSpec(rank, {"pvera_lambda_b": (shape[0],), "pvera_lambda_d": (2 * rank,)})
 
 
 def pvera_shared(config: Config, adapted: Shapes) -> Sizes:
@@ -79,14 +79,14 @@ def pvera_shared(config: Config, adapted: Shapes) -> Sizes:
     return {"base_model.pvera_A": (2 * rank, width), "base_model.pvera_B": (out, rank)}
 
 
-def delora(config: Config, module: str, shape: Shape) -> Layout:
+def delora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     rank = resolve_pattern(config, "rank_pattern", module, config.get("r"))
     rank = whole({"r": rank}, "r")
     parts = {"delora_A": (rank, shape[1]), "delora_B": (shape[0], rank)}
-    return Layout(rank, {**parts, "delora_lambda": (1,), "delora_w_norm": (shape[1],)})
+    return ModuleSpec(rank, {**parts, "delora_lambda": (1,), "delora_w_norm": (shape[1],)})
 
 
-def gralora(config: Config, module: str, shape: Shape) -> Layout:
+def gralora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """k pairs of factors of rank r, one for each part of the input, and where asked for one pair for all of it."""
     rank, parts, hybrid = whole(config, "r"), whole(config, "gralora_k"), whole(config, "hybrid_r", low=0)
     number(config, "alpha")
@@ -101,10 +101,10 @@ def gralora(config: Config, module: str, shape: Shape) -> Layout:
     }
     if hybrid:
         sizes["gralora_A_general.weight"], sizes["gralora_B_general.weight"] = (hybrid, shape[1]), (shape[0], hybrid)
-    return Layout(worth(parts * rank + hybrid, module, shape), sizes)
+    return ModuleSpec(worth(parts * rank + hybrid, module, shape), sizes)
 
 
-def vblora(config: Config, module: str, shape: Shape) -> Layout:
+def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """Logits over the vectors of a bank, of which the best `topk` are mixed; or these alone, with their weights."""
     rank, vectors, topk = (
         _within(whole(config, "r"), module, shape),
@@ -119,16 +119,16 @@ def vblora(config: Config, module: str, shape: Shape) -> Layout:
         )
     places = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
     if not config.get("save_only_topk_weights"):
-        return Layout(rank, {name: (*place, vectors) for name, place in places.items()})
+        return ModuleSpec(rank, {name: (*place, vectors) for name, place in places.items()})
     kept = {f"{name}_topk_indices": (*place, topk) for name, place in places.items()}
-    return Layout(rank, {**kept, **{f"{name}_topk_weights": (*place, topk - 1) for name, place in places.items()}})
+    return ModuleSpec(rank, {**kept, **{f"{name}_topk_weights": (*place, topk - 1) for name, place in places.items()}})
 
 
 def vblora_shared(config: Config, _: Shapes) -> Sizes:
     return {"base_model.vblora_vector_bank": (whole(config, "num_vectors"), whole(config, "vector_length"))}
 
 
-def unilora(config: Config, _: str, shape: Shape) -> Layout:
+def unilora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """Which number of the shared vector stands at each place of A and B, and times what."""
     if config.get("save_indices") is not True:
         raise UnservedAdapterError(
@@ -137,18 +137,18 @@ def unilora(config: Config, _: str, shape: Shape) -> Layout:
         )
     rank = whole(config, "r")
     sizes = {"A": (rank, shape[1]), "B": (shape[0], rank)}
-    return Layout(rank, {f"unilora_{what}_{side}": sizes[side] for what in ("indices", "scales") for side in "AB"})
+    return ModuleSpec(rank, {f"unilora_{what}_{side}": sizes[side] for what in ("indices", "scales") for side in "AB"})
 
 
 def unilora_shared(config: Config, _: Shapes) -> Sizes:
     return {"base_model.unilora_theta_d": (whole(config, "theta_d_length"),)}
 
 
-def tinylora(config: Config, _: str, shape: Shape) -> Layout:
+def tinylora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """A and B are W's largest singular vectors, P (u, r, r) how they are mixed, by a vector (u,) of the group's."""
     rank, directions = min(whole(config, "r"), *shape), whole(config, "u")
     parts = {"tinylora_A": (rank, shape[1]), "tinylora_B": (shape[0], rank), "tinylora_P": (directions, rank, rank)}
-    return Layout(rank, parts)
+    return ModuleSpec(rank, parts)
 
 
 def tinylora_shared(config: Config, adapted: Shapes) -> Sizes:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from store.adapters.methods import low_rank as layouts
 from store.adapters.methods import products, scales
-from store.adapters.methods.spec import Guard, Method
+from store.adapters.methods.spec import Method, TensorSpec
 
 # what the adapter is and where it came from, and which modules it adapts
 ANY = frozenset({"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "task_type"}) | {
@@ -38,7 +38,7 @@ LORA = Method(
         # The others change the base weights as well, which are not here to be changed.
         "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
     },
-    ranks=Guard(
+    ranks=TensorSpec(
         "LoRA", r"lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector|base_layer\.bias", layouts.lora
     ),
     remedies={"bias": "tune with bias 'none' or 'lora_only', for 'all' also trains what every task shares"},
@@ -49,40 +49,40 @@ ADALORA = Method(
     free=_free("r", "init_r", "target_r", "rank_pattern", "lora_alpha", "lora_dropout", "tinit", "tfinal", "deltaT")
     | {"beta1", "beta2", "orth_reg_weight", "total_step", "megatron_core", "qalora_group_size"},
     limited={**NO_BIAS, "init_lora_weights": (True, False, None)},
-    ranks=Guard("AdaLoRA", "lora_[ABE]", layouts.adalora),
+    ranks=TensorSpec("AdaLoRA", "lora_[ABE]", layouts.adalora),
 )
 VERA = Method(
     name="vera",
     free=ANY | LAYERS | INIT | {"r", "projection_prng_key", "vera_dropout", "d_initial"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=Guard("VeRA", "vera_lambda_[bd]", layouts.vera, layouts.vera_shared),
+    ranks=TensorSpec("VeRA", "vera_lambda_[bd]", layouts.vera, layouts.vera_shared),
     remedies=IN_THE_FILE,
 )
 PVERA = Method(
     name="pvera",
     free=ANY | LAYERS | INIT | {"r", "projection_prng_key", "pvera_dropout", "d_initial", "generator_seed"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=Guard("PVeRA", "pvera_lambda_[bd]", layouts.pvera, layouts.pvera_shared),
+    ranks=TensorSpec("PVeRA", "pvera_lambda_[bd]", layouts.pvera, layouts.pvera_shared),
     remedies={**IN_THE_FILE, "sample_at_inference": "set it to false: an answer that is drawn cannot be exact"},
 )
 DELORA = Method(
     name="delora",
     free=_free("init_weights", "r", "rank_pattern", "delora_lambda", "lambda_pattern", "module_dropout"),
     limited=NO_BIAS,
-    ranks=Guard("DeLoRA", "delora_(?:A|B|lambda|w_norm)", layouts.delora),
+    ranks=TensorSpec("DeLoRA", "delora_(?:A|B|lambda|w_norm)", layouts.delora),
 )
 GRALORA = Method(
     name="gralora",
     free=ANY | LAYERS | INIT | {"r", "hybrid_r", "alpha", "gralora_dropout", "gralora_k"},
     limited=NO_BIAS,
-    ranks=Guard("GraLoRA", r"gralora_[AB](?:_general\.weight)?", layouts.gralora),
+    ranks=TensorSpec("GraLoRA", r"gralora_[AB](?:_general\.weight)?", layouts.gralora),
 )
 VBLORA = Method(
     name="vblora",
     free=_free("r", "num_vectors", "vector_length", "topk", "save_only_topk_weights", "vblora_dropout")
     | {"init_vector_bank_bound", "init_logits_std"},
     limited=NO_BIAS,
-    ranks=Guard(
+    ranks=TensorSpec(
         "VB-LoRA",
         "vblora_logits_[AB](?:_topk_indices|_topk_weights)?",
         layouts.vblora,
@@ -97,7 +97,7 @@ UNILORA = Method(
     | INIT
     | {"r", "theta_d_length", "proj_seed", "save_indices", "unilora_dropout", "init_theta_d_bound"},
     limited=NO_BIAS,
-    ranks=Guard(
+    ranks=TensorSpec(
         "Uni-LoRA",
         "unilora_(?:indices|scales)_[AB]",
         layouts.unilora,
@@ -109,7 +109,7 @@ TINYLORA = Method(
     name="tinylora",
     free=ANY | LAYERS | INIT | {"r", "u", "weight_tying", "projection_seed", "init_v_bound", "tinylora_dropout"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=Guard("TinyLoRA", "tinylora_[ABP]", layouts.tinylora, layouts.tinylora_shared),
+    ranks=TensorSpec("TinyLoRA", "tinylora_[ABP]", layouts.tinylora, layouts.tinylora_shared),
     remedies=IN_THE_FILE,
 )
 DROPOUTS = ("rank_dropout", "module_dropout", "use_effective_conv2d")
@@ -117,51 +117,51 @@ LOHA = Method(
     name="loha",
     free=_free("init_weights", "r", "alpha", "rank_pattern", "alpha_pattern", *DROPOUTS),
     limited={},
-    ranks=Guard("LoHa", "hada_w[12]_[ab]", products.loha),
+    ranks=TensorSpec("LoHa", "hada_w[12]_[ab]", products.loha),
 )
 LOKR = Method(
     name="lokr",
     free=LOHA.free | {"decompose_both", "decompose_factor", "rank_dropout_scale"},
     limited={},
-    ranks=Guard("LoKr", "lokr_w[12](?:_[ab])?", products.lokr),
+    ranks=TensorSpec("LoKr", "lokr_w[12](?:_[ab])?", products.lokr),
 )
 HRA = Method(
     name="hra",
     free=_free("init_weights", "r", "apply_GS"),
     limited=NO_BIAS,
-    ranks=Guard("HRA", "hra_u", products.hra),
+    ranks=TensorSpec("HRA", "hra_u", products.hra),
 )
 MISS = Method(
     name="miss",
     free=_free("r", "mini_r", "miss_dropout"),
     limited={**NO_BIAS, "init_weights": (True, False, "mini")},
-    ranks=Guard("MiSS", "miss_block", products.miss),
+    ranks=TensorSpec("MiSS", "miss_block", products.miss),
     remedies={"init_weights": "tune with true or 'mini', for 'bat' changes W by a matrix of full rank"},
 )
 DEFT = Method(
     name="deft",
     free=_free("init_weights", "r", "decomposition_method", "init_scale", "alpha", "para", "deft_dropout"),
     limited=NO_BIAS,
-    ranks=Guard("DEFT", "deft_[PR]", products.deft),
+    ranks=TensorSpec("DEFT", "deft_[PR]", products.deft),
 )
 PEANUT = Method(
     name="peanut",
     free=_free("init_weights", "r", "depth", "act_fn", "scaling"),
     limited={},
-    ranks=Guard("PEANuT", r"peanut_[AB]\.weight|peanut_(?:en|de)coders\.\d+\.weight", products.peanut),
+    ranks=TensorSpec("PEANuT", r"peanut_[AB]\.weight|peanut_(?:en|de)coders\.\d+\.weight", products.peanut),
 )
 IA3 = Method(
     name="ia3",
     free=ANY | EXCEPT | {"feedforward_modules", "init_ia3_weights"},
     limited={},
-    ranks=Guard("IA3", "ia3_l", scales.ia3),
+    ranks=TensorSpec("IA3", "ia3_l", scales.ia3),
 )
-BEFT = Method(name="beft", free=ANY | INIT, limited={}, ranks=Guard("BEFT", "beft_bias", scales.beft))
+BEFT = Method(name="beft", free=ANY | INIT, limited={}, ranks=TensorSpec("BEFT", "beft_bias", scales.beft))
 LN_TUNING = Method(
     name="ln",
     free=ANY | EXCEPT,
     limited={},
-    ranks=Guard(
+    ranks=TensorSpec(
         "LN tuning",
         r"ln_tuning_layers\.(?:weight|bias)",
         scales.ln,
@@ -174,7 +174,7 @@ GLORA = Method(
     name="glora",
     free=ANY | INIT | {"r", "config_A_B", "config_C", "config_D_E"},
     limited=NO_BIAS,
-    ranks=Guard("GLoRA", r"glora_[A-E]\.(?:X|Xd|Xu|zeros)", scales.glora),
+    ranks=TensorSpec("GLoRA", r"glora_[A-E]\.(?:X|Xd|Xu|zeros)", scales.glora),
 )
 
 PEFT: Mapping[str, Method] = MappingProxyType(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from store.adapters.methods.low_rank import Shape, rank_and_alpha, worth
-from store.adapters.methods.spec import Layout, number, whole
+from store.adapters.methods.spec import ModuleSpec, number, whole
 from store.adapters.methods.targets import Config, show
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
@@ -11,15 +11,15 @@ KEPT = ("relu", "qr")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
 
 
-def loha(config: Config, module: str, shape: Shape) -> Layout:
+def loha(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """(w1_a w1_b) * (w2_a w2_b), element by element: of rank r^2 at most."""
     rank, (out, width) = rank_and_alpha(config, module, "alpha"), shape
     first, second = (out, rank), (rank, width)
     parts = {"hada_w1_a": first, "hada_w1_b": second, "hada_w2_a": first, "hada_w2_b": second}
-    return Layout(worth(rank * rank, module, shape), parts)
+    return ModuleSpec(worth(rank * rank, module, shape), parts)
 
 
-def lokr(config: Config, module: str, shape: Shape) -> Layout:
+def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """The Kronecker product of w1 and w2, each whole or of rank r."""
     rank = rank_and_alpha(config, module, "alpha")
     factor = config.get("decompose_factor")
@@ -35,7 +35,7 @@ def lokr(config: Config, module: str, shape: Shape) -> Layout:
         low = low and rank < max(out, width) / 2
         parts |= {f"{name}_a": (out, rank), f"{name}_b": (rank, width)} if low else {name: (out, width)}
         ranks.append(min(out, width, rank) if low else min(out, width))
-    return Layout(worth(ranks[0] * ranks[1], module, shape), parts)
+    return ModuleSpec(worth(ranks[0] * ranks[1], module, shape), parts)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
@@ -55,26 +55,26 @@ def split(size: int, factor: int) -> tuple[int, int]:
     return min(low, size // low), max(low, size // low)
 
 
-def hra(config: Config, _: str, shape: Shape) -> Layout:
+def hra(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """r vectors, each of which mirrors the input."""
     rank = whole(config, "r")
-    return Layout(rank, {"hra_u": (shape[1], rank)})
+    return ModuleSpec(rank, {"hra_u": (shape[1], rank)})
 
 
-def miss(config: Config, module: str, shape: Shape) -> Layout:
+def miss(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, again and again."""
     rank = whole(config, "r")
     if rank > shape[1]:
         raise AdapterMismatchError(f"module {module!r} has {shape[1]} inputs, r = {rank}: MiSS needs r up to that")
     if config.get("init_weights") != "mini":
-        return Layout(rank, {"miss_block": (rank, shape[0])})
+        return ModuleSpec(rank, {"miss_block": (rank, shape[0])})
     columns = whole(config, "mini_r")
     if shape[0] % columns:
         raise AdapterMismatchError(f"module {module!r} has {shape[0]} outputs, mini_r = {columns} must divide them")
-    return Layout(rank, {"miss_block": (rank, columns)})
+    return ModuleSpec(rank, {"miss_block": (rank, columns)})
 
 
-def deft(config: Config, _: str, shape: Shape) -> Layout:
+def deft(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """P (out, r) takes W's part along it away, R (r, in) puts another in its place unless `para` is set."""
     method = config.get("decomposition_method", KEPT[0])
     if method not in KEPT:
@@ -84,10 +84,10 @@ def deft(config: Config, _: str, shape: Shape) -> Layout:
     rank = min(whole(config, "r"), shape[0])
     if config.get("alpha") is not None:
         number(config, "alpha")
-    return Layout(rank, {"deft_P": (shape[0], rank)} | ({} if config.get("para") else {"deft_R": (rank, shape[1])}))
+    return ModuleSpec(rank, {"deft_P": (shape[0], rank)} | ({} if config.get("para") else {"deft_R": (rank, shape[1])}))
 
 
-def peanut(config: Config, _: str, shape: Shape) -> Layout:
+def peanut(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """A small network on W: A (r, out), `depth` pairs of (r, r), B (out, r)."""
     activation = config.get("act_fn", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
@@ -99,4 +99,4 @@ def peanut(config: Config, _: str, shape: Shape) -> Layout:
     if depth > 100:
         raise UnservedAdapterError(f"option 'depth' = {depth}: up to 100 are served; tune a shallower network")
     inner = {f"peanut_{side}coders.{index}.weight": (rank, rank) for side in ("en", "de") for index in range(depth)}
-    return Layout(rank, {"peanut_A.weight": (rank, shape[0]), "peanut_B.weight": (shape[0], rank), **inner})
+    return ModuleSpec(rank, {"peanut_A.weight": (rank, shape[0]), "peanut_B.weight": (shape[0], rank), **inner})

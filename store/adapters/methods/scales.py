@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 from store.adapters.methods.low_rank import Shape
-from store.adapters.methods.spec import LAST_NORM, NORMS, Layout, Shapes, block_widths, whole
+from store.adapters.methods.spec import LAST_NORM, NORMS, ModuleSpec, Shapes, block_widths, whole
 from store.adapters.methods.targets import Config, is_feedforward, show
 from store.errors import UnservedAdapterError
 
 
-def ia3(config: Config, module: str, shape: Shape) -> Layout:
+def ia3(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """One vector, for the inputs of a feedforward module, for the outputs of any other."""
-    return Layout(0, {"ia3_l": (1, shape[1]) if is_feedforward(config, module) else (shape[0], 1)})
+    return ModuleSpec(0, {"ia3_l": (1, shape[1]) if is_feedforward(config, module) else (shape[0], 1)})
 
 
-def beft(_: Config, __: str, shape: Shape) -> Layout:
-    return Layout(0, {"beft_bias": (1, shape[0])})
+def beft(_: Config, __: str, shape: Shape) -> ModuleSpec:
+    return ModuleSpec(0, {"beft_bias": (1, shape[0])})
 
 
-def ln(_: Config, __: str, shape: Shape) -> Layout:
-    return Layout(0, {"ln_tuning_layers.weight": (shape[0],), "ln_tuning_layers.bias": (shape[0],)})
+def ln(_: Config, __: str, shape: Shape) -> ModuleSpec:
+    return ModuleSpec(0, {"ln_tuning_layers.weight": (shape[0],), "ln_tuning_layers.bias": (shape[0],)})
 
 
 def block_norms(shapes: Shapes) -> Shapes:
@@ -32,7 +32,7 @@ def norms(shapes: Shapes) -> Shapes:
     return {**found, LAST_NORM: next(iter(found.values()))} if found else {}
 
 
-def glora(config: Config, _: str, shape: Shape) -> Layout:
+def glora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """A and B for the weights as vectors (out, 1) or numbers, C (in, 1), D and E (out,) for the bias.
 
     A and B of low rank would multiply W element by element, which is of full rank.
@@ -56,4 +56,4 @@ def glora(config: Config, _: str, shape: Shape) -> Layout:
     else:
         parts["glora_C.X" if third == "vector" else "glora_C.zeros"] = (width, 1)
     name, size = ("zeros" if bias == "none" else "X"), ((1,) if bias == "constant" else (out,))
-    return Layout(1, {**parts, f"glora_D.{name}": size, f"glora_E.{name}": size})
+    return ModuleSpec(1, {**parts, f"glora_D.{name}": size, f"glora_E.{name}": size})

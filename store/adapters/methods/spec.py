@@ -57,7 +57,7 @@ class Method:
 
 
 @dataclass(frozen=True)
-class Layout:
+class ModuleSpec:
     """The tensors that an adapted module must have: the rank of its form, and each part's shape."""
 
     rank: int
@@ -69,7 +69,7 @@ def _no_shared(_: Config, __: Shapes) -> Sizes:
 
 
 @dataclass(frozen=True)
-class Guard:
+class TensorSpec:
     """A method's `ranks`, from the layout of a module and what all modules share.
 
     `parts` matches a part's name within its module, `whole` are those of whole numbers. `modules` are what may be
@@ -78,7 +78,7 @@ class Guard:
 
     kind: str
     parts: str
-    layout: Callable[[Config, str, tuple[int, int]], Layout]
+    layout: Callable[[Config, str, tuple[int, int]], ModuleSpec]
     shared: Callable[[Config, Shapes], Sizes] = _no_shared
     whole: frozenset[str] = frozenset()
     modules: Callable[[Shapes], Shapes] = _linear_maps

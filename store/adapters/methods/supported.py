@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from store.adapters.methods.custom import OWN
+from store.adapters.methods.custom import CUSTOM
 from store.adapters.methods.peft import PEFT, REASONS
 from store.adapters.methods.spec import FLOATS, OFF, PREFIX, Method
 from store.adapters.methods.targets import Config, check_patterns, matches, resolve_pattern, show
 from store.errors import UnservedAdapterError
 
-__all__ = ["FLOATS", "OFF", "PREFIX", "SERVED", "Config", "Method", "matches", "resolve_pattern", "served_method"]
+__all__ = ["FLOATS", "OFF", "PREFIX", "SUPPORTED", "Config", "Method", "matches", "resolve_pattern", "supported_method"]
 
 SPLIT_HEAD = (
     "move its tensors base_model.model.head.weight and .bias from adapter_model.safetensors to head.safetensors, "
@@ -19,15 +19,15 @@ SPLIT_HEAD = (
 )
 
 
-def served_method(config: Config) -> Method:
+def supported_method(config: Config) -> Method:
     """Return the method of the config, or raise `UnservedAdapterError` where no form of it would be exact."""
     kind = config.get("peft_type")
-    if not isinstance(kind, str) or kind not in SERVED:
+    if not isinstance(kind, str) or kind not in SUPPORTED:
         reason = f" ({REASONS[kind]})" if isinstance(kind, str) and kind in REASONS else ""
         raise UnservedAdapterError(
-            f"peft_type {show(kind)} has no exact served form{reason}; served are {', '.join(SERVED)}: tune with one"
+            f"peft_type {show(kind)} has no exact served form{reason}; served are {', '.join(SUPPORTED)}: tune with one"
         )
-    method = SERVED[kind]
+    method = SUPPORTED[kind]
     for option, value in config.items():
         if option not in method.free and value not in method.limited.get(option, OFF):
             remedy = method.remedies.get(option, f"tune {kind} without it")
@@ -38,5 +38,5 @@ def served_method(config: Config) -> Method:
     return method
 
 
-SERVED: Mapping[str, Method] = MappingProxyType({**PEFT, **OWN})
+SUPPORTED: Mapping[str, Method] = MappingProxyType({**PEFT, **CUSTOM})
 """By peft_type."""

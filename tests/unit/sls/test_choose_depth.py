@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from support.toy_backbone import toy_model
 
-from sls.choose_depth import ScoreSettings, index_of, look
-from sls.data.dataset import ImageTask, Split
+from sls.choose_depth import ScoreConfig, choose_depth, look
+from sls.data.dataset import Dataset, Split
 from sls.progress import Progress
 from sls.scoring.criteria import CRITERIA
 from sls.scoring.features import BlockFeatures, block_features
@@ -31,7 +31,7 @@ def emerging(samples: int = 60, blocks: int = 5) -> tuple[BlockFeatures, np.ndar
 
 
 def decide(features: BlockFeatures, labels: np.ndarray, **settings: object):
-    return index_of(features, labels, ScoreSettings(**settings))
+    return choose_depth(features, labels, ScoreConfig(**settings))
 
 
 @pytest.mark.parametrize("criterion", EXACT)
@@ -89,7 +89,7 @@ def test_the_order_of_the_rows_changes_nothing_in_the_index(criterion):
 def test_each_scored_block_is_reported_from_the_top_with_its_score():
     features, labels = emerging()
     seen: list[Progress] = []
-    index = index_of(features, labels, ScoreSettings(criterion="knn"), seen.append)
+    index = choose_depth(features, labels, ScoreConfig(criterion="knn"), seen.append)
     assert [progress.score for progress in seen] == list(index.scores)[::-1]
     assert [(progress.stage, progress.step, progress.steps) for progress in seen] == [
         ("score", i, 5) for i in range(1, 6)
@@ -141,25 +141,25 @@ def test_labels_of_the_wrong_length_are_refused(criterion):
 )
 def test_settings_that_no_run_can_use_are_refused_in_one_line(wrong):
     with pytest.raises(InvalidSettingError, match=r"^[^\n]+$"):
-        ScoreSettings(**wrong)
+        ScoreConfig(**wrong)
 
 
-def noisy_task() -> ImageTask:
+def noisy_task() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
     labels = np.arange(60) % 2
     images[labels == 1, :, :16] //= 4
     train = Split(tuple(images[:50]), labels[:50])
-    return ImageTask("halves", ("even", "odd"), train, Split((), labels[:0]), Split(tuple(images[50:]), labels[50:]))
+    return Dataset("halves", ("even", "odd"), train, Split((), labels[:0]), Split(tuple(images[50:]), labels[50:]))
 
 
 def test_a_models_blocks_are_scored_on_the_first_training_images_by_content():
     task = noisy_task()
     model = toy_model().eval()
-    settings = ScoreSettings(criterion="ridge", samples=40)
+    settings = ScoreConfig(criterion="ridge", samples=40)
     index = look(model, task, settings, TRANSFORM, lambda _: None).index
     rows = task.train.content_order()[:40]
     features = block_features(model, task.train, TRANSFORM, rows=rows)
-    assert index == index_of(features, task.train.labels[rows], settings)
+    assert index == choose_depth(features, task.train.labels[rows], settings)
     assert (index.samples, index.blocks) == (40, 4)
     order = np.random.default_rng(2).permutation(50)
     train = Split(tuple(task.train.images[i] for i in order), task.train.labels[order])

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from support.toy_datasets import haze, toy_backbone
 
 from sls.adapters.model import block_of
-from sls.choose_depth import ScoreSettings, index_of
-from sls.data.dataset import ImageTask, Split
-from sls.evaluation import keep_adapted, walked
-from sls.pipeline.fit import FitResult, FitSettings, fit
+from sls.choose_depth import ScoreConfig, choose_depth
+from sls.data.dataset import Dataset, Split
+from sls.evaluation import keep_adapted, raised_cut
+from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.progress import Progress
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head
-from sls.training.tune import Recipe
+from sls.training.tune import TrainingConfig
 from store.adapters.checkpoint import CARD, HEAD, WEIGHTS
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, PruneIndex
@@ -29,19 +29,21 @@ from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-LOWEST = ScoreSettings(criterion="cka", alpha=0)  # every score is above 0, so the walk never ends: depth 1
-SETTINGS = FitSettings(tune=Recipe(epochs=3), retune=Recipe(epochs=1), score=LOWEST, retune_mode="none", max_drop=100)
+LOWEST = ScoreConfig(criterion="cka", alpha=0)  # every score is above 0, so the walk never ends: depth 1
+SETTINGS = FitConfig(
+    tune=TrainingConfig(epochs=3), retune=TrainingConfig(epochs=1), score=LOWEST, retune_mode="none", max_drop=100
+)
 
 
 def quiet(_: Progress) -> None: ...
 
 
-def run(settings: FitSettings, out: Path, task: ImageTask) -> FitResult:
+def run(settings: FitConfig, out: Path, task: Dataset) -> FitResult:
     return fit(task, BACKBONE, settings, out, quiet)
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> ImageTask:
+def task(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The haze, its validation images labelled as the full model answers: each depth that differs loses by it."""
     given = haze()
     full = run(SETTINGS, tmp_path_factory.mktemp("first"), given).full
@@ -49,7 +51,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> ImageTask:
 
 
 @pytest.fixture(scope="module")
-def cut(task: ImageTask, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+def cut(task: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     return run(SETTINGS, tmp_path_factory.mktemp("fit"), task)
 
 
@@ -140,7 +142,7 @@ def test_a_bound_without_validation_images_is_refused_before_anything_is_trained
 
 
 def test_without_validation_images_there_is_no_curve_and_all_else_is_as_ever(tmp_path):
-    result = run(replace(SETTINGS, max_drop=None, tune=Recipe(epochs=1)), tmp_path, haze(validation=0))
+    result = run(replace(SETTINGS, max_drop=None, tune=TrainingConfig(epochs=1)), tmp_path, haze(validation=0))
     found = result.certificate
     assert found == Certificate(found.full, found.cut, found.cut_before_retune)
 
@@ -148,7 +150,7 @@ def test_without_validation_images_there_is_no_curve_and_all_else_is_as_ever(tmp
 # ------------------------------------------------------------------------------------------------------ before tuning
 
 
-EARLY = replace(SETTINGS, when="before", max_drop=None, score=ScoreSettings(criterion="cka", alpha=0.9))
+EARLY = replace(SETTINGS, when="before", max_drop=None, score=ScoreConfig(criterion="cka", alpha=0.9))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +160,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
 
 def test_before_tuning_the_depth_is_that_of_the_frozen_backbones_features(early):
     features = block_features(BACKBONE.build(), haze().train, TRANSFORM)
-    assert early.index == index_of(features, haze().train.labels, EARLY.score)
+    assert early.index == choose_depth(features, haze().train.labels, EARLY.score)
     assert 1 <= early.index.depth < 4
 
 
@@ -188,7 +190,7 @@ def test_a_bound_on_the_loss_has_a_full_model_tuned_to_compare_with(early, tmp_p
 
 
 def test_before_tuning_full_depth_is_a_full_model_and_is_certified(tmp_path):
-    result = run(replace(EARLY, tune=Recipe(epochs=1, from_block=4)), tmp_path, haze())
+    result = run(replace(EARLY, tune=TrainingConfig(epochs=1, from_block=4)), tmp_path, haze())
     assert "cut there instead" in result.index.reason
     assert {block_of(key) for key in load_file(result.cut / WEIGHTS)} == {4}
     assert result.certificate.full == result.certificate.cut == measured(result.cut, 4, haze().test)
@@ -207,7 +209,7 @@ def test_the_cut_is_never_below_where_the_adapters_begin():
 
 def test_a_cut_that_was_walked_up_says_from_where_and_why():
     index = PruneIndex(depth=2, blocks=12, criterion="ridge", candidates=(2, 3))
-    assert walked(index, 5, 3.25, 1).reason == (
+    assert raised_cut(index, 5, 3.25, 1).reason == (
         "depth 2, as scored, loses 3.25 points of validation accuracy, allowed are 1: walked up to depth 5"
     )
 
@@ -223,4 +225,4 @@ def test_a_cut_that_was_walked_up_says_from_where_and_why():
 )
 def test_settings_that_no_fit_can_use_are_refused(wrong, message):
     with pytest.raises(InvalidSettingError, match=message):
-        FitSettings(**wrong)
+        FitConfig(**wrong)

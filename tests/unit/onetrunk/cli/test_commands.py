@@ -18,7 +18,7 @@ from store.errors import InvalidSettingError
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 
-LISTED = {"task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes", "digest"}
+VERSION_COLUMNS = {"task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes", "digest"}
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_ls_lists_the_fields_that_others_build_on_as_json_and_csv(published):
     expected = {"task": "shapes", "version": 1, "aliases": ["latest", "prod"]}
     expected |= {"depth": 3, "blocks": 12, "classes": 4, "method": "lora"}
     assert expected.items() <= row.items()
-    assert row.keys() >= LISTED | {"published_at", "removed_at", "tags"}
+    assert row.keys() >= VERSION_COLUMNS | {"published_at", "removed_at", "tags"}
     (line,) = csv.DictReader(io.StringIO(call("ls", "--format", "csv", store=published).out))
     assert int(line["nbytes"]) == row["nbytes"]
 

@@ -139,12 +139,12 @@ def test_what_cannot_be_undone_is_asked_about_and_refused_where_nobody_can_be_as
         shell("gc", "--grace", "0", "--yes")
     (key,) = shell.json("key", "ls")
     words = [key["id"] if word == "ID" else word for word in words]
-    before = store.reader.event()
+    before = store.queries.event()
     assert shell(*words, "--dry-run").code == 0
     assert "add --yes" in shell(*words, code=2).err
-    assert store.reader.event() == before
+    assert store.queries.event() == before
     shell(*words, "--yes")
-    assert store.reader.event() != before
+    assert store.queries.event() != before
 
 
 @pytest.mark.parametrize(("answer", "code", "left"), [(b"n\n", 1, 2), (b"y\n", 0, 1)])

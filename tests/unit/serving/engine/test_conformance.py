@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.custom_tasks import OWN, make_own_task, own_logits
+from support.custom_tasks import CUSTOM, make_own_task, own_logits
 from support.formula_oracle import in_lanes
 from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
@@ -48,7 +48,7 @@ def images() -> Tensor:
 def tasks(backbone: Backbone, images: Tensor, tmp_path_factory: pytest.TempPathFactory) -> list[Case]:
     """One task of every config, PEFT's and our own: its rank, depth, classes and modules are drawn."""
     draw, made = random.Random(0), []
-    for seed, name in enumerate((*CONFIGS, *OWN)):
+    for seed, name in enumerate((*CONFIGS, *CUSTOM)):
         folder = tmp_path_factory.mktemp("task")
         depth = draw.randint(1, backbone.record.blocks)
         options = {"classes": round(2 * 500 ** draw.random()), "seed": seed}

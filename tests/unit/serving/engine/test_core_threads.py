@@ -6,7 +6,7 @@ import threading
 import pytest
 import torch
 
-from serving.engine.core_threads import ENOUGH, Lanes
+from serving.engine.core_threads import ENOUGH, CoreThreads
 
 
 def lanes_alive() -> list[threading.Thread]:
@@ -33,13 +33,13 @@ def where() -> torch.Tensor:
 )
 def test_rows_are_divided_where_there_is_enough_to_do_and_each_lane_gets_as_much(lanes, rows, width, sizes):
     x = torch.arange(rows)[:, None].expand(rows, width)
-    parts = Lanes(lanes).split(x)
+    parts = CoreThreads(lanes).split(x)
     assert [len(part) for part in parts] == sizes
     assert torch.equal(torch.cat(parts), x)
 
 
 def test_with_always_every_batch_of_two_rows_or_more_is_divided():
-    assert [[len(part) for part in Lanes(3, always=True).split(torch.zeros(n, 1))] for n in (1, 2, 5)] == [
+    assert [[len(part) for part in CoreThreads(3, always=True).split(torch.zeros(n, 1))] for n in (1, 2, 5)] == [
         [1],
         [1, 1],
         [2, 2, 1],
@@ -48,19 +48,19 @@ def test_with_always_every_batch_of_two_rows_or_more_is_divided():
 
 def test_a_lane_uses_one_core_and_leaves_all_to_the_thread_that_asked():
     threads = torch.get_num_threads()
-    lanes = Lanes(2)
+    lanes = CoreThreads(2)
     found = lanes.run([where, where])
     assert torch.get_num_threads() == threads
     assert len({int(each[0]) for each in found} | {threading.get_ident()}) == 3
     assert [each[1:].tolist() for each in found] == [[1, True]] * 2
     (alone,) = lanes.run([where])
     assert alone.tolist() == [threading.get_ident(), threads, False]
-    (pinned,) = Lanes(2, always=True).run([where])
+    (pinned,) = CoreThreads(2, always=True).run([where])
     assert pinned[1:].tolist() == [1, True]
 
 
 def test_threads_that_begin_later_take_all_cores():
-    Lanes(2)
+    CoreThreads(2)
     found: list[int] = []
     thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()
@@ -79,11 +79,11 @@ def test_results_come_in_the_order_of_the_works_however_long_each_takes():
         slow.set()
         return torch.tensor(1)
 
-    assert [int(each) for each in Lanes(2).run([wait, go])] == [0, 1]
+    assert [int(each) for each in CoreThreads(2).run([wait, go])] == [0, 1]
 
 
 def test_what_a_lane_raises_is_raised_and_the_lane_goes_on():
-    lanes = Lanes(2)
+    lanes = CoreThreads(2)
 
     def fail() -> torch.Tensor:
         raise RuntimeError("no memory")
@@ -96,7 +96,7 @@ def test_what_a_lane_raises_is_raised_and_the_lane_goes_on():
 def test_the_threads_end_with_the_lanes():
     gc.collect()
     before = set(lanes_alive())
-    lanes = Lanes(3)
+    lanes = CoreThreads(3)
     own = set(lanes_alive()) - before
     assert len(own) == 3
     del lanes

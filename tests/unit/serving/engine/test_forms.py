@@ -10,7 +10,7 @@ from support.formula_oracle import PlainLinear, in_lanes, plain_logits, random_w
 from support.oracle import make_backbone
 
 from serving.engine.adapter_ops import Linear, linear
-from serving.engine.batch_run import Walk
+from serving.engine.batch_run import BatchRun
 from serving.engine.engine import Engine
 from store.weights.forms import Delta, TaskWeights
 
@@ -111,7 +111,7 @@ def test_blocks_below_the_first_adapted_one_run_once_for_all_tasks_of_an_image(b
     counted: Counter[str] = Counter()
     trunk = Engine(backbone)._trunk
     trunk = replace(trunk, blocks=[Counting(block, counted) for block in trunk.blocks])
-    walk = Walk(trunk, torch.randn(max(image_of) + 1, 3, 32, 32), tasks, image_of)
+    walk = BatchRun(trunk, torch.randn(max(image_of) + 1, 3, 32, 32), tasks, image_of)
     while not walk.done:
         before, expected = counted["rows"], walk.remaining_blocks
         walk.advance()

@@ -13,8 +13,8 @@ import torch
 from support.oracle import make_backbone, make_task, png
 
 from serving.http.api import make_api
-from serving.http.cancellation import unless_gone, wait_for
-from serving.runtime.predictor import Answer, Service
+from serving.http.cancellation import cancel_on_disconnect, wait_for
+from serving.runtime.predictor import Prediction, Predictor
 from store.errors import ImageError
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
@@ -34,7 +34,7 @@ class Reply:
 class Client:
     """Speaks ASGI to the API in this process; `leave` is when it goes away, if it does."""
 
-    service: Service
+    service: Predictor
     store: Store
     keys: bool = False
 
@@ -88,13 +88,13 @@ def store(tmp_path_factory) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def service(store: Store) -> Iterator[Service]:
-    with Service(store, dtype="float32") as service:
+def service(store: Store) -> Iterator[Predictor]:
+    with Predictor(store, dtype="float32") as service:
         yield service
 
 
 @pytest.fixture
-def client(service: Service, store: Store) -> Client:
+def client(service: Predictor, store: Store) -> Client:
     return Client(service, store)
 
 
@@ -133,7 +133,7 @@ def test_with_time_enough_the_answer_comes(client: Client) -> None:
     assert client.ask([("ref", "acme/short"), ("timeout_ms", 60_000)]).status == 200
 
 
-def test_where_keys_are_asked_for_every_task_named_must_be_the_keys_own(service: Service, store: Store) -> None:
+def test_where_keys_are_asked_for_every_task_named_must_be_the_keys_own(service: Predictor, store: Store) -> None:
     key, secret = new_key("acme", ("read",))
     store.put_key(key)
     client = Client(service, store, keys=True)
@@ -166,30 +166,30 @@ class Leaving:
 
 
 def test_answers_that_a_client_waited_for_are_cancelled_when_it_leaves() -> None:
-    answers: tuple[Future[Answer], ...] = (Future(), Future())
+    answers: tuple[Future[Prediction], ...] = (Future(), Future())
 
     async def run() -> object:
         with ThreadPoolExecutor(1) as workers:
             request = Leaving()
             asyncio.get_running_loop().call_later(0.05, request.left.set)
-            return await unless_gone(request, wait_for(workers, lambda: answers))
+            return await cancel_on_disconnect(request, wait_for(workers, lambda: answers))
 
     assert asyncio.run(run()) is None
     assert all(answer.cancelled() for answer in answers)
 
 
 def test_answers_that_are_queued_only_after_the_client_left_are_cancelled_too() -> None:
-    answers: tuple[Future[Answer], ...] = (Future(),)
+    answers: tuple[Future[Prediction], ...] = (Future(),)
     decoding, left = threading.Event(), threading.Event()
 
-    def submit() -> tuple[Future[Answer], ...]:
+    def submit() -> tuple[Future[Prediction], ...]:
         decoding.set()
         left.wait(30)
         return answers
 
     async def run(workers: ThreadPoolExecutor) -> object:
         request = Leaving()
-        waiting = asyncio.ensure_future(unless_gone(request, wait_for(workers, submit)))
+        waiting = asyncio.ensure_future(cancel_on_disconnect(request, wait_for(workers, submit)))
         await asyncio.to_thread(decoding.wait, 30)
         request.left.set()
         return await waiting
@@ -202,7 +202,7 @@ def test_answers_that_are_queued_only_after_the_client_left_are_cancelled_too() 
 
 
 def test_where_one_answer_fails_the_others_are_let_go_of_and_the_failure_is_told() -> None:
-    answers: tuple[Future[Answer], ...] = (Future(), Future())
+    answers: tuple[Future[Prediction], ...] = (Future(), Future())
     answers[0].set_exception(ImageError("torn"))
 
     async def run() -> object:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.oracle import make_backbone, make_task, png
 
-from serving.app import ServeSettings, running
+from serving.app import ServeConfig, running
 from store.registry.bundle import export_bundle
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
@@ -108,7 +108,7 @@ def make_store(root: Path) -> tuple[Path, dict[str, str], str, bytes]:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
     store, secrets, spare, bundle = make_store(tmp_path_factory.mktemp("registry"))
-    port, settings = free_port(), ServeSettings(store=str(store), dtype="float32", threads=1, keys=True)
+    port, settings = free_port(), ServeConfig(store=str(store), dtype="float32", threads=1, keys=True)
     with running({"/": settings}, host="127.0.0.1", port=port):
         yield Served(port, store, secrets, spare, bundle)
 

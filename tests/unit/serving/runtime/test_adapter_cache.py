@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing, contextmanager
 import pytest
 import torch
 
-from serving.runtime.adapter_cache import CEILING, LOADERS, Lease, Pool
+from serving.runtime.adapter_cache import CEILING, LOADERS, AdapterCache, Pin
 from store.errors import OverloadedError
 from store.weights.forms import Forms, TaskWeights
 
@@ -23,19 +23,19 @@ def weights(nbytes: int) -> TaskWeights:
 
 
 @contextmanager
-def leased(pool: Pool, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
+def leased(pool: AdapterCache, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
     """The task once it is loaded; it stays resident while the block runs."""
     with closing(pool.take(digest, load)) as lease:
         yield lease.weights.result()
 
 
-def use(pool: Pool, digest: str, nbytes: int = 10) -> None:
+def use(pool: AdapterCache, digest: str, nbytes: int = 10) -> None:
     with leased(pool, digest, lambda: weights(nbytes)):
         pass
 
 
 def test_the_least_recently_used_task_leaves_when_the_budget_is_passed():
-    pool = Pool(budget_nbytes=30)
+    pool = AdapterCache(budget_nbytes=30)
     for digest in ("a", "b", "c", "a", "d"):
         use(pool, digest)
     assert pool.resident == ("c", "a", "d")
@@ -43,7 +43,7 @@ def test_the_least_recently_used_task_leaves_when_the_budget_is_passed():
 
 
 def test_a_task_in_use_stays_even_above_the_budget_and_leaves_after():
-    pool = Pool(budget_nbytes=15)
+    pool = AdapterCache(budget_nbytes=15)
     with leased(pool, "a", lambda: weights(10)) as held:
         use(pool, "b")
         assert pool.resident == ("a",)
@@ -53,7 +53,7 @@ def test_a_task_in_use_stays_even_above_the_budget_and_leaves_after():
 
 
 def test_however_many_ask_at_once_a_task_is_loaded_once():
-    pool, loads, asked = Pool(budget_nbytes=100), [], threading.Barrier(8)
+    pool, loads, asked = AdapterCache(budget_nbytes=100), [], threading.Barrier(8)
 
     def load() -> TaskWeights:
         loads.append(threading.get_ident())
@@ -70,7 +70,7 @@ def test_however_many_ask_at_once_a_task_is_loaded_once():
 
 
 def test_a_load_that_fails_fails_its_request_and_the_next_one_tries_again():
-    pool = Pool(budget_nbytes=100)
+    pool = AdapterCache(budget_nbytes=100)
 
     def fail() -> TaskWeights:
         raise OSError("disk gone")
@@ -83,7 +83,7 @@ def test_a_load_that_fails_fails_its_request_and_the_next_one_tries_again():
 
 
 def test_tasks_in_the_pool_are_used_while_every_loading_thread_waits_for_a_slow_disk():
-    pool, disk = Pool(budget_nbytes=100), threading.Event()
+    pool, disk = AdapterCache(budget_nbytes=100), threading.Event()
     use(pool, "hot")
 
     def load_slowly() -> TaskWeights:
@@ -98,7 +98,7 @@ def test_tasks_in_the_pool_are_used_while_every_loading_thread_waits_for_a_slow_
 
 
 def test_a_hold_that_is_given_up_before_the_task_is_loaded_leaves_it_to_the_others_and_to_the_budget():
-    pool, disk = Pool(budget_nbytes=10), threading.Event()
+    pool, disk = AdapterCache(budget_nbytes=10), threading.Event()
 
     def load() -> TaskWeights:
         disk.wait()
@@ -119,7 +119,7 @@ def test_a_hold_that_is_given_up_before_the_task_is_loaded_leaves_it_to_the_othe
 
 
 def test_where_tasks_in_use_alone_pass_the_ceiling_another_is_refused_until_some_are_let_go():
-    pool = Pool(budget_nbytes=20)
+    pool = AdapterCache(budget_nbytes=20)
     with ExitStack() as stack:
         for index in range(CEILING * 2):
             stack.enter_context(leased(pool, str(index), lambda: weights(10)))
@@ -154,9 +154,9 @@ class PlainPool:
 
 
 def test_any_order_of_taking_and_letting_go_leaves_what_a_plain_list_would():
-    draw, pool, twin = random.Random(7), Pool(budget_nbytes=300), PlainPool(300)
+    draw, pool, twin = random.Random(7), AdapterCache(budget_nbytes=300), PlainPool(300)
     sizes = {f"task {index}": draw.randint(1, 60) for index in range(40)}
-    open_leases: list[tuple[str, Lease]] = []
+    open_leases: list[tuple[str, Pin]] = []
     for _ in range(3000):
         if open_leases and draw.random() < 0.2 + 0.1 * len(open_leases):
             digest, lease = open_leases.pop(draw.randrange(len(open_leases)))
@@ -175,7 +175,7 @@ def test_any_order_of_taking_and_letting_go_leaves_what_a_plain_list_would():
 
 
 def test_many_threads_that_share_a_small_pool_each_hold_the_right_task_and_leave_no_bytes_behind():
-    pool, budget = Pool(budget_nbytes=200), 200
+    pool, budget = AdapterCache(budget_nbytes=200), 200
 
     def work(seed: int) -> None:
         draw = random.Random(seed)
@@ -197,7 +197,7 @@ def test_ten_thousand_tasks_take_no_longer_to_find_or_to_drop_than_a_hundred():
 
 def fastest_turn(resident: int) -> float:
     """Fill a pool, then return the least time in seconds of loading a task and dropping another for it."""
-    pool = Pool(budget_nbytes=resident)
+    pool = AdapterCache(budget_nbytes=resident)
     leases = [pool.take(f"old {index}", lambda: weights(1)) for index in range(resident)]
     for lease in leases:
         lease.weights.result()
@@ -213,7 +213,7 @@ def fastest_turn(resident: int) -> float:
 
 
 def test_what_a_load_raises_comes_to_all_who_wait_for_it():
-    pool, asked = Pool(budget_nbytes=100), threading.Event()
+    pool, asked = AdapterCache(budget_nbytes=100), threading.Event()
 
     def fail() -> TaskWeights:
         asked.wait()

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from serving.engine.engine import Engine
 from serving.engine.row_plan import rows_by_block
-from serving.runtime.engine_loop import Request, Row, Runner
+from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import DeadlineError, OverloadedError
 from store.weights.forms import Delta, Forms, TaskWeights
@@ -26,8 +26,8 @@ def engine(tmp_path_factory) -> Engine:
 
 
 @pytest.fixture
-def runner(engine: Engine) -> Iterator[Runner[Tensor]]:
-    runner: Runner[Tensor] = Runner(engine, Scheduler(max_waiting=8))
+def runner(engine: Engine) -> Iterator[EngineLoop[Tensor]]:
+    runner: EngineLoop[Tensor] = EngineLoop(engine, Scheduler(max_waiting=8))
     yield runner
     runner.close()
 
@@ -52,13 +52,13 @@ def image(seed: int = 0) -> Tensor:
 class Asked:
     """Requests, the order in which their rows were answered, and those that let go of their tasks."""
 
-    runner: Runner[Tensor]
+    runner: EngineLoop[Tensor]
     order: list[str] = field(default_factory=list)
     released: set[str] = field(default_factory=set)
 
     def ask(
         self, *rows: tuple[str, TaskWeights], deadline: float | None = None, then: Callable[[], object] = lambda: None
-    ) -> Request[Tensor]:
+    ) -> PredictionRequest[Tensor]:
         def reply(name: str) -> Callable[[Tensor], Tensor]:
             def note(logits: Tensor) -> Tensor:
                 self.order.append(name)
@@ -68,9 +68,9 @@ class Asked:
             return note
 
         name = " ".join(name for name, _ in rows)
-        request = Request(
+        request = PredictionRequest(
             image(),
-            tuple(Row(name, task, reply(name)) for name, task in rows),
+            tuple(PendingPrediction(name, task, reply(name)) for name, task in rows),
             deadline,
             lambda: self.released.add(name),
         )
@@ -85,11 +85,11 @@ class Asked:
         return go_on
 
 
-def result(request: Request[Tensor], row: int = 0) -> Tensor:
+def result(request: PredictionRequest[Tensor], row: int = 0) -> Tensor:
     return request.rows[row].answer.result(30)
 
 
-def test_a_shallow_request_is_answered_between_two_blocks_of_a_deep_one(runner: Runner[Tensor]) -> None:
+def test_a_shallow_request_is_answered_between_two_blocks_of_a_deep_one(runner: EngineLoop[Tensor]) -> None:
     asked = Asked(runner)
     go_on = asked.hold(("first", weights(1)), ("deep", weights(4)))
     shallow = asked.ask(("shallow", weights(2)))
@@ -99,7 +99,7 @@ def test_a_shallow_request_is_answered_between_two_blocks_of_a_deep_one(runner: 
     assert asked.order == ["first", "shallow", "deep"]
 
 
-def test_rows_that_wait_together_get_what_each_gets_alone(runner: Runner[Tensor], engine: Engine) -> None:
+def test_rows_that_wait_together_get_what_each_gets_alone(runner: EngineLoop[Tensor], engine: Engine) -> None:
     asked, tasks = Asked(runner), [weights(1 + seed % 4, first=1, seed=seed) for seed in range(6)]
     go_on = asked.hold(("first", weights(1)))
     requests = [asked.ask((str(seed), task)) for seed, task in enumerate(tasks)]
@@ -109,7 +109,9 @@ def test_rows_that_wait_together_get_what_each_gets_alone(runner: Runner[Tensor]
         torch.testing.assert_close(result(request), alone, atol=1e-5, rtol=0)
 
 
-def test_a_request_that_is_cancelled_while_it_waits_lets_go_at_once_and_is_never_run(runner: Runner[Tensor]) -> None:
+def test_a_request_that_is_cancelled_while_it_waits_lets_go_at_once_and_is_never_run(
+    runner: EngineLoop[Tensor],
+) -> None:
     asked = Asked(runner)
     go_on = asked.hold(("first", weights(1)))
     gone, there = asked.ask(("gone", weights(2))), asked.ask(("there", weights(4)))
@@ -120,7 +122,7 @@ def test_a_request_that_is_cancelled_while_it_waits_lets_go_at_once_and_is_never
     assert asked.order == ["first", "there"]
 
 
-def test_a_request_that_is_cancelled_while_it_runs_is_not_answered_and_lets_go(runner: Runner[Tensor]) -> None:
+def test_a_request_that_is_cancelled_while_it_runs_is_not_answered_and_lets_go(runner: EngineLoop[Tensor]) -> None:
     asked = Asked(runner)
     reached, go_on = threading.Event(), threading.Event()
     request = asked.ask(("first", weights(1)), ("deep", weights(4)), then=lambda: (reached.set(), go_on.wait(30)))
@@ -133,7 +135,7 @@ def test_a_request_that_is_cancelled_while_it_runs_is_not_answered_and_lets_go(r
     assert asked.released == {"first deep", "next"}
 
 
-def test_a_request_that_waited_past_its_deadline_gets_the_error_and_lets_go(runner: Runner[Tensor]) -> None:
+def test_a_request_that_waited_past_its_deadline_gets_the_error_and_lets_go(runner: EngineLoop[Tensor]) -> None:
     asked = Asked(runner)
     go_on = asked.hold(("first", weights(1)))
     late = asked.ask(("late", weights(2)), deadline=time.monotonic() + 0.01)
@@ -146,7 +148,7 @@ def test_a_request_that_waited_past_its_deadline_gets_the_error_and_lets_go(runn
     assert "late" in asked.released
 
 
-def test_a_request_over_a_full_queue_gets_the_error_and_the_others_their_answers(runner: Runner[Tensor]) -> None:
+def test_a_request_over_a_full_queue_gets_the_error_and_the_others_their_answers(runner: EngineLoop[Tensor]) -> None:
     asked = Asked(runner)
     go_on = asked.hold(("first", weights(1)))
     requests = [asked.ask((str(index), weights(2))) for index in range(9)]
@@ -157,15 +159,15 @@ def test_a_request_over_a_full_queue_gets_the_error_and_the_others_their_answers
         result(request)
 
 
-def test_a_batch_that_fails_tells_all_that_wait_for_it_and_the_next_one_runs(runner: Runner[Tensor]) -> None:
-    broken = Request(torch.zeros(3, 7, 7), (Row("broken", weights(2), lambda logits: logits),))
+def test_a_batch_that_fails_tells_all_that_wait_for_it_and_the_next_one_runs(runner: EngineLoop[Tensor]) -> None:
+    broken = PredictionRequest(torch.zeros(3, 7, 7), (PendingPrediction("broken", weights(2), lambda logits: logits),))
     runner.submit(broken)
     with pytest.raises(Exception, match=r"7|shape|size|height"):
         result(broken)
     assert result(Asked(runner).ask(("whole", weights(2)))).shape == (3,)
 
 
-def test_closing_answers_what_waits_and_refuses_what_comes_later(runner: Runner[Tensor]) -> None:
+def test_closing_answers_what_waits_and_refuses_what_comes_later(runner: EngineLoop[Tensor]) -> None:
     asked = Asked(runner)
     go_on = asked.hold(("first", weights(1)))
     waiting = asked.ask(("waiting", weights(4)))

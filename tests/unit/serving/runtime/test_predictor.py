@@ -12,7 +12,7 @@ from support.cli import call
 from support.oracle import Made, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine.engine import Engine
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from store.errors import (
     BackboneMismatchError,
     BackboneNotFoundError,
@@ -48,7 +48,7 @@ IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch
 
 
 def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_best_first(store):
-    with Service(store, dtype="float32") as service:
+    with Predictor(store, dtype="float32") as service:
         answer = service.predict("short", IMAGE)
     shown = answer.to_dict(top=2, logits=True)
     assert (shown["task"], shown["version"], shown["depth"]) == ("short", 1, 2)
@@ -59,7 +59,7 @@ def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_bes
 
 
 def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
-    with Service(store, dtype="float32") as service:
+    with Predictor(store, dtype="float32") as service:
         served = service.predict("long", IMAGE).logits
         pixels = service._transform(decode(IMAGE))
     exported = Made(store.export("long", tmp_path / "exported"), depth=4)
@@ -68,7 +68,7 @@ def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, b
 
 
 def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbone, tmp_path):
-    with Service(store, dtype="float32") as service, ThreadPoolExecutor(8) as clients:
+    with Predictor(store, dtype="float32") as service, ThreadPoolExecutor(8) as clients:
         refs = ["short", "long"] * 20
         answers = list(clients.map(lambda ref: service.predict(ref, IMAGE), refs))
         pixels = service._transform(decode(IMAGE))[None]
@@ -81,7 +81,7 @@ def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbo
 
 
 def test_what_is_wrong_with_one_request_leaves_the_others_alone(store):
-    with Service(store) as service:
+    with Predictor(store) as service:
         waiting = service.submit("short", IMAGE)
         with pytest.raises(ImageError):
             service.submit("short", b"no image")
@@ -91,7 +91,7 @@ def test_what_is_wrong_with_one_request_leaves_the_others_alone(store):
 
 def test_one_image_for_many_tasks_gets_what_each_gives_alone_in_the_order_asked(store):
     refs = ["long", "short", "long:1"]
-    with Service(store, dtype="float32") as service:
+    with Predictor(store, dtype="float32") as service:
         answers = [answer.result() for answer in service.submit_many(refs, IMAGE)]
         for ref, answer in zip(refs, answers, strict=True):
             alone = service.predict(ref, IMAGE)
@@ -106,12 +106,12 @@ def test_predict_with_further_tasks_prints_an_object_for_each_image_and_task(sto
     assert [(Path(row["image"]).name, row["task"], row["depth"]) for row in rows] == [
         ("a.png", "long", 4), ("a.png", "short", 2), ("a.png", "long", 4),
     ]  # fmt: skip
-    with Service(store, dtype="float32") as service:
+    with Predictor(store, dtype="float32") as service:
         assert rows[1]["logits"] == pytest.approx(service.predict("short", IMAGE).logits.tolist(), abs=1e-5)
 
 
 def test_a_request_that_names_no_task_or_one_that_is_not_there_is_refused_and_holds_nothing(store):
-    with Service(store) as service:
+    with Predictor(store) as service:
         with pytest.raises(InvalidSettingError, match="names no task"):
             service.submit_many([], IMAGE)
         with pytest.raises(TaskNotFoundError, match="nothing"):
@@ -120,14 +120,14 @@ def test_a_request_that_names_no_task_or_one_that_is_not_there_is_refused_and_ho
 
 
 def test_a_deadline_that_is_over_is_refused_before_the_image_is_looked_at(store):
-    with Service(store) as service:
+    with Predictor(store) as service:
         with pytest.raises(DeadlineError, match="after its deadline"):
             service.submit("short", b"no image", deadline=time.monotonic() - 1)
         assert service.submit("short", IMAGE, deadline=time.monotonic() + 60).result().task == "short"
 
 
 def test_with_batch_invariance_an_image_gets_the_same_bytes_alone_and_among_others(store):
-    with Service(store, dtype="bfloat16", batch_invariant=True) as service:
+    with Predictor(store, dtype="bfloat16", batch_invariant=True) as service:
         alone = service.predict("long", IMAGE).logits
         asked = [service.submit_many(["short", "long"], IMAGE) for _ in range(6)]
         assert all(torch.equal(answers[1].result().logits, alone) for answers in asked)
@@ -140,7 +140,7 @@ def test_a_damaged_blob_is_named_and_never_served(store):
     data[-1] ^= 1
     path.chmod(0o644)
     path.write_bytes(data)
-    with Service(store) as service:
+    with Predictor(store) as service:
         with pytest.raises(IntegrityError, match="short:1"):
             service.predict("short", IMAGE)
         broken, whole = service.submit_many(["short", "long"], IMAGE)
@@ -156,20 +156,20 @@ def test_a_task_of_another_backbone_is_refused_and_which_one_to_serve_must_be_sa
     made = make_task(other, tmp_path / "odd", depth=1, classes=2)
     store.publish("odd", made.folder, backbone="other/vit", depth=1)
     with pytest.raises(InvalidSettingError, match=r"holds 2 backbones .* --backbone"):
-        Service(store)
-    with Service(store, backbone="random/vit") as service, pytest.raises(BackboneMismatchError, match="other/vit"):
+        Predictor(store)
+    with Predictor(store, backbone="random/vit") as service, pytest.raises(BackboneMismatchError, match="other/vit"):
         service.predict("odd", IMAGE)
 
 
 def test_an_empty_store_and_a_dtype_that_is_none_are_told(tmp_path, store):
     with Store.open(tmp_path / "empty", create=True) as empty, pytest.raises(BackboneNotFoundError, match="publish"):
-        Service(empty)
+        Predictor(empty)
     with pytest.raises(InvalidSettingError, match="'float16' is not served: use auto or one of float32, bfloat16"):
-        Service(store, dtype="float16")
+        Predictor(store, dtype="float16")
 
 
 def test_closing_answers_what_is_queued_and_ends_the_thread(store):
-    service = Service(store)
+    service = Predictor(store)
     waiting = [service.submit("short", IMAGE) for _ in range(5)]
     service.close()
     assert all(future.result().task == "short" for future in waiting)

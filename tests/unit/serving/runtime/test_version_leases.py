@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from support.toy_backbone import publish, relabel
 
-from serving.runtime.version_leases import Leases
+from serving.runtime.version_leases import VersionLeases
 from store.errors import InUseError, VersionNotFoundError
 from store.registry.store import Store, Version
 
@@ -34,7 +34,7 @@ def held(store: Store) -> set[str]:
 
 
 def test_what_is_held_is_not_removed_until_it_is_let_go(store: Store, two: tuple[Version, Version]) -> None:
-    leases = Leases(store)
+    leases = VersionLeases(store)
     leases.hold(two[0].digest)
     with pytest.raises(InUseError, match="in use by server"):
         store.remove("flowers:1")
@@ -46,7 +46,7 @@ def test_what_is_held_is_not_removed_until_it_is_let_go(store: Store, two: tuple
 def test_all_that_is_held_becomes_one_lease_which_outlives_its_time_as_long_as_it_is_asked_for(
     store: Store, two: tuple[Version, Version]
 ) -> None:
-    leases = Leases(store, lease_s=0.3)
+    leases = VersionLeases(store, lease_s=0.3)
     for version in two:
         leases.hold(version.digest)
     (first,) = store.leases()
@@ -61,7 +61,7 @@ def test_all_that_is_held_becomes_one_lease_which_outlives_its_time_as_long_as_i
 def test_a_request_writes_what_is_new_since_the_last_renewal_and_not_all_that_is_held(
     store: Store, two: tuple[Version, Version]
 ) -> None:
-    leases = Leases(store)
+    leases = VersionLeases(store)
     leases.hold(two[0].digest)
     leases._renew()
     leases.hold(two[1].digest)
@@ -76,7 +76,7 @@ def test_a_request_writes_what_is_new_since_the_last_renewal_and_not_all_that_is
 def test_what_nobody_asks_for_any_more_is_let_go_and_held_anew_when_asked_for(
     store: Store, two: tuple[Version, Version]
 ) -> None:
-    leases = Leases(store, lease_s=0.3, keep_s=0.3)
+    leases = VersionLeases(store, lease_s=0.3, keep_s=0.3)
     leases.hold(two[0].digest)
     until(lambda: store.leases() == [])
     leases.hold(two[0].digest)
@@ -88,7 +88,7 @@ def test_a_version_that_is_gone_is_refused_and_those_still_there_stay_held(
     store: Store, two: tuple[Version, Version]
 ) -> None:
     store.remove("flowers:1")
-    leases = Leases(store)
+    leases = VersionLeases(store)
     leases.hold(two[1].digest)
     with pytest.raises(VersionNotFoundError, match="was removed"):
         leases.hold(two[0].digest)
@@ -102,7 +102,7 @@ def test_where_a_lease_cannot_be_written_answers_go_on_and_the_log_says_so(
 ) -> None:
     with closing(sqlite3.connect(store.root / "catalogue.sqlite")) as other:
         other.execute("DROP TABLE holds")
-    leases = Leases(store)
+    leases = VersionLeases(store)
     leases.hold(two[0].digest)
     leases.hold(two[0].digest)
     assert [record.message[:8] for record in caplog.records] == ["version "]
@@ -112,7 +112,7 @@ def test_where_a_lease_cannot_be_written_answers_go_on_and_the_log_says_so(
 def test_a_server_that_slept_past_its_lease_goes_on_with_what_is_still_there(
     store: Store, two: tuple[Version, Version], folder: Path
 ) -> None:
-    leases = Leases(store)
+    leases = VersionLeases(store)
     for version in two:
         leases.hold(version.digest)
     store.release(store.leases()[0].id)

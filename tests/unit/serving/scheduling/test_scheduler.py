@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving.scheduling.cost import BlockCost
-from serving.scheduling.jobs import Batch, Job
+from serving.scheduling.jobs import Batch, ScheduledRequest
 from serving.scheduling.scheduler import GRACE_S, QUANTUM_S, Scheduler
 from store.errors import DeadlineError, InvalidSettingError, OverloadedError
 
 
-def job(name: str, depth: int, *, task: str = "", deadline: float | None = None) -> Job[str]:
-    return Job(name, (task or name,), (1,) * depth, deadline)
+def job(name: str, depth: int, *, task: str = "", deadline: float | None = None) -> ScheduledRequest[str]:
+    return ScheduledRequest(name, (task or name,), (1,) * depth, deadline)
 
 
 @dataclass
@@ -45,13 +45,13 @@ class Engine:
             return None
         seconds = self.fixed + self.per_row * batch.rows
         self.now += seconds
-        for each in batch.waited_for:
+        for each in batch.live:
             for task in each.tasks:
                 part = seconds * each.rows[batch.depth] / batch.rows / len(each.tasks)
                 self.served[task] = self.served.get(task, 0.0) + part
-        ending = [each for each in batch.waited_for if len(each.rows) == batch.depth + 1]
+        ending = [each for each in batch.live if len(each.rows) == batch.depth + 1]
         self.ran.append(tuple(each.item for each in batch.jobs if len(each.rows) > batch.depth))
-        self.scheduler.ran(batch, seconds)
+        self.scheduler.block_finished(batch, seconds)
         self.ended.update({each.item: self.now for each in ending})
         return batch
 
@@ -62,7 +62,7 @@ class Engine:
                 return self
         raise AssertionError
 
-    def admit(self, *jobs: Job[str]) -> None:
+    def admit(self, *jobs: ScheduledRequest[str]) -> None:
         for each in jobs:
             self.scheduler.admit(each, self.now)
 
@@ -283,17 +283,17 @@ def test_one_whose_client_went_away_costs_nothing_and_a_batch_nobody_waits_for_e
     waiting, running = job("waiting", 12), job("running", 4)
     engine.admit(running, waiting)
     batch = engine.step()
-    assert not engine.scheduler.withdraw(waiting)
-    assert engine.scheduler.withdraw(running)
-    assert not batch.waited_for
+    assert not engine.scheduler.abort(waiting)
+    assert engine.scheduler.abort(running)
+    assert not batch.live
     assert engine.step() is None
     assert engine.ran == [("running",)]
-    assert not engine.scheduler.withdraw(running)
+    assert not engine.scheduler.abort(running)
 
 
 def test_rows_of_one_image_are_one_job_whose_rows_grow_where_its_tasks_part():
     engine = Engine(Scheduler())
-    engine.admit(Job("image", ("a", "b", "c"), (1, 1, 3, 3, 2)))
+    engine.admit(ScheduledRequest("image", ("a", "b", "c"), (1, 1, 3, 3, 2)))
     assert [engine.step().depth for _ in range(5)] == [1, 2, 3, 4, 5]
     assert engine.now == 1 + 1 + 3 + 3 + 2
     assert engine.served == pytest.approx({"a": 10 / 3, "b": 10 / 3, "c": 10 / 3})
@@ -301,7 +301,7 @@ def test_rows_of_one_image_are_one_job_whose_rows_grow_where_its_tasks_part():
 
 def test_more_tasks_for_one_image_than_memory_has_rows_for_are_refused():
     with pytest.raises(InvalidSettingError, match="5 tasks for one image make 5 rows, memory holds 4"):
-        Scheduler(max_rows=4).admit(Job("image", tuple("abcde"), (1, 5)), 0.0)
+        Scheduler(max_rows=4).admit(ScheduledRequest("image", tuple("abcde"), (1, 5)), 0.0)
 
 
 def test_a_full_queue_refuses_the_next_request_with_the_remedy():
@@ -314,7 +314,7 @@ def test_a_full_queue_refuses_the_next_request_with_the_remedy():
 def test_a_batch_that_failed_is_forgotten_and_the_next_one_runs():
     engine = Engine(Scheduler())
     engine.admit(job("a", 4), job("b", 4))
-    engine.scheduler.abandon(engine.step())
+    engine.scheduler.fail(engine.step())
     engine.run()
     assert set(engine.ended) == {"b"}
 
@@ -332,7 +332,7 @@ class Trial:
 
     engine: Engine
     max_rows: int
-    admitted: list[Job[str]] = field(default_factory=list)
+    admitted: list[ScheduledRequest[str]] = field(default_factory=list)
     gone: set[str] = field(default_factory=set)
     begun: set[Batch[str]] = field(default_factory=set)
 
@@ -340,20 +340,20 @@ class Trial:
         number = len(self.admitted)
         tasks = tuple(f"task {(number + index) % 5}" for index in range(rows))
         deadline = None if patience is None else self.engine.now + patience
-        new = Job(f"job {number}", tasks, (rows,) * depth, deadline)
+        new = ScheduledRequest(f"job {number}", tasks, (rows,) * depth, deadline)
         try:
             self.engine.admit(new)
         except OverloadedError:
             return
         self.admitted.append(new)
 
-    def withdraw(self, number: int) -> None:
+    def abort(self, number: int) -> None:
         if not self.admitted:
             return
         target = self.admitted[number % len(self.admitted)]
         if target.item not in self.engine.ended.keys() | self.engine.refused.keys():
             self.gone.add(target.item)
-        self.engine.scheduler.withdraw(target)
+        self.engine.scheduler.abort(target)
 
     def run(self, blocks: float = float("inf")) -> None:
         for _ in itertools.takewhile(lambda index: index < blocks, itertools.count()):
@@ -361,7 +361,7 @@ class Trial:
             if batch is None:
                 return
             self.begun.add(batch)
-            assert sum(each.most_rows for each in self.begun if each.waited_for) <= self.max_rows
+            assert sum(each.most_rows for each in self.begun if each.live) <= self.max_rows
 
 
 @given(st.lists(moves, max_size=60), st.sampled_from([0.0, 1.0, 20.0]), st.integers(4, 12))

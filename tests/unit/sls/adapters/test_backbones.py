@@ -16,10 +16,10 @@ from support.oracle import Made, lowered, reference_logits
 from serving.engine.engine import Engine
 from sls.adapters.model import trunk
 from sls.adapters.task_folder import read_folder, write_folder
-from sls.data.dataset import ImageTask, Split
-from sls.pipeline.retune import blank
+from sls.data.dataset import Dataset, Split
+from sls.pipeline.retune import untrained
 from sls.scoring.features import block_features
-from sls.training.tune import Recipe, tune
+from sls.training.tune import TrainingConfig, tune
 from store.errors import InvalidSettingError, UnservedBackboneError
 from store.weights.backbones import Backbone, encode, load_backbone, read_backbone
 from store.weights.preprocessing import make_transform
@@ -156,9 +156,9 @@ def test_read_from_its_file_it_shows_at_each_depth_what_stock_timm_cut_to_it_sho
 
 def test_tuned_at_a_depth_written_and_read_it_answers_as_stock_peft_on_stock_timm_and_as_the_engine(backbone, tmp_path):
     depth, transform = half(backbone), make_transform(backbone.record.id.preprocessing)
-    task = ImageTask("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
-    recipe = Recipe(epochs=1, batch=6, learning_rate=0.03, rank=2)
-    start = replace(blank(task, backbone, recipe), depth=depth)
+    task = Dataset("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
+    recipe = TrainingConfig(epochs=1, batch=6, learning_rate=0.03, rank=2)
+    start = replace(untrained(task, backbone, recipe), depth=depth)
     tuned = tune(task, backbone, start, recipe, transform=transform, stage="tune", report=lambda _: None)
     write_folder(tmp_path, backbone, tuned, task.classes)
     model, made = read_folder(tmp_path, backbone, depth=depth), Made(tmp_path, depth)

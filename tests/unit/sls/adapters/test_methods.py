@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from support.custom_tasks import OWN
+from support.custom_tasks import CUSTOM
 from support.toy_datasets import InterruptionError, colours, same, toy_backbone
 
 from sls.adapters.methods import METHODS
 from sls.adapters.model import Tuned, block_of, linear
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.progress import Progress
-from sls.training.recipe import Recipe
+from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
 from store.adapters.checkpoint import check, read_checkpoint
 from store.errors import InvalidSettingError
@@ -38,7 +38,7 @@ def fresh(method: str, depth: int = 4, **options: object) -> Tuned:
 @cache
 def tuned(method: str, from_block: int = 1) -> tuple[Tuned, tuple[Progress, ...]]:
     seen: list[Progress] = []
-    recipe = Recipe(epochs=3, batch=15, learning_rate=5e-3, method=method, from_block=from_block, scale=0.5)
+    recipe = TrainingConfig(epochs=3, batch=15, learning_rate=5e-3, method=method, from_block=from_block, scale=0.5)
     found = tune(TASK, BACKBONE, fresh(method), recipe, transform=TRANSFORM, stage="tune", report=seen.append)
     return found, tuple(seen)
 
@@ -140,16 +140,16 @@ def test_adapters_start_at_the_block_that_the_recipe_names(method):
 @every_method
 def test_tuning_goes_on_from_the_adapter_of_a_cut(method):
     cut = truncated(tuned(method)[0], 3)
-    recipe, seen = Recipe(epochs=1, batch=30, learning_rate=1e-6, schedule="constant"), []
+    recipe, seen = TrainingConfig(epochs=1, batch=30, learning_rate=1e-6, schedule="constant"), []
     found = tune(TASK, BACKBONE, cut, recipe, transform=TRANSFORM, stage="retune", report=seen.append)
     assert (found.method, found.adapter.keys()) == (method, cut.adapter.keys())
     for key, value in cut.adapter.items():
         torch.testing.assert_close(found.adapter[key], value, atol=1e-3, rtol=1e-2)
 
 
-@pytest.mark.parametrize("method", OWN)
+@pytest.mark.parametrize("method", CUSTOM)
 def test_a_run_that_was_interrupted_comes_to_the_same_bits(tmp_path, method):
-    recipe = Recipe(epochs=2, batch=15, method=method, from_block=2)
+    recipe = TrainingConfig(epochs=2, batch=15, method=method, from_block=2)
 
     def run(path: Path | None, until: int = 99) -> Tuned:
         def report(progress: Progress) -> None:
@@ -178,4 +178,4 @@ def test_a_cut_below_the_first_adapted_block_is_refused(from_block):
 
 def test_a_method_that_is_none_is_refused_with_the_list():
     with pytest.raises(InvalidSettingError, match="'adalora' is unknown: choose one of lora, rslora"):
-        Recipe(method="adalora")
+        TrainingConfig(method="adalora")

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from sls.data.dataset import Split
-from sls.data.loading import load_task
+from sls.data.loading import load_dataset
 from store.errors import DataError
 from store.records.backbone import Preprocessing
 from store.weights.preprocessing import make_transform
@@ -122,7 +122,7 @@ def test_a_data_set_that_timm_reads_is_upright_too(tmp_path):
     for seed, name in enumerate(numbered("train/a", "train/b", "test/a", "test/b", count=3)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         picture(seed).save(tmp_path / name, exif=exif)
-    task = load_task("torch/image_folder", root=tmp_path)
+    task = load_dataset("torch/image_folder", root=tmp_path)
     assert {task.test.image(row).size for row in range(6)} == {(7, 9)}
 
 
@@ -131,12 +131,12 @@ def test_a_folder_that_timm_itself_reads_keeps_the_shades_of_sixteen_bit_grey(tm
         return Image.fromarray(np.full((4, 4), 257 * (seed + 1), dtype=np.uint16))
 
     root = save_all(tmp_path, numbered("train/a", "train/b", "test/a", "test/b", count=3), deep)
-    task = load_task("timm/folder", root=root)
+    task = load_dataset("timm/folder", root=root)
     assert sorted(int(task.test.images[row].max()) for row in range(6)) == [7, 8, 9, 10, 11, 12]
 
 
 def test_classes_with_spaces_and_letters_of_any_script_keep_their_names(tmp_path):
-    task = load_task(str(save_all(tmp_path / "mes images", numbered("chat noir", "été", "犬"))))
+    task = load_dataset(str(save_all(tmp_path / "mes images", numbered("chat noir", "été", "犬"))))
     assert task.classes == ("chat noir", "été", "犬")
     assert len(task.train) + len(task.validation) + len(task.test) == 12
 
@@ -147,7 +147,7 @@ def test_what_is_no_image_in_a_class_folder_is_passed_over(tmp_path):
     (root / "cat" / "._0.png").write_bytes(b"a Mac's shadow of 0.png")
     (root / "cat" / "folder.png").mkdir()
     (root / ".cache").mkdir()
-    task = load_task(str(root))
+    task = load_dataset(str(root))
     assert len(task.train) + len(task.test) == 8
 
 
@@ -191,7 +191,7 @@ def test_a_link_to_nothing_is_named_already_when_the_task_is_loaded(tmp_path):
     root = save_all(tmp_path / "pets", numbered("cat", "dog"))
     broken_link(root / "cat" / "lost.png")
     with pytest.raises(DataError, match=r"cat/lost\.png: .*; mend or remove the file"):
-        load_task(str(root))
+        load_dataset(str(root))
 
 
 # --------------------------------------------------------------------------------------- folders that make no task
@@ -217,9 +217,9 @@ def test_a_folder_that_is_no_task_is_told_with_the_remedy(tmp_path, names, messa
     root = tmp_path / "my pets"
     root.mkdir()
     with pytest.raises(DataError, match=message) as told:
-        load_task(str(save_all(root, names)))
+        load_dataset(str(save_all(root, names)))
     assert "\n" not in str(told.value)
 
 
 def test_a_folder_of_classes_may_be_called_npz(tmp_path):
-    assert len(load_task(str(save_all(tmp_path / "pets.npz", numbered("cat", "dog")))).classes) == 2
+    assert len(load_dataset(str(save_all(tmp_path / "pets.npz", numbered("cat", "dog")))).classes) == 2

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sls.data.dataset import Split
 from sls.data.embedded import EMBEDDED, PARTS, render
-from sls.data.loading import load_task
+from sls.data.loading import load_dataset
 from store.errors import DataError
 
 
@@ -50,7 +50,7 @@ def test_an_embedded_task_is_drawn_the_same_every_time(name):
 
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_no_image_of_an_embedded_task_is_in_two_parts_or_twice(name):
-    task = load_task(f"onetrunk/{name}", limit=100)
+    task = load_dataset(f"onetrunk/{name}", limit=100)
     digests = [digest for part in (task.train, task.validation, task.test) for digest in part.digests]
     assert len(set(digests)) == len(digests) == 300
     assert task.train.image(0).size == (64, 64)
@@ -63,19 +63,19 @@ def test_a_digit_is_a_scan_that_no_other_part_holds():
 
 
 def test_another_seed_draws_other_images():
-    assert load_task("onetrunk/count", limit=6).digest != load_task("onetrunk/count", limit=6, seed=1).digest
+    assert load_dataset("onetrunk/count", limit=6).digest != load_dataset("onetrunk/count", limit=6, seed=1).digest
 
 
 def test_an_unknown_embedded_task_is_refused_with_the_names_of_all():
     with pytest.raises(DataError, match=r"onetrunk/digit'.*digits, letter"):
-        load_task("onetrunk/digit")
+        load_dataset("onetrunk/digit")
 
 
 # ----------------------------------------------------------------------------------------------------------- folders
 
 
 def test_a_folder_of_classes_is_parted_three_ways_class_by_class(tmp_path):
-    task = load_task(str(make_folder(tmp_path / "pets", {".": 10})))
+    task = load_dataset(str(make_folder(tmp_path / "pets", {".": 10})))
     assert task.classes == ("cat", "dog")
     assert [np.bincount(part.labels).tolist() for part in (task.train, task.validation, task.test)] == [
         [7, 7],
@@ -85,48 +85,48 @@ def test_a_folder_of_classes_is_parted_three_ways_class_by_class(tmp_path):
 
 
 def test_the_parts_depend_on_the_images_and_not_on_their_names(tmp_path):
-    one = load_task(str(make_folder(tmp_path / "one", {".": 10})))
+    one = load_dataset(str(make_folder(tmp_path / "one", {".": 10})))
     other = make_folder(tmp_path / "other", {".": 10})
     for path in sorted(other.rglob("*.png")):
         path.rename(path.with_name(f"renamed-{9 - int(path.stem)}.png"))
-    assert load_task(str(other)).digest == one.digest
+    assert load_dataset(str(other)).digest == one.digest
 
 
 @pytest.mark.parametrize("validation", ["val", "validation"])
 def test_a_folder_with_parts_keeps_them(tmp_path, validation):
-    task = load_task(str(make_folder(tmp_path / "pets", {"train": 5, validation: 3, "test": 4})))
+    task = load_dataset(str(make_folder(tmp_path / "pets", {"train": 5, validation: 3, "test": 4})))
     assert [len(part) for part in (task.train, task.validation, task.test)] == [10, 6, 8]
 
 
 def test_a_class_of_two_images_trains_on_one_and_tests_on_the_other(tmp_path):
-    task = load_task(str(make_folder(tmp_path / "pets", {".": 2})))
+    task = load_dataset(str(make_folder(tmp_path / "pets", {".": 2})))
     assert [len(part) for part in (task.train, task.validation, task.test)] == [2, 0, 2]
 
 
 def test_a_folder_with_one_class_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"1 class folder \(cat\): give at least two"):
-        load_task(str(make_folder(tmp_path / "pets", {".": 4}, ("cat",))))
+        load_dataset(str(make_folder(tmp_path / "pets", {".": 4}, ("cat",))))
 
 
 def test_a_class_with_one_image_is_refused_by_name(tmp_path):
     root = make_folder(tmp_path / "pets", {".": 4})
     save_image(root / "newt" / "only.png", (1, 2, 3))
     with pytest.raises(DataError, match=r"class 'newt' has 1 image, at least 2 needed"):
-        load_task(str(root))
+        load_dataset(str(root))
 
 
 def test_an_empty_class_is_refused_by_name(tmp_path):
     root = make_folder(tmp_path / "pets", {"train": 4, "test": 4})
     (root / "train" / "newt").mkdir()
     with pytest.raises(DataError, match=r"'newt' has 0 image"):
-        load_task(str(root))
+        load_dataset(str(root))
 
 
 def test_a_class_that_only_the_test_part_has_is_refused(tmp_path):
     root = make_folder(tmp_path / "pets", {"train": 4, "test": 4})
     save_image(root / "test" / "newt" / "only.png", (1, 2, 3))
     with pytest.raises(DataError, match="'newt', which is not trained on"):
-        load_task(str(root))
+        load_dataset(str(root))
 
 
 def test_an_unreadable_image_is_named(tmp_path):
@@ -155,14 +155,14 @@ def test_an_image_is_turned_upright(tmp_path):
 
 
 def test_an_npz_keeps_its_test_part_and_gives_a_fifth_of_training_to_watch(tmp_path):
-    task = load_task(make_npz(tmp_path / "pets.npz"))
+    task = load_dataset(make_npz(tmp_path / "pets.npz"))
     assert (task.name, task.classes) == ("pets", ("cat", "dog"))
     assert [len(part) for part in (task.train, task.validation, task.test)] == [16, 4, 6]
 
 
 def test_grey_arrays_become_rgb(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
-    task = load_task(make_npz(tmp_path / "grey.npz", train_x=grey))
+    task = load_dataset(make_npz(tmp_path / "grey.npz", train_x=grey))
     assert task.train.image(0).mode == "RGB"
 
 
@@ -183,24 +183,24 @@ def test_grey_arrays_become_rgb(tmp_path):
 )
 def test_an_npz_that_is_no_task_is_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
-        load_task(make_npz(tmp_path / "bad.npz", **changes))
+        load_dataset(make_npz(tmp_path / "bad.npz", **changes))
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 torn", b"no zip"])
 def test_a_torn_npz_is_refused(tmp_path, content):
     (tmp_path / "torn.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"not a readable \.npz"):
-        load_task(str(tmp_path / "torn.npz"))
+        load_dataset(str(tmp_path / "torn.npz"))
 
 
 @pytest.mark.parametrize("source", ["nowhere", "/no/such/folder", "missing.npz", "torch/no_such_set"])
 def test_a_source_that_is_nowhere_is_refused(source):
     with pytest.raises(DataError, match=r"no data|no file|timm cannot read"):
-        load_task(source)
+        load_dataset(source)
 
 
 def test_a_limit_takes_the_classes_in_turn(tmp_path):
-    task = load_task(make_npz(tmp_path / "pets.npz"), limit=5)
+    task = load_dataset(make_npz(tmp_path / "pets.npz"), limit=5)
     assert [np.bincount(part.labels).tolist() for part in (task.train, task.validation, task.test)] == [
         [3, 2],
         [2, 2],
@@ -210,13 +210,13 @@ def test_a_limit_takes_the_classes_in_turn(tmp_path):
 
 def test_a_data_set_that_timm_names_becomes_a_task(tmp_path):
     make_folder(tmp_path, {"train": 5, "test": 4})
-    task = load_task("torch/image_folder", root=tmp_path)
+    task = load_dataset("torch/image_folder", root=tmp_path)
     assert (task.name, task.classes) == ("torch-image_folder", ("cat", "dog"))
     assert [len(part) for part in (task.train, task.validation, task.test)] == [8, 2, 8]
 
 
 def test_a_data_set_without_a_test_part_is_parted_and_never_tested_on_its_training_images(tmp_path):
-    task = load_task("torch/image_folder", root=make_folder(tmp_path, {".": 10}))
+    task = load_dataset("torch/image_folder", root=make_folder(tmp_path, {".": 10}))
     assert [len(part) for part in (task.train, task.validation, task.test)] == [14, 2, 4]
     assert not set(task.train.digests) & set(task.test.digests)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sls.data.dataset import ImageTask, Split
-from sls.data.loading import load_task
+from sls.data.dataset import Dataset, Split
+from sls.data.loading import load_dataset
 from store.errors import DataError
 
 LABELS = np.arange(20) % 2
@@ -33,8 +33,8 @@ SAME = {
 
 @pytest.mark.parametrize("labels", SAME.values(), ids=list(SAME))
 def test_labels_of_any_dtype_that_says_the_class_are_the_same_task(tmp_path, labels):
-    plain = load_task(save_npz(tmp_path))
-    task = load_task(save_npz(tmp_path, train_y=labels))
+    plain = load_dataset(save_npz(tmp_path))
+    task = load_dataset(save_npz(tmp_path, train_y=labels))
     assert task.digest == plain.digest
     assert task.train.labels.dtype == np.int64
 
@@ -74,19 +74,19 @@ ARRAYS: dict[str, tuple[dict[str, object], str]] = {
 @pytest.mark.parametrize(("changes", "message"), ARRAYS.values(), ids=list(ARRAYS))
 def test_arrays_that_make_no_task_are_told_with_the_file_and_the_remedy(tmp_path, changes, message):
     with pytest.raises(DataError, match=message) as told:
-        load_task(save_npz(tmp_path, **changes))
+        load_dataset(save_npz(tmp_path, **changes))
     assert "\n" not in str(told.value)
 
 
 def test_a_compressed_file_with_any_byte_changed_is_refused_or_is_the_same_task(tmp_path):
-    plain = load_task(save_npz(tmp_path)).digest
+    plain = load_dataset(save_npz(tmp_path)).digest
     path = tmp_path / "small.npz"
     np.savez_compressed(path, **dict(np.load(tmp_path / "my pets.npz")))
     whole, refused = path.read_bytes(), 0
     for place in range(0, len(whole), 53):
         path.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
         try:
-            assert load_task(str(path)).digest == plain
+            assert load_dataset(str(path)).digest == plain
         except DataError as error:
             refused += "\n" not in str(error)
     assert refused > len(range(0, len(whole), 53)) / 2
@@ -96,7 +96,7 @@ def test_one_array_in_a_npz_name_is_refused(tmp_path):
     with (tmp_path / "one.npz").open("wb") as file:
         np.save(file, LABELS)
     with pytest.raises(DataError, match=r"one\.npz is not a readable \.npz"):
-        load_task(str(tmp_path / "one.npz"))
+        load_dataset(str(tmp_path / "one.npz"))
 
 
 # --------------------------------------------------------------------------------------------------- parts made by hand
@@ -128,4 +128,4 @@ def test_a_label_that_is_no_class_is_refused_in_any_part(label):
         parts = [good] * 3
         parts[place] = Split((IMAGE, IMAGE, IMAGE), np.array([0, 1, label]))
         with pytest.raises(DataError, match=r"pets: labels reach beyond 0\.\.1"):
-            ImageTask("pets", ("cat", "dog"), *parts)
+            Dataset("pets", ("cat", "dog"), *parts)

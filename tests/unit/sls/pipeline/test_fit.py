@@ -12,12 +12,12 @@ from support.toy_datasets import colours, toy_backbone
 
 from sls.adapters.model import block_of
 from sls.adapters.task_folder import backbone_of, read_folder
-from sls.choose_depth import ScoreSettings, look_at
-from sls.data.dataset import ImageTask, Split
-from sls.pipeline.fit import FitResult, FitSettings, fit
+from sls.choose_depth import ScoreConfig, choose_depth_of_folder
+from sls.data.dataset import Dataset, Split
+from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, Report
-from sls.training.tune import Recipe
+from sls.training.tune import TrainingConfig
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.errors import BackboneMismatchError, FormatError, InvalidSettingError
 from store.records.evidence import PruneIndex
@@ -26,10 +26,10 @@ from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-SETTINGS = FitSettings(
-    tune=Recipe(epochs=3, batch=8),
-    retune=Recipe(epochs=2, batch=8),
-    score=ScoreSettings(criterion="silhouette", alpha=0.98),
+SETTINGS = FitConfig(
+    tune=TrainingConfig(epochs=3, batch=8),
+    retune=TrainingConfig(epochs=2, batch=8),
+    score=ScoreConfig(criterion="silhouette", alpha=0.98),
 )
 FILES = {CONFIG, WEIGHTS, HEAD, LABELS, CARD}
 
@@ -105,8 +105,8 @@ def test_the_same_images_give_the_same_bytes(fitted, tmp_path):
 
 def test_a_folder_can_be_fitted_into_again(tmp_path):
     def again(alpha: float) -> FitResult:
-        score = ScoreSettings(criterion="silhouette", alpha=alpha)
-        quick = FitSettings(tune=Recipe(epochs=1), retune=Recipe(epochs=1), score=score)
+        score = ScoreConfig(criterion="silhouette", alpha=alpha)
+        quick = FitConfig(tune=TrainingConfig(epochs=1), retune=TrainingConfig(epochs=1), score=score)
         return fit(colours(), BACKBONE, quick, tmp_path, quiet)
 
     first, second = again(0.0), again(1.0)
@@ -122,8 +122,8 @@ def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
     assert index.scores == fitted.index.scores
 
 
-def score_again(folder: Path, task: ImageTask, **settings: object):
-    return look_at(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet).index
+def score_again(folder: Path, task: Dataset, **settings: object):
+    return choose_depth_of_folder(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet).index
 
 
 def test_scoring_a_folder_changes_nothing_in_it(fitted):
@@ -140,7 +140,7 @@ def test_each_scored_block_is_reported_with_its_score(fitted):
 
 
 def test_too_few_images_prune_nothing_and_are_not_tuned_again(tmp_path):
-    result = fit(colours(train=12), BACKBONE, replace(SETTINGS, score=ScoreSettings()), tmp_path, quiet)
+    result = fit(colours(train=12), BACKBONE, replace(SETTINGS, score=ScoreConfig()), tmp_path, quiet)
     assert result.index.depth == 4
     assert "12 samples" in result.index.reason
     assert not [p for p in result.curve if p.stage == "retune"]
@@ -155,7 +155,7 @@ def test_no_more_samples_are_scored_than_asked_for(fitted):
 @pytest.mark.parametrize("wrong", [{"criterion": "guess"}, {"samples": 0}, {"alpha": 2.0}])
 def test_a_setting_that_no_run_can_use_is_refused(wrong):
     with pytest.raises(InvalidSettingError):
-        ScoreSettings(**wrong)
+        ScoreConfig(**wrong)
 
 
 # ------------------------------------------------------------------------------------------------------- interruption
@@ -188,7 +188,7 @@ def test_a_fit_of_something_else_does_not_go_on_from_what_was_interrupted(tmp_pa
     with pytest.raises(KeyboardInterrupt):
         fit(colours(), BACKBONE, SETTINGS, tmp_path, interrupting("tune", 2, []))
     seen: list[Progress] = []
-    other = replace(SETTINGS, tune=Recipe(epochs=1, seed=1))
+    other = replace(SETTINGS, tune=TrainingConfig(epochs=1, seed=1))
     fit(colours(), BACKBONE, other, tmp_path, seen.append)
     assert (seen[0].stage, seen[0].step, seen[0].steps) == ("tune", 1, 1)
 

@@ -10,36 +10,36 @@ from support.toy_datasets import colours, toy_backbone
 from sls.adapters.model import Tuned, block_of
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.evaluation import train_features
-from sls.pipeline.retune import MODES, Bench, Cut, blank, truncated
+from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
 from sls.progress import Progress
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head
-from sls.training.tune import Recipe
+from sls.training.tune import TrainingConfig
 from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 TASK = colours(spread=120)
-RECIPE = Recipe(epochs=2, batch=8)
+RECIPE = TrainingConfig(epochs=2, batch=8)
 STEPS = 2 * 40 // 8
 DEPTH = 2
 
 
-def bench(seen: list[Progress] | None = None) -> Bench:
-    return Bench(TASK, BACKBONE, TRANSFORM, ([] if seen is None else seen).append)
+def bench(seen: list[Progress] | None = None) -> TrainingContext:
+    return TrainingContext(TASK, BACKBONE, TRANSFORM, ([] if seen is None else seen).append)
 
 
 @pytest.fixture(scope="module")
-def cut(tmp_path_factory: pytest.TempPathFactory) -> Cut:
+def cut(tmp_path_factory: pytest.TempPathFactory) -> CutModel:
     """A task tuned at full depth, to be cut at block 2 of 4."""
-    full = bench().tune(blank(TASK, BACKBONE, RECIPE), RECIPE, stage="tune")
+    full = bench().tune(untrained(TASK, BACKBONE, RECIPE), RECIPE, stage="tune")
     folder = tmp_path_factory.mktemp("full")
     write_folder(folder, BACKBONE, full, TASK.classes)
     features = train_features(read_folder(folder, BACKBONE).vit, TASK, TRANSFORM, samples=30)
-    return Cut(full, DEPTH, RECIPE, features, bench())
+    return CutModel(full, DEPTH, RECIPE, features, bench())
 
 
-def retuned(cut: Cut, mode: str, folder: Path, seen: list[Progress] | None = None) -> Tuned:
+def retuned(cut: CutModel, mode: str, folder: Path, seen: list[Progress] | None = None) -> Tuned:
     return MODES[mode](replace(cut, bench=bench(seen)), folder / "epochs")
 
 

@@ -74,8 +74,8 @@ def test_a_last_score_not_above_zero_prunes_nothing_and_says_why(scores, alpha):
 
 @given(positive_last, broken_numbers, st.data())
 def test_a_score_that_is_no_number_prunes_nothing_and_names_the_block(scores, broken, data):
-    walked = paper_depth(scores, 0.3) - 1 or 1
-    block = data.draw(st.integers(walked, len(scores)))
+    raised_cut = paper_depth(scores, 0.3) - 1 or 1
+    block = data.draw(st.integers(raised_cut, len(scores)))
     scores[block - 1] = broken
     index = by_share(scores)
     assert (index.depth, index.threshold) == (len(scores), None)

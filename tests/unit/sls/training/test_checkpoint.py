@@ -11,10 +11,10 @@ from support.toy_datasets import InterruptionError, colours, same, toy_backbone
 
 from sls.adapters.methods import METHODS
 from sls.adapters.model import Adapted, Tuned, linear
-from sls.data.dataset import ImageTask, Split
+from sls.data.dataset import Dataset, Split
 from sls.progress import Progress
 from sls.training.frozen_prefix import Source
-from sls.training.recipe import Recipe
+from sls.training.recipe import TrainingConfig
 from sls.training.trainer import Trainer, round_off
 from sls.training.tune import tune
 from store.errors import ConflictError, DataError, FormatError
@@ -23,7 +23,7 @@ from store.weights.preprocessing import make_transform
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 TASK = colours(train=16, validation=6, test=3)
-RECIPE = Recipe(epochs=3, batch=8, patience=2, method="repadapter")
+RECIPE = TrainingConfig(epochs=3, batch=8, patience=2, method="repadapter")
 """Of the methods that draw random numbers at every step."""
 
 
@@ -32,11 +32,11 @@ def start(depth: int = 2) -> Tuned:
 
 
 def run(
-    recipe: Recipe = RECIPE,
+    recipe: TrainingConfig = RECIPE,
     checkpoint: Path | None = None,
     *,
     until: int = 99,
-    task: ImageTask = TASK,
+    task: Dataset = TASK,
     begin: Tuned | None = None,
 ) -> tuple[Tuned, list[Progress]]:
     seen: list[Progress] = []
@@ -59,7 +59,9 @@ def run(
     return made, seen
 
 
-@pytest.mark.parametrize("recipe", [RECIPE, Recipe(epochs=3, batch=8, from_block=2, schedule="constant")], ids=str)
+@pytest.mark.parametrize(
+    "recipe", [RECIPE, TrainingConfig(epochs=3, batch=8, from_block=2, schedule="constant")], ids=str
+)
 def test_a_run_that_was_interrupted_after_any_epoch_comes_to_the_same_bits(tmp_path, recipe):
     whole, seen = run(recipe)
     for until in (1, 2):
@@ -125,7 +127,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_training_stops_when_patience_is_out_and_the_best_epoch_is_kept():
     # a rate that ruins what the first epochs found
-    recipe = Recipe(epochs=12, batch=24, learning_rate=0.5, schedule="constant", patience=2, seed=1)
+    recipe = TrainingConfig(epochs=12, batch=24, learning_rate=0.5, schedule="constant", patience=2, seed=1)
     kept, seen = run(recipe, task=colours(train=24, validation=30, spread=30))
     accuracies = [progress.accuracy for progress in seen]
     best = accuracies.index(max(accuracies))
@@ -156,7 +158,10 @@ def trained(frozen: int, method: str) -> list[torch.Tensor]:
     begin = replace(start(4), method=method, from_block=3)
     model = Adapted(METHODS[method].wrap(BACKBONE, begin, torch.bfloat16).vit, linear(begin.weight, begin.bias))
     trainer = Trainer(
-        model, round_off(model), Source(model.vit, TASK.train, TRANSFORM, frozen=frozen), Recipe(epochs=2, batch=6)
+        model,
+        round_off(model),
+        Source(model.vit, TASK.train, TRANSFORM, frozen=frozen),
+        TrainingConfig(epochs=2, batch=6),
     )
     for _ in range(2):
         trainer.run_epoch()
@@ -176,14 +181,16 @@ def test_images_below_the_adapters_are_looked_at_once():
         seen.append(image)
         return TRANSFORM(image)
 
-    recipe = Recipe(epochs=2, batch=16, from_block=2)
+    recipe = TrainingConfig(epochs=2, batch=16, from_block=2)
     tune(TASK, BACKBONE, start(), recipe, transform=counting, stage="tune", report=lambda _: None)
     assert len(seen) == len(TASK.train) + len(TASK.validation)
 
 
 def test_the_order_of_the_images_is_drawn_anew_for_every_epoch():
     model = Adapted(METHODS["lora"].wrap(BACKBONE, start(), torch.bfloat16).vit, linear(start().weight, start().bias))
-    trainer = Trainer(model, round_off(model), Source(model.vit, TASK.train, TRANSFORM, frozen=0), Recipe(batch=8))
+    trainer = Trainer(
+        model, round_off(model), Source(model.vit, TASK.train, TRANSFORM, frozen=0), TrainingConfig(batch=8)
+    )
     before = trainer.order.bit_generator.state
     trainer.run_epoch()
     assert trainer.order.bit_generator.state != before

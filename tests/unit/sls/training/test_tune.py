@@ -5,27 +5,27 @@ import torch
 from support.toy_datasets import colours, toy_backbone
 
 from sls.adapters.model import Tuned, block_of
-from sls.data.dataset import ImageTask
-from sls.pipeline.retune import blank, truncated
+from sls.data.dataset import Dataset
+from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
 from sls.training.recipe import SCHEDULES
-from sls.training.tune import Recipe, rate_at, tune
+from sls.training.tune import TrainingConfig, rate_at, tune
 from store.errors import InvalidSettingError
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
-RECIPE = Recipe(epochs=2, batch=16)
+RECIPE = TrainingConfig(epochs=2, batch=16)
 
 
-def tuned(task: ImageTask, backbone: Backbone, recipe: Recipe = RECIPE) -> tuple[Tuned, list[Progress]]:
+def tuned(task: Dataset, backbone: Backbone, recipe: TrainingConfig = RECIPE) -> tuple[Tuned, list[Progress]]:
     seen: list[Progress] = []
     transform = make_transform(backbone.record.id.preprocessing)
-    start = blank(task, backbone, recipe)
+    start = untrained(task, backbone, recipe)
     return tune(task, backbone, start, recipe, transform=transform, stage="tune", report=seen.append), seen
 
 
 def test_the_loss_falls_and_each_epoch_is_reported():
-    _, seen = tuned(colours(), toy_backbone(), Recipe(epochs=4, batch=16))
+    _, seen = tuned(colours(), toy_backbone(), TrainingConfig(epochs=4, batch=16))
     assert [(p.stage, p.step, p.steps) for p in seen] == [("tune", epoch, 4) for epoch in (1, 2, 3, 4)]
     assert seen[-1].loss < seen[0].loss
     assert 0 <= seen[-1].accuracy <= 1
@@ -66,10 +66,10 @@ def test_a_task_without_images_to_watch_is_tuned():
 
 def test_tuning_goes_on_from_where_it_is_told():
     backbone, task = toy_backbone(), colours()
-    full, _ = tuned(task, backbone, Recipe(epochs=6, batch=16))
+    full, _ = tuned(task, backbone, TrainingConfig(epochs=6, batch=16))
     transform = make_transform(backbone.record.id.preprocessing)
     seen: list[Progress] = []
-    recipe = Recipe(epochs=1, batch=16)
+    recipe = TrainingConfig(epochs=1, batch=16)
     tune(task, backbone, truncated(full, 4), recipe, transform=transform, stage="retune", report=seen.append)
     _, fresh = tuned(task, backbone, recipe)
     assert seen[0].loss < fresh[0].loss
@@ -103,4 +103,4 @@ def test_a_constant_schedule_stays_where_it_is():
 )
 def test_a_recipe_that_no_run_can_use_is_refused(wrong):
     with pytest.raises(InvalidSettingError, match=next(iter(wrong))):
-        Recipe(**wrong)
+        TrainingConfig(**wrong)

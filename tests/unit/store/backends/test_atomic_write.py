@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.local import FolderBackend
+from store.backends.local import LocalBackend
 from store.errors import OneTrunkError, ReadOnlyStoreError, StorageError
 
 CALLS = ("open", "write", "fsync", "mkdir", "link", "rename", "replace", "unlink")
@@ -60,8 +60,8 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> System:
 
 
 @pytest.fixture
-def backend(system: System) -> FolderBackend:
-    return FolderBackend(system.root)
+def backend(system: System) -> LocalBackend:
+    return LocalBackend(system.root)
 
 
 WRITTEN = ["open TEMPORARY", "write TEMPORARY", "fsync TEMPORARY"]
@@ -72,28 +72,28 @@ CREATED = [*WRITTEN, "link TEMPORARY x", "unlink TEMPORARY", "fsync b"]
 
 
 def test_every_folder_is_durable_before_the_next_and_the_bytes_before_their_name(
-    system: System, backend: FolderBackend
+    system: System, backend: LocalBackend
 ) -> None:
     backend.put("a/b/x", b"data")
     assert system.steps == [*MADE, *PUT]
 
 
-def test_a_folder_known_to_be_durable_is_not_synced_again(system: System, backend: FolderBackend) -> None:
+def test_a_folder_known_to_be_durable_is_not_synced_again(system: System, backend: LocalBackend) -> None:
     backend.put("a/b/x", b"old")
     system.steps.clear()
     backend.put("a/b/x", b"new")
     assert system.steps == PUT
 
 
-def test_a_folder_that_another_process_made_is_synced_before_it_is_used(system: System, backend: FolderBackend) -> None:
+def test_a_folder_that_another_process_made_is_synced_before_it_is_used(system: System, backend: LocalBackend) -> None:
     backend.put("a/b/y", b"data")
     system.steps.clear()
-    FolderBackend(system.root).put("a/b/x", b"data")
+    LocalBackend(system.root).put("a/b/x", b"data")
     assert system.steps == [*FOUND, *PUT]
 
 
 def test_an_object_is_created_by_a_link_and_the_folder_is_synced_for_the_loser_too(
-    system: System, backend: FolderBackend
+    system: System, backend: LocalBackend
 ) -> None:
     assert backend.create("a/b/x", b"data")
     assert system.steps == [*MADE, *CREATED]
@@ -102,20 +102,20 @@ def test_an_object_is_created_by_a_link_and_the_folder_is_synced_for_the_loser_t
     assert system.steps == CREATED
 
 
-def test_what_waits_for_its_turn_is_on_disk_by_then(system: System, backend: FolderBackend) -> None:
+def test_what_waits_for_its_turn_is_on_disk_by_then(system: System, backend: LocalBackend) -> None:
     before: list[str] = []
-    assert backend.create("a/b/x", b"data", turn=lambda: before.extend(system.steps))
+    assert backend.create("a/b/x", b"data", before_commit=lambda: before.extend(system.steps))
     assert before == [*MADE, *WRITTEN]
 
 
-def test_what_another_process_has_put_is_settled_by_syncing_its_folder(system: System, backend: FolderBackend) -> None:
+def test_what_another_process_has_put_is_settled_by_syncing_its_folder(system: System, backend: LocalBackend) -> None:
     backend.put("a/b/x", b"data")
     system.steps.clear()
-    FolderBackend(system.root).settle("a/b/x")
+    LocalBackend(system.root).settle("a/b/x")
     assert system.steps == ["fsync b"]  # that folder was durable before anything was put in it
 
 
-def test_each_folder_of_what_is_deleted_is_synced_once(system: System, backend: FolderBackend) -> None:
+def test_each_folder_of_what_is_deleted_is_synced_once(system: System, backend: LocalBackend) -> None:
     keys = ["a/x", "b/x", "a/y"]
     for key in keys:
         backend.put(key, b"")
@@ -124,25 +124,25 @@ def test_each_folder_of_what_is_deleted_is_synced_once(system: System, backend: 
     assert system.steps == ["unlink x", "unlink x", "unlink y", "unlink z", "fsync a", "fsync b"]
 
 
-def test_an_object_that_moves_is_durable_at_its_new_place_first(system: System, backend: FolderBackend) -> None:
+def test_an_object_that_moves_is_durable_at_its_new_place_first(system: System, backend: LocalBackend) -> None:
     backend.put("a/x", b"data")
     system.steps.clear()
     backend.move("a/x", "q/y")
     assert system.steps == ["mkdir q", "fsync ROOT", "rename x y", "fsync q", "fsync a"]
 
 
-def test_what_the_system_writes_only_in_part_is_written_on(system: System, backend: FolderBackend) -> None:
+def test_what_the_system_writes_only_in_part_is_written_on(system: System, backend: LocalBackend) -> None:
     system.short = True
     backend.put("x", b"0123456789")
     assert backend.read("x") == b"0123456789"
     assert system.steps.count("write TEMPORARY") == 4
 
 
-VERBS: dict[str, Callable[[FolderBackend], object]] = {
+VERBS: dict[str, Callable[[LocalBackend], object]] = {
     "put": lambda backend: backend.put("a/b/new", b"new"),
     "replace": lambda backend: backend.put("a/x", b"new"),
     "create": lambda backend: backend.create("a/b/new", b"new"),
-    "settle": lambda backend: backend.settle("a/x"),
+    "settle": lambda backend: backend.sync("a/x"),
     "delete": lambda backend: backend.delete(["a/x", "c/y"]),
     "move": lambda backend: backend.move("a/x", "quarantine/x"),
 }
@@ -152,24 +152,24 @@ WHOLE = (None, b"old", b"new")
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EACCES], ids=errno.errorcode.get)
 @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
 def test_a_call_that_fails_is_a_typed_error_and_nothing_is_half_there(
-    system: System, backend: FolderBackend, verb: Callable[[FolderBackend], object], code: int
+    system: System, backend: LocalBackend, verb: Callable[[LocalBackend], object], code: int
 ) -> None:
     for point in range(1, 100):
         for key in ("a/x", "c/y"):
             backend.put(key, b"old")
         system.steps, system.fails_at, system.code = [], point, code
-        error = _error_of(partial(verb, FolderBackend(system.root)))
+        error = _error_of(partial(verb, LocalBackend(system.root)))
         system.fails_at = 0
         if len(system.steps) < point:
             break
         failed = system.steps[point - 1]
         # The root's own parent may be another user's, and closed to us.
         assert (error is None) == (failed == "fsync .." and code == errno.EACCES)
-        left = {file.path: backend.read(file.path) for file in backend.walk()}
+        left = {file.path: backend.read(file.path) for file in backend.list()}
         assert [path for path in left if path.endswith(".partial")] == [] or failed == "unlink TEMPORARY"
         assert set(left.values()) <= set(WHOLE)
         if left.get("a/x") == b"old":  # it did not happen, and nothing is in its way now
-            verb(FolderBackend(system.root))
+            verb(LocalBackend(system.root))
         backend.delete(list(left))
         backend.delete(["a/b/new", "quarantine/x"])
     assert point >= 2
@@ -195,20 +195,18 @@ def _error_of(action: Callable[[], object]) -> OneTrunkError | None:
     ],
 )
 def test_what_the_system_refuses_is_told_with_its_reason_and_a_remedy(
-    system: System, backend: FolderBackend, code: int, error: type[Exception], remedy: str
+    system: System, backend: LocalBackend, code: int, error: type[Exception], remedy: str
 ) -> None:
     system.fails_at, system.code = 3, code
     with pytest.raises(error, match=rf"{re.escape(os.strerror(code))}\): .*{remedy}"):
         backend.put("a", b"x")
 
 
-def test_a_temporary_file_that_a_crash_has_left_is_seen(
-    backend: FolderBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_temporary_file_that_a_crash_has_left_is_seen(backend: LocalBackend, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "unlink", Path)  # anything that removes nothing
     backend.put("blobs/x", b"data")
     backend.create("blobs/y", b"data")
-    names = sorted(file.path for file in backend.walk())
+    names = sorted(file.path for file in backend.list())
     assert [re.sub(r"[0-9a-f]{16}", "TOKEN", name) for name in names] == [
         "blobs/.y.TOKEN.partial",
         "blobs/x",

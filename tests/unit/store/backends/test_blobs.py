@@ -39,7 +39,7 @@ every_damage = pytest.mark.parametrize("how", DAMAGES.values(), ids=DAMAGES)
 
 
 def kinds(backend: Backend) -> list[str]:
-    return sorted(kind_of(file.path) for file in backend.walk())
+    return sorted(kind_of(file.path) for file in backend.list())
 
 
 def test_a_blob_is_named_by_its_bytes(blobs: Blobs, backend: Backend) -> None:
@@ -97,7 +97,7 @@ def test_a_damaged_blob_is_mended_by_the_same_bytes_and_set_aside(
     backend.put(blob_key(blob.sha256), how(DATA))
     assert blobs.put(DATA) == blob
     assert blobs.get(blob) == DATA
-    (kept,) = backend.walk("quarantine")
+    (kept,) = backend.list("quarantine")
     assert backend.read(kept.path) == how(DATA)
     assert blob.sha256 in kept.path
 
@@ -125,7 +125,7 @@ def test_the_same_blob_can_be_set_aside_twice(blobs: Blobs, backend: Backend) ->
     for broken in (b"one", b"two"):
         backend.put(blob_key(Blob.of(DATA).sha256), broken)
         blobs.put(DATA)
-    assert sorted(backend.read(file.path) for file in backend.walk("quarantine")) == [b"one", b"two"]
+    assert sorted(backend.read(file.path) for file in backend.list("quarantine")) == [b"one", b"two"]
 
 
 SHA256 = "0f" * 32

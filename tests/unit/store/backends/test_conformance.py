@@ -51,17 +51,17 @@ VERBS: dict[str, Callable[[Backend, str], object]] = {
     "size": lambda backend, key: backend.size(key),
     "put": lambda backend, key: backend.put(key, b""),
     "create": lambda backend, key: backend.create(key, b""),
-    "settle": lambda backend, key: backend.settle(key),
+    "settle": lambda backend, key: backend.sync(key),
     "delete": lambda backend, key: backend.delete(["fine", key]),
     "move from": lambda backend, key: backend.move(key, "fine"),
     "move to": lambda backend, key: backend.move("fine", key),
-    "walk": lambda backend, key: list(backend.walk(key)),
+    "walk": lambda backend, key: list(backend.list(key)),
 }
 every_content = pytest.mark.parametrize("data", CONTENTS.values(), ids=CONTENTS)
 
 
 def paths(backend: Backend, prefix: str = "") -> list[str]:
-    return sorted(file.path for file in backend.walk(prefix))
+    return sorted(file.path for file in backend.list(prefix))
 
 
 class BackendTests:
@@ -100,7 +100,7 @@ class BackendTests:
 
     def test_what_waits_for_its_turn_is_not_seen_before(self, backend: Backend) -> None:
         seen: list[int | None] = []
-        assert backend.create("a/x", b"mine", turn=lambda: seen.append(backend.size("a/x")))
+        assert backend.create("a/x", b"mine", before_commit=lambda: seen.append(backend.size("a/x")))
         assert set(seen) == {None}
         assert backend.read("a/x") == b"mine"
 
@@ -109,7 +109,7 @@ class BackendTests:
             raise ConflictError("no turn")
 
         with pytest.raises(ConflictError, match="no turn"):
-            backend.create("a/x", b"mine", turn=refuse)
+            backend.create("a/x", b"mine", before_commit=refuse)
         assert paths(backend) == []
 
     def test_what_was_put_is_not_created(self, backend: Backend) -> None:
@@ -175,7 +175,7 @@ class BackendTests:
         start = time.time()
         for key, nbytes in sizes.items():
             backend.put(key, b"x" * nbytes)
-        found = list(backend.walk())
+        found = list(backend.list())
         assert {file.path: file.nbytes for file in found} == sizes
         assert all(start - 2 < file.modified_at < time.time() + 2 for file in found)
 
@@ -198,11 +198,11 @@ class BackendTests:
         sha256 = "ab" * 32
         for key in (f"blobs/sha256/ab/{sha256}", f"blobs/sha256/cd/{sha256}", f"quarantine/{sha256}.1"):
             backend.put(key, b"")
-        assert [file.sha256 for file in sorted(backend.walk(), key=lambda file: file.path)] == [sha256, None, None]
+        assert [file.sha256 for file in sorted(backend.list(), key=lambda file: file.path)] == [sha256, None, None]
 
     def test_what_another_has_put_can_be_settled(self, backend: Backend) -> None:
         backend.put("a/b", b"x")
-        backend.settle("a/b")
+        backend.sync("a/b")
         assert backend.read("a/b") == b"x"
 
     def test_a_key_is_located_under_the_root(self, backend: Backend) -> None:

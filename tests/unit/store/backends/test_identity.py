@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from store.backends.base import Backend
-from store.backends.create import create_identity, raise_format
+from store.backends.create import create_identity, write_format
 from store.backends.identity import STORE_FORMAT, identity_format, read_identity
 from store.backends.urls import open_backend
 from store.errors import ConflictError, FormatError, NewerFormatError, StoreNotFoundError
@@ -42,24 +42,24 @@ def test_of_many_who_make_a_store_at_once_one_wins(place: str) -> None:
 
 
 def test_no_store_is_said_to_be_none_and_none_is_made(backend: Backend) -> None:
-    for ask in (read_identity, identity_format, raise_format):
+    for ask in (read_identity, identity_format, write_format):
         with pytest.raises(StoreNotFoundError, match=r"no store at .*onetrunk demo"):
             ask(backend)
-    assert list(backend.walk()) == []
+    assert list(backend.list()) == []
 
 
 def test_a_place_in_use_does_not_become_a_store(backend: Backend) -> None:
     backend.put("chapters/thesis.tex", b"x")
     with pytest.raises(ConflictError, match=r"holds 'chapters/thesis\.tex' and no store: choose an empty"):
         create_identity(backend)
-    assert [file.path for file in backend.walk()] == ["chapters/thesis.tex"]
+    assert [file.path for file in backend.list()] == ["chapters/thesis.tex"]
 
 
 def test_an_older_store_is_read_and_raised_with_its_name(backend: Backend) -> None:
     backend.put("store.json", json.dumps({"format": 1, "uuid": NAME}).encode())
     assert (read_identity(backend), identity_format(backend)) == (NAME, 1)
     assert create_identity(backend) == NAME
-    raise_format(backend)
+    write_format(backend)
     assert (read_identity(backend), identity_format(backend)) == (NAME, STORE_FORMAT)
 
 
@@ -83,7 +83,7 @@ def test_a_store_file_that_is_not_ours_is_refused_and_kept(
 ) -> None:
     backend = open_backend(tmp_path)
     backend.put("store.json", content)
-    for ask in (read_identity, create_identity, raise_format):
+    for ask in (read_identity, create_identity, write_format):
         with pytest.raises(error, match=r"store\.json"):
             ask(backend)
     assert backend.read("store.json") == content

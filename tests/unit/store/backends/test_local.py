@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.local import FolderBackend
+from store.backends.local import LocalBackend
 from store.errors import StorageError
 
 
 def test_no_file_of_a_store_can_be_written_again(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path)
+    backend = LocalBackend(tmp_path)
     backend.put("x", b"data")
     backend.create("y", b"data")
     assert {path.stat().st_mode & 0o222 for path in backend.root.iterdir()} == {0}
@@ -26,7 +26,7 @@ def test_a_link_counts_as_itself_and_is_not_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "big")
     (root / "loop").symlink_to(root)
-    found = {file.path: file.nbytes for file in FolderBackend(root).walk()}
+    found = {file.path: file.nbytes for file in LocalBackend(root).walk()}
     assert found == {name: len(str(target)) for name, target in _links(root).items()}
 
 
@@ -35,7 +35,7 @@ def _links(root: Path) -> dict[str, Path]:
 
 
 def test_a_folder_where_an_object_should_be_is_a_missing_object(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path)
+    backend = LocalBackend(tmp_path)
     backend.put("a/b", b"x")
     for key in ("a", "a/b/c"):
         assert backend.size(key) is None
@@ -50,16 +50,16 @@ def test_a_folder_where_an_object_should_be_is_a_missing_object(tmp_path: Path) 
 
 
 def test_a_root_is_made_where_one_is_needed_and_reading_makes_none(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path / "a" / "b")
-    assert list(backend.walk()) == []
+    backend = LocalBackend(tmp_path / "a" / "b")
+    assert list(backend.list()) == []
     backend.delete(["x"])
     assert not (tmp_path / "a").exists()
     backend.put("x", b"")
-    assert [file.path for file in backend.walk()] == ["x"]
+    assert [file.path for file in backend.list()] == ["x"]
 
 
 def test_a_folder_that_was_removed_under_a_writer_is_made_again(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path / "root")
+    backend = LocalBackend(tmp_path / "root")
     backend.put("a/x", b"")
     backend.delete(["a/x"])
     (tmp_path / "root" / "a").rmdir()
@@ -70,5 +70,5 @@ def test_a_folder_that_was_removed_under_a_writer_is_made_again(tmp_path: Path) 
 def test_a_root_relative_to_the_working_folder_is_a_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for root in (".", "store"):
-        FolderBackend(Path(root)).put("a/x", b"data")
+        LocalBackend(Path(root)).put("a/x", b"data")
     assert (tmp_path / "a" / "x").read_bytes() == (tmp_path / "store" / "a" / "x").read_bytes() == b"data"

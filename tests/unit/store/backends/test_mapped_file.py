@@ -12,8 +12,8 @@ import pytest
 from store.adapters.safetensors_header import parse_view
 from store.backends.blobs import Blobs
 from store.backends.layout import blob_key
-from store.backends.local import FolderBackend
-from store.backends.mapped_file import MAPPED_NBYTES, view_file
+from store.backends.local import LocalBackend
+from store.backends.mapped_file import MAPPED_NBYTES, map_file
 from store.backends.urls import open_backend
 from store.errors import FormatError, IntegrityError, StorageError
 from store.records.blob import Blob
@@ -30,7 +30,7 @@ def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
 @every_size
 def test_a_view_has_the_bytes_of_the_file_whatever_its_size(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "file").write_bytes(data)
-    view = view_file(str(tmp_path / "file"))
+    view = map_file(str(tmp_path / "file"))
     assert view == data
     assert not view.readonly
 
@@ -38,7 +38,7 @@ def test_a_view_has_the_bytes_of_the_file_whatever_its_size(tmp_path: Path, data
 def test_what_is_written_to_a_view_is_in_no_file_and_in_no_other_view(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(LARGE)
-    first, second = view_file(str(path)), view_file(str(path))
+    first, second = map_file(str(path)), map_file(str(path))
     first[7] ^= 1
     assert first != LARGE
     assert second == path.read_bytes() == LARGE
@@ -47,7 +47,7 @@ def test_what_is_written_to_a_view_is_in_no_file_and_in_no_other_view(tmp_path: 
 def test_a_large_file_is_mapped_and_no_longer_so_once_nothing_looks_at_it(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(LARGE)
-    view = view_file(str(path))
+    view = map_file(str(path))
     assert str(path) in Path("/proc/self/maps").read_text()
     assert view[-1] == LARGE[-1]
     del view
@@ -57,13 +57,13 @@ def test_a_large_file_is_mapped_and_no_longer_so_once_nothing_looks_at_it(tmp_pa
 def test_a_view_outlives_the_name_of_its_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(LARGE)
-    view = view_file(str(path))
+    view = map_file(str(path))
     path.unlink()
     assert view == LARGE
 
 
 def test_where_no_memory_is_left_to_map_a_file_that_is_said_and_the_process_goes_on(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path)
+    backend = LocalBackend(tmp_path)
     with (tmp_path / "huge").open("wb") as file:
         file.truncate(1 << 40)  # holes: it takes no disk
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
@@ -76,7 +76,7 @@ def test_where_no_memory_is_left_to_map_a_file_that_is_said_and_the_process_goes
 
 
 def test_a_missing_file_and_a_folder_are_missing(tmp_path: Path) -> None:
-    backend = FolderBackend(tmp_path)
+    backend = LocalBackend(tmp_path)
     (tmp_path / "folder").mkdir()
     for key in ("file", "folder"):
         with pytest.raises(FileNotFoundError, match="is missing"):

@@ -114,7 +114,7 @@ def test_a_bucket_that_does_not_exist_is_said_not_to() -> None:
     with pytest.raises(StoreNotFoundError, match="no store at s3://no-such-bucket/prefix"):
         read_identity(backend)
     with pytest.raises(StorageError, match=r"cannot be listed \(NoSuchBucket\)"):
-        list(backend.walk())
+        list(backend.list())
 
 
 @service
@@ -126,7 +126,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
     for ask, error in (
         (lambda: backend.read("a"), StorageError),
         (lambda: backend.size("a"), StorageError),
-        (lambda: list(backend.walk()), StorageError),
+        (lambda: list(backend.list()), StorageError),
         (lambda: backend.put("a", b""), ReadOnlyStoreError),
         (lambda: backend.create("a", b""), ReadOnlyStoreError),
         (lambda: backend.delete(["a"]), OneTrunkError),

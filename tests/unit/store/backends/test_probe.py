@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from store.backends.base import Backend, StoredFile, at_once
+from store.backends.base import Backend, StoredFile, no_op
 from store.backends.create import create_identity
 from store.backends.identity import read_identity
-from store.backends.local import FolderBackend
+from store.backends.local import LocalBackend
 from store.backends.probe import probe
 from store.backends.urls import open_backend
 from store.errors import ConflictError, StorageError
 
 
-class Remote(FolderBackend):
+class Remote(LocalBackend):
     """A folder that another machine might serve: it is trusted when it is proved."""
 
     @property
@@ -25,15 +25,15 @@ class Remote(FolderBackend):
 
 
 class IgnoresConditions(Remote):
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
-        turn()
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
+        before_commit()
         self.put(key, data)
         return True
 
 
 class ChecksThenWrites(Remote):
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
-        turn()
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
+        before_commit()
         if self.size(key) is not None:
             return False
         self.put(key, data)
@@ -41,8 +41,8 @@ class ChecksThenWrites(Remote):
 
 
 class TellsNobody(Remote):
-    def create(self, key: str, data: bytes, *, turn: Callable[[], None] = at_once) -> bool:
-        super().create(key, data, turn=turn)
+    def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
+        super().create(key, data, before_commit=before_commit)
         return False
 
 
@@ -52,7 +52,7 @@ class KeepsTheFirst(Remote):
 
 
 class ListsLate(Remote):
-    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
         return iter(list(super().walk(prefix))[:-1])
 
 
@@ -61,7 +61,7 @@ class ListsGhosts(Remote):
         super().__init__(root)
         self.seen: dict[str, StoredFile] = {}
 
-    def walk(self, prefix: str = "") -> Iterator[StoredFile]:
+    def list(self, prefix: str = "") -> Iterator[StoredFile]:
         self.seen.update({file.path: file for file in super().walk(prefix)})
         return iter(self.seen.values())
 
@@ -105,7 +105,7 @@ def test_no_store_is_made_where_a_key_can_be_created_twice(tmp_path: Path, liar:
 def test_an_honest_place_has_no_flaw_and_keeps_nothing_of_the_trial(tmp_path: Path) -> None:
     backend = Remote(tmp_path)
     assert probe(backend) == []
-    assert list(backend.walk()) == []
+    assert list(backend.list()) == []
 
 
 def test_a_folder_is_not_put_on_trial_when_a_store_is_made(tmp_path: Path) -> None:
@@ -117,14 +117,14 @@ def test_a_folder_is_not_put_on_trial_when_a_store_is_made(tmp_path: Path) -> No
 def test_a_real_bucket_keeps_every_promise(bucket: str) -> None:
     backend = open_backend(bucket)
     assert probe(backend, rounds=2) == []
-    assert list(backend.walk()) == []
+    assert list(backend.list()) == []
 
 
 @pytest.mark.service
 def test_a_store_is_made_in_a_real_bucket_once(bucket: str) -> None:
     identity = create_identity(open_backend(bucket))
     assert create_identity(open_backend(bucket)) == read_identity(open_backend(bucket)) == identity
-    assert [file.path for file in open_backend(bucket).walk()] == ["store.json"]
+    assert [file.path for file in open_backend(bucket).list()] == ["store.json"]
 
 
 @pytest.mark.service

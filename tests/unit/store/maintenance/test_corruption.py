@@ -11,7 +11,7 @@ from support.oracle import png
 from support.populated_store import OTHER, Place, build, copy, places, write
 from support.toy_backbone import Toy, publish, relabel, tune
 
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from store.backends.layout import QUARANTINE, digest_of
 from store.errors import IntegrityError
 from store.maintenance.garbage import collect_garbage
@@ -129,7 +129,7 @@ def test_a_damaged_blob_never_answers_a_request(root: Path, kind: str, damage: D
         write(root / place.key, damage((root / place.key).read_bytes()))
         with (
             pytest.raises(IntegrityError, match=place.key),
-            Service(store, backbone="toy/vit") as service,
+            Predictor(store, backbone="toy/vit") as service,
         ):
             service.predict("acme/cars", IMAGE)
 

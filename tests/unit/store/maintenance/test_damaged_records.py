@@ -42,13 +42,13 @@ def flips(data: bytes, bits: range = range(8)) -> Iterator[tuple[str, bytes]]:
 
 def answers(store: Store) -> list[object]:
     """Everything that a reader can ask for."""
-    tasks = store.reader.tasks()
+    tasks = store.queries.tasks()
     return [
         [(store.resolve(task), store.aliases(task), store.tags(task), store.history(task)) for task in tasks],
-        [store.versions(removed=True), store.rules(), store.backbones(), store.reader.keys(None)],
-        [store.page(), [store.listed(task, removed=True) for task in tasks], list(store.reader.history())],
+        [store.versions(removed=True), store.rules(), store.backbones(), store.queries.keys(None)],
+        [store.page(), [store.listed(task, removed=True) for task in tasks], list(store.queries.history())],
         [store.resolve(f"{version.task}@sha256:{version.digest}") for version in store.versions()],
-        [store.resolve("flowers@prod"), store.resolve("flowers:3"), store.reader.backbone_blobs()],
+        [store.resolve("flowers@prod"), store.resolve("flowers:3"), store.queries.backbone_blobs()],
     ]
 
 

@@ -12,8 +12,8 @@ from support.processes import snapshot
 from support.toy_backbone import publish, relabel
 
 from store.adapters.checkpoint import check, read_checkpoint
-from store.adapters.manifests import Draft, compose
-from store.backends.local import FolderBackend
+from store.adapters.manifests import ManifestDraft, build_manifest
+from store.backends.local import LocalBackend
 from store.errors import ConflictError, IntegrityError, InvalidSettingError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
@@ -26,13 +26,13 @@ GRACE_S = 0.6
 PARTIAL = f".{'ab' * 32}.{'0' * 16}.partial"
 
 
-def draft_of(store: Store, folder: Path, task: str = "flowers") -> Draft:
+def draft_of(store: Store, folder: Path, task: str = "flowers") -> ManifestDraft:
     """Do what a publish does before it touches the store."""
     record, checkpoint = store.backbone("toy/vit"), read_checkpoint(folder)
-    return compose(task, checkpoint, check(checkpoint, record, 2), record, 2)
+    return build_manifest(task, checkpoint, check(checkpoint, record, 2), record, 2)
 
 
-def begin_publish(store: Store, draft: Draft, *, ttl_s: float) -> str:
+def begin_publish(store: Store, draft: ManifestDraft, *, ttl_s: float) -> str:
     """Take a lease and put the blobs, as a publish does before its version is there."""
     digests = [blob.sha256 for blob in draft.contents]
     store.catalogue.lease("in flight", digests, holder="publish", expires_at=time.time() + ttl_s)
@@ -122,10 +122,10 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     store.remove("flowers:1")
     store.blobs.put(b"left")
     (store.root / "blobs" / PARTIAL).write_bytes(b"torn")
-    store.rest()
+    store.release_connections()
     before = snapshot(store.root)
     foreseen = collect_garbage(store, grace_s=0, dry_run=True)
-    store.rest()
+    store.release_connections()
     assert snapshot(store.root) == before
     assert collect_garbage(store, grace_s=0) == foreseen
     assert (foreseen.purged, foreseen.leftovers) == (("flowers:1",), (f"blobs/{PARTIAL}",))
@@ -199,7 +199,7 @@ def test_a_removed_version_that_is_unreadable_stands_in_the_way_until_it_is_purg
 
 
 def test_the_weights_of_a_backbone_whose_record_is_unreadable_are_not_freed(store: Store) -> None:
-    row = store.reader.backbones()[0]
+    row = store.queries.backbones()[0]
     weights = store.backbone("toy/vit").weights
     Path(store.blobs.locate(Blob(row.record, row.record_nbytes))).unlink()
     store.close()
@@ -213,7 +213,7 @@ def test_the_weights_of_a_backbone_whose_record_is_unreadable_are_not_freed(stor
 
 
 def test_a_write_goes_on_where_a_collection_takes_its_temporary_file(tmp_path: Path) -> None:
-    backend, stop, taken = FolderBackend(tmp_path), threading.Event(), set[str]()
+    backend, stop, taken = LocalBackend(tmp_path), threading.Event(), set[str]()
 
     def take_leftovers() -> None:
         while not stop.is_set():

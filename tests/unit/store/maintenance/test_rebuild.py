@@ -90,11 +90,17 @@ def test_a_rebuilt_catalogue_is_the_lost_one_row_by_row(used: Store) -> None:
 
 
 def test_a_rebuild_on_postgresql_answers_the_same(used: Store, database: str) -> None:
-    answered = (used.versions(removed=True), used.page(), used.rules(), used.history("flowers"), used.reader.keys(None))
+    answered = (
+        used.versions(removed=True),
+        used.page(),
+        used.rules(),
+        used.history("flowers"),
+        used.queries.keys(None),
+    )
     rebuild(used.root, catalogue=database)
     with Store.open(used.root, catalogue=database) as other:
         assert verify(other) == []
-        page, keys = other.page(), other.reader.keys(None)
+        page, keys = other.page(), other.queries.keys(None)
         assert (other.versions(removed=True), page, other.rules(), other.history("flowers"), keys) == answered
         assert other.rollback("flowers").version == 1
     with pytest.raises(ConflictError, match="exists: move it away first"):
@@ -135,7 +141,7 @@ def test_an_old_copy_of_the_catalogue_is_not_taken_for_the_catalogue(used: Store
 
 
 def test_an_empty_catalogue_beside_a_used_store_is_not_begun(used: Store, database: str) -> None:
-    history = list(used.reader.history())
+    history = list(used.queries.history())
     with pytest.raises(IntegrityError, match=r"is empty, and .* has a history: name its own catalogue"):
         Store.open(used.root, create=True, catalogue=database)
     with pytest.raises(IntegrityError, match="restore it from a copy"):
@@ -253,8 +259,8 @@ def test_a_migrated_store_keeps_digests_aliases_history_and_time(old: Path) -> N
         assert verify(store) == []
         versions = {(version.task, version.version, version.digest) for version in store.versions()}
         assert versions == {row[:3] for row in before["versions"]}
-        assert set(store.reader.all_aliases()) == set(before["aliases"])
-        history = list(store.reader.history())
+        assert set(store.queries.all_aliases()) == set(before["aliases"])
+        history = list(store.queries.history())
         assert [
             (e.number, e.at, e.action, e.subject, e.version, e.alias, e.digest, e.previous) for e in history[:-1]
         ] == (sorted(before["history"]))

@@ -76,7 +76,7 @@ def test_a_damaged_backbone_is_never_given_out(store: Store, how: Callable[[Path
 
 @every_damage
 def test_a_damaged_backbone_record_is_found_and_never_used(store: Store, how: Callable[[Path], None]) -> None:
-    path = path_of(store, Blob((row := store.reader.backbones()[0]).record, row.record_nbytes))
+    path = path_of(store, Blob((row := store.queries.backbones()[0]).record, row.record_nbytes))
     damage(path, how)
     with pytest.raises(IntegrityError, match="restore the file"):
         store.backbone("toy/vit")

@@ -208,7 +208,7 @@ def test_the_history_tells_who_moved_what_when_and_from_where(anywhere: Store, f
     start = datetime.now(UTC) - timedelta(milliseconds=1)
     publish(anywhere, folder)
     publish(anywhere, relabel(folder, "a", "b", "c"))
-    anywhere.acting("bob@host").set_alias("flowers", "latest", 1)
+    anywhere.with_actor("bob@host").set_alias("flowers", "latest", 1)
     anywhere.rollback("flowers")
     moves = [event for event in anywhere.history("flowers") if event.alias == "latest"]
     assert [(event.actor, (event.details or {})["from"], event.version) for event in moves] == [
@@ -440,7 +440,7 @@ def test_a_backbone_in_use_is_not_removed_until_its_versions_are_collected(store
             InUseError, match="1 versions stand on backbone 'toy/vit', removed ones until `onetrunk gc`"
         ):
             store.remove_backbone("toy/vit")
-        if store.reader.has_task("flowers"):
+        if store.queries.has_task("flowers"):
             store.remove("flowers", all_versions=True)
     collect_garbage(store, grace_s=0)
     store.remove_backbone("toy/vit")
@@ -450,15 +450,15 @@ def test_a_backbone_in_use_is_not_removed_until_its_versions_are_collected(store
 
 
 def test_adding_a_backbone_again_mends_it(store: Store, toy: Toy) -> None:
-    row = store.reader.backbones()[0]
+    row = store.queries.backbones()[0]
     damaged = [Blob(row.record, row.record_nbytes), Blob.of(toy.weights)]
     for blob in damaged:
         Path(store.blobs.locate(blob)).unlink()
     assert verify(store) != []
-    events = list(store.reader.history())
+    events = list(store.queries.history())
     store.add_backbone(toy.record, toy.weights)
     assert verify(store) == []
-    assert list(store.reader.history()) == events
+    assert list(store.queries.history()) == events
 
 
 def test_a_backbone_seen_by_two_at_once_keeps_the_weights_that_one_of_them_brings(store: Store, toy: Toy) -> None:
@@ -487,9 +487,9 @@ def test_an_api_key_is_kept_once_and_revoked_once(anywhere: Store) -> None:
     with pytest.raises(ConflictError, match="is there already"):
         anywhere.put_key(key)
     anywhere.revoke_key(key.id)
-    revoked = anywhere.reader.key(key.id)
+    revoked = anywhere.queries.key(key.id)
     anywhere.revoke_key(key.id)
-    assert anywhere.reader.keys("acme") == [revoked]
+    assert anywhere.queries.keys("acme") == [revoked]
     assert revoked == dataclasses.replace(kept, revoked_at=revoked.revoked_at if revoked else None)
     with pytest.raises(NotFoundError, match="no API key"):
         anywhere.revoke_key("unknown")

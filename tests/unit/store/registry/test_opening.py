@@ -113,10 +113,10 @@ def test_a_catalogue_that_stays_locked_is_a_typed_error(
     monkeypatch.setattr(sqlite, "BUSY_S", 0.05)
     with closing(sqlite3.connect(store.root / "catalogue.sqlite", isolation_level=None)) as writer:
         writer.execute("begin immediate")
-        store.rest()  # the patience of a connection is that of the time when it was opened
+        store.release_connections()  # the patience of a connection is that of the time when it was opened
         with pytest.raises(ConflictError, match="let the other writer end"):
             publish(store, folder)
-    store.rest()
+    store.release_connections()
     assert publish(store, folder).version == 1
 
 

@@ -66,14 +66,14 @@ def test_what_a_tenant_lacks_it_is_helped_to_find_among_its_own(shared: Store) -
 
 def test_nothing_that_a_tenant_asks_walks_a_table_that_others_fill(shared: Store) -> None:
     plans: dict[str, list[str]] = {}
-    reader = shared.reader
+    reader = shared.queries
 
     def explain(sql: str, parameters: dict[str, object]) -> None:
         with reader.connect() as select:
             plans[sql] = [str(row[3]) for row in select(f"EXPLAIN QUERY PLAN {sql}", **parameters)]
 
     acme = as_tenant(shared, "acme")
-    shared.reader = listening(reader, explain)
+    shared.queries = listening(reader, explain)
     for search in (ALL, Search(text="c"), Search(alias="prod"), Search(tags={"a": "b"}), Search(method="lora")):
         acme.page(search, after="acme/a")
     for name in ("resolve", "listed", "aliases", "rules", "tags", "history", "export_bundle"):
@@ -134,11 +134,11 @@ def test_damage_to_what_two_tenants_share_is_told_without_the_other_or_the_place
     path.chmod(0o644)
     path.write_bytes(path.read_bytes()[:-1])
     acme = as_tenant(shared, "acme", "read")
-    with pytest.raises(IntegrityError, match="ask its operator") as told, acme.may("read", "acme/cars") as store:
+    with pytest.raises(IntegrityError, match="ask its operator") as told, acme.authorized("read", "acme/cars") as store:
         store.read(blob)
     assert not re.search(rf"globex|{blob.sha256[:16]}|{re.escape(str(shared.root))}", str(told.value))
     operator = as_tenant(shared, None, "read")
-    with pytest.raises(IntegrityError, match=str(shared.root)), operator.may("read", "acme/cars") as store:
+    with pytest.raises(IntegrityError, match=str(shared.root)), operator.authorized("read", "acme/cars") as store:
         store.read(blob)
 
 

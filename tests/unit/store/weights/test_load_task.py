@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.oracle import Shop, make_task, open_shop
 from support.toy_backbone import set_option
 
-from store.backends.mapped_file import view_file
+from store.backends.mapped_file import map_file
 from store.errors import IntegrityError, UnservedAdapterError
 from store.registry.store import Version
 from store.weights.backbones import open_backbone
@@ -107,7 +107,7 @@ def test_only_plain_factors_of_one_shape_a_kind_are_lowered_at_once(
     shop: Shop, tmp_path: Path, options: dict[str, object], regular: bool
 ) -> None:
     make_task(shop.backbone, tmp_path, **{"depth": 4, "classes": 5, **options})
-    adapter = view_file(str(tmp_path / "adapter_model.safetensors"))
+    adapter = map_file(str(tmp_path / "adapter_model.safetensors"))
     config = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, **{k: v for k, v in options.items() if "pattern" in k}}
     assert (lower_blocks(config, adapter, dtype=torch.float32) is not None) == regular
     assert lower_blocks({**config, "peft_type": "VERA"}, adapter, dtype=torch.float32) is None
@@ -166,5 +166,5 @@ def test_a_backbone_of_the_store_is_mapped_and_its_model_is_memory_of_its_own(sh
 
 def test_tensors_without_numbers_are_tensors_too(tmp_path: Path) -> None:
     save_file({"none": torch.zeros(0, 3), "one": torch.ones(())}, tmp_path / "file")
-    found = tensors_in(view_file(str(tmp_path / "file")), "file")
+    found = tensors_in(map_file(str(tmp_path / "file")), "file")
     assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"none": (0, 3), "one": ()}

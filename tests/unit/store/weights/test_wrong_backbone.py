@@ -15,7 +15,7 @@ from support.oracle import png
 from support.populated_store import OTHER, other_toy
 from support.toy_backbone import BLOCKS, Toy, publish
 
-from serving.runtime.predictor import Service
+from serving.runtime.predictor import Predictor
 from store.errors import BackboneMismatchError, FormatError
 from store.maintenance.verify import verify
 from store.records.backbone import BackboneRecord
@@ -102,9 +102,9 @@ def test_none_serves_a_task_even_where_every_digest_was_made_right(
         replace_record(store, mutant.record, mutant.weights)
         assert verify(store, metadata_only=True) != []
         with pytest.raises((BackboneMismatchError, FormatError)):
-            Service(store)
+            Predictor(store)
     replace_record(store, toy.record, toy.weights)
-    with Service(store) as service:
+    with Predictor(store) as service:
         assert service.predict("flowers", IMAGE).task == "flowers"
 
 
@@ -133,11 +133,11 @@ def test_a_task_made_on_another_backbone_of_the_same_shapes_is_not_published(
 def test_a_task_of_another_backbone_of_the_same_shapes_is_not_served(store: Store, two: Toy, folder: Path) -> None:
     assert publish(store, folder, backbone=OTHER).manifest.backbone == two.record.id.fingerprint
     publish(store, folder, "cars")
-    with Service(store, backbone="toy/vit") as service:
+    with Predictor(store, backbone="toy/vit") as service:
         with pytest.raises(BackboneMismatchError, match=f"flowers:1 stands on backbone '{OTHER}'.*'toy/vit'"):
             service.predict("flowers", IMAGE)
         assert service.predict("cars", IMAGE).task == "cars"
-    with Service(store, backbone=OTHER) as service:
+    with Predictor(store, backbone=OTHER) as service:
         assert service.predict("flowers", IMAGE).task == "flowers"
 
 
@@ -148,6 +148,6 @@ def test_a_catalogue_that_says_another_backbone_than_the_manifest_does_not_serve
     with sqlite3.connect(store.root / "catalogue.sqlite") as connection:
         connection.execute("update versions set backbone = (select fingerprint from backbones where name = 'toy/vit')")
     connection.close()
-    with Service(store, backbone="toy/vit") as service, pytest.raises(BackboneMismatchError, match=OTHER):
+    with Predictor(store, backbone="toy/vit") as service, pytest.raises(BackboneMismatchError, match=OTHER):
         service.predict("flowers", IMAGE)
     assert [finding.used_by for finding in verify(store, metadata_only=True)] != []

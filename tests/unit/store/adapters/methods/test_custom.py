@@ -7,18 +7,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.custom_tasks import OWN, make_own_task
+from support.custom_tasks import CUSTOM, make_own_task
 from support.oracle import make_backbone
 from support.toy_backbone import change_tensors, set_option
 
-from store.adapters.checkpoint import Fit, check, read_checkpoint
+from store.adapters.checkpoint import AdapterSummary, check, read_checkpoint
 from store.errors import AdapterMismatchError, RefusedError, UnservedAdapterError
 from store.maintenance.report import report
 from store.maintenance.verify import verify
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode
 
-every_method = pytest.mark.parametrize("method", OWN)
+every_method = pytest.mark.parametrize("method", CUSTOM)
 SHIFTED = ("attn.proj", "attn.qkv", "mlp.fc1", "mlp.fc2", "norm1", "norm2")
 PLACES = {
     **dict.fromkeys(("convpass", "houlsby"), ("attn", "mlp")),
@@ -32,7 +32,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def fit(backbone: Backbone, folder: Path, depth: int = 2) -> Fit:
+def fit(backbone: Backbone, folder: Path, depth: int = 2) -> AdapterSummary:
     return check(read_checkpoint(folder), backbone.record, depth)
 
 
@@ -44,7 +44,7 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 @pytest.fixture(scope="module")
 def made(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("made")
-    return {method: make_own_task(backbone, folder / method, method, depth=2, rank=4).folder for method in OWN}
+    return {method: make_own_task(backbone, folder / method, method, depth=2, rank=4).folder for method in CUSTOM}
 
 
 @pytest.fixture

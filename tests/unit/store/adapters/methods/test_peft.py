@@ -16,7 +16,7 @@ from support.toy_backbone import change_tensors, set_option
 
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.peft import REASONS
-from store.adapters.methods.supported import PREFIX, SERVED, served_method
+from store.adapters.methods.supported import PREFIX, SUPPORTED, supported_method
 from store.errors import AdapterMismatchError, RefusedError, UnservedAdapterError
 from store.weights.backbones import Backbone
 
@@ -223,9 +223,9 @@ def test_a_number_that_is_none_is_refused(task: Callable[[str], Path], name: str
 
 @pytest.mark.parametrize("kind", sorted(kind.value for kind in PEFT_TYPE_TO_CONFIG_MAPPING))
 def test_every_method_that_peft_registers_is_served_or_refused_with_its_reason(kind: str) -> None:
-    assert (kind in SERVED) != (kind in REASONS)
+    assert (kind in SUPPORTED) != (kind in REASONS)
     if kind in REASONS:
         with pytest.raises(UnservedAdapterError) as caught:
-            served_method({"peft_type": kind})
+            supported_method({"peft_type": kind})
         assert REASONS[kind] in str(caught.value)
         assert "served are LORA, ADALORA" in str(caught.value)

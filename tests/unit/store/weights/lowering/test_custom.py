@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.custom_tasks import OWN, make_own_task, own_logits
+from support.custom_tasks import CUSTOM, make_own_task, own_logits
 from support.oracle import Made, lowered, make_backbone, make_task, reference_logits
 from torch.testing import assert_close
 
@@ -15,7 +15,7 @@ from store.weights.backbones import Backbone
 from store.weights.forms import Bottleneck, Delta, Forms, Norm
 from store.weights.lowering.custom import lower_bitfit, lower_ssf
 
-every_method = pytest.mark.parametrize("method", OWN)
+every_method = pytest.mark.parametrize("method", CUSTOM)
 KINDS = {
     "class token": {},
     "registers and layer scale": {"reg_tokens": 4, "init_values": 0.1},
@@ -68,7 +68,7 @@ def test_rows_of_every_method_and_of_lora_in_one_batch_are_each_as_alone(backbon
             classes=2 + 9 * seed,
             seed=seed,
         )
-        for seed, method in enumerate(OWN * 2)
+        for seed, method in enumerate(CUSTOM * 2)
     ]
     lora = make_task(backbone, tmp_path / "lora", depth=3, classes=5)
     tasks = [*made, lora, *reversed(made)]

@@ -18,7 +18,7 @@ from support.toy_backbone import DIM, Toy
 from torch import Tensor
 
 from store.adapters.checkpoint import check, read_checkpoint
-from store.adapters.methods.supported import SERVED
+from store.adapters.methods.supported import SUPPORTED
 from store.errors import AdapterMismatchError
 from store.maintenance.report import report
 from store.registry.store import Store
@@ -55,7 +55,7 @@ def check_equal(backbone: Backbone, made: Made, images: Tensor) -> Tensor:
 
 
 def test_every_served_method_can_be_lowered() -> None:
-    assert SERVED.keys() == LOWERINGS.keys()
+    assert SUPPORTED.keys() == LOWERINGS.keys()
 
 
 @pytest.mark.parametrize("name", CONFIGS)
