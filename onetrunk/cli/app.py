@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import typer
 
+from onetrunk.cli.hints import with_hint
 from store.errors import InvalidNameError, InvalidSettingError, OneTrunkError
 
 FILES = {
@@ -85,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fail(error: Exception, code: int) -> NoReturn:
-    typer.secho(f"{type(error).__name__}: {error}", fg="red", err=True)
+    typer.secho(f"{type(error).__name__}: {with_hint(str(error))}", fg="red", err=True)
     sys.exit(code)
 
 

@@ -1,0 +1,43 @@
+"""What the command line calls the things that errors of the library name: one table from Python to the command."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+HINTS: Mapping[str, str] = {
+    "adopt_backbone(store, name)": "onetrunk backbone add NAME",
+    "all_versions=True": "--all-versions",
+    "backbone=": "--backbone NAME",
+    "catalogue=": "--catalogue URL",
+    "collect_garbage(store)": "onetrunk gc",
+    "depth=": "--depth N",
+    "export_bundle(store, refs, path)": "onetrunk export REF FILE --bundle",
+    "fit_and_publish(store, task, dataset)": "onetrunk fit TASK DATA",
+    "force=True": "--force",
+    "keys=True": "onetrunk serve --keys",
+    "label=": "--as NAME",
+    "max_drop=": "--max-drop POINTS",
+    "migrate(url)": "onetrunk migrate",
+    "open_store(url, create=True)": "onetrunk publish TASK DIR",
+    "port=": "--port N",
+    "rebuild(url)": "onetrunk rebuild",
+    "serve(url)": "onetrunk serve",
+    "store.aliases(task)": "onetrunk alias ls TASK",
+    "store.api_keys()": "onetrunk key ls",
+    "store.backbones()": "onetrunk backbone ls",
+    "store.history(task)": "onetrunk history TASK",
+    "store.publish(task, folder)": "onetrunk publish TASK DIR",
+    "store.search()": "onetrunk ls",
+    "store.set_alias(task, alias, version)": "onetrunk alias set TASK ALIAS VERSION",
+    "store.set_rule(rule)": "onetrunk alias rule TASK ALIAS",
+    "store.versions(task)": "onetrunk ls TASK",
+    "verify(store)": "onetrunk verify",
+    "weights=": "--weights FILE",
+}
+"""A remedy as a message of the library writes it, in backticks -> the same on the command line."""
+
+
+def with_hint(message: str) -> str:
+    """Add to a message of the library how the command line writes the remedies that it names."""
+    hints = [hint for remedy, hint in HINTS.items() if f"`{remedy}`" in message]
+    return f"{message} ({', '.join(hints)})" if hints else message
