@@ -62,7 +62,7 @@ def keep_plan(plan: Plan, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one task; `source` is what `sls.data.load_dataset` takes."""
+    """One training of one task; `source` is what `sls.data.loading.load_dataset` takes."""
 
     source: str
     name: str
