@@ -34,8 +34,8 @@ from sls.data.loading import load_dataset
 from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.plots.depth_plot import draw_depths
 from sls.progress import Progress
-from sls.training.tune import TrainingConfig
-from store.maintenance.report import Report, report
+from sls.training.recipe import TrainingConfig
+from store.maintenance.report import StorageReport, storage_report
 from store.malloc import keep_freed_memory
 from store.records.evidence import Accuracy
 from store.registry.store import Store, Version
@@ -76,7 +76,7 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     with Store.open(demo.store, create=True) as store, Store.open(demo.full_store, create=True) as full_store:
         fit_tasks(demo, store, full_store)
         versions = [store.resolve(name) for name in tasks]
-        rows, counted = task_rows(versions), report(store)
+        rows, counted = task_rows(versions), storage_report(store)
     print_table(rows, title=f"{len(rows)} tasks on one {DEFAULT_BACKBONE}")
     storage = sections(counted)[0]
     print_table(storage.rows, title=storage.title)
@@ -142,7 +142,8 @@ def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], N
 def fit_task(name: str, out: Path, workers: int, sender: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    sender.send(fit(load_dataset(f"onetrunk/{name}"), load_backbone(DEFAULT_BACKBONE), SETTINGS, out, sender.send))
+    dataset = load_dataset(f"onetrunk/{name}")
+    sender.send(fit(dataset, load_backbone(DEFAULT_BACKBONE), out=out, config=SETTINGS, progress=sender.send))
 
 
 def task_rows(versions: Sequence[Version]) -> list[Record]:
@@ -228,7 +229,7 @@ def draw_samples(tasks: dict[str, Dataset]) -> list[LoadRequest]:
     return samples
 
 
-def page_of(rows: Sequence[Record], counted: Report, served: Section, svg: str) -> str:
+def page_of(rows: Sequence[Record], counted: StorageReport, served: Section, svg: str) -> str:
     return to_html(
         f"onetrunk: {len(rows)} tasks, one backbone",
         f"Tuned, cut, stored and served by `onetrunk demo` with Python {sys.version.split()[0]}.",
