@@ -113,7 +113,11 @@ def fit(
             opened = stack.enter_context(open_store(store, create=True, catalogue=catalogue, actor=actor))
             if parent is not None:
                 opened.resolve(parent)  # half an hour of tuning should not end in a mistyped name
-        trunk = borrow_backbone(store, backbone, catalogue) if opened is None else adopt_backbone(opened, backbone)
+        trunk = (
+            borrow_backbone(store, backbone, catalogue=catalogue)
+            if opened is None
+            else adopt_backbone(opened, backbone)
+        )
         work = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with show_progress(terminal(stderr=True)) as watch:
             report = watch(f"{task} ({len(images.classes)} classes, {len(images.train)} images)")
