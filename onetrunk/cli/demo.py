@@ -207,7 +207,7 @@ def serve_stream(demo: Demo, tasks: dict[str, Dataset], url: str) -> Section:
     """Send the same mixed stream to the cut tasks and to the uncut ones, in turn, and compare."""
     samples = draw_samples(tasks, demo.plan.images_per_task)
     demo.err.print(
-        f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {demo.plan.rounds} rounds each"
+        f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {demo.plan.rounds} rounds"
     )
     cut, full = [], []
     for path in ("", "/full-depth"):
