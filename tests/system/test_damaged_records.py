@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.populated_store import build, copy, write
-from support.toy_backbone import Toy
+from support.populated_store import write
 
 from store.backends.layout import CATALOGUE, IDENTITY, JOURNAL
 from store.errors import ConflictError, FormatError, IntegrityError, OneTrunkError, StoreNotFoundError
@@ -20,16 +19,6 @@ from store.maintenance.verify import verify
 from store.registry.store import Store
 
 CATALOGUE_FLIPS = 400
-
-
-@pytest.fixture(scope="module")
-def vault(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("vault") / "store", tmp_path_factory.mktemp("folder"), toy)
-
-
-@pytest.fixture
-def root(vault: Path, tmp_path: Path) -> Path:
-    return copy(vault, tmp_path / "store")
 
 
 def flips(data: bytes, bits: range = range(8)) -> Iterator[tuple[str, bytes]]:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.populated_store import build, copy
-from support.toy_backbone import Toy
 
 from store.backends.layout import CATALOGUE
 from store.errors import IntegrityError, OneTrunkError
@@ -21,14 +19,9 @@ EPHEMERAL = {"leases", "holds", "condemned"}  # they end by themselves, and no a
 Row = tuple[object, ...]
 
 
-@pytest.fixture(scope="module")
-def vault(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("vault") / "store", tmp_path_factory.mktemp("folder"), toy)
-
-
 @pytest.fixture
-def store(vault: Path, tmp_path: Path) -> Iterator[Store]:
-    with Store.open(copy(vault, tmp_path / "store")) as opened:
+def store(root: Path) -> Iterator[Store]:
+    with Store.open(root) as opened:
         yield opened
 
 
