@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 
-from loop import answer
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+from benchmarks.registry.writers.loop import answer
 
 logging.disable(logging.INFO)  # alembic's, at every start
 
