@@ -44,7 +44,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Kind:
-    """One way of making a task: what the table calls its row, and which task of it goes where."""
+    """How a task is made: its row in the table, and the columns in which it counts."""
 
     method: str
     name: str

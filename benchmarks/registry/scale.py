@@ -88,7 +88,7 @@ def task_name(index: int) -> str:
 
 
 def build(root: Path, *, tasks: int, versions: int) -> float | None:
-    """Fill the store up to these numbers; return the seconds that it took, None where it was there."""
+    """Fill the store up to these numbers; return the seconds that it took, None where nothing was missing."""
     made = not root.exists()
     with Store.open(root, create=made) as store:
         template = publish_template(store) if made else store.resolve("template").manifest
@@ -123,7 +123,7 @@ def publish(store: Store, template: Manifest, task: str, number: int, versions: 
 
 
 def listings(root: Path, options: argparse.Namespace) -> dict[str, Sequence[str]]:
-    """Return the commands that answer at once, and what Python and the two libraries of the screen take alone."""
+    """Return the commands that answer at once and, to compare with, Python alone and with typer and rich."""
     task = task_name(options.tasks // 2)
     ours = {
         "onetrunk ls": ["ls"],

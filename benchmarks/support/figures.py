@@ -1,4 +1,4 @@
-"""What the benchmarks report alike: a spread, a goal beside what was measured, and the file that has both."""
+"""How the benchmarks report: spreads, goals beside the measured values, and the JSON that has both."""
 
 from __future__ import annotations
 

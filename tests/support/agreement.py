@@ -12,7 +12,7 @@ from support.store_model import Model
 
 
 def check_answers(store: Store, model: Model) -> None:
-    """Compare every version, listing and name, what is removed among them."""
+    """Compare every version, listing and name, removed ones included."""
     rows, reader = store.versions(removed=True), store.queries
     assert [(row.task, row.version, row.digest, row.removed_at is not None) for row in rows] == [
         (name, number, kept.digest, kept.removed)

@@ -1,4 +1,4 @@
-"""Every point at which a subject can be killed or its system call can fail: counted once, then taken one by one."""
+"""Every point at which a subject can be killed or its system call can fail: counted once, then tried one by one."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class StoreAndModel(RuleBasedStateMachine):
         self.moves: list[tuple[str, str, str, int | None]] = []
         self.digests: dict[tuple[str, int], str] = {}
         self.is_settled = False
-        """Whether the last steps were refused or changed nothing, and all has been checked since the one that did."""
+        """Whether all has been checked since the last step that changed something."""
 
     def teardown(self) -> None:
         try:
@@ -54,7 +54,7 @@ class StoreAndModel(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
 
     def both(self, act: Callable[[Store], T], predict: Callable[[Model], U]) -> tuple[T | None, U | None]:
-        """Do it in the store and in the model; both raise the same, and then nothing has changed, or neither does."""
+        """Change the store and the model: either both raise the same error and nothing changes, or neither raises."""
         model = self.model.copy()
         model.moves.clear()
         predicted, refusal = attempt(lambda: predict(model))
@@ -66,7 +66,7 @@ class StoreAndModel(RuleBasedStateMachine):
         return actual, predicted
 
     def check_events(self, moves: list[tuple[str, str, int | None]]) -> None:
-        """What is new in the history follows from what was there, is one transaction, and moves what the model did."""
+        """Check that the new events continue the history, are one transaction, and make the model's moves."""
         new = list(self.store.queries.history(since=len(self.events)))
         for event in new:
             last = self.events[-1]
@@ -88,7 +88,7 @@ class StoreAndModel(RuleBasedStateMachine):
             assert self.digests.setdefault((actual.task, actual.version), actual.digest) == actual.digest
 
     def number(self, task: str, pick: int, *, first: Callable[[str, int], bool] | None = None) -> int:
-        """Pick one of the task's numbers, or the next, first among those of which the test holds, the newest first."""
+        """Pick a number of the task, or the next one: those that `first` accepts come first, newer before older."""
         there = range(self.model.tasks.get(task, ModelTask()).next, 0, -1)
         ordered = sorted(there, key=lambda number: not (first or self.is_there)(task, number))
         return ordered[pick % len(ordered)]

@@ -35,7 +35,7 @@ LATEST = "latest"
 
 @dataclass
 class Model:
-    """Every verb raises what the store should, or changes this; `moves` are the aliases moved since it was emptied."""
+    """A whole store: a verb changes it or raises as the store must; `moves` has the alias moves since last cleared."""
 
     tasks: dict[str, ModelTask] = field(default_factory=dict)
     rules: dict[tuple[str, str], ModelRule] = field(default_factory=dict)
@@ -100,7 +100,7 @@ class Model:
         self._move(name, alias, None)
 
     def rollback(self, name: str, alias: str, *, force: bool) -> int:
-        """Go back to what the alias named before, over what is removed; each rollback goes back further."""
+        """Move the alias to the version that it named before, past removed ones; each rollback goes back further."""
         task = self.task(name)
         trail = list(task.trails.get(alias, []))
         while trail and (trail[-1] == task.aliases.get(alias) or trail[-1] not in task.there):
@@ -213,7 +213,7 @@ class Model:
     # Backbones, tags, keys
 
     def add_backbone(self, name: str, fingerprint: str, record: Mapping[str, object], weights: bytes | None) -> str:
-        """Return the name that it is kept under: a fingerprint that is known keeps its own, and its weights."""
+        """Return the backbone's name in the store: a known fingerprint keeps its name and its weights."""
         known = next((n for n, backbone in self.backbones.items() if backbone.fingerprint == fingerprint), None)
         if known is not None and (weights is None or len(self.backbones[known].blobs) == 2):
             return known

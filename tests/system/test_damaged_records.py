@@ -157,7 +157,7 @@ def test_an_event_of_the_journal_that_the_catalogue_has_forgotten_is_found(root:
 
 
 def test_no_byte_of_the_catalogue_can_flip_and_change_an_answer(root: Path) -> None:
-    """What `verify` finds nothing in gives the same answers: the byte was of no use."""
+    """A store in which `verify` finds nothing gives the same answers: the byte had no meaning."""
     draw = random.Random(0)
     with Store.open(root) as store:
         truth = answers(store)

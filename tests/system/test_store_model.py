@@ -144,7 +144,7 @@ class Registry(StoreAndModel):
         assert actual == predicted
 
     def remove(self, task: str, number: int | None) -> None:
-        """Also: what it says that it frees is what a collection then frees more than one before it would have."""
+        """Also check that the bytes it reports as freed are those by which the next collection frees more."""
         ref, whole = (task, True) if number is None else (f"{task}:{number}", False)
         before = collect_garbage(self.store, grace_s=0, dry_run=True).freed_nbytes
         foreseen, _ = self.both(
@@ -161,7 +161,7 @@ class Registry(StoreAndModel):
 
     @rule(at_once=st.booleans())
     def collect(self, at_once: bool) -> None:
-        """Also: what it says that it frees is what goes, to the byte, and what it does is what a dry run foresees."""
+        """Also check that it frees what it reports, to the byte, and does what a dry run foresees."""
         grace_s = 0 if at_once else HOUR_S
         foreseen, before = collect_garbage(self.store, grace_s=grace_s, dry_run=True), blobs_of(self.root)
         found, predicted = self.both(
@@ -178,7 +178,7 @@ class Registry(StoreAndModel):
 
     @rule(data=st.sampled_from((b"stray", b"straying")), lease=st.none() | st.sampled_from("pq"))
     def leave_a_blob(self, data: bytes, lease: str | None) -> None:
-        """Put a blob that nothing names, as a publish does that dies, or that is still at work and holds it."""
+        """Put a blob that nothing references, as a publish does that died, or one that runs and holds a lease on it."""
 
         def act(store: Store) -> None:
             if lease is not None:
@@ -236,7 +236,7 @@ class Registry(StoreAndModel):
 
     @rule(lose=st.booleans())
     def come_back(self, lose: bool) -> None:
-        """Close and open; the catalogue may be lost between, and be made again from the journal and the manifests."""
+        """Close and open; in between, the catalogue may be lost and rebuilt from the journal and the manifests."""
         self.store.close()
         if lose:
             for path in self.root.glob("catalogue.sqlite*"):

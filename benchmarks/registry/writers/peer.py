@@ -1,4 +1,4 @@
-"""MLflow's registry on SQLite as it comes: the arguments are its URL and, to make them and end, names of models."""
+"""MLflow's registry on SQLite with its defaults; the arguments are its URL and, to create them and end, model names."""
 
 from __future__ import annotations
 
