@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from serving.benchmark.quantiles import quantile
 from serving.client import Client, best
 from store.errors import OneTrunkError
 
@@ -50,10 +51,9 @@ class LoadResult:
     def accuracy(self) -> float:
         return statistics.fmean(reply.is_right for reply in self.replies)
 
-    def latency_s(self, quantile: float) -> float:
+    def latency_s(self, share: float) -> float:
         """The smallest latency that at least this share of the replies stayed within."""
-        ordered = sorted(reply.latency_s for reply in self.replies)
-        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+        return quantile([reply.latency_s for reply in self.replies], share)
 
 
 def run_load(url: str, samples: Sequence[LoadRequest], *, clients: int) -> LoadResult:

@@ -113,6 +113,6 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
 
 
 def in_lanes(engine: Engine, count: int) -> Engine:
-    """Have the engine divide its batches among so many lanes, however little there is to do."""
+    """Have the engine divide its batches among so many core threads, however little there is to do."""
     engine._trunk = replace(engine._trunk, lanes=CoreThreads(count, enough=0))
     return engine

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.cli import call
-from support.oracle import Made, lowered, make_backbone, make_task, png, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine.engine import Engine
 from serving.runtime.predictor import Predictor
@@ -62,7 +62,7 @@ def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, b
     with Predictor(store, dtype="float32") as service:
         served = service.predict("long", IMAGE).logits
         pixels = service._transform(decode(IMAGE))
-    exported = Made(store.export("long", tmp_path / "exported"), depth=4)
+    exported = TaskFolder(store.export("long", tmp_path / "exported"), depth=4)
     (alone,) = reference_logits(backbone, exported, pixels[None])
     torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
 
