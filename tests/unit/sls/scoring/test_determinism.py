@@ -20,10 +20,10 @@ def runs() -> list[dict[str, list[str]]]:
     code = "import json; from support.scored_scans import every_way; print(json.dumps(every_way()))"
     outputs = [every_way()]
     for run in range(1, RUNS):
-        own = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(run), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(run), "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
-        outputs.append(json.loads(done.stdout))
+        process = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+        outputs.append(json.loads(process.stdout))
     return outputs
 
 
