@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.adapters.task_folder import read_folder, write_folder
 from store.weights.backbones import Backbone
 from support.oracle import Made
@@ -29,11 +29,11 @@ def random_tuned(
     from_block: int = 1,
     scale: float = 0.5,
     seed: int = 0,
-) -> Tuned:
+) -> TunedModel:
     """Draw every tensor of an adapter and a head; what is one number, the scale, stays as it was asked for."""
     torch.manual_seed(seed)
     head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
-    start = Tuned(depth, rank, {}, *head, method, from_block, scale)
+    start = TunedModel(depth, rank, {}, *head, method, from_block, scale)
     fresh = METHODS[method].wrap(backbone, start, torch.float32).collect()
     adapter = {key: value + STD * torch.randn_like(value) if value.dim() else value for key, value in fresh.items()}
     return replace(start, adapter=adapter)
@@ -54,7 +54,7 @@ def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtyp
 
 
 @torch.inference_mode()
-def check_merged(backbone: Backbone, tuned: Tuned, merged: VisionTransformer) -> None:
+def check_merged(backbone: Backbone, tuned: TunedModel, merged: VisionTransformer) -> None:
     """A backbone with the adapter written into its weights answers as the adapter beside it does, and not as itself."""
     images = torch.randn(2, 3, 32, 32)
     del merged.blocks[tuned.depth :]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.data.dataset import Dataset, Split
 from store.weights.backbones import Backbone
 from support.toy_backbone import make_toy
@@ -46,7 +46,7 @@ class InterruptionError(Exception):
     """The power fails."""
 
 
-def same(one: Tuned, other: Tuned) -> bool:
+def same(one: TunedModel, other: TunedModel) -> bool:
     pairs = [(one.weight, other.weight), (one.bias, other.bias)]
     pairs += [(value, other.adapter[key]) for key, value in one.adapter.items()]
     return one.adapter.keys() == other.adapter.keys() and all(torch.equal(a, b) for a, b in pairs)
