@@ -20,7 +20,7 @@ from sls.adapters.model import (
     adapted_paths,
     build_vit,
     load_tensors,
-    tensors_of,
+    with_adapters,
 )
 from store.adapters.methods.spec import block_number
 from store.weights.backbones import Backbone
@@ -46,9 +46,7 @@ class CustomMethod:
         vit, paths = build_vit(backbone, tuned.depth, dtype), adapted_paths(tuned, self.sites)
         adapters = {path: self.make(vit, path, tuned.rank, tuned.scale).to(dtype) for path in paths}
         self.insert(vit, adapters)
-        if tuned.adapter:
-            load_tensors(adapters, tuned.adapter)
-        return TrainableModel(vit, lambda: tensors_of(adapters))
+        return with_adapters(vit, adapters, tuned)
 
     def stored(self, _: Backbone, tuned: TunedModel) -> StoredAdapter:
         """Return a config of this project's format, which PEFT cannot read, and the tensors unchanged."""

@@ -92,6 +92,13 @@ def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{path}.{name}": value for path, module in adapters.items() for name, value in module.state_dict().items()}
 
 
+def with_adapters(vit: VisionTransformer, adapters: Mapping[str, nn.Module], tuned: TunedModel) -> TrainableModel:
+    """Return a model of inserted adapters, which get the tensors of `tuned` if it has any."""
+    if tuned.adapter:
+        load_tensors(adapters, tuned.adapter)
+    return TrainableModel(vit, lambda: tensors_of(adapters))
+
+
 def load_tensors(adapters: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Load what `tensors_of` collected; raise `KeyError` for a missing tensor, `RuntimeError` for a wrong shape."""
     for path, adapter in adapters.items():

@@ -11,15 +11,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from sls.adapters.model import (
-    StoredAdapter,
-    TrainableModel,
-    TunedModel,
-    adapted_paths,
-    build_vit,
-    load_tensors,
-    tensors_of,
-)
+from sls.adapters.model import StoredAdapter, TrainableModel, TunedModel, adapted_paths, build_vit, with_adapters
 from store.adapters.methods.supported import PREFIX
 from store.errors import InvalidSettingError
 from store.weights.backbones import Backbone
@@ -66,9 +58,7 @@ def wrap(backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> Trainable
         layer = cast(nn.Linear, vit.get_submodule(path))
         adapters[path] = RepAdapter(layer.in_features, tuned.rank, tuned.scale).to(dtype)
         vit.set_submodule(path, nn.Sequential(adapters[path], layer))
-    if tuned.adapter:
-        load_tensors(adapters, tuned.adapter)
-    return TrainableModel(vit, lambda: tensors_of(adapters))
+    return with_adapters(vit, adapters, tuned)
 
 
 def stored(backbone: Backbone, tuned: TunedModel) -> StoredAdapter:
