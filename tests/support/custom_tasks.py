@@ -1,4 +1,4 @@
-"""Tasks of the methods that PEFT lacks, random in every tensor, and their answers by our own modules within timm."""
+"""Tasks of the methods that PEFT lacks, with random tensors, and their logits by the modules of `sls` within timm."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def random_tuned(
     scale: float = 0.5,
     seed: int = 0,
 ) -> TunedModel:
-    """Draw every tensor of an adapter and a head; what is one number, the scale, stays as it was asked for."""
+    """Draw every tensor of an adapter and a head, except for the scale where it is one number."""
     torch.manual_seed(seed)
     head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
     start = TunedModel(depth, rank, {}, *head, method, from_block, scale)
@@ -40,7 +40,7 @@ def random_tuned(
 
 
 def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> Made:
-    """Write the folder of a random task, as `publish` takes it."""
+    """Write the folder of a random task, without a card."""
     tuned = random_tuned(backbone, method, **options)
     write_folder(folder, backbone, tuned, tuple(f"class {index}" for index in range(len(tuned.bias))))
     return Made(folder, tuned.depth)
@@ -48,14 +48,14 @@ def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int)
 
 @torch.inference_mode()
 def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
-    """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
+    """Logits (classes,) of each image (n, 3, H, W) by stock timm's blocks 1..depth with the adapters in them."""
     model = read_folder(made.folder, backbone, depth=made.depth)
     return list(model.head.to(dtype)(model.vit.to(dtype)(images.to(dtype))).float())
 
 
 @torch.inference_mode()
 def check_merged(backbone: Backbone, tuned: TunedModel, merged: VisionTransformer) -> None:
-    """A backbone with the adapter written into its weights answers as the adapter beside it does, and not as itself."""
+    """Assert that `merged`, the backbone with the adapter in its weights, answers as the adapted model does."""
     images = torch.randn(2, 3, 32, 32)
     del merged.blocks[tuned.depth :]
     model = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit.eval()

@@ -1,4 +1,4 @@
-"""Small data sets that a toy backbone learns, and what tests of training ask of a tuned task."""
+"""Small datasets that a toy backbone learns, and a comparison of tuned models."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def toy_backbone() -> Backbone:
 
 
 def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: float = 60) -> Dataset:
-    """Noise around red, green and blue: learned at once where the spread is small."""
+    """Noise around red, green and blue: a small spread is learned at once."""
     random = np.random.default_rng(0)
 
     def part(count: int) -> Split:
@@ -30,7 +30,7 @@ def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: fl
 
 
 def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
-    """Three colours that images are so far off that depths of a model differ in their answers."""
+    """Three colours with so much noise that the depths of a model differ in their answers."""
     random = np.random.default_rng(0)
 
     def part(count: int) -> Split:
@@ -43,7 +43,7 @@ def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
 
 
 class InterruptionError(Exception):
-    """The power fails."""
+    """Interrupts a training."""
 
 
 def same(one: TunedModel, other: TunedModel) -> bool:

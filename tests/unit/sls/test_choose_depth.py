@@ -144,7 +144,7 @@ def test_settings_that_no_run_can_use_are_refused_in_one_line(wrong):
         ScoreConfig(**wrong)
 
 
-def noisy_task() -> Dataset:
+def noisy_dataset() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
     labels = np.arange(60) % 2
     images[labels == 1, :, :16] //= 4
@@ -153,7 +153,7 @@ def noisy_task() -> Dataset:
 
 
 def test_a_models_blocks_are_scored_on_the_first_training_images_by_content():
-    dataset = noisy_task()
+    dataset = noisy_dataset()
     model = toy_model().eval()
     config = ScoreConfig(criterion="ridge", samples=40)
     index = choose_depth_of_model(model, dataset, config, TRANSFORM, lambda _: None).index

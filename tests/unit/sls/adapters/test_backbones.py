@@ -157,11 +157,11 @@ def test_read_from_its_file_it_shows_at_each_depth_what_stock_timm_cut_to_it_sho
 
 def test_tuned_at_a_depth_written_and_read_it_answers_as_stock_peft_on_stock_timm_and_as_the_engine(backbone, tmp_path):
     depth, transform = half(backbone), make_transform(backbone.record.id.preprocessing)
-    task = Dataset("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
+    dataset = Dataset("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
     config = TrainingConfig(epochs=1, batch=6, learning_rate=0.03, rank=2)
-    start = replace(untrained(task, backbone, config), depth=depth)
-    tuned = tune(task, backbone, start, config, transform=transform, stage="tune", progress=lambda _: None)
-    write_folder(tmp_path, backbone, tuned, task.classes)
+    start = replace(untrained(dataset, backbone, config), depth=depth)
+    tuned = tune(dataset, backbone, start, config, transform=transform, stage="tune", progress=lambda _: None)
+    write_folder(tmp_path, backbone, tuned, dataset.classes)
     model, made = read_folder(tmp_path, backbone, depth=depth), Made(tmp_path, depth)
     served = block_features(model.vit, noise(), transform).served[-1]
     expected = torch.stack(reference_logits(backbone, made, inputs(backbone)))

@@ -38,7 +38,7 @@ def make_npz(path: Path, **changes: object) -> str:
     return str(path)
 
 
-# ---------------------------------------------------------------------------------------------------- embedded tasks
+# -------------------------------------------------------------------------------------------------- embedded datasets
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
