@@ -1,4 +1,4 @@
-"""Decide a task's depth from its blocks' features; the model stays as it is."""
+"""Choose a task's depth from its blocks' features; the model is not changed."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from store.weights.preprocessing import make_transform
 
 @dataclass(frozen=True)
 class ScoreConfig:
-    """The rule and its evidence: `samples` training images at most, the first by content digest.
+    """The criterion and its evidence: at most `samples` training images, the first in the order of their digests.
 
-    `alpha` is the share that criteria of rule "share" cut by, None the criterion's own; `tolerance` is the
-    accuracy (0..1) that those of rule "tolerance" may give up. `every` scores the blocks below the cut
-    too, which the rule does not need.
+    `alpha` is the share for criteria of the rule "share", None the criterion's default; `tolerance` is the accuracy
+    (0..1) that criteria of the rule "tolerance" may give up. `every` also scores the blocks that the rule does not
+    need.
     """
 
     alpha: float | None = None
@@ -47,37 +47,37 @@ class ScoreConfig:
 
 
 def depth_from_features(
-    features: BlockFeatures, labels: Labels, settings: ScoreConfig, report: ProgressCallback = lambda _: None
+    features: BlockFeatures, labels: Labels, config: ScoreConfig, progress: ProgressCallback = ignore_progress
 ) -> PruneIndex:
-    """Decide the depth from features of (blocks, n, dim) and n labels, whatever the order of the rows.
+    """Choose the depth from features (blocks, n, dim) and labels (n,); the order of the rows changes nothing.
 
-    A progress of stage "score" is reported for each block that is scored. Raises `DataError` for labels
-    that are not one a row.
+    `progress` is called with stage "score" after each scored block. Raises `DataError` unless there is one label for
+    each row.
     """
-    criterion = CRITERIA[settings.criterion]
+    criterion = CRITERIA[config.criterion]
     view = {"scored": features.scored, "served": features.served}[criterion.view]
     undefined = obstacle(view, labels, least=criterion.least)
     blocks, began = len(view), time.monotonic()
 
     def score_at(block: int) -> float:
-        score = criterion.score(view[block - 1], labels, seed=settings.seed)
+        score = criterion.score(view[block - 1], labels, seed=config.seed)
         done = blocks - block + 1
         left = (time.monotonic() - began) / done * (blocks - done)
-        report(Progress("score", done, blocks, left, score=score))
+        progress(Progress("score", done, blocks, left, score=score))
         return score
 
     scoring = Scoring(
-        score_at, blocks, criterion.name, len(labels), seed=settings.seed, noise=criterion.noise, undefined=undefined
+        score_at, blocks, criterion.name, len(labels), seed=config.seed, noise=criterion.noise, undefined=undefined
     )
     if criterion.alpha is not None:
-        alpha = criterion.alpha if settings.alpha is None else settings.alpha
-        return cut_by_share(scoring, alpha, every=settings.every)
-    return cut_by_tolerance(scoring, settings.tolerance)
+        alpha = criterion.alpha if config.alpha is None else config.alpha
+        return cut_by_share(scoring, alpha, every=config.every)
+    return cut_by_tolerance(scoring, config.tolerance)
 
 
 @dataclass(frozen=True)
 class DepthChoice:
-    """A decision, with the features of (blocks, n, dim) and the n labels that it was taken from."""
+    """A chosen depth, with the features (blocks, n, dim) and the labels (n,) from which it was chosen."""
 
     index: PruneIndex
     features: BlockFeatures
@@ -92,19 +92,19 @@ def choose_depth(
     config: ScoreConfig = ScoreConfig(),
     progress: ProgressCallback = ignore_progress,
 ) -> DepthChoice:
-    """Decide the depth of a task that is tuned already; its folder stays as it is.
+    """Choose the depth of a tuned task in `folder`, which is not changed.
 
-    The top is the folder's own last block: one that is cut already is scored from its depth.
+    Scoring starts at the folder's last block: the blocks above an earlier cut are gone.
     """
     transform = make_transform(backbone.record.id.preprocessing)
-    return look(read_folder(folder, backbone).vit, dataset, config, transform, progress)
+    return choose_depth_of_model(read_folder(folder, backbone).vit, dataset, config, transform, progress)
 
 
-def look(
-    vit: VisionTransformer, task: Dataset, settings: ScoreConfig, transform: Transform, report: ProgressCallback
+def choose_depth_of_model(
+    vit: VisionTransformer, dataset: Dataset, config: ScoreConfig, transform: Transform, progress: ProgressCallback
 ) -> DepthChoice:
-    """Decide the depth from the first training images, in the order of their content."""
-    rows = task.train.content_order()[: settings.samples]
-    labels = task.train.labels[rows]
-    features = block_features(vit, task.train, transform, rows=rows)
-    return DepthChoice(depth_from_features(features, labels, settings, report), features, labels)
+    """Choose the depth of a model from the first training images, in the order of their digests."""
+    rows = dataset.train.content_order()[: config.samples]
+    labels = dataset.train.labels[rows]
+    features = block_features(vit, dataset.train, transform, rows=rows)
+    return DepthChoice(depth_from_features(features, labels, config, progress), features, labels)

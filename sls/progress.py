@@ -1,4 +1,4 @@
-"""How far a long step is, and whom to tell."""
+"""Progress of a long step, and the callback that receives it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Progress:
-    """A step of a stage is done: an epoch with its loss and validation accuracy, or a block with its score."""
+    """One finished step of a stage: an epoch with its loss and validation accuracy, or a block with its score."""
 
     stage: str
     step: int
@@ -23,4 +23,4 @@ ProgressCallback = Callable[[Progress], None]
 
 
 def ignore_progress(_: Progress) -> None:
-    """Do nothing with it."""
+    """Do nothing."""

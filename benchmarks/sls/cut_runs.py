@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.support.options import RESULTS
-from sls.adapters.model import Tuned, linear, trunk
+from sls.adapters.model import TunedModel, build_vit, linear
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED, render
@@ -134,7 +134,7 @@ def do(run: Run, plan: TrainingPlan, folder: Path) -> None:
     kept: dict[str, object] = {"task": run.task, "run": run.name, "classes": len(task.classes), "cpu_seconds": seconds}
     transform = make_transform(backbone.record.id.preprocessing)
     if tuned is None:
-        vit = trunk(backbone, backbone.record.blocks)
+        vit = build_vit(backbone, backbone.record.blocks)
     else:
         write_folder(run.file(folder, ""), backbone, tuned, task.classes)
         kept["adapter_parameters"] = sum(tensor.numel() for tensor in tuned.adapter.values())
@@ -154,7 +154,7 @@ def do(run: Run, plan: TrainingPlan, folder: Path) -> None:
     temporary.rename(run.file(folder, ".json"))
 
 
-def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: TrainingPlan, folder: Path) -> Tuned | None:
+def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: TrainingPlan, folder: Path) -> TunedModel | None:
     match = NAME.fullmatch(run.name)
     assert match is not None, run.name
     if match["kind"] == "frozen":
@@ -169,21 +169,21 @@ def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: TrainingPlan, fold
     if match["kind"] == "after":
         start = truncated(_read(Run(run.source, f"full-s{seed}"), recipe, folder), depth)
     transform = make_transform(backbone.record.id.preprocessing)
-    tuned = tune(task, backbone, start, recipe, transform=transform, stage=run.name, report=_silent)
+    tuned = tune(task, backbone, start, recipe, transform=transform, stage=run.name, progress=_silent)
     if match["kind"] == "full":
         tensors = {f"adapter.{key}": value for key, value in tuned.adapter.items()}
         save_file({**tensors, "weight": tuned.weight, "bias": tuned.bias}, run.file(folder, ".safetensors"))
     return tuned
 
 
-def _read(run: Run, recipe: TrainingConfig, folder: Path) -> Tuned:
+def _read(run: Run, recipe: TrainingConfig, folder: Path) -> TunedModel:
     tensors = load_file(run.file(folder, ".safetensors"))
     adapter = {key.removeprefix("adapter."): value for key, value in tensors.items() if key.startswith("adapter.")}
     depth = len({key.split(".blocks.")[1].split(".")[0] for key in adapter})
-    return Tuned(depth, recipe.rank, adapter, tensors["weight"], tensors["bias"])
+    return TunedModel(depth, recipe.rank, adapter, tensors["weight"], tensors["bias"])
 
 
-def _accuracy(features: npt.NDArray[np.float32], tuned: Tuned, labels: npt.NDArray[np.int64]) -> float:
+def _accuracy(features: npt.NDArray[np.float32], tuned: TunedModel, labels: npt.NDArray[np.int64]) -> float:
     logits = linear(tuned.weight, tuned.bias)(torch.from_numpy(features))
     return float((logits.argmax(dim=1).numpy() == labels).mean())
 

@@ -21,6 +21,7 @@ HINTS: Mapping[str, str] = {
     "open_store(url, create=True)": "onetrunk publish TASK DIR",
     "port=": "--port N",
     "rebuild(url)": "onetrunk rebuild",
+    "root=": "--data-root DIR",
     "serve(url)": "onetrunk serve",
     "store.aliases(task)": "onetrunk alias ls TASK",
     "store.api_keys()": "onetrunk key ls",

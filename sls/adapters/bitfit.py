@@ -1,7 +1,7 @@
 """BitFit (Ben Zaken et al. 2022, arXiv 2106.10199): tune the biases of the linear maps and norms in the blocks alone.
 
-What is tuned, decayed and stored is the difference to the backbone's bias, so that fresh is zero everywhere, and the
-shared bias is never written.
+The difference to the backbone's bias is what is trained, decayed and stored: a fresh adapter is zero, and the shared
+bias is never written.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import OwnMethod, insert_after, width_of
+from sls.adapters.custom import CustomMethod, insert_after, width_of
 from store.adapters.methods.custom import BITFIT
 from store.adapters.methods.spec import LINEAR, NORMS
 
 
 class Shift(nn.Module):
-    """y = x + bias, x (…, width), which starts as the identity."""
+    """y = x + bias, x (…, width). It starts as the identity."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -30,4 +30,4 @@ def _make(vit: VisionTransformer, path: str, _hidden: int, _scale: float) -> nn.
     return Shift(width_of(vit, path))
 
 
-METHOD = OwnMethod(BITFIT, LINEAR + NORMS, _make, insert_after, hidden=False)
+METHOD = CustomMethod(BITFIT, LINEAR + NORMS, _make, insert_after, hidden=False)

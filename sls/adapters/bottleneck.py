@@ -1,4 +1,4 @@
-"""Bottleneck adapters as their papers define them: AdaptFormer, Houlsby's, and Adapter+ (`store.own_methods`)."""
+"""Bottleneck adapters as their papers define them: AdaptFormer, Houlsby's and Adapter+."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from timm.layers import DropPath
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import OwnMethod
-from sls.adapters.parallel import insert_beside
+from sls.adapters.custom import CustomMethod
+from sls.adapters.parallel import insert_parallel
 from store.adapters.methods.custom import BOTTLENECK, PRESETS
 
 STD = 0.01
 
 
 class Adapter(nn.Module):
-    """y = scale * up(act(down(x))), x (…, dim); in training dropped out before `up`, and by whole images after it.
+    """y = scale * up(act(down(x))), x (…, dim). Training applies dropout before `up` and stochastic depth after it.
 
-    The scale is a number that is kept, one for each channel that is learned, or none.
+    The scale is a fixed number, a parameter with one value for each channel, or None.
     """
 
     scale: Tensor | None
@@ -43,9 +43,9 @@ class Adapter(nn.Module):
 
 
 def adaptformer(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
-    """Make one that starts as zero, its scale 0.1 times the recipe's (Chen et al. 2022, arXiv 2205.13535).
+    """Make an adapter that starts at zero, with 0.1 times the configured scale (Chen et al. 2022, arXiv 2205.13535).
 
-    It takes the residual, as the authors' code does with its norm switched off.
+    Its input is the residual, as in the authors' code with its norm switched off.
     """
     adapter = Adapter(vit.embed_dim, hidden, act=nn.ReLU(), scale=torch.tensor(0.1 * scale), dropout=0.1)
     nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
@@ -55,34 +55,34 @@ def adaptformer(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Ad
 
 
 def houlsby(vit: VisionTransformer, _path: str, hidden: int, _scale: float) -> Adapter:
-    """Make one that starts near zero (Houlsby et al. 2019, arXiv 1902.00751, sections 2.1 and 3.6)."""
+    """Make an adapter that starts near zero (Houlsby et al. 2019, arXiv 1902.00751, sections 2.1 and 3.6)."""
     return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=None))
 
 
 def adapter_plus(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
-    """Make one that starts near zero and learns a scale for each channel (Steitz and Roth 2024, arXiv 2406.06820)."""
+    """Make an adapter near zero that learns a scale for each channel (Steitz and Roth 2024, arXiv 2406.06820)."""
     scales = nn.Parameter(torch.full((vit.embed_dim,), scale))
     return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=scales, drop_path=0.1))
 
 
 def load(vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> VisionTransformer:
-    """Put what a checked folder holds, of whichever preset, into the blocks that the model has."""
+    """Insert the adapters of a checked folder, of any preset, into the blocks that the model has."""
     return METHODS[str(config["preset"])].load(vit, config, tensors)
 
 
 def _near_zero(adapter: Adapter) -> Adapter:
-    """Draw from a normal distribution cut off at two standard deviations of 0.01, the biases zero."""
+    """Draw the weights from a normal distribution, std 0.01, truncated at two of them; set the biases to zero."""
     for layer in (adapter.down, adapter.up):
         nn.init.trunc_normal_(layer.weight, std=STD, a=-2 * STD, b=2 * STD)
         nn.init.zeros_(layer.bias)
     return adapter
 
 
-def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> OwnMethod:
+def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> CustomMethod:
     preset = PRESETS[name]
-    return OwnMethod(BOTTLENECK, preset.places, make, insert_beside(preset.input), options={"preset": name})
+    return CustomMethod(BOTTLENECK, preset.places, make, insert_parallel(preset.input), options={"preset": name})
 
 
 _MAKE = {"adaptformer": adaptformer, "houlsby": houlsby, "adapter+": adapter_plus}
-METHODS: Mapping[str, OwnMethod] = MappingProxyType({name: _method(name, make) for name, make in _MAKE.items()})
+METHODS: Mapping[str, CustomMethod] = MappingProxyType({name: _method(name, make) for name, make in _MAKE.items()})
 """By preset."""

@@ -1,4 +1,4 @@
-"""Convpass (Jie and Deng 2022, arXiv 2207.07039): a bottleneck with a convolution beside attention and the MLP."""
+"""Convpass (Jie and Deng 2022, arXiv 2207.07039): a bottleneck with a convolution, parallel to attention and MLP."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from timm.layers import quick_gelu
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import OwnMethod
-from sls.adapters.parallel import insert_beside
+from sls.adapters.custom import CustomMethod
+from sls.adapters.parallel import insert_parallel
 from store.adapters.methods.custom import CONVPASS, PARALLEL_SITES
 
 DROPOUT = 0.1
@@ -19,8 +19,8 @@ DROPOUT = 0.1
 class Convpass(nn.Module):
     """y = s * up(act(conv(act(down(x))))), act(v) = v * sigmoid(1.702 v); x (n, prefix + height * width, dim).
 
-    conv is 3 x 3 over the grid of patches; each prefix token (class token, registers) is a grid of one. It is dropped
-    out before `up` in training, and starts as zero.
+    conv is 3 x 3 over the grid of patches; each prefix token (class token, registers) is a grid of one. Training
+    applies dropout before `up`. The adapter starts at zero.
     """
 
     scale: Tensor
@@ -41,9 +41,9 @@ class Convpass(nn.Module):
         height, width = self.grid
         prefix, patches = hidden[:, : -height * width], hidden[:, -height * width :]
         # on a grid of one, a 3 x 3 convolution is its middle
-        alone = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
-        beside = self.conv(patches.transpose(1, 2).reshape(len(x), -1, height, width)).flatten(2).transpose(1, 2)
-        hidden = quick_gelu(torch.cat([alone, beside], dim=1))
+        prefix = nn.functional.linear(prefix, self.conv.weight[:, :, 1, 1], self.conv.bias)
+        patches = self.conv(patches.transpose(1, 2).reshape(len(x), -1, height, width)).flatten(2).transpose(1, 2)
+        hidden = quick_gelu(torch.cat([prefix, patches], dim=1))
         out: Tensor = self.up(nn.functional.dropout(hidden, DROPOUT, self.training))
         return self.scale * out
 
@@ -52,4 +52,4 @@ def _make(vit: VisionTransformer, _: str, hidden: int, scale: float) -> nn.Modul
     return Convpass(vit.embed_dim, hidden, vit.patch_embed.grid_size, scale)
 
 
-METHOD = OwnMethod(CONVPASS, PARALLEL_SITES, _make, insert_beside("normed"))
+METHOD = CustomMethod(CONVPASS, PARALLEL_SITES, _make, insert_parallel("normed"))

@@ -1,4 +1,4 @@
-"""The methods that one can tune with: PEFT's, and those that PEFT lacks."""
+"""The methods that can be trained: PEFT's, and those that PEFT lacks."""
 
 from __future__ import annotations
 
@@ -23,51 +23,61 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters import bitfit, bottleneck, convpass, repadapter, ssf
-from sls.adapters.model import Stored, Tuned, Wrapped, adapted_paths, calm_peft, trunk
+from sls.adapters.model import (
+    StoredAdapter,
+    TrainableModel,
+    TunedModel,
+    adapted_paths,
+    build_vit,
+    suppress_peft_warnings,
+)
 from store.adapters.methods.custom import BITFIT, BOTTLENECK, CONVPASS, SSF
 from store.adapters.methods.spec import LINEAR, NORMS
 from store.weights.backbones import Backbone
+
+Loader = Callable[[VisionTransformer, Mapping[str, object], Mapping[str, Tensor]], VisionTransformer]
 
 RSLORA_ALPHA = 6  # LoRA's scaling of 2 at rank 8; the point of rsLoRA is that it then fits every rank
 
 
 class TuningMethod(Protocol):
-    """How to put an adapter into a fresh model, and what of it a task's folder holds: an object, or a module.
+    """How an adapter is inserted into a model, and what a task's folder stores of it. An object or a module.
 
-    `wrap` builds the model of a `Tuned`, whose tensors it loads where there are some; `stored` gives the folder's
-    config and tensors of one that has been tuned. What any of them leaves is served.
+    `wrap` builds the model of blocks 1..depth and loads the tensors of `tuned`, if it has any; `stored` returns the
+    config and the tensors for the folder. The engine serves every folder that a method writes.
     """
 
-    def wrap(self, backbone: Backbone, tuned: Tuned, dtype: torch.dtype, /) -> Wrapped: ...
+    def wrap(self, backbone: Backbone, tuned: TunedModel, dtype: torch.dtype, /) -> TrainableModel: ...
 
-    def stored(self, backbone: Backbone, tuned: Tuned, /) -> Stored: ...
+    def stored(self, backbone: Backbone, tuned: TunedModel, /) -> StoredAdapter: ...
 
 
 @dataclass(frozen=True)
 class _Peft:
-    """A method of PEFT's: which modules of a block it adapts, and its config for these modules and this rank."""
+    """A method of PEFT: which modules of a block it adapts, and its config for given modules and a rank."""
 
     modules: tuple[str, ...]
     config: Callable[[list[str], int], PeftConfig]
 
-    def wrap(self, backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
+    def wrap(self, backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> TrainableModel:
         config = self.config(self.targets(tuned), tuned.rank)
-        with calm_peft():
-            peft = get_peft_model(trunk(backbone, tuned.depth, dtype), config, autocast_adapter_dtype=False).to(dtype)
+        vit = build_vit(backbone, tuned.depth, dtype)
+        with suppress_peft_warnings():
+            peft = get_peft_model(vit, config, autocast_adapter_dtype=False).to(dtype)
         if tuned.adapter:
             set_peft_model_state_dict(peft, dict(tuned.adapter))
-        return Wrapped(cast(VisionTransformer, peft.base_model.model), lambda: _collect(peft))
+        return TrainableModel(cast(VisionTransformer, peft.base_model.model), lambda: _collect(peft))
 
-    def stored(self, _: Backbone, tuned: Tuned) -> Stored:
-        return Stored(self.config(self.targets(tuned), tuned.rank).to_dict(), tuned.adapter)
+    def stored(self, _: Backbone, tuned: TunedModel) -> StoredAdapter:
+        return StoredAdapter(self.config(self.targets(tuned), tuned.rank).to_dict(), tuned.adapter)
 
-    def targets(self, tuned: Tuned) -> list[str]:
+    def targets(self, tuned: TunedModel) -> list[str]:
         # by full path: PEFT's short `proj` would also hit `patch_embed.proj`
         return adapted_paths(tuned, self.modules)
 
 
 def _collect(peft: PeftModel) -> Mapping[str, Tensor]:
-    with calm_peft():
+    with suppress_peft_warnings():
         return dict(get_peft_model_state_dict(peft))
 
 
@@ -115,9 +125,7 @@ METHODS: Mapping[str, TuningMethod] = MappingProxyType(
 2312.11420); Luo et al. 2023 (arXiv 2302.08106); Jie and Deng 2022 (arXiv 2207.07039); Chen et al. 2022 (arXiv
 2205.13535); Houlsby et al. 2019 (arXiv 1902.00751); Steitz and Roth 2024 (arXiv 2406.06820); Lian et al. 2022 (arXiv
 2210.08823); Ben Zaken et al. 2022 (arXiv 2106.10199)."""
-OURS: Mapping[str, Callable[[VisionTransformer, Mapping[str, object], Mapping[str, Tensor]], VisionTransformer]] = (
-    MappingProxyType(
-        {CONVPASS: convpass.METHOD.load, BOTTLENECK: bottleneck.load, SSF: ssf.METHOD.load, BITFIT: bitfit.METHOD.load}
-    )
+CUSTOM_LOADERS: Mapping[str, Loader] = MappingProxyType(
+    {CONVPASS: convpass.METHOD.load, BOTTLENECK: bottleneck.load, SSF: ssf.METHOD.load, BITFIT: bitfit.METHOD.load}
 )
-"""By `peft_type`, what puts a checked folder's config and tensors, which PEFT cannot read, into a model."""
+"""`peft_type` -> the function that loads the config and tensors of a checked folder, which PEFT cannot read."""

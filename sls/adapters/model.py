@@ -1,4 +1,4 @@
-"""What tuning makes: an adapter's tensors for blocks from_block..depth and a linear head, and the model they act in."""
+"""The result of tuning: an adapter's tensors for blocks from_block..depth and a linear head; the models with them."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
 
 @dataclass(frozen=True)
-class Tuned:
-    """A method's trained tensors under its own keys for blocks from_block..depth, and the head.
+class TunedModel:
+    """A method's trained tensors, under the method's keys, for blocks from_block..depth; and the head.
 
-    The head is weight (classes, dim) and bias (classes). Without tensors the adapter is yet to be made, fresh.
-    `rank` is LoRA's and VeRA's, and the hidden width of RepAdapter, Convpass and the bottlenecks; `scale` is what a
-    fresh one of these is scaled with, and is among its tensors then.
+    The head is weight (classes, dim) and bias (classes). An empty `adapter` stands for a fresh one. `rank` is that of
+    LoRA and VeRA, and the hidden width of RepAdapter, Convpass and the bottlenecks; `scale` is the initial scale of
+    these three, and is kept among their tensors.
     """
 
     depth: int
@@ -39,42 +39,42 @@ class Tuned:
 
 
 @dataclass(frozen=True)
-class Adapted:
-    """logits = head(vit(x)): a timm model of blocks 1..depth with the adapter in it, and its linear head."""
+class AdaptedModel:
+    """logits = head(vit(x)): a timm model of blocks 1..depth that contains the adapter, and its linear head."""
 
     vit: VisionTransformer
     head: nn.Linear
 
 
 @dataclass(frozen=True)
-class Wrapped:
-    """A timm model of blocks 1..depth with an adapter to be trained in it, and how to collect the adapter's tensors."""
+class TrainableModel:
+    """A timm model of blocks 1..depth with a trainable adapter, and the function that collects its tensors."""
 
     vit: VisionTransformer
     collect: Callable[[], Mapping[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A task's adapter as its folder holds it: `adapter_config.json` and `adapter_model.safetensors`."""
+class StoredAdapter:
+    """An adapter as a task's folder stores it: `adapter_config.json` and `adapter_model.safetensors`."""
 
     config: Mapping[str, object]
     tensors: Mapping[str, Tensor]
 
 
 def block_of(path: str) -> int:
-    """Return the block, counted from 1, that a module path or a tensor key belongs to; 0 where blocks share it."""
-    found = BLOCK.search(path)
-    return int(found[1]) + 1 if found else 0
+    """Return the block, counted from 1, of a module path or a tensor key; 0 if blocks share it."""
+    match = BLOCK.search(path)
+    return int(match[1]) + 1 if match else 0
 
 
 def in_order(paths: Iterable[str]) -> list[str]:
-    """Sort paths from the first block up: text alone would put block 10 before block 2."""
+    """Sort paths by block, then by text; by text alone, block 10 would precede block 2."""
     return sorted(paths, key=lambda path: (block_of(path), path))
 
 
-def adapted_blocks(tuned: Tuned) -> range:
-    """Return the indices of the blocks that are adapted, or raise `InvalidSettingError` where there is none."""
+def adapted_blocks(tuned: TunedModel) -> range:
+    """Return the indices, from 0, of the adapted blocks; raise `InvalidSettingError` if there is none."""
     if not 1 <= tuned.from_block <= tuned.depth:
         raise InvalidSettingError(
             f"adapters from block {tuned.from_block} of {tuned.depth}: no block is adapted; choose 1..{tuned.depth}"
@@ -82,33 +82,40 @@ def adapted_blocks(tuned: Tuned) -> range:
     return range(tuned.from_block - 1, tuned.depth)
 
 
-def adapted_paths(tuned: Tuned, modules: Iterable[str]) -> list[str]:
-    """Return the modules of the adapted blocks by full path, from the first block up."""
+def adapted_paths(tuned: TunedModel, modules: Iterable[str]) -> list[str]:
+    """Return the full paths of the modules in the adapted blocks, sorted by block."""
     return in_order(f"blocks.{block}.{module}" for module in modules for block in adapted_blocks(tuned))
 
 
 def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
-    """Collect the tensors of adapters that stand at these paths, under `PATH.NAME`."""
-    return {f"{path}.{name}": value for path, each in adapters.items() for name, value in each.state_dict().items()}
+    """Collect the adapters' tensors, by `PATH.NAME`."""
+    return {f"{path}.{name}": value for path, module in adapters.items() for name, value in module.state_dict().items()}
+
+
+def with_adapters(vit: VisionTransformer, adapters: Mapping[str, nn.Module], tuned: TunedModel) -> TrainableModel:
+    """Return a model of inserted adapters, which get the tensors of `tuned` if it has any."""
+    if tuned.adapter:
+        load_tensors(adapters, tuned.adapter)
+    return TrainableModel(vit, lambda: tensors_of(adapters))
 
 
 def load_tensors(adapters: Mapping[str, nn.Module], tensors: Mapping[str, Tensor]) -> None:
-    """Load what `tensors_of` collected; raise `KeyError` or `RuntimeError` where a tensor lacks or does not fit."""
+    """Load what `tensors_of` collected; raise `KeyError` for a missing tensor, `RuntimeError` for a wrong shape."""
     for path, adapter in adapters.items():
         adapter.load_state_dict({name: tensors[f"{path}.{name}"] for name in adapter.state_dict()})
 
 
 @contextmanager
-def calm_peft() -> Iterator[None]:
-    """Leave out warnings of PEFT's about layers and tensors that are as they should be."""
+def suppress_peft_warnings() -> Iterator[None]:
+    """Hide PEFT's warnings about layers and tensors that are correct."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Unsupported layer type", UserWarning)  # timm's LayerNorm is a LayerNorm
-        warnings.simplefilter("ignore", PeftWarning)  # it takes LoRA's bias for a part of a tensor
+        warnings.simplefilter("ignore", PeftWarning)  # PEFT mistakes LoRA's bias for a part of a tensor
         yield
 
 
-def trunk(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) -> VisionTransformer:
-    """Build blocks 1..depth; the output is the pooled, normalised feature."""
+def build_vit(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) -> VisionTransformer:
+    """Build blocks 1..depth of the backbone; the output is the pooled, normalised feature (n, dim)."""
     model = backbone.build(dtype=dtype)
     model.blocks = model.blocks[:depth]
     return model

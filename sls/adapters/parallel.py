@@ -1,4 +1,4 @@
-"""A transformer block with adapters beside its attention and its MLP."""
+"""A transformer block with adapters parallel to its attention and its MLP (He et al. 2022, arXiv 2110.04366)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ Layer = Callable[[Tensor], Tensor]
 class ParallelAdapterBlock(nn.Module):
     """x = x + f + p(v), f = ls1(attn(h)), h = norm1(x); then x = x + f + q(v), f = ls2(mlp(h)), h = norm2(x).
 
-    v is h ("normed"), x as it was ("residual"), f ("output") or x + f ("sum"). Where there is no p or no q, it is zero.
+    v is h ("normed"), the old x ("residual"), f ("output") or x + f ("sum"). A missing p or q counts as zero.
     """
 
     def __init__(self, block: Block, attn: nn.Module | None, mlp: nn.Module | None, takes: Input) -> None:
         super().__init__()
-        self.block, self.beside_attn, self.beside_mlp, self.takes = block, attn, mlp, takes
+        self.block, self.attn_adapter, self.mlp_adapter, self.takes = block, attn, mlp, takes
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.block
         h = block.norm1(x)
-        x = self._add(x, h, block.drop_path1(block.ls1(block.attn(h))), self.beside_attn)
+        x = self._add(x, h, block.drop_path1(block.ls1(block.attn(h))), self.attn_adapter)
         h = block.norm2(x)
-        return self._add(x, h, block.drop_path2(block.ls2(block.mlp(h))), self.beside_mlp)
+        return self._add(x, h, block.drop_path2(block.ls2(block.mlp(h))), self.mlp_adapter)
 
     def _add(self, x: Tensor, h: Tensor, f: Tensor, adapter: Layer | None) -> Tensor:
         if adapter is None:
@@ -36,8 +36,8 @@ class ParallelAdapterBlock(nn.Module):
         return x + f + adapter(v)
 
 
-def insert_beside(takes: Input) -> Callable[[VisionTransformer, Mapping[str, nn.Module]], None]:
-    """Return what puts adapters by `blocks.N.attn` and `blocks.N.mlp` beside these, each on what it takes."""
+def insert_parallel(takes: Input) -> Callable[[VisionTransformer, Mapping[str, nn.Module]], None]:
+    """Return a function that inserts adapters parallel to `blocks.N.attn` and `blocks.N.mlp`, with this input."""
 
     def insert(vit: VisionTransformer, adapters: Mapping[str, nn.Module]) -> None:
         for index, block in enumerate(vit.blocks):

@@ -1,4 +1,4 @@
-"""RepAdapter (Luo et al. 2023, arXiv 2302.08106): linear, so that a LoRA with a bias says exactly the same.
+"""RepAdapter (Luo et al. 2023, arXiv 2302.08106): it is linear, and therefore equal to a LoRA with a bias.
 
 W(x + s(U(Dx + d) + u)) + b = Wx + (sWU)Dx + sW(Ud + u) + b, so A = D, B = sWU and B's bias is sW(Ud + u).
 """
@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor, nn
 
-from sls.adapters.model import Stored, Tuned, Wrapped, adapted_paths, load_tensors, tensors_of, trunk
+from sls.adapters.model import StoredAdapter, TrainableModel, TunedModel, adapted_paths, build_vit, with_adapters
 from store.adapters.methods.supported import PREFIX
 from store.errors import InvalidSettingError
 from store.weights.backbones import Backbone
@@ -23,10 +23,10 @@ TENSORS = ("down.weight", "down.bias", "up", "up_bias", "scale")
 
 
 class RepAdapter(nn.Module):
-    """y = x + s * (up(down(x))), dropped out between the maps in training; x (…, width).
+    """y = x + s * up(down(x)), with dropout between the maps in training; x (…, width).
 
-    down is dense, (hidden, width); up is in two groups, (width, hidden / 2): half of the width sees half of the hidden
-    values. It starts as the identity.
+    down is dense, (hidden, width); up has two groups, (width, hidden / 2): each half of the outputs depends on one
+    half of the hidden values. It starts as the identity.
     """
 
     scale: Tensor
@@ -50,21 +50,19 @@ class RepAdapter(nn.Module):
         return x + self.scale * (torch.cat(lifted, dim=-1) + self.up_bias)
 
 
-def wrap(backbone: Backbone, tuned: Tuned, dtype: torch.dtype) -> Wrapped:
-    """Put a RepAdapter before qkv and before fc1 of every adapted block."""
-    vit = trunk(backbone, tuned.depth, dtype)
+def wrap(backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> TrainableModel:
+    """Insert a RepAdapter before qkv and before fc1 of every adapted block."""
+    vit = build_vit(backbone, tuned.depth, dtype)
     adapters = {}
     for path in adapted_paths(tuned, MODULES):
         layer = cast(nn.Linear, vit.get_submodule(path))
         adapters[path] = RepAdapter(layer.in_features, tuned.rank, tuned.scale).to(dtype)
         vit.set_submodule(path, nn.Sequential(adapters[path], layer))
-    if tuned.adapter:
-        load_tensors(adapters, tuned.adapter)
-    return Wrapped(vit, lambda: tensors_of(adapters))
+    return with_adapters(vit, adapters, tuned)
 
 
-def stored(backbone: Backbone, tuned: Tuned) -> Stored:
-    """Give the LoRA that does the same, of rank `hidden` and scaling 1."""
+def stored(backbone: Backbone, tuned: TunedModel) -> StoredAdapter:
+    """Return the equal LoRA, of rank `hidden` and scaling 1."""
     paths = adapted_paths(tuned, MODULES)
     config = LoraConfig(r=tuned.rank, lora_alpha=tuned.rank, lora_bias=True, target_modules=paths)
     tensors = {
@@ -72,10 +70,10 @@ def stored(backbone: Backbone, tuned: Tuned) -> Stored:
         for path in paths
         for name, value in _as_lora(backbone.tensors[f"{path}.weight"], tuned, path).items()
     }
-    return Stored(dict(config.to_dict()), tensors)  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
+    return StoredAdapter(dict(config.to_dict()), tensors)  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
 
 
-def _as_lora(weight: Tensor, tuned: Tuned, path: str) -> dict[str, Tensor]:
+def _as_lora(weight: Tensor, tuned: TunedModel, path: str) -> dict[str, Tensor]:
     down, offset, up, up_bias, scale = (tuned.adapter[f"{path}.{name}"].double() for name in TENSORS)
     base, dense = scale * weight.double(), _dense(up)
     return {
@@ -86,7 +84,7 @@ def _as_lora(weight: Tensor, tuned: Tuned, path: str) -> dict[str, Tensor]:
 
 
 def _dense(up: Tensor) -> Tensor:
-    """Shape (width, hidden): row i of up within the columns of its group, zero elsewhere."""
+    """Return (width, hidden): row i of `up` in the columns of its group, zero elsewhere."""
     group, rows = up.shape[1], up.shape[0] // GROUPS
     dense = up.new_zeros(up.shape[0], GROUPS * group)
     for index, part in enumerate(up.chunk(GROUPS)):

@@ -1,6 +1,6 @@
-"""SSF (Lian et al. 2022, arXiv 2210.08823): scale and shift what the linear maps and norms of the blocks give.
+"""SSF (Lian et al. 2022, arXiv 2210.08823): scale and shift the outputs of the blocks' linear maps and norms.
 
-The patch embedding, which all tasks share, stays as it is, and so does the last norm, where the head says the same.
+The patch embedding is unchanged, as all tasks share it; so is the last norm, as the head can express the same map.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import OwnMethod, insert_after, width_of
+from sls.adapters.custom import CustomMethod, insert_after, width_of
 from store.adapters.methods.custom import SSF
 from store.adapters.methods.spec import LINEAR, NORMS
 
@@ -17,7 +17,7 @@ from store.adapters.methods.spec import LINEAR, NORMS
 class ScaleShift(nn.Module):
     """y = scale * x + shift, x (…, width).
 
-    It starts as the identity, where the authors' code draws both with a standard deviation of 0.02.
+    It starts as the identity; the authors' code draws both with a standard deviation of 0.02.
     """
 
     def __init__(self, width: int) -> None:
@@ -32,4 +32,4 @@ def _make(vit: VisionTransformer, path: str, _hidden: int, _scale: float) -> nn.
     return ScaleShift(width_of(vit, path))
 
 
-METHOD = OwnMethod(SSF, LINEAR + NORMS, _make, insert_after, hidden=False)
+METHOD = CustomMethod(SSF, LINEAR + NORMS, _make, insert_after, hidden=False)

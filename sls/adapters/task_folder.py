@@ -1,4 +1,4 @@
-"""A task's folder: PEFT's own two files, or ours in their place, the head, the class names, and the card."""
+"""A task's folder: the adapter's config and weights, by PEFT or in this project's format; head, labels and card."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from sls.adapters.methods import METHODS, OURS
-from sls.adapters.model import Adapted, Tuned, calm_peft, in_order, linear, trunk
+from sls.adapters.methods import CUSTOM_LOADERS, METHODS
+from sls.adapters.model import AdaptedModel, TunedModel, build_vit, in_order, linear, suppress_peft_warnings
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, read_checkpoint
 from store.adapters.methods.supported import supported_method
 from store.errors import BackboneMismatchError, FormatError, OneTrunkError
@@ -22,12 +22,12 @@ from store.records.manifest import Card
 from store.weights.backbones import Backbone
 
 
-def write_folder(folder: Path, backbone: Backbone, tuned: Tuned, classes: tuple[str, ...]) -> None:
-    """Write all but the card, and remove one that is there; equal tensors give equal bytes."""
+def write_folder(folder: Path, backbone: Backbone, tuned: TunedModel, classes: tuple[str, ...]) -> None:
+    """Write all files but the card, and remove an old card. Equal tensors give equal bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     stored = METHODS[tuned.method].stored(backbone, tuned)
-    # PEFT keeps paths as a set, whose order changes from process to process
+    # PEFT keeps paths in a set, whose order differs between processes
     config = {key: in_order(value) if isinstance(value, set) else value for key, value in stored.config.items()}
     config["inference_mode"] = True
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -41,56 +41,57 @@ def write_card(folder: Path, card: Card) -> None:
 
 
 def backbone_of(folder: Path) -> str:
-    """Return the fingerprint of the backbone that a task's folder says it was made on."""
+    """Return the fingerprint of the backbone that the folder's card names; raise `FormatError` without a card."""
     card = _read_card(folder)
     if card is None:
-        raise FormatError(f"{folder} has no {CARD}, so its backbone is not known: name the backbone")
+        raise FormatError(f"{folder} has no {CARD}, so its backbone is not known: name it with `backbone=`")
     return card.backbone
 
 
-def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -> Adapted:
-    """Load blocks 1..depth through stock PEFT, or by ourselves what it does not know, in eval mode.
+def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -> AdaptedModel:
+    """Load blocks 1..depth in eval mode, through stock PEFT or, for custom methods, by `CUSTOM_LOADERS`.
 
-    Where no depth is given, it is the card's, or all blocks where there is no card. Raises `NotFoundError`,
-    `FormatError`, `UnservedAdapterError` for a method or option that is not read, and `BackboneMismatchError`.
+    The default depth is the card's, or all blocks without a card. Raises `NotFoundError`, `FormatError`,
+    `UnservedAdapterError` for a method or option that is not supported, and `BackboneMismatchError`.
     """
     checkpoint, fingerprint = read_checkpoint(folder), backbone.record.id.fingerprint
-    supported_method(checkpoint.settings)  # PEFT would read a pickle for some, or other files than the folder's own
+    supported_method(checkpoint.settings)  # some options make PEFT read a pickle, or files outside the folder
     card = checkpoint.card
     if card is not None and card.backbone != fingerprint:
         raise BackboneMismatchError(
-            f"{folder} was made on backbone {card.backbone[:12]}, not {fingerprint[:12]}: give the one it was made on"
+            f"{folder} was made on backbone {card.backbone[:12]}, not {fingerprint[:12]}: give that one as `backbone=`"
         )
     if depth is None:
         depth = card.prune_index.depth if card else backbone.record.blocks
     try:
-        if checkpoint.settings["peft_type"] in OURS:
-            vit = _of_ours(checkpoint, backbone, depth)
+        if checkpoint.settings["peft_type"] in CUSTOM_LOADERS:
+            vit = _load_custom(checkpoint, backbone, depth)
         else:
-            vit = _through_peft(folder, trunk(backbone, depth))
+            vit = _load_with_peft(folder, build_vit(backbone, depth))
         head = load(checkpoint.head)
-        return Adapted(vit.eval(), linear(head["weight"], head["bias"]))
+        return AdaptedModel(vit.eval(), linear(head["weight"], head["bias"]))
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
         if isinstance(error, OneTrunkError):
             raise
         line = str(error).splitlines()[0]
-        raise FormatError(f"{folder} cannot be read ({line}): give a PEFT folder with {HEAD}") from None
+        raise FormatError(f"{folder} is not a readable task folder ({line}): give a PEFT folder with {HEAD}") from None
 
 
-def _of_ours(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> VisionTransformer:
-    settings = checkpoint.settings
-    supported_method(settings).ranks(settings, checkpoint.adapter_infos, backbone.record.modules)
-    return OURS[str(settings["peft_type"])](trunk(backbone, depth), settings, load(checkpoint.weights))
+def _load_custom(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> VisionTransformer:
+    config = checkpoint.settings
+    supported_method(config).ranks(config, checkpoint.adapter_infos, backbone.record.modules)
+    return CUSTOM_LOADERS[str(config["peft_type"])](build_vit(backbone, depth), config, load(checkpoint.weights))
 
 
-def _through_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:
-    with calm_peft():
+def _load_with_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:
+    with suppress_peft_warnings():
         peft = PeftModel.from_pretrained(vit, str(folder))
-        wanted = get_peft_model_state_dict(peft)
+        expected = get_peft_model_state_dict(peft)
     with safetensors.safe_open(folder / WEIGHTS, framework="pt") as file:
-        absent = sorted(wanted.keys() - set(file.keys()))
-    if absent:  # PEFT would go on with fresh random numbers
-        raise FormatError(f"{folder / WEIGHTS} has no tensor {absent[0]!r}, of {len(absent)}: save it with PEFT again")
+        missing = sorted(expected.keys() - set(file.keys()))
+    if missing:  # PEFT would use random values instead
+        count = len(missing)
+        raise FormatError(f"{folder / WEIGHTS} has no tensor {missing[0]!r} ({count} missing): save it with PEFT again")
     return cast(VisionTransformer, peft.base_model.model)
 
 
@@ -100,6 +101,6 @@ def _read_card(folder: Path) -> Card | None:
 
 
 def _encode(tensors: Mapping[str, Tensor]) -> bytes:
-    # one metadata key: with more, safetensors writes them in an order that changes
+    # one metadata key: safetensors writes several in an order that changes
     data: bytes = save({key: value.contiguous() for key, value in tensors.items()}, metadata={"format": "pt"})
     return data

@@ -1,1 +1,1 @@
-"""Labelled images: folders, arrays, embedded tasks, and what timm reads."""
+"""Labelled images: folders, arrays, embedded datasets, and the datasets that timm reads."""

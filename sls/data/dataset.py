@@ -1,4 +1,4 @@
-"""A task to learn: labelled images in three parts that share no image by construction of their source."""
+"""A dataset: labelled images in three splits, train, validation and test."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Images (RGB pixels (H, W, 3), or files that are read when needed) and the index of each one's class."""
+    """Images, as RGB pixels (H, W, 3) or as files that are read when needed, and their class indices (n,)."""
 
     images: tuple[Pixels | Path, ...]
     labels: Labels
@@ -33,7 +33,7 @@ class Split:
         labels = np.asarray(self.labels)
         if labels is not self.labels or labels.dtype != np.int64 or labels.ndim != 1:
             raise DataError(
-                f"labels of {labels.dtype} {labels.shape}: give an array of one class index an image, of int64"
+                f"labels of {labels.dtype} {labels.shape}: give an int64 array with one class index for each image"
             )
         if len(self.images) != len(labels):
             raise DataError(f"{len(labels)} labels for {len(self.images)} images: give one label for each image")
@@ -45,17 +45,17 @@ class Split:
         return len(self.images)
 
     def image(self, index: int) -> Image.Image:
-        """Return an RGB image, upright."""
+        """Return an RGB image, turned upright as its EXIF says."""
         source = self.images[index]
         if not isinstance(source, Path):
             return Image.fromarray(source)
         try:
             return decode(source.read_bytes())
         except (ImageError, OSError) as error:
-            raise DataError(f"{source}: {error}; mend or remove the file") from None
+            raise DataError(f"{source}: {error}; repair or remove the file") from None
 
     def inputs(self, indices: Sequence[int] | npt.NDArray[np.int64], transform: Transform) -> Tensor:
-        """Stack transformed images: (len(indices), 3, H, W)."""
+        """Return the transformed images as one tensor (len(indices), 3, H, W)."""
         return torch.stack([transform(self.image(int(index))) for index in indices])
 
     @cached_property
@@ -64,7 +64,7 @@ class Split:
         return tuple(hashlib.sha256(_content(source)).hexdigest() for source in self.images)
 
     def content_order(self) -> npt.NDArray[np.int64]:
-        """Order the images by digest, then label: the same images give the same rows however they were listed."""
+        """Return the rows sorted by digest, then label; the order in which images are listed changes nothing."""
         return np.array(sorted(range(len(self)), key=lambda i: (self.digests[i], self.labels[i])), dtype=np.int64)
 
 
@@ -79,19 +79,19 @@ def _content(source: Pixels | Path) -> bytes:
         try:
             return source.read_bytes()
         except OSError as error:
-            raise DataError(f"{source}: {error}; mend or remove the file") from None
+            raise DataError(f"{source}: {error}; repair or remove the file") from None
     return repr(source.shape).encode() + source.tobytes()
 
 
 def check_labels(name: str, labels: Labels, classes: int) -> None:
-    """Raise `DataError` where a label is no class's index."""
+    """Raise `DataError` for a label that is not the index of a class."""
     if len(labels) and not 0 <= labels.min() <= labels.max() < classes:
-        raise DataError(f"{name}: labels reach beyond 0..{classes - 1}: give one name a class")
+        raise DataError(f"{name}: labels reach beyond 0..{classes - 1}: give one name for each class")
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """Tune on `train`, watch `validation`, and measure once on `test`."""
+    """Train on `train`, choose by `validation`, and measure once on `test`."""
 
     name: str
     classes: tuple[str, ...]
@@ -107,20 +107,20 @@ class Dataset:
         for name in self.classes:
             if not name.strip() or len(name.splitlines()) != 1:
                 raise DataError(f"{self.name}: class name {name!r} is not one line: rename the class")
-        for part in (self.train, self.validation, self.test):
-            check_labels(self.name, part.labels, len(self.classes))
+        for split in (self.train, self.validation, self.test):
+            check_labels(self.name, split.labels, len(self.classes))
         counts = np.bincount(self.train.labels, minlength=len(self.classes))
         if not counts.all():
-            absent = self.classes[int(counts.argmin())]
-            raise DataError(f"{self.name}: class {absent!r} has no image to train on: add some or leave it out")
+            missing = self.classes[int(counts.argmin())]
+            raise DataError(f"{self.name}: class {missing!r} has no training image: add some or leave the class out")
         if not len(self.test):
-            raise DataError(f"{self.name}: no image to test on: accuracy is measured on images not trained on")
+            raise DataError(f"{self.name}: no test image: give a test split, which accuracy is measured on")
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 over the class names and, part by part, every image's digest and label in content order."""
-        whole = hashlib.sha256(repr(self.classes).encode())
-        for part in (self.train, self.validation, self.test):
-            rows = sorted(zip(part.digests, part.labels.tolist(), strict=True))
-            whole.update(repr(rows).encode())
-        return whole.hexdigest()
+        """SHA-256 over the class names and, split by split, every image's digest and label in content order."""
+        digest = hashlib.sha256(repr(self.classes).encode())
+        for split in (self.train, self.validation, self.test):
+            rows = sorted(zip(split.digests, split.labels.tolist(), strict=True))
+            digest.update(repr(rows).encode())
+        return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Pens for the rendered tasks: colours, places that do not overlap, and shapes, all drawn from a generator."""
+"""Drawing for the embedded datasets: colours, positions that do not overlap, and shapes, from a random generator."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from PIL import Image, ImageDraw
 
 SIDE = 64
 SCALE = 2
-"""Everything is drawn larger and reduced, so that edges are smooth."""
+"""Images are drawn this many times larger and then reduced, for smooth edges."""
 
 Random = np.random.Generator
 Colour = tuple[int, ...]
@@ -28,30 +28,30 @@ def stamp(canvas: Image.Image, mask: Image.Image, colour: Colour, corner: tuple[
 
 
 def near_centre(random: Random, size: tuple[int, int]) -> tuple[int, int]:
-    """Draw a corner that leaves an extent of `size` inside the image, at most three pixels off the middle."""
+    """Draw the upper left corner of a box of `size` inside the image, at most three pixels from the middle."""
     free = [SIDE * SCALE - extent for extent in size]
     x, y = (int(np.clip(room / 2 + random.uniform(-3, 3) * SCALE, 0, room)) for room in free)
     return x, y
 
 
-def places_for(random: Random, radii: list[float]) -> list[tuple[float, float]]:
-    """Draw centres of circles that lie inside the image and do not overlap; start again where they do not fit."""
+def draw_centres(random: Random, radii: list[float]) -> list[tuple[float, float]]:
+    """Draw the centres of circles that lie inside the image and do not overlap; start again if they do not fit."""
     size = SIDE * SCALE
     while True:
-        places: list[tuple[float, float]] = []
+        centres: list[tuple[float, float]] = []
         for radius in radii:
             x, y = random.uniform(radius + 2, size - radius - 2, 2)
             if all(
-                (x - u) ** 2 + (y - v) ** 2 > (radius + r + 2) ** 2 for (u, v), r in zip(places, radii, strict=False)
+                (x - u) ** 2 + (y - v) ** 2 > (radius + r + 2) ** 2 for (u, v), r in zip(centres, radii, strict=False)
             ):
-                places.append((x, y))
-        if len(places) == len(radii):
-            return places
+                centres.append((x, y))
+        if len(centres) == len(radii):
+            return centres
 
 
 def polygon(
     canvas: Image.Image,
-    place: tuple[float, float],
+    centre: tuple[float, float],
     radius: float,
     *,
     corners: int,
@@ -59,5 +59,5 @@ def polygon(
     colour: Colour,
 ) -> None:
     angles = turn + 2 * np.pi * np.arange(corners) / corners
-    points = [(place[0] + radius * np.cos(a), place[1] + radius * np.sin(a)) for a in angles]
+    points = [(centre[0] + radius * np.cos(a), centre[1] + radius * np.sin(a)) for a in angles]
     ImageDraw.Draw(canvas).polygon(points, fill=colour)

@@ -1,4 +1,4 @@
-"""Seven tasks that need no download: scans that scikit-learn ships, glyphs in matplotlib's fonts, and geometry."""
+"""Seven datasets that need no download: scans from scikit-learn, glyphs in matplotlib's fonts, and geometry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont
 from sklearn.datasets import load_digits
 
-from sls.data.drawing import SCALE, SIDE, Random, canvas_of, colours, near_centre, places_for, polygon, stamp
+from sls.data.drawing import SCALE, SIDE, Random, canvas_of, colours, draw_centres, near_centre, polygon, stamp
 from store.errors import DataError
 
 PARTS = ("train", "validation", "test")
@@ -24,7 +24,7 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Item:
-    """What to draw: the `nth` image (from 0) of a class, by its index, in one of `PARTS`."""
+    """What to draw: the `nth` image (from 0) of class `label` in one of `PARTS`."""
 
     label: int
     part: str
@@ -32,7 +32,7 @@ class Item:
 
 
 @dataclass(frozen=True)
-class EmbeddedTask:
+class EmbeddedDataset:
     """Class names, and how to draw an image."""
 
     classes: tuple[str, ...]
@@ -40,15 +40,15 @@ class EmbeddedTask:
 
 
 def render(name: str, part: str, count: int, *, seed: int = 0) -> tuple[tuple[Pixels, ...], npt.NDArray[np.int64]]:
-    """Draw `count` images of a part, the classes in turn; image i is the same whatever `count` is."""
+    """Draw `count` images of a split, the classes in turn; image i does not depend on `count`."""
     if name not in EMBEDDED:
-        raise DataError(f"no embedded task 'onetrunk/{name}': choose one of {', '.join(EMBEDDED)}")
-    task = EMBEDDED[name]
-    labels = np.arange(count, dtype=np.int64) % len(task.classes)
+        raise DataError(f"no embedded dataset 'onetrunk/{name}': choose one of {', '.join(EMBEDDED)}")
+    dataset = EMBEDDED[name]
+    labels = np.arange(count, dtype=np.int64) % len(dataset.classes)
     images = []
     for index, label in enumerate(labels):
         random = np.random.default_rng((seed, *name.encode(), PARTS.index(part), index))
-        image = task.draw(random, Item(int(label), part, index // len(task.classes))).resize(
+        image = dataset.draw(random, Item(int(label), part, index // len(dataset.classes))).resize(
             (SIDE, SIDE), Image.Resampling.LANCZOS
         )
         noise = random.normal(0, random.uniform(1, 6), (SIDE, SIDE, 3))
@@ -66,11 +66,11 @@ def _scans() -> tuple[Pixels, npt.NDArray[np.int64]]:
 
 
 def _digit(_random: Random, item: Item) -> Image.Image:
-    """Enlarge a scan; of each ten of a class, five are to train on, one is to watch and four are to test on."""
+    """Enlarge a scan; of every ten scans of a class, five are for training, one for validation, four for the test."""
     images, labels = _scans()
-    own = images[labels == item.label]
-    index = np.arange(len(own)) % 10
-    pool = own[{"train": index < 5, "validation": index == 5, "test": index > 5}[item.part]]
+    scans = images[labels == item.label]
+    index = np.arange(len(scans)) % 10
+    pool = scans[{"train": index < 5, "validation": index == 5, "test": index > 5}[item.part]]
     return Image.fromarray(pool[item.nth % len(pool)]).resize((SIDE, SIDE), Image.Resampling.BICUBIC).convert("RGB")
 
 
@@ -80,7 +80,7 @@ FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
 
 
 def _write(random: Random, text: str, font: str, size: float, *, tilt: float) -> Image.Image:
-    """Write `text` in random colours at a random place, turned by up to `tilt` degrees."""
+    """Write `text` in random colours near the middle, turned by up to `tilt` degrees."""
     face = ImageFont.truetype(FONTS / f"{font}.ttf", int(size * SCALE))
     left, top, right, bottom = face.getbbox(text)
     ink = Image.new("L", (int(right - left) + 4, int(bottom - top) + 4), 0)
@@ -108,7 +108,7 @@ LETTER_FONTS = {
 
 
 def _letter(random: Random, item: Item) -> Image.Image:
-    """Draw a capital; those of the test are in fonts that training never sees."""
+    """Draw a capital letter; the test split uses fonts that do not occur in training."""
     font = random.choice(LETTER_FONTS["test" if item.part == "test" else "train"])
     return _write(random, string.ascii_uppercase[item.label], font, random.uniform(46, 56), tilt=5)
 
@@ -138,26 +138,26 @@ def _word(random: Random) -> str:
     return "".join(random.choice(list(LETTERS), random.integers(2, 4)))
 
 
-def _of_fonts(fonts: Mapping[str, tuple[str, ...]]) -> EmbeddedTask:
+def _of_fonts(fonts: Mapping[str, tuple[str, ...]]) -> EmbeddedDataset:
     kinds = tuple(fonts.values())
 
     def draw(random: Random, item: Item) -> Image.Image:
         return _write(random, _word(random), random.choice(kinds[item.label]), random.uniform(28, 38), tilt=4)
 
-    return EmbeddedTask(tuple(fonts), draw)
+    return EmbeddedDataset(tuple(fonts), draw)
 
 
 # --------------------------------------------------------------------------------------------------------- geometry
 
 
 def _count(random: Random, item: Item) -> Image.Image:
-    """Draw as many triangles, squares and discs as the class says, each of its own colour and size."""
+    """Draw as many triangles, squares and discs as the class says, of different colours and sizes."""
     ground, *inks = colours(random, item.label + 1)
     canvas = canvas_of(ground)
     radii = [float(r) * SCALE for r in random.uniform(5, 8, item.label + 1)]
-    for place, radius, ink in zip(places_for(random, radii), radii, inks, strict=True):
+    for centre, radius, ink in zip(draw_centres(random, radii), radii, inks, strict=True):
         corners = int(random.choice((3, 4, 40)))
-        polygon(canvas, place, radius, corners=corners, turn=random.uniform(0, 2 * np.pi), colour=ink)
+        polygon(canvas, centre, radius, corners=corners, turn=random.uniform(0, 2 * np.pi), colour=ink)
     return canvas
 
 
@@ -180,29 +180,29 @@ def _orientation(random: Random, item: Item) -> Image.Image:
     ground, ink, *others = colours(random, 5)
     canvas = canvas_of(ground)
     length = random.uniform(10, 22) * SCALE
-    (x, y), *dots = places_for(random, [length, *(random.uniform(2, 4, 4) * SCALE)])
+    (x, y), *dots = draw_centres(random, [length, *(random.uniform(2, 4, 4) * SCALE)])
     angle = item.label * np.pi / 4 + random.uniform(-1, 1) * np.pi / 12
     forward, side = np.array((np.cos(angle), -np.sin(angle))), np.array((np.sin(angle), np.cos(angle)))
     wide, thin = random.uniform(0.35, 0.6), random.uniform(0.08, 0.2)
     outline = ((1, 0), (0.1, wide), (0.1, thin), (-1, thin), (-1, -thin), (0.1, -thin), (0.1, -wide))
     points = [tuple(np.array((x, y)) + length * (along * forward + across * side)) for along, across in outline]
     ImageDraw.Draw(canvas).polygon(points, fill=ink)
-    for place, colour in zip(dots, others, strict=False):
-        polygon(canvas, place, 3 * SCALE, corners=40, turn=0.0, colour=colour)
+    for centre, colour in zip(dots, others, strict=False):
+        polygon(canvas, centre, 3 * SCALE, corners=40, turn=0.0, colour=colour)
     return canvas
 
 
 EIGHT = ("east", "north-east", "north", "north-west", "west", "south-west", "south", "south-east")
 NINE = tuple(f"{row}-{column}" for row in ("top", "middle", "bottom") for column in ("left", "centre", "right"))
 
-EMBEDDED: Mapping[str, EmbeddedTask] = MappingProxyType(
+EMBEDDED: Mapping[str, EmbeddedDataset] = MappingProxyType(
     {
-        "digits": EmbeddedTask(tuple("0123456789"), _digit),
-        "letter": EmbeddedTask(tuple(string.ascii_uppercase), _letter),
+        "digits": EmbeddedDataset(tuple("0123456789"), _digit),
+        "letter": EmbeddedDataset(tuple(string.ascii_uppercase), _letter),
         "typeface": _of_fonts(TYPEFACES),
         "slant": _of_fonts(SLANTS),
-        "count": EmbeddedTask(tuple("123456"), _count),
-        "position": EmbeddedTask(NINE, _position),
-        "orientation": EmbeddedTask(EIGHT, _orientation),
+        "count": EmbeddedDataset(tuple("123456"), _count),
+        "position": EmbeddedDataset(NINE, _position),
+        "orientation": EmbeddedDataset(EIGHT, _orientation),
     }
 )

@@ -1,4 +1,4 @@
-"""Images, labels and class names from an `.npz` file, or one line that says what is wrong with it."""
+"""Read images, labels and class names from an `.npz` file; report in one line what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Array = npt.NDArray[np.generic]
 
 
 def read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """Return the class names, and the parts "train" and "test".
+    """Return the class names, and the splits "train" and "test".
 
-    Images are uint8, n x H x W or n x H x W x 3. A label is a class's index, in any dtype that holds whole
-    numbers, or its name. Raises `DataError`.
+    Images are uint8, n x H x W or n x H x W x 3. Labels are class indices, whole numbers in any dtype, or class names.
+    Raises `DataError`.
     """
     arrays = _load(path)
     classes = _classes(arrays["classes"], path)
@@ -49,7 +49,7 @@ def _load(path: Path) -> dict[str, Array]:
 
 def _classes(names: Array, path: Path) -> tuple[str, ...]:
     if names.ndim != 1 or names.dtype.kind not in "USiu":
-        raise DataError(f"{path}: classes of {names.dtype} {names.shape}: give one name a class, in one dimension")
+        raise DataError(f"{path}: classes of {names.dtype} {names.shape}: give a list with one name for each class")
     if len(names) < 2:
         raise DataError(f"{path}: {len(names)} class ({', '.join(_texts(names))}): give at least two")
     return _texts(names)
@@ -61,7 +61,7 @@ def _texts(values: Array) -> tuple[str, ...]:
 
 def _split(images: Array, labels: Array, classes: tuple[str, ...], where: str) -> Split:
     if labels.ndim != 1:
-        raise DataError(f"{where}: labels of shape {labels.shape}: give one class index an image, not one-hot rows")
+        raise DataError(f"{where}: labels of shape {labels.shape}: give one class index for each image, not one-hot")
     if len(labels) != (len(images) if images.ndim else 0):
         raise DataError(f"{where}: {len(labels)} labels for images {images.shape}: give one label for each image")
     return Split(_pixels(images, where), _indices(labels, classes, where))
@@ -76,13 +76,13 @@ def _pixels(images: Array, where: str) -> tuple[Pixels, ...]:
 
 
 def _indices(labels: Array, classes: tuple[str, ...], where: str) -> Labels:
-    """Turn names into indices, and whole numbers of another dtype into int64; raise `DataError` on anything else."""
+    """Convert class names to indices, and whole numbers of any dtype to int64; raise `DataError` on anything else."""
     if labels.dtype.kind in "US":
         index = {name: label for label, name in enumerate(classes)}
         names = _texts(labels)
-        strangers = sorted(set(names) - index.keys())
-        if strangers:
-            raise DataError(f"{where}: label {strangers[0]!r} is not among the classes: add it or mend the label")
+        unknown = sorted(set(names) - index.keys())
+        if unknown:
+            raise DataError(f"{where}: label {unknown[0]!r} is not among the classes: add it or correct the label")
         return np.array([index[name] for name in names], dtype=np.int64)
     if labels.dtype.kind not in "biuf":
         raise DataError(f"{where}: labels of {labels.dtype}: give class indices or class names")
@@ -90,11 +90,11 @@ def _indices(labels: Array, classes: tuple[str, ...], where: str) -> Labels:
     if not inside.all():
         raise DataError(
             f"{where}: label {labels[~inside][0]} is not a class: labels reach beyond 0..{len(classes) - 1}; "
-            "give one name a class"
+            "give one name for each class"
         )
     indices = labels.astype(np.int64)
     if (indices != labels).any():
         raise DataError(
-            f"{where}: label {labels[indices != labels][0]} is not whole: give class indices or class names"
+            f"{where}: label {labels[indices != labels][0]} is not a whole number: give class indices or class names"
         )
     return indices

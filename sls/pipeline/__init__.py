@@ -1,1 +1,1 @@
-"""From labelled images to a certified task folder."""
+"""From a dataset to a certified task folder."""

@@ -1,4 +1,4 @@
-"""Which code a task was made with."""
+"""The git commit of the code that makes a task, for its lineage."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import subprocess
 
 TIMEOUT_S = 10.0
-# The working tree is looked at and not touched: no refreshed index, no prompt for a password.
+# git only reads the working tree: it refreshes no index and asks for no password
 QUIET = {"GIT_OPTIONAL_LOCKS": "0", "GIT_TERMINAL_PROMPT": "0"}
 DESCRIBE = ("git", "describe", "--always", "--abbrev=64", "--exclude=*", "--dirty")
 
 
 def current_commit() -> str | None:
-    """Return the commit of the working directory, with `-dirty` where tracked files differ; None where there is none.
+    """Return the commit of the working directory, with `-dirty` if tracked files differ; None outside a repository.
 
-    None also where git is not installed, does not trust the folder's owner, or takes too long.
+    Also None if git is not installed, does not trust the folder's owner, or takes more than 10 s.
     """
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             DESCRIBE,
             env={**os.environ, **QUIET},
             stdin=subprocess.DEVNULL,
@@ -28,4 +28,4 @@ def current_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
+    return result.stdout.strip() or None

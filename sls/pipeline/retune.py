@@ -1,4 +1,4 @@
-"""Five ways to go on with a task that was cut."""
+"""Five ways to train a model after its cut."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 import torch
 
-from sls.adapters.model import Tuned, block_of
+from sls.adapters.model import TunedModel, block_of
 from sls.data.dataset import Dataset, Transform
 from sls.evaluation import TrainFeatures
 from sls.progress import ProgressCallback
@@ -22,94 +22,95 @@ CONSTANT_RATE = 1e-5
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """A task on a backbone, and what training needs beside a recipe."""
+    """What training needs beside a config: dataset, backbone, transform, and the callback for progress."""
 
-    task: Dataset
+    dataset: Dataset
     backbone: Backbone
     transform: Transform
-    report: ProgressCallback
+    progress: ProgressCallback
 
-    def tune(self, start: Tuned, recipe: TrainingConfig, *, stage: str, checkpoint: Path | None = None) -> Tuned:
+    def tune(
+        self, start: TunedModel, config: TrainingConfig, *, stage: str, checkpoint: Path | None = None
+    ) -> TunedModel:
         return tune(
-            self.task,
+            self.dataset,
             self.backbone,
             start,
-            recipe,
+            config,
             transform=self.transform,
             stage=stage,
-            report=self.report,
+            progress=self.progress,
             checkpoint=checkpoint,
         )
 
 
 @dataclass(frozen=True)
 class CutModel:
-    """A task that was tuned at full depth and is cut: `features` are those of the tuned blocks."""
+    """A model tuned at full depth, the depth to cut it to, and the training features of its blocks."""
 
-    full: Tuned
+    full: TunedModel
     depth: int
-    recipe: TrainingConfig
+    config: TrainingConfig
     features: TrainFeatures
-    bench: TrainingContext
+    context: TrainingContext
 
 
-def untrained(task: Dataset, backbone: Backbone, recipe: TrainingConfig, depth: int | None = None) -> Tuned:
-    """Start from fresh adapters and a head of zeros, at full depth unless another is given."""
-    classes, record = len(task.classes), backbone.record
-    return Tuned(
+def untrained(dataset: Dataset, backbone: Backbone, config: TrainingConfig, depth: int | None = None) -> TunedModel:
+    """Return fresh adapters and a zero head, at full depth by default."""
+    classes, record = len(dataset.classes), backbone.record
+    return TunedModel(
         depth=depth or record.blocks,
-        rank=recipe.rank,
+        rank=config.rank,
         adapter={},
         weight=torch.zeros(classes, record.dim),
         bias=torch.zeros(classes),
-        method=recipe.method,
-        from_block=recipe.from_block,
-        scale=recipe.scale,
+        method=config.method,
+        from_block=config.from_block,
+        scale=config.scale,
     )
 
 
-def truncated(tuned: Tuned, depth: int) -> Tuned:
-    """Keep the adapter of blocks 1..depth, and the head."""
+def truncated(tuned: TunedModel, depth: int) -> TunedModel:
+    """Return the adapter of blocks 1..depth and the head."""
     kept = {key: value for key, value in tuned.adapter.items() if block_of(key) <= depth}
     return replace(tuned, depth=depth, adapter=kept)
 
 
-def constant(cut: CutModel, checkpoint: Path) -> Tuned:
-    """Train on from the cut model at a rate of 1e-5 throughout: FT of the authors' pruning_train.py."""
+def constant(cut: CutModel, checkpoint: Path) -> TunedModel:
+    """Continue from the cut model at a constant rate of 1e-5: FT in the authors' pruning_train.py."""
     return _train(cut, truncated(cut.full, cut.depth), checkpoint, learning_rate=CONSTANT_RATE, schedule="constant")
 
 
-def rewind(cut: CutModel, checkpoint: Path) -> Tuned:
-    """Train on from the cut model, the recipe's rate warmed up and annealed again: the authors' CLR.
+def rewind(cut: CutModel, checkpoint: Path) -> TunedModel:
+    """Continue from the cut model, with the configured rate warmed up and annealed again: the authors' CLR.
 
-    After Renda, Frankle and Carbin (Comparing rewinding and fine-tuning, ICLR 2020): learning rate rewinding.
+    It is the learning rate rewinding of Renda, Frankle and Carbin (Comparing rewinding and fine-tuning, ICLR 2020).
     """
     return _train(cut, truncated(cut.full, cut.depth), checkpoint, schedule="cosine")
 
 
-def scratch(cut: CutModel, checkpoint: Path) -> Tuned:
-    """Train fresh adapters and a fresh head at the depth: the authors' TFS. Nothing of the full model is in it."""
-    return _train(
-        cut, untrained(cut.bench.task, cut.bench.backbone, cut.recipe, cut.depth), checkpoint, schedule="cosine"
-    )
+def scratch(cut: CutModel, checkpoint: Path) -> TunedModel:
+    """Train fresh adapters and a fresh head at the depth, without the full model: the authors' TFS."""
+    start = untrained(cut.context.dataset, cut.context.backbone, cut.config, cut.depth)
+    return _train(cut, start, checkpoint, schedule="cosine")
 
 
-def head(cut: CutModel, _: Path) -> Tuned:
-    """Leave the adapter as it is, and put the closed-form ridge head on the cut model's features."""
-    found = cut.features.head(cut.depth)
-    return replace(truncated(cut.full, cut.depth), weight=found.weight, bias=found.bias)
+def head(cut: CutModel, _: Path) -> TunedModel:
+    """Keep the adapter, and fit the closed-form ridge head on the cut model's features."""
+    ridge = cut.features.head(cut.depth)
+    return replace(truncated(cut.full, cut.depth), weight=ridge.weight, bias=ridge.bias)
 
 
-def none(cut: CutModel, _: Path) -> Tuned:
-    """Leave the cut model as it is."""
+def none(cut: CutModel, _: Path) -> TunedModel:
+    """Return the cut model without training."""
     return truncated(cut.full, cut.depth)
 
 
-def _train(cut: CutModel, start: Tuned, checkpoint: Path, **changes: object) -> Tuned:
-    recipe = replace(cut.recipe, **changes)  # type: ignore[arg-type]  # two fields of the right types, just above
-    return cut.bench.tune(start, recipe, stage="retune", checkpoint=checkpoint)
+def _train(cut: CutModel, start: TunedModel, checkpoint: Path, **changes: object) -> TunedModel:
+    config = replace(cut.config, **changes)  # type: ignore[arg-type]  # two fields of the right types, just above
+    return cut.context.tune(start, config, stage="retune", checkpoint=checkpoint)
 
 
-MODES: Mapping[str, Callable[[CutModel, Path], Tuned]] = MappingProxyType(
+MODES: Mapping[str, Callable[[CutModel, Path], TunedModel]] = MappingProxyType(
     {"constant": constant, "rewind": rewind, "scratch": scratch, "head": head, "none": none}
 )

@@ -1,4 +1,4 @@
-"""What a run reports while it goes on, kept with the seconds of each stage."""
+"""A record of a run: the progress of its steps and the seconds of its stages."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from sls.progress import Progress, ProgressCallback
 
 
-class Log:
-    """Pass progress on, and keep it with the seconds of each stage."""
+class RunLog:
+    """Record each step in `curve` and pass it to `progress`; record the seconds of each stage."""
 
-    def __init__(self, report: ProgressCallback) -> None:
-        self.report, self.curve, self.seconds = report, list[Progress](), dict[str, float]()
+    def __init__(self, progress: ProgressCallback) -> None:
+        self.progress, self.curve, self.seconds = progress, list[Progress](), dict[str, float]()
 
-    def __call__(self, progress: Progress) -> None:
-        self.curve.append(progress)
-        self.report(progress)
+    def __call__(self, step: Progress) -> None:
+        self.curve.append(step)
+        self.progress(step)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:

@@ -1,4 +1,4 @@
-"""What an interrupted fit has done already, kept beside its result until the fit is done."""
+"""The finished steps of an interrupted fit, kept in its output folder until the fit is done."""
 
 from __future__ import annotations
 
@@ -19,32 +19,32 @@ FOLDER = "unfinished"
 
 
 class Stages:
-    """Where one fit keeps its trainings and its scores: `out/unfinished/KEY`.
+    """Where one fit keeps its training checkpoints and its scores: `out/unfinished/KEY`.
 
-    The key is a digest of all that the fit is made of. What another fit left in the same place is removed.
+    KEY is a digest of all inputs of the fit. Files of another fit in `out/unfinished` are removed.
     """
 
-    def __init__(self, out: Path, made_of: Mapping[str, object]) -> None:
+    def __init__(self, out: Path, inputs: Mapping[str, object]) -> None:
         self.root = out / FOLDER
-        self.folder = self.root / hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = self.root / hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
         for other in self.root.glob("*"):
             if other != self.folder:
                 shutil.rmtree(other)
         self.folder.mkdir(parents=True, exist_ok=True)
 
     def checkpoint(self, name: str) -> Path:
-        """Return where the training of this name keeps its epochs; one that is finished is read back from there."""
+        """Return the path of this training's checkpoint, which also holds the result of a finished training."""
         return self.folder / f"{name}.safetensors"
 
-    def index(self, make: Callable[[], PruneIndex]) -> PruneIndex:
-        """Read the scores back, or make them where there are none that can be read."""
+    def index(self, compute: Callable[[], PruneIndex]) -> PruneIndex:
+        """Read the prune index, or compute and write it if there is none that can be read."""
         path = self.folder / "index.json"
         with suppress(FileNotFoundError, FormatError):
             return decode(PruneIndex, path.read_bytes(), str(path), newest=0)
-        made = make()
-        replace_file(path, json.dumps(asdict(made), allow_nan=False).encode())
-        return made
+        index = compute()
+        replace_file(path, json.dumps(asdict(index), allow_nan=False).encode())
+        return index
 
     def clear(self) -> None:
-        """Remove all of it: the fit is done."""
+        """Remove all files: the fit is done."""
         shutil.rmtree(self.root)

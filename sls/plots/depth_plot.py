@@ -1,4 +1,4 @@
-"""Score and accuracy against depth, with the threshold and the cut: one panel a task."""
+"""Score and accuracy against depth, with the threshold and the cut: one panel for each task."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from store.records.evidence import Accuracy, Certificate, PruneIndex
 
 COLUMNS = 3
 TICKS = 12
-"""Depths that are written below a panel, at most."""
+"""The greatest number of depths below a panel."""
 
 
 def draw_depths(
@@ -27,8 +27,8 @@ def draw_depths(
 ) -> Path:
     """Draw `stem`.svg and `stem`.png and return the first; `accuracies[task][i]` is measured at depth i + 1.
 
-    Marked are the cut, the other depths of an undecided index, the threshold, the accuracies of the
-    certificate with their 95 % intervals, and its curve of ridge heads on the validation images.
+    A panel shows the cut, the other candidates of an undecided index, the threshold, the accuracies of the certificate
+    with their 95 % intervals, and its curve of ridge heads on the validation images.
     """
     columns = min(COLUMNS, len(indexes))
     rows = math.ceil(len(indexes) / columns)
@@ -41,7 +41,7 @@ def draw_depths(
     for axes in panels[len(indexes) :]:
         axes.set_visible(False)
     lowest = min(score for index in indexes.values() for score in (0.0, *index.scores) if score is not None)
-    panels[0].set_ylim(lowest - 0.03, 1.03)  # all panels share it
+    panels[0].set_ylim(lowest - 0.03, 1.03)  # of all panels: they share the axis
     marks = {label: mark for axes in panels for mark, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(
         marks.values(),
@@ -61,7 +61,7 @@ def _draw(
     axes.set_title(f"{shorten(name)}: {index.depth} of {index.blocks}{undecided}", fontsize="medium", parse_math=False)
     axes.axvline(index.depth, color=GREY, linestyle=":", label="the cut")
     for depth in set(index.candidates) - {index.depth}:
-        axes.axvspan(depth - 0.3, depth + 0.3, color=GREY, alpha=0.2, linewidth=0, label="may as well be the cut")
+        axes.axvspan(depth - 0.3, depth + 0.3, color=GREY, alpha=0.2, linewidth=0, label="other candidate for the cut")
     known = [(block, score) for block, score in enumerate(index.scores, start=1) if score is not None]
     _draw_scores(axes, index, known)
     curve = certificate.curve if certificate is not None else ()
@@ -77,7 +77,7 @@ def _draw(
 
 
 def _ticks(blocks: int) -> range:
-    """Return at most 12 depths, the last block among them where a step of up to twice the least one divides it."""
+    """Return at most 12 depths; they include the last block if a step of up to twice the least one divides it."""
     least = math.ceil(blocks / TICKS)
     step = next((step for step in range(least, 2 * least + 1) if blocks % step == 0), least)
     return range(step, blocks + 1, step)
@@ -94,7 +94,7 @@ def _draw_scores(axes: Axes, index: PruneIndex, known: Sequence[tuple[int, float
 
 
 def _draw_accuracies(axes: Axes, accuracies: Sequence[Accuracy], curve: Sequence[Accuracy]) -> None:
-    """Draw test accuracy where the tuned model is cut there, and validation accuracy of a ridge head there."""
+    """Draw at each depth the test accuracy of the tuned model cut there, and a ridge head's validation accuracy."""
     for measured, style, ink, label in (
         (accuracies, "-", GREEN, "accuracy, cut there"),
         (curve, "-.", PURPLE, "validation accuracy, ridge head there"),
@@ -113,7 +113,7 @@ def _certify(axes: Axes, index: PruneIndex, certificate: Certificate) -> None:
         if accuracy is None:
             continue
         low, high = accuracy.interval
-        # near 0 and 1 the interval may end a rounding error short of the value
+        # near 0 and 1, rounding may put the end of the interval on the wrong side of the value
         spread = [[max(0.0, accuracy.value - low)], [max(0.0, high - accuracy.value)]]
         axes.errorbar(
             [depth], [accuracy.value], spread, fmt=mark, color=GREEN, mec=edge, markersize=5, capsize=3, label=label

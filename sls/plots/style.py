@@ -1,4 +1,4 @@
-"""Inks and marks that colour-blind readers tell apart, and how a picture is saved."""
+"""Colours and markers that colour-blind readers can tell apart, and how a picture is saved."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#666666"
 CUT, FADED = ORANGE, "#8a8a8a"
 INKS = (BLUE, "#e69f00", GREEN, "#cc79a7", "#56b4e9", ORANGE, "black", "#b8a500")
-"""Okabe and Ito's, the yellow darkened until it shows on white."""
+"""The palette of Okabe and Ito, with a darker yellow that is visible on white."""
 Mark = str | tuple[int, Literal[0, 1, 2], int]
 THIN: tuple[Mark, ...] = ("x", "+", "1", "2", "3", "4", "|", "_", (5, 2, 0), (8, 2, 0))
 MARKS: tuple[Mark, ...] = ("o", "^", "s", "X", "v", "D", "P", "*", "<", ">", "p", "h", "d", "8", "H", *THIN)
@@ -19,14 +19,14 @@ LONGEST = 24
 
 
 def shorten(name: str) -> str:
-    """Bring a name on one line of at most 24 characters, its beginning and its end."""
+    """Return the name on one line of at most 24 characters: its beginning and its end."""
     line = " ".join(name.split())
     half = LONGEST // 2
     return line if len(line) <= LONGEST else f"{line[:half]}…{line[1 - half :]}"
 
 
 def save(figure: Figure, stem: Path) -> Path:
-    """Write `stem`.svg, equal pictures as equal bytes, and `stem`.png, and return the first."""
+    """Write `stem`.svg and `stem`.png and return the first; equal pictures give equal SVG bytes."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     svg = stem.with_name(stem.name + ".svg")
     with matplotlib.rc_context({"svg.hashsalt": stem.name}):

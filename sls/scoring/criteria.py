@@ -1,4 +1,4 @@
-"""How well a block's features tell the classes apart: seven criteria, each a function of the rows and nothing else."""
+"""How well a block's features tell the classes apart: seven criteria, each a function of the rows alone."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ Formula = Callable[[npt.NDArray[np.float32], Labels], float]
 
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 CHUNK = 1024
-"""Rows whose similarities to all others are held at a time."""
+"""Rows whose similarities to all others are in memory at once."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """A score of one block's features, and how a depth is chosen by it.
+    """A score of one block's features, and the rule by which a depth is chosen from the scores.
 
-    `score(features, labels, *, seed=0)` takes (n, dim) float32 and (n,) int64 and gives NaN where it is
-    undefined; the order of the rows, the threads and the run change nothing, and neither does the seed:
-    no criterion draws. `alpha` is the share it cuts by unless another is asked for, or None. `view` is what
-    is scored: "scored", pool(x_i), or "served", pool(norm(x_i)). A score closer to the threshold than
-    `noise` is undecided. It needs `least` samples, and more than there are classes.
+    `score(features, labels, *, seed=0)` takes (n, dim) float32 and (n,) int64, and returns NaN if it is undefined. The
+    order of the rows, the threads and the run change nothing; the seed neither, as no criterion draws. `alpha` is the
+    default share, or None. `view` names the features that are scored: "scored", pool(x_i), or "served",
+    pool(norm(x_i)). A score closer to the threshold than `noise` is undecided. The score needs `least` samples, and
+    more samples than classes.
     """
 
     name: str
@@ -45,14 +45,14 @@ class Criterion:
 
     @property
     def rule(self) -> Literal["share", "tolerance"]:
-        """Walk from the top with T = alpha * s_N; or the smallest depth with s_i >= max_j s_j - max(tolerance, SE)."""
+        """Scan from the top with T = alpha * s_N; or the smallest depth with s_i >= max_j s_j - max(tolerance, SE)."""
         return "tolerance" if self.alpha is None else "share"
 
 
 def obstacle(features: Floats, labels: Labels, *, least: int) -> str | None:
-    """Say why samples ((n, d), or blocks x n x d) have no score that needs `least` of them, or None where they have.
+    """Return why features (n, d) or (blocks, n, d) have no score that needs `least` samples, or None if they have one.
 
-    Raises `DataError` for labels that are not one a sample.
+    Raises `DataError` unless there is one label for each sample.
     """
     check_rows(features, labels)
     samples, classes = len(labels), len(np.unique(labels))
@@ -71,16 +71,16 @@ def obstacle(features: Floats, labels: Labels, *, least: int) -> str | None:
 def nearest_class_mean(features: npt.NDArray[np.float32], labels: Labels) -> float:
     """Share of rows whose own class mean, taken without them, is nearest: |x - m_c^-x| = n_c / (n_c - 1) |x - m_c|.
 
-    A class seen once has no mean without its row, which is then wrong.
+    The only row of a class has no such mean, and counts as wrong.
     """
     x, y, counts = _centred(features, labels)
     means = np.stack([x[y == c].mean(axis=0) for c in range(len(counts))])
-    apart = (x**2).sum(axis=1)[:, None] - 2 * x @ means.T + (means**2).sum(axis=1)
+    squares = (x**2).sum(axis=1)[:, None] - 2 * x @ means.T + (means**2).sum(axis=1)
     n = counts[y].astype(np.float64)
     others = np.maximum(n - 1, 1)
-    own = np.arange(len(y)), y
-    apart[own] = np.where(n > 1, apart[own] * (n / others) ** 2, np.inf)
-    return float((apart.argmin(axis=1) == y).mean())
+    same_class = np.arange(len(y)), y
+    squares[same_class] = np.where(n > 1, squares[same_class] * (n / others) ** 2, np.inf)
+    return float((squares.argmin(axis=1) == y).mean())
 
 
 def ridge_probe(features: npt.NDArray[np.float32], labels: Labels) -> float:
@@ -90,7 +90,7 @@ def ridge_probe(features: npt.NDArray[np.float32], labels: Labels) -> float:
 
 
 def nearest_neighbours(features: npt.NDArray[np.float32], labels: Labels) -> float:
-    """Share of rows that their 20 nearest others by cosine, each with a vote of exp(cos / 0.07), put in their class."""
+    """Share of rows that their 20 nearest neighbours by cosine classify right, with votes of exp(cos / 0.07)."""
     x = features.astype(np.float64)
     x /= np.maximum(np.linalg.norm(x, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     names, y = np.unique(labels, return_inverse=True)
@@ -108,7 +108,7 @@ def nearest_neighbours(features: npt.NDArray[np.float32], labels: Labels) -> flo
 
 
 def raw_silhouette(features: npt.NDArray[np.float32], labels: Labels) -> float:
-    """s = mean_k (b_k - a_k) / max(a_k, b_k) over the features themselves; 0 for a class seen once."""
+    """s = mean_k (b_k - a_k) / max(a_k, b_k) over the features themselves; 0 for the only row of a class."""
     return float(silhouette_score(features.astype(np.float64), labels))
 
 
@@ -131,8 +131,8 @@ def _centred(features: npt.NDArray[np.float32], labels: Labels) -> tuple[Doubles
 # ---------------------------------------------------------------------------------------------------------- the table
 
 
-def _whatever_the_order(formula: Formula, least: int) -> Callable[..., float]:
-    """Score rows in the order of their content and on one thread, or give NaN where there is no score."""
+def _order_invariant(formula: Formula, least: int) -> Callable[..., float]:
+    """Return a score that sorts the rows by content and runs on one thread, and is NaN if there is no score."""
 
     def score(features: npt.NDArray[np.float32], labels: Labels, *, seed: int = 0) -> float:  # noqa: ARG001  none draws
         if obstacle(features, labels, least=least) or not np.ptp(features, axis=0).any():
@@ -157,28 +157,28 @@ SHARES: Mapping[str, tuple[Formula, float, float, int, str]] = {
         "Kornblith et al., Similarity of representations revisited, ICML 2019, linear CKA",
     ),
 }
-"""Scores without a unit: a depth is chosen by a share of the last one, on what the paper scores.
+"""Scores without a unit, of the features that the paper scores: the threshold is a share of the last block's score.
 
-The share is the paper's; CKA falls more slowly from the top, and 0.3 of it cut too deep (docs/sls.md has the figures).
+The share is the paper's 0.3, except for CKA, which falls more slowly from the top: 0.3 cut too deep (docs/sls.md).
 
-The noise of t-SNE is two standard deviations of s_i - 0.3 s_N over orders of the rows, which stand for last bits that
-differ, of the block where they are greatest: 0.023 and 0.015 a score, among those of the packaged backbone on embedded
-tasks, 250 and 400 samples.
+The noise of t-SNE is two standard deviations of s_i - 0.3 s_N over orders of the rows, which stand in for differences
+in the last bits. It was measured at the block with the greatest one, with the packaged backbone on embedded datasets
+and 250 and 400 samples: the standard deviations are 0.023 and 0.015.
 """
 ACCURACIES: Mapping[str, tuple[Formula, str]] = {
     "ncm": (nearest_class_mean, "Ben-Shaul and Dekel, Nearest class-center simplification, arXiv 2201.08924"),
     "ridge": (ridge_probe, "Allen, The relationship between variable selection and prediction, 1974: PRESS"),
     "knn": (nearest_neighbours, "Wu et al., Unsupervised feature learning, CVPR 2018, eq. 6 and 3.4: weighted kNN"),
 }
-"""Leave-one-out accuracies: a depth is chosen by the points it loses, on what the head sees."""
+"""Leave-one-out accuracies of the features that the head sees: a depth is chosen by the accuracy that it loses."""
 
 CRITERIA: Mapping[str, Criterion] = MappingProxyType(
     {
-        name: Criterion(name, _whatever_the_order(formula, least), "scored", noise, source, least, alpha)
+        name: Criterion(name, _order_invariant(formula, least), "scored", noise, source, least, alpha)
         for name, (formula, alpha, noise, least, source) in SHARES.items()
     }
     | {
-        name: Criterion(name, _whatever_the_order(formula, 2), "served", 0.0, source)
+        name: Criterion(name, _order_invariant(formula, 2), "served", 0.0, source)
         for name, (formula, source) in ACCURACIES.items()
     }
 )

@@ -12,9 +12,9 @@ from store.records.evidence import PruneIndex
 
 @dataclass(frozen=True)
 class Scoring:
-    """What is scored: `score_at(i)` for blocks i = 1..blocks on `samples` images, and what the index keeps of it.
+    """Scores on request, `score_at(i)` for blocks i = 1..blocks, and what the prune index records of them.
 
-    `undefined` says beforehand why there is no score. A score may be off by `noise`.
+    `undefined` says why there is no score, if that is known beforehand. A score may be off by `noise`.
     """
 
     score_at: Callable[[int], float]
@@ -29,15 +29,14 @@ class Scoring:
 def cut_by_share(scoring: Scoring, alpha: float, *, every: bool = False) -> PruneIndex:
     """T = alpha * s_N; i = max{i : s_i < T}; depth = min(i + 1, N), or 1 where no block is below T.
 
-    Blocks are scored from the top, and none below the first score that is below T by at least its noise:
-    the scores nearer to T leave several depths open. `every` asks for the scores that decide nothing, too.
-    Nothing is pruned, and the reason is kept, where the rule is undefined: there is no score, s_N is not
-    above 0, or a score is not a number.
+    Blocks are scored from the top until a score is below T by at least its noise. Scores nearer to T leave several
+    depths open. `every` also scores the blocks below. Nothing is pruned, and the reason is recorded, if the rule is
+    undefined: there is no score, s_N is not above 0, or a score is not a finite number.
     """
     if not 0 <= alpha <= 1:
         raise InvalidSettingError(f"alpha {alpha}: the threshold is a share of the last score, give 0 <= alpha <= 1")
-    scores = _Scores(scoring)
-    outcome = _walk(scores, scoring, alpha)
+    scores = _BlockScores(scoring)
+    outcome = _scan_down(scores, scoring, alpha)
     if every and scoring.undefined is None:
         scores.all()
     return scores.index(outcome, alpha=alpha)
@@ -46,19 +45,19 @@ def cut_by_share(scoring: Scoring, alpha: float, *, every: bool = False) -> Prun
 def cut_by_tolerance(scoring: Scoring, tolerance: float) -> PruneIndex:
     """depth = min{i : s_i >= T}, T = max_j s_j - max(tolerance, SE), SE = sqrt(s (1 - s) / n) of the best score s.
 
-    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984) for scores that
-    are shares (0..1) of n samples; every block is scored. Nothing is pruned, and the reason is kept, where
-    there is no score, one is not a number, or none is above 0.
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984) for scores that are shares
+    (0..1) of n samples; every block is scored. Nothing is pruned, and the reason is recorded, if there is no score, a
+    score is not a finite number, or no score is above 0.
     """
     if not 0 <= tolerance < 1:
         raise InvalidSettingError(f"tolerance {tolerance}: give a share of accuracy, 0 <= tolerance < 1, as 0.01")
-    scores = _Scores(scoring)
+    scores = _BlockScores(scoring)
     return scores.index(_first_within(scores, scoring, tolerance), tolerance=tolerance)
 
 
 @dataclass(frozen=True)
 class _Outcome:
-    """A depth with its threshold and every depth left open, or why there is none."""
+    """A depth with its threshold and all depths that are left open, or the reason why there is none."""
 
     depth: int = 0
     threshold: float | None = None
@@ -66,13 +65,13 @@ class _Outcome:
     left_open: frozenset[int] = frozenset()
 
 
-def _walk(scores: _Scores, scoring: Scoring, alpha: float) -> _Outcome:
+def _scan_down(scores: _BlockScores, scoring: Scoring, alpha: float) -> _Outcome:
     blocks = scoring.blocks
     if scoring.undefined is not None:
         return _Outcome(reason=scoring.undefined)
     last = scores.at(blocks)
     if not math.isfinite(last):
-        return _Outcome(reason=_no_number(blocks, last))
+        return _Outcome(reason=_not_finite(blocks, last))
     if last <= 0:
         return _Outcome(reason=f"the score of the last block is {last:.4f}, not above 0: nothing is pruned")
     threshold, depth = alpha * last, None
@@ -81,7 +80,7 @@ def _walk(scores: _Scores, scoring: Scoring, alpha: float) -> _Outcome:
         score = scores.at(block)
         if not math.isfinite(score):
             if depth is None:
-                return _Outcome(reason=_no_number(block, score))
+                return _Outcome(reason=_not_finite(block, score))
             left_open.add(blocks)
             break
         if score - threshold < scoring.noise or score < threshold:
@@ -97,48 +96,48 @@ def _walk(scores: _Scores, scoring: Scoring, alpha: float) -> _Outcome:
     return _Outcome(depth, threshold, left_open=frozenset(left_open))
 
 
-def _first_within(scores: _Scores, scoring: Scoring, tolerance: float) -> _Outcome:
+def _first_within(scores: _BlockScores, scoring: Scoring, tolerance: float) -> _Outcome:
     if scoring.undefined is not None:
         return _Outcome(reason=scoring.undefined)
-    found = scores.all()
-    for block, score in enumerate(found, start=1):
+    values = scores.all()
+    for block, score in enumerate(values, start=1):
         if not math.isfinite(score):
-            return _Outcome(reason=_no_number(block, score))
-    best = max(found)
+            return _Outcome(reason=_not_finite(block, score))
+    best = max(values)
     if best <= 0:
         return _Outcome(reason=f"the best score is {best:.4f}, not above 0: nothing is pruned")
     threshold = best - max(tolerance, math.sqrt(best * (1 - best) / scoring.samples))
-    return _Outcome(next(block for block, score in enumerate(found, start=1) if score >= threshold), threshold)
+    return _Outcome(next(block for block, score in enumerate(values, start=1) if score >= threshold), threshold)
 
 
-def _no_number(block: int, score: float) -> str:
+def _not_finite(block: int, score: float) -> str:
     return f"the score of block {block} is {score}: nothing is pruned"
 
 
-class _Scores:
-    """Each block is scored once, when it is asked for."""
+class _BlockScores:
+    """The scores by block, each computed once, on first use."""
 
     def __init__(self, scoring: Scoring) -> None:
-        self.scoring, self.found = scoring, dict[int, float]()
+        self.scoring, self.values = scoring, dict[int, float]()
 
     def at(self, block: int) -> float:
-        if block not in self.found:
-            self.found[block] = float(self.scoring.score_at(block))
-        return self.found[block]
+        if block not in self.values:
+            self.values[block] = float(self.scoring.score_at(block))
+        return self.values[block]
 
     def all(self) -> list[float]:
-        """Score what is left, from the top, and return all from block 1 on."""
+        """Score the remaining blocks from the top, and return all scores from block 1 on."""
         return [self.at(block) for block in range(self.scoring.blocks, 0, -1)][::-1]
 
     def index(self, outcome: _Outcome, *, alpha: float | None = None, tolerance: float | None = None) -> PruneIndex:
-        found = (self.found.get(block, math.nan) for block in range(1, self.scoring.blocks + 1))
+        scores = (self.values.get(block, math.nan) for block in range(1, self.scoring.blocks + 1))
         return PruneIndex(
             depth=outcome.depth or self.scoring.blocks,
             blocks=self.scoring.blocks,
             criterion=self.scoring.criterion,
             alpha=alpha,
             threshold=outcome.threshold,
-            scores=tuple(score if math.isfinite(score) else None for score in found),
+            scores=tuple(score if math.isfinite(score) else None for score in scores),
             seed=self.scoring.seed,
             samples=self.scoring.samples,
             reason=outcome.reason,

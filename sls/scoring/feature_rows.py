@@ -1,4 +1,4 @@
-"""Rows of features with their labels: checked, and put in an order of their content."""
+"""Rows of features with their labels: check them, and sort them by content."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def check_rows(features: Floats, labels: Labels) -> None:
     if features.ndim < 2 or features.shape[-2] != len(labels):
         raise DataError(f"{len(labels)} labels for features of shape {features.shape}: give one label for each row")
     if features.shape[-1] < 2:
-        raise DataError(f"features of width {features.shape[-1]}: two dimensions at least are told apart")
+        raise DataError(f"features of width {features.shape[-1]}: give features of at least two dimensions")
 
 
 def content_order(features: Floats, labels: Labels) -> npt.NDArray[np.int64]:
-    """Order the rows of (n, d) by their bytes, then by label: the same rows, listed in any way, give the same array.
+    """Return the order of the rows (n, d) by bytes, then by label: it makes the same rows in any order the same array.
 
-    Rows that are equal in both may be swapped, which changes nothing.
+    Rows with equal bytes and labels may be swapped, which changes nothing.
     """
     rows = [row.tobytes() for row in features]
     return np.array(sorted(range(len(rows)), key=lambda i: (rows[i], labels[i])), dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The pooled feature after every block, from one forward pass an image."""
+"""The pooled feature after every block, from one forward pass for each image."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class BlockFeatures:
     """Two views of x_i, the output of block i, as (blocks, samples, dim) float32.
 
     `scored`: pool(x_i), which the paper scores. `served`: pool(norm(x_i)), which the head sees at depth i.
-    A distilled model pools the mean of its two tokens, as timm does at inference. A pooling that was learned
-    (map, prr) was learned upon the norm, so there both are after it.
+    A distilled model pools the mean of its two tokens, as timm does at inference. A learned pooling (map, prr) was
+    learned on normed tokens, so both views are then taken after the norm.
     """
 
     scored: npt.NDArray[np.float32]
@@ -33,12 +33,12 @@ class BlockFeatures:
 def block_features(
     vit: VisionTransformer, split: Split, transform: Transform, *, rows: npt.NDArray[np.int64] | None = None
 ) -> BlockFeatures:
-    """x_i = L_i(x_{i-1}), i = 1..blocks, for the images of `rows` in that order, or for all."""
+    """x_i = L_i(x_{i-1}), i = 1..blocks, for the images of `rows` in that order; by default for all images."""
     vit.eval()
     order = np.arange(len(split)) if rows is None else rows
     if not len(order):
-        nothing = np.zeros((len(vit.blocks), 0, vit.embed_dim), dtype=np.float32)
-        return BlockFeatures(nothing, nothing)
+        empty = np.zeros((len(vit.blocks), 0, vit.embed_dim), dtype=np.float32)
+        return BlockFeatures(empty, empty)
     batches = np.array_split(order, -(-len(order) // BATCH))
     views = [_forward(vit, split.inputs(batch, transform)) for batch in batches]
     return BlockFeatures(*(np.concatenate(view, axis=1) for view in zip(*views, strict=True)))

@@ -21,10 +21,10 @@ PENALTIES = tuple(10.0**power for power in np.arange(-4, 2.5, 0.5))
 
 @dataclass(frozen=True)
 class RidgeHead:
-    """logits = weight z + bias, for z (dim,) as the head sees it.
+    """logits = weight z + bias, for the feature z (dim,) that the head sees.
 
-    `weight` (classes, dim) and `bias` (classes,) are float32. `penalty` is lambda as it was added to the
-    scatter matrix; `leave_one_out` the share (0..1) of rows that the head fitted without them gets right.
+    `weight` (classes, dim) and `bias` (classes,) are float32. `penalty` is the lambda that was added to the scatter
+    matrix; `leave_one_out` is the share (0..1) of rows that a head fitted without them classifies right.
     """
 
     weight: Tensor
@@ -36,17 +36,17 @@ class RidgeHead:
 def ridge_head(features: npt.NDArray[np.float32], labels: Labels, classes: int) -> RidgeHead:
     """min_W,b sum_k |W z_k + b - y_k|^2 + lambda |W|^2 for one-hot y; z (n, dim), labels (n,) in 0..classes-1.
 
-    lambda is the one of 13 with the least leave-one-out squared error, the greater where two are equal.
-    A function of the rows whatever their order, on one thread. Raises `DataError` for labels that do not
-    fit, fewer than two rows, and features that are no finite numbers.
+    lambda is the one of 13 with the least leave-one-out squared error, the greatest of equal ones. The result does not
+    depend on the order of the rows; it is computed on one thread. Raises `DataError` for labels that do not fit, fewer
+    than two rows, and features that are not finite numbers.
     """
     check_rows(features, labels)
     if len(labels) < 2:
-        raise DataError("1 row to fit a head to: leaving it out leaves none, give two at least")
+        raise DataError("1 row to fit a head to: leave-one-out needs at least two, give more")
     if not 0 <= labels.min() <= labels.max() < classes:
         raise DataError(f"labels of {labels.min()}..{labels.max()} for {classes} classes: give 0..{classes - 1}")
     if not np.isfinite(features).all():
-        raise DataError("a feature is not a finite number, and no head fits it: tune again at a lower learning rate")
+        raise DataError("a feature is not a finite number, so no head can be fitted: tune with a lower learning rate")
     order = content_order(features, labels)
     with threadpool_limits(1):
         return _solve(features[order].astype(np.float64), labels[order], classes)

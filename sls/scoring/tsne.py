@@ -12,21 +12,21 @@ from sls.scoring.feature_rows import Floats, Labels
 
 PERPLEXITY = 30
 SEED = 0
-"""The authors' random_state. Ours draws nothing: its start is given."""
+"""The authors' random_state. It changes nothing here, as the start is given."""
 
 
 def tsne_silhouette(features: Floats, labels: Labels) -> float:
     """s = mean_k (b_k - a_k) / max(a_k, b_k) over 2-D t-SNE coordinates (n x d -> n x 2), clusters = labels.
 
-    One thread and an explicit start make it a function of its arguments on one machine; the order of the
-    rows is one of them. NaN where all samples are equal.
+    One thread and an explicit start make it a function of its arguments, the order of the rows included, on one
+    machine. NaN if all samples are equal.
     """
     points = tsne_points(features)
     return float("nan") if points is None else float(silhouette_score(points, labels))
 
 
 def authors_silhouette(features: Floats, labels: Labels) -> float:
-    """As the authors' code: start by scikit-learn, random_state 0, each axis scaled to 0..1 before the silhouette."""
+    """The authors' code: scikit-learn's start, random_state 0, each axis scaled to 0..1 before the silhouette."""
     if not np.ptp(features, axis=0).any():
         return float("nan")
     points = _tsne(features, "pca")
@@ -35,16 +35,16 @@ def authors_silhouette(features: Floats, labels: Labels) -> float:
 
 
 def tsne_points(features: Floats) -> npt.NDArray[np.float32] | None:
-    """2-D t-SNE coordinates (n x 2) of n x d features, the rows in the order given; None where all are equal."""
+    """2-D t-SNE coordinates (n x 2) of features (n x d), in the order of the rows; None if all are equal."""
     start = principal_axes(features)
     return None if start is None else _tsne(features, start)
 
 
 def principal_axes(features: Floats) -> npt.NDArray[np.float32] | None:
-    """X_c = U S V^T, start = U_2 S_2 scaled to a standard deviation of 1e-4 on the first axis; None where X_c = 0.
+    """X_c = U S V^T, start = U_2 S_2 scaled to a standard deviation of 1e-4 on the first axis; None if X_c = 0.
 
-    A full decomposition in float64 with each axis' largest loading positive: scikit-learn's own start is
-    randomised above 500 samples, so it hangs on the seed.
+    A full decomposition in float64 with the largest loading of each axis positive: scikit-learn's own start depends on
+    the seed above 500 samples, where it is randomised.
     """
     if not np.ptp(features, axis=0).any():
         return None

@@ -1,1 +1,1 @@
-"""Train adapters and a head; go on after an interruption."""
+"""Train adapters and a head; resume after an interruption."""

@@ -1,4 +1,4 @@
-"""A run's checkpoint: one safetensors file, with JSON in its metadata, replaced as a whole after each epoch."""
+"""A training checkpoint: one safetensors file with JSON in its metadata, replaced atomically after each epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ import safetensors
 from safetensors.torch import load, save
 from torch import Tensor
 
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.data.dataset import Dataset, Split
 from sls.training.recipe import TrainingConfig
-from sls.training.trainer import State
+from sls.training.trainer import TrainingState
 from store.backends.atomic_write import replace_file
 from store.errors import ConflictError, FormatError
 from store.weights.backbones import Backbone
@@ -25,15 +25,15 @@ META = "onetrunk"
 
 @dataclass(frozen=True)
 class TrainingCheckpoint:
-    """Where a run keeps its state, and what it is a run of."""
+    """The file of a run's state, and `run`, the digests that identify the run."""
 
     path: Path
     run: Mapping[str, str]
 
-    def read(self) -> State | None:
+    def read(self) -> TrainingState | None:
         """Return the state after the last finished epoch, or None before the first.
 
-        Raises `ConflictError` for the checkpoint of another run, `FormatError` for a file that is none.
+        Raises `ConflictError` for the checkpoint of another run, `FormatError` for a file that is not a checkpoint.
         """
         try:
             data = self.path.read_bytes()
@@ -45,31 +45,31 @@ class TrainingCheckpoint:
             return None
         except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
             raise FormatError(
-                f"{self.path} is no checkpoint of a run ({type(error).__name__}): remove it to start anew"
+                f"{self.path} is not a valid training checkpoint ({type(error).__name__}): remove it to start again"
             ) from None
-        other = [part for part in self.run if run.get(part) != self.run[part]]
-        if other:
+        differing = [key for key in self.run if run.get(key) != self.run[key]]
+        if differing:
             raise ConflictError(
-                f"{self.path} is the checkpoint of a run with another {other[0]}: remove it or give another path"
+                f"{self.path} is the checkpoint of a run with another {differing[0]}: remove it or give another path"
             )
-        return State(tensors, facts)
+        return TrainingState(tensors, facts)
 
-    def write(self, state: State) -> None:
-        """Replace the file by the state, durably, or leave it as it is."""
+    def write(self, state: TrainingState) -> None:
+        """Replace the file atomically and durably."""
         meta = {META: json.dumps({**state.facts, "run": self.run})}
         data: bytes = save({key: value.contiguous() for key, value in state.tensors.items()}, metadata=meta)
         replace_file(self.path, data)
 
 
-def run_of(task: Dataset, backbone: Backbone, start: Tuned, recipe: TrainingConfig) -> dict[str, str]:
-    """Name all that a run's result depends on, the order of the images included, so that none goes on from another."""
+def run_of(dataset: Dataset, backbone: Backbone, start: TunedModel, config: TrainingConfig) -> dict[str, str]:
+    """Digest all that a run's result depends on, the order of the images too, to tell it from other runs."""
     tensors = {**start.adapter, "weight": start.weight, "bias": start.bias}
     shape = [start.depth, start.rank, start.method, start.from_block]
     return {
-        "recipe": json.dumps(asdict(recipe), sort_keys=True),
+        "recipe": json.dumps(asdict(config), sort_keys=True),
         "backbone": backbone.record.id.fingerprint,
         "start": _digest(repr(shape), *(f"{key} {_sha256(tensors[key])}" for key in sorted(tensors))),
-        "data": _digest(*map(_rows, (task.train, task.validation))),
+        "data": _digest(*map(_rows, (dataset.train, dataset.validation))),
     }
 
 

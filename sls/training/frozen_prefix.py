@@ -1,4 +1,4 @@
-"""What the trained part of a model makes of images, with the frozen blocks below it computed once for each."""
+"""Features of images for training; the frozen blocks below the first adapted one run once for each image."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from sls.data.dataset import Split, Transform
 BATCH = 64
 
 
-class Source:
-    """features(rows) = pool(norm(blocks(stem(images[rows])))), where `frozen` blocks are computed once and kept.
+class FeatureSource:
+    """features(rows) = pool(norm(blocks(stem(images[rows])))); the output of the first `frozen` blocks is kept.
 
-    What is kept takes tokens * dim * 2 bytes an image.
+    It takes tokens * dim * 2 bytes for each image.
     """
 
     def __init__(self, vit: VisionTransformer, split: Split, transform: Transform, *, frozen: int) -> None:
@@ -24,7 +24,7 @@ class Source:
         self._kept = self._run_frozen() if frozen and len(split) else None
 
     def features(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Shape (len(rows), dim), in bfloat16."""
+        """Return the features (len(rows), dim) in bfloat16."""
         if self._kept is None:
             features: Tensor = self.vit(self._images(rows))
         else:
@@ -48,5 +48,5 @@ class Source:
 
 
 def batches(count: int, size: int = BATCH) -> list[npt.NDArray[np.int64]]:
-    """Part 0..count - 1 into runs of at most `size`."""
+    """Divide 0..count - 1 into runs of at most `size`."""
     return np.array_split(np.arange(count), -(-count // size)) if count else []

@@ -1,4 +1,4 @@
-"""How to train."""
+"""The configuration of a training run, and its learning rate schedules."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def rate_at(step: int, steps: int) -> float:
 SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
     {"cosine": rate_at, "constant": lambda _step, _steps: 1.0}
 )
-"""Name -> share of the learning rate at step (from 0) of steps."""
+"""Name -> function of (step, steps), with step from 0, that returns the share of the learning rate."""
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """AdamW over batches in an order drawn by the seed; `method`, `from_block` and `scale` are of fresh adapters.
+    """AdamW over batches in an order drawn from the seed; `method`, `from_block` and `scale` apply to fresh adapters.
 
     The schedule "cosine" is a linear warm-up over the first tenth of the steps, then a half cosine to zero;
-    "constant" is flat. Blocks below `from_block` are left as they are, and their output is computed once for each
-    image. With `patience`, training stops after that many epochs without a better validation accuracy, and the best
-    epoch's weights are kept. `scale` is the factor s of RepAdapter and Convpass, the first one of Adapter+, and ten
-    times that of AdaptFormer.
+    "constant" is flat. Blocks below `from_block` are not adapted, and their output is computed once for each image.
+    With `patience`, training stops after that many epochs without a better validation accuracy, and keeps the best
+    epoch's weights. `scale` is the factor s of RepAdapter and Convpass, the initial one of Adapter+, and ten times
+    that of AdaptFormer.
     """
 
     epochs: int = 8
@@ -51,7 +51,7 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if min(self.epochs, self.batch, self.rank) < 1 or not 0 < self.learning_rate < 1 or self.weight_decay < 0:
             raise InvalidSettingError(
-                f"{self}: give epochs, batch and rank of at least 1, a learning rate within 0..1, no negative decay"
+                f"{self}: give epochs, batch and rank of at least 1, a learning rate within 0..1, a decay of at least 0"
             )
         if self.method not in METHODS:
             raise InvalidSettingError(f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}")
@@ -59,6 +59,6 @@ class TrainingConfig:
             raise InvalidSettingError(f"schedule {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
         if self.from_block < 1 or self.patience < 0 or not 0 < self.scale < math.inf:
             raise InvalidSettingError(
-                f"from_block {self.from_block}, patience {self.patience}, scale {self.scale}: give a block from 1 up, "
-                "0 or more epochs of patience, a scale above 0"
+                f"from_block {self.from_block}, patience {self.patience}, scale {self.scale}: give a block of at least "
+                "1, a patience of at least 0 epochs, a scale above 0"
             )

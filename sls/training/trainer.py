@@ -1,4 +1,4 @@
-"""The optimizer's side of tuning: epochs over the images, and all that an epoch leaves behind."""
+"""The training loop: epochs over the images, and the state from which training resumes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from sls.adapters.model import Adapted
-from sls.training.frozen_prefix import Source
+from sls.adapters.model import AdaptedModel
+from sls.training.frozen_prefix import FeatureSource
 from sls.training.recipe import SCHEDULES, TrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 @dataclass(frozen=True)
-class Best:
+class BestEpoch:
     """The first epoch of the highest validation accuracy, and its float32 weights."""
 
     epoch: int
@@ -29,56 +29,58 @@ class Best:
 
 
 @dataclass(frozen=True)
-class State:
-    """All that training goes on from after an epoch: tensors, and what JSON holds."""
+class TrainingState:
+    """All that training resumes from after an epoch: tensors, and values that JSON can hold."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
 
-def trained(model: Adapted) -> list[Tensor]:
-    """Return the parameters that require a gradient, the adapter's and the head's."""
+def trainable(model: AdaptedModel) -> list[Tensor]:
+    """Return the parameters that require a gradient: the adapter's and the head's."""
     return [p for p in (*model.vit.parameters(), *model.head.parameters()) if p.requires_grad]
 
 
-def round_off(model: Adapted) -> list[Tensor]:
-    """Put the vit into bfloat16, and return float32 copies of what is to be trained as it was before."""
-    weights = [parameter.detach().float().clone() for parameter in trained(model)]
+def to_bfloat16(model: AdaptedModel) -> list[Tensor]:
+    """Convert the vit to bfloat16, and return float32 copies of the trainable parameters before the conversion."""
+    weights = [parameter.detach().float().clone() for parameter in trainable(model)]
     model.vit.to(torch.bfloat16)
     return weights
 
 
 class Trainer:
-    """Train what requires a gradient in a model that has been rounded off; `epoch` counts those that are done."""
+    """Train the parameters of a model after `to_bfloat16`; `epoch` counts the finished epochs."""
 
-    def __init__(self, model: Adapted, weights: list[Tensor], source: Source, recipe: TrainingConfig) -> None:
-        self.model, self.source, self.recipe = model, source, recipe
+    def __init__(
+        self, model: AdaptedModel, weights: list[Tensor], source: FeatureSource, config: TrainingConfig
+    ) -> None:
+        self.model, self.source, self.config = model, source, config
         self.labels = torch.from_numpy(source.split.labels)
-        self.batches = math.ceil(len(source.split) / recipe.batch)
-        self.order = np.random.default_rng(recipe.seed)
-        self.parameters = trained(model)
-        # bfloat16 would swallow the small updates, so the optimizer works on float32 copies
+        self.batches = math.ceil(len(source.split) / config.batch)
+        self.order = np.random.default_rng(config.seed)
+        self.parameters = trainable(model)
+        # small updates would be lost in bfloat16, so the optimizer works on float32 copies
         self.masters = [weight.requires_grad_() for weight in weights]
         self.optimizer = torch.optim.AdamW(
-            self.masters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, foreach=True
+            self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
         )
-        self.epoch, self.best = 0, Best(0, -1.0, ())
+        self.epoch, self.best = 0, BestEpoch(0, -1.0, ())
 
     @property
     def done(self) -> bool:
-        """Whether all epochs are through, or as many as patience allows have not helped."""
-        waited = self.epoch - self.best.epoch
-        return self.epoch >= self.recipe.epochs or 0 < self.recipe.patience <= waited
+        """Whether all epochs are finished, or `patience` epochs in turn brought no better accuracy."""
+        stale = self.epoch - self.best.epoch
+        return self.epoch >= self.config.epochs or 0 < self.config.patience <= stale
 
     def run_epoch(self) -> float:
-        """Go through the images once and return the mean loss."""
+        """Train on every image once and return the mean loss."""
         self.model.vit.train()
         losses = []
-        for turn, rows in enumerate(np.array_split(self.order.permutation(len(self.labels)), self.batches)):
+        for batch, rows in enumerate(np.array_split(self.order.permutation(len(self.labels)), self.batches)):
             logits = self.model.head(self.source.features(rows).float())
             loss = functional.cross_entropy(logits, self.labels[torch.from_numpy(rows)])
             torch.autograd.backward(loss)
-            self._step(self.epoch * self.batches + turn)
+            self._step(self.epoch * self.batches + batch)
             losses.append(loss.item())
         self.epoch += 1
         return float(np.mean(losses))
@@ -88,8 +90,8 @@ class Trainer:
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             assert parameter.grad is not None
             master.grad, parameter.grad = parameter.grad.float(), None
-        share = SCHEDULES[self.recipe.schedule](step, self.recipe.epochs * self.batches)
-        self.optimizer.param_groups[0]["lr"] = self.recipe.learning_rate * share
+        share = SCHEDULES[self.config.schedule](step, self.config.epochs * self.batches)
+        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * share
         self.optimizer.step()
         self._round()
 
@@ -98,29 +100,29 @@ class Trainer:
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             parameter.copy_(master)
 
-    def judge(self, accuracy: float | None) -> None:
-        """Keep the weights where there is patience and they are the best so far."""
-        if self.recipe.patience and accuracy is not None and accuracy > self.best.accuracy:
-            self.best = Best(self.epoch, accuracy, tuple(master.detach().clone() for master in self.masters))
+    def keep_best(self, accuracy: float | None) -> None:
+        """With patience, keep a copy of the weights if their validation accuracy is the best so far."""
+        if self.config.patience and accuracy is not None and accuracy > self.best.accuracy:
+            self.best = BestEpoch(self.epoch, accuracy, tuple(master.detach().clone() for master in self.masters))
 
     def finish(self) -> None:
-        """Leave the model with the float32 weights: the best epoch's where there is patience, else the last one's."""
+        """Set the model's parameters to the float32 weights: the best epoch's with patience, else the last epoch's."""
         for parameter, weight in zip(self.parameters, self.best.weights or self.masters, strict=True):
             parameter.data = weight.detach()
 
-    def state(self) -> State:
-        """Give all that `restore` needs, the random numbers of dropout and of the order among it."""
+    def state(self) -> TrainingState:
+        """Return the state for `restore`, with the random states of dropout and of the order."""
         tensors = {"random": torch.random.get_rng_state()}
         for index, master in enumerate(self.masters):
             moments = self.optimizer.state[master]
             tensors |= {f"weights/{index}": master.detach()} | {f"{m}/{index}": moments[m] for m in MOMENTS}
         tensors |= {f"best/{index}": weight for index, weight in enumerate(self.best.weights)}
         best = {"epoch": self.best.epoch, "accuracy": self.best.accuracy}
-        return State(tensors, {"epoch": self.epoch, "order": self.order.bit_generator.state, "best": best})
+        return TrainingState(tensors, {"epoch": self.epoch, "order": self.order.bit_generator.state, "best": best})
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
-        """Go on from a state of the same recipe, data and start."""
+    def restore(self, state: TrainingState) -> None:
+        """Resume from a state of a run with the same config, data and start."""
         facts, tensors = state.facts, state.tensors
         self.epoch = facts["epoch"]
         self.order.bit_generator.state = facts["order"]
@@ -132,4 +134,4 @@ class Trainer:
             self.optimizer.state[master] = {"step": steps.clone(), **moments}
         self._round()
         weights = tuple(tensors[f"best/{index}"] for index in range(len(self.masters)) if f"best/{index}" in tensors)
-        self.best = Best(**facts["best"], weights=weights)
+        self.best = BestEpoch(**facts["best"], weights=weights)

@@ -1,4 +1,4 @@
-"""Tasks of the methods that PEFT lacks, random in every tensor, and their answers by our own modules within timm."""
+"""Tasks of the methods that PEFT lacks, with random tensors, and their logits by the modules of `sls` within timm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.adapters.task_folder import read_folder, write_folder
 from store.weights.backbones import Backbone
 from support.oracle import TaskFolder
@@ -29,18 +29,18 @@ def random_tuned(
     from_block: int = 1,
     scale: float = 0.5,
     seed: int = 0,
-) -> Tuned:
-    """Draw every tensor of an adapter and a head; the scale, a single number, stays as given."""
+) -> TunedModel:
+    """Draw every tensor of an adapter and a head, except for the scale where it is one number."""
     torch.manual_seed(seed)
     head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
-    start = Tuned(depth, rank, {}, *head, method, from_block, scale)
+    start = TunedModel(depth, rank, {}, *head, method, from_block, scale)
     fresh = METHODS[method].wrap(backbone, start, torch.float32).collect()
     adapter = {key: value + STD * torch.randn_like(value) if value.dim() else value for key, value in fresh.items()}
     return replace(start, adapter=adapter)
 
 
 def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> TaskFolder:
-    """Write the folder of a random task, as `publish` takes it."""
+    """Write the folder of a random task, without a card."""
     tuned = random_tuned(backbone, method, **options)
     write_folder(folder, backbone, tuned, tuple(f"class {index}" for index in range(len(tuned.bias))))
     return TaskFolder(folder, tuned.depth)
@@ -50,14 +50,14 @@ def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int)
 def own_logits(
     backbone: Backbone, made: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
+    """Logits (classes,) of each image (n, 3, H, W) by stock timm's blocks 1..depth with the adapters in them."""
     model = read_folder(made.folder, backbone, depth=made.depth)
     return list(model.head.to(dtype)(model.vit.to(dtype)(images.to(dtype))).float())
 
 
 @torch.inference_mode()
-def check_merged(backbone: Backbone, tuned: Tuned, merged: VisionTransformer) -> None:
-    """Check that merged weights answer as the backbone with its adapter does, and unlike the backbone alone."""
+def check_merged(backbone: Backbone, tuned: TunedModel, merged: VisionTransformer) -> None:
+    """Assert that `merged`, the backbone with the adapter in its weights, answers as the adapted model does."""
     images = torch.randn(2, 3, 32, 32)
     del merged.blocks[tuned.depth :]
     model = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit.eval()

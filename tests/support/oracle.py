@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sls.adapters.model import calm_peft
+from sls.adapters.model import suppress_peft_warnings
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode, load_backbone
 from store.weights.forms import TaskWeights
@@ -99,7 +99,7 @@ def make_peft_task(
     torch.manual_seed(seed)
     vit = backbone.build()
     del vit.blocks[made.depth :]
-    with calm_peft():
+    with suppress_peft_warnings():
         model = peft.get_peft_model(vit, config)
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -147,7 +147,7 @@ def reference_logits(
     """Logits (classes,) of each image (n, 3, H, W): blocks 1..depth of stock timm, stock PEFT upon them, the head."""
     vit = backbone.build(dtype=dtype)
     del vit.blocks[made.depth :]
-    with calm_peft():
+    with suppress_peft_warnings():
         model = peft.PeftModel.from_pretrained(vit, made.folder, autocast_adapter_dtype=False).to(dtype).eval()
     head = load_file(made.folder / "head.safetensors")
     weight, bias = head["weight"].to(dtype), head["bias"].to(dtype)

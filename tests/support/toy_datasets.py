@@ -1,4 +1,4 @@
-"""Small data sets that a toy backbone learns, and the comparison of two tuned tasks."""
+"""Small datasets that a toy backbone learns, and a comparison of tuned models."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from safetensors.torch import load
 
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.data.dataset import Dataset, Split
 from store.weights.backbones import Backbone
 from support.toy_backbone import make_toy
@@ -18,7 +18,7 @@ def toy_backbone() -> Backbone:
 
 
 def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: float = 60) -> Dataset:
-    """Noise around red, green and blue: learned at once where the spread is small."""
+    """Noise around red, green and blue: a small spread is learned at once."""
     random = np.random.default_rng(0)
 
     def part(count: int) -> Split:
@@ -30,7 +30,7 @@ def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: fl
 
 
 def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
-    """Noise so strong around three colours that a model's depths differ in their answers."""
+    """Three colours with so much noise that the depths of a model differ in their answers."""
     random = np.random.default_rng(0)
 
     def part(count: int) -> Split:
@@ -43,10 +43,10 @@ def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
 
 
 class InterruptionError(Exception):
-    """The power fails."""
+    """Interrupts a training."""
 
 
-def same(one: Tuned, other: Tuned) -> bool:
+def same(one: TunedModel, other: TunedModel) -> bool:
     pairs = [(one.weight, other.weight), (one.bias, other.bias)]
     pairs += [(value, other.adapter[key]) for key, value in one.adapter.items()]
     return one.adapter.keys() == other.adapter.keys() and all(torch.equal(a, b) for a, b in pairs)

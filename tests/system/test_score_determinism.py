@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from support.scored_scans import ORDERS, THREADS, every_way
+from support.scored_scans import ORDERS, THREADS, scores_in_every_order
 
 from sls.scoring.criteria import CRITERIA
 
@@ -17,13 +17,13 @@ RUNS = 3
 @pytest.fixture(scope="module")
 def runs() -> list[dict[str, list[str]]]:
     """The same here and in fresh processes, which start with other numbers of threads."""
-    code = "import json; from support.scored_scans import every_way; print(json.dumps(every_way()))"
-    outputs = [every_way()]
+    code = "import json; from support import scored_scans as s; print(json.dumps(s.scores_in_every_order()))"
+    outputs = [scores_in_every_order()]
     for run in range(1, RUNS):
-        own = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(run), "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {"PYTHONPATH": ":".join(sys.path), "OMP_NUM_THREADS": str(run), "OMP_WAIT_POLICY": "PASSIVE"}
         command = [sys.executable, "-c", code]
-        done = subprocess.run(command, env=os.environ | own, capture_output=True, text=True, check=True)
-        outputs.append(json.loads(done.stdout))
+        process = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, check=True)
+        outputs.append(json.loads(process.stdout))
     return outputs
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.toy_backbone import toy_model
 
-from sls.choose_depth import ScoreConfig, depth_from_features, look
+from sls.choose_depth import ScoreConfig, choose_depth_of_model, depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.progress import Progress
 from sls.scoring.criteria import CRITERIA
@@ -30,8 +30,8 @@ def emerging(samples: int = 60, blocks: int = 5) -> tuple[BlockFeatures, np.ndar
     return BlockFeatures(*(noise + np.stack([early, late])).astype(np.float32)), labels
 
 
-def decide(features: BlockFeatures, labels: np.ndarray, **settings: object):
-    return depth_from_features(features, labels, ScoreConfig(**settings))
+def decide(features: BlockFeatures, labels: np.ndarray, **config: object):
+    return depth_from_features(features, labels, ScoreConfig(**config))
 
 
 @pytest.mark.parametrize("criterion", EXACT)
@@ -56,9 +56,9 @@ def test_a_share_stops_the_walk_and_a_tolerance_looks_at_every_block():
 @pytest.mark.parametrize("criterion", ["silhouette", "cka"])
 def test_without_an_alpha_a_criterion_cuts_by_its_own(criterion):
     features, labels = emerging()
-    own = decide(features, labels, criterion=criterion)
-    assert own == decide(features, labels, criterion=criterion, alpha=CRITERIA[criterion].alpha)
-    assert own != decide(features, labels, criterion=criterion, alpha=0.5)
+    default = decide(features, labels, criterion=criterion)
+    assert default == decide(features, labels, criterion=criterion, alpha=CRITERIA[criterion].alpha)
+    assert default != decide(features, labels, criterion=criterion, alpha=0.5)
 
 
 def test_the_papers_score_keeps_one_block_more_than_those_where_the_classes_are_apart():
@@ -144,7 +144,7 @@ def test_settings_that_no_run_can_use_are_refused_in_one_line(wrong):
         ScoreConfig(**wrong)
 
 
-def noisy_task() -> Dataset:
+def noisy_dataset() -> Dataset:
     images = np.random.default_rng(0).integers(0, 256, (60, 32, 32, 3), np.uint8)
     labels = np.arange(60) % 2
     images[labels == 1, :, :16] //= 4
@@ -153,15 +153,15 @@ def noisy_task() -> Dataset:
 
 
 def test_a_models_blocks_are_scored_on_the_first_training_images_by_content():
-    task = noisy_task()
+    dataset = noisy_dataset()
     model = toy_model().eval()
-    settings = ScoreConfig(criterion="ridge", samples=40)
-    index = look(model, task, settings, TRANSFORM, lambda _: None).index
-    rows = task.train.content_order()[:40]
-    features = block_features(model, task.train, TRANSFORM, rows=rows)
-    assert index == depth_from_features(features, task.train.labels[rows], settings)
+    config = ScoreConfig(criterion="ridge", samples=40)
+    index = choose_depth_of_model(model, dataset, config, TRANSFORM, lambda _: None).index
+    rows = dataset.train.content_order()[:40]
+    features = block_features(model, dataset.train, TRANSFORM, rows=rows)
+    assert index == depth_from_features(features, dataset.train.labels[rows], config)
     assert (index.samples, index.blocks) == (40, 4)
     order = np.random.default_rng(2).permutation(50)
-    train = Split(tuple(task.train.images[i] for i in order), task.train.labels[order])
-    again = look(model, replace(task, train=train), settings, TRANSFORM, lambda _: None).index
+    train = Split(tuple(dataset.train.images[i] for i in order), dataset.train.labels[order])
+    again = choose_depth_of_model(model, replace(dataset, train=train), config, TRANSFORM, lambda _: None).index
     assert again == index

@@ -30,7 +30,7 @@ from store.weights.preprocessing import make_transform
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 LOWEST = ScoreConfig(criterion="cka", alpha=0)  # every score is above 0, so the walk never ends: depth 1
-SETTINGS = FitConfig(
+CONFIG = FitConfig(
     tune=TrainingConfig(epochs=3), retune=TrainingConfig(epochs=1), score=LOWEST, retune_mode="none", max_drop=100
 )
 
@@ -38,21 +38,21 @@ SETTINGS = FitConfig(
 def quiet(_: Progress) -> None: ...
 
 
-def run(settings: FitConfig, out: Path, task: Dataset) -> FitResult:
-    return fit(task, BACKBONE, out=out, config=settings, progress=quiet)
+def run(config: FitConfig, out: Path, dataset: Dataset) -> FitResult:
+    return fit(dataset, BACKBONE, out=out, config=config, progress=quiet)
 
 
 @pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """The haze, its validation images labelled as the full model answers: each depth that differs loses by it."""
-    given = haze()
-    full = run(SETTINGS, tmp_path_factory.mktemp("first"), given).full
-    return replace(given, validation=Split(given.validation.images, answers(full, 4, given.validation)))
+    plain = haze()
+    full = run(CONFIG, tmp_path_factory.mktemp("first"), plain).full
+    return replace(plain, validation=Split(plain.validation.images, answers(full, 4, plain.validation)))
 
 
 @pytest.fixture(scope="module")
-def cut(task: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    return run(SETTINGS, tmp_path_factory.mktemp("fit"), task)
+def cut(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
+    return run(CONFIG, tmp_path_factory.mktemp("fit"), dataset)
 
 
 def served(folder: Path, depth: int, split: Split) -> torch.Tensor:
@@ -72,25 +72,25 @@ def measured(folder: Path, depth: int, split: Split) -> Accuracy:
     return Accuracy(int((answers(folder, depth, split) == split.labels).sum()), len(split))
 
 
-def test_validation_accuracies_are_those_of_the_two_folders(cut, task):
+def test_validation_accuracies_are_those_of_the_two_folders(cut, dataset):
     validation = cut.certificate.validation
-    assert validation.full == measured(cut.full, 4, task.validation) == Accuracy(60, 60)
-    assert validation.cut == measured(cut.cut, 1, task.validation)
+    assert validation.full == measured(cut.full, 4, dataset.validation) == Accuracy(60, 60)
+    assert validation.cut == measured(cut.cut, 1, dataset.validation)
     assert validation.drop > 20
 
 
-def test_test_accuracies_are_those_of_the_two_folders(cut, task):
-    assert cut.accuracies == tuple(measured(cut.full, depth, task.test) for depth in (1, 2, 3, 4))
+def test_test_accuracies_are_those_of_the_two_folders(cut, dataset):
+    assert cut.accuracies == tuple(measured(cut.full, depth, dataset.test) for depth in (1, 2, 3, 4))
     assert (cut.certificate.full, cut.certificate.cut_before_retune) == (cut.accuracies[3], cut.accuracies[0])
-    assert cut.certificate.cut == measured(cut.cut, 1, task.test)
+    assert cut.certificate.cut == measured(cut.cut, 1, dataset.test)
 
 
-def test_the_curve_is_a_closed_form_head_at_every_depth_of_the_full_model(cut, task):
+def test_the_curve_is_a_closed_form_head_at_every_depth_of_the_full_model(cut, dataset):
     expected = []
     for depth in (1, 2, 3, 4):
-        head = ridge_head(served(cut.full, depth, task.train).numpy(), task.train.labels, 3)
-        found = (served(cut.full, depth, task.validation) @ head.weight.T + head.bias).argmax(dim=1).numpy()
-        expected.append(Accuracy(int((found == task.validation.labels).sum()), len(task.validation)))
+        head = ridge_head(served(cut.full, depth, dataset.train).numpy(), dataset.train.labels, 3)
+        predicted = (served(cut.full, depth, dataset.validation) @ head.weight.T + head.bias).argmax(dim=1).numpy()
+        expected.append(Accuracy(int((predicted == dataset.validation.labels).sum()), len(dataset.validation)))
     assert cut.certificate.curve == tuple(expected)
     assert len(set(expected)) > 1
 
@@ -108,27 +108,27 @@ def test_within_the_bound_the_cut_stays_where_the_criterion_put_it(cut):
     assert cut.certificate.max_drop == 100
 
 
-def test_the_cut_is_walked_up_to_the_first_depth_that_keeps_the_bound(cut, task, tmp_path):
-    right = [measured(cut.full, depth, task.validation).correct for depth in (1, 2, 3, 4)]
+def test_the_cut_is_raised_to_the_first_depth_that_keeps_the_bound(cut, dataset, tmp_path):
+    right = [measured(cut.full, depth, dataset.validation).correct for depth in (1, 2, 3, 4)]
     assert right[0] < right[1] < right[2] < right[3] == 60
     first, lost = 100 * (60 - right[0]) / 60, 100 * (60 - right[2]) / 60
-    result = run(replace(SETTINGS, max_drop=lost), tmp_path, task)
+    result = run(replace(CONFIG, max_drop=lost), tmp_path, dataset)
     assert (result.index.depth, result.certificate.validation.cut.correct) == (3, right[2])
     assert f"depth 1, as scored, loses {first:.3g} points" in result.index.reason
     assert result.index.scores == cut.index.scores
     assert {block_of(key) for key in load_file(result.cut / WEIGHTS)} == {1, 2, 3}
 
 
-def test_where_no_depth_keeps_the_bound_nothing_is_cut_and_the_reason_is_kept(cut, task, tmp_path):
-    result = run(replace(SETTINGS, max_drop=1), tmp_path, task)
+def test_where_no_depth_keeps_the_bound_nothing_is_cut_and_the_reason_is_kept(cut, dataset, tmp_path):
+    result = run(replace(CONFIG, max_drop=1), tmp_path, dataset)
     assert (result.index.depth, result.certificate.validation.drop) == (4, 0)
     assert result.index.reason.endswith("allowed are 1: nothing is pruned")
     assert (result.cut / WEIGHTS).read_bytes() == (result.full / WEIGHTS).read_bytes()
     assert result.certificate.cut == result.certificate.full == cut.certificate.full
 
 
-def test_each_depth_is_retuned_before_it_is_judged(task, tmp_path):
-    result = run(replace(SETTINGS, max_drop=14, retune_mode="head"), tmp_path, task)
+def test_each_depth_is_retuned_before_it_is_judged(dataset, tmp_path):
+    result = run(replace(CONFIG, max_drop=14, retune_mode="head"), tmp_path, dataset)
     right, depth = [head.correct for head in result.certificate.curve], result.index.depth
     assert 1 < depth < 4
     assert result.certificate.validation.cut.correct == right[depth - 1] >= 60 * 0.86
@@ -136,21 +136,21 @@ def test_each_depth_is_retuned_before_it_is_judged(task, tmp_path):
 
 
 def test_a_bound_without_validation_images_is_refused_before_anything_is_trained(tmp_path):
-    with pytest.raises(InvalidSettingError, match="max_drop 1 is held to validation images, and haze has none"):
-        run(replace(SETTINGS, max_drop=1), tmp_path / "out", haze(validation=0))
+    with pytest.raises(InvalidSettingError, match="max_drop 1 needs validation images, and haze has none"):
+        run(replace(CONFIG, max_drop=1), tmp_path / "out", haze(validation=0))
     assert not (tmp_path / "out").exists()
 
 
 def test_without_validation_images_there_is_no_curve_and_all_else_is_as_ever(tmp_path):
-    result = run(replace(SETTINGS, max_drop=None, tune=TrainingConfig(epochs=1)), tmp_path, haze(validation=0))
-    found = result.certificate
-    assert found == Certificate(found.full, found.cut, found.cut_before_retune)
+    result = run(replace(CONFIG, max_drop=None, tune=TrainingConfig(epochs=1)), tmp_path, haze(validation=0))
+    certificate = result.certificate
+    assert certificate == Certificate(certificate.full, certificate.cut, certificate.cut_before_retune)
 
 
 # ------------------------------------------------------------------------------------------------------ before tuning
 
 
-EARLY = replace(SETTINGS, when="before", max_drop=None, score=ScoreConfig(criterion="cka", alpha=0.9))
+EARLY = replace(CONFIG, when="before", max_drop=None, score=ScoreConfig(criterion="cka", alpha=0.9))
 
 
 @pytest.fixture(scope="module")
@@ -207,10 +207,10 @@ def test_the_cut_is_never_below_where_the_adapters_begin():
     assert "depth 2 is below block 5" in kept.reason
 
 
-def test_a_cut_that_was_walked_up_says_from_where_and_why():
+def test_a_cut_that_was_raised_says_from_where_and_why():
     index = PruneIndex(depth=2, blocks=12, criterion="ridge", candidates=(2, 3))
     assert raised_cut(index, 5, 3.25, 1).reason == (
-        "depth 2, as scored, loses 3.25 points of validation accuracy, allowed are 1: walked up to depth 5"
+        "depth 2, as scored, loses 3.25 points of validation accuracy, allowed are 1: raised to depth 5"
     )
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from support.oracle import TaskFolder, lowered, reference_logits
 
 from serving.engine.engine import Engine
-from sls.adapters.model import trunk
+from sls.adapters.model import build_vit
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
 from sls.pipeline.retune import untrained
@@ -157,15 +157,15 @@ def test_read_from_its_file_it_shows_at_each_depth_what_stock_timm_cut_to_it_sho
 
 def test_tuned_at_a_depth_written_and_read_it_answers_as_stock_peft_on_stock_timm_and_as_the_engine(backbone, tmp_path):
     depth, transform = half(backbone), make_transform(backbone.record.id.preprocessing)
-    task = Dataset("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
-    recipe = TrainingConfig(epochs=1, batch=6, learning_rate=0.03, rank=2)
-    start = replace(untrained(task, backbone, recipe), depth=depth)
-    tuned = tune(task, backbone, start, recipe, transform=transform, stage="tune", report=lambda _: None)
-    write_folder(tmp_path, backbone, tuned, task.classes)
+    dataset = Dataset("noise", ("a", "b", "c"), noise(), noise(0), noise(3))
+    config = TrainingConfig(epochs=1, batch=6, learning_rate=0.03, rank=2)
+    start = replace(untrained(dataset, backbone, config), depth=depth)
+    tuned = tune(dataset, backbone, start, config, transform=transform, stage="tune", progress=lambda _: None)
+    write_folder(tmp_path, backbone, tuned, dataset.classes)
     model, made = read_folder(tmp_path, backbone, depth=depth), TaskFolder(tmp_path, depth)
     served = block_features(model.vit, noise(), transform).served[-1]
     expected = torch.stack(reference_logits(backbone, made, inputs(backbone)))
-    untuned = trunk(backbone, depth)(inputs(backbone)).detach()
+    untuned = build_vit(backbone, depth)(inputs(backbone)).detach()
     assert not np.allclose(served, untuned, rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(model.head(torch.from_numpy(served)).detach(), expected, rtol=1e-4, atol=1e-4)
     answered = torch.stack(Engine(backbone).forward(inputs(backbone), [lowered(backbone, made)] * 12))

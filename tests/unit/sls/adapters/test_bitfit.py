@@ -7,7 +7,7 @@ from support.oracle import make_backbone
 from torch import nn
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 
 KINDS = {
     "class token": {},
@@ -30,6 +30,6 @@ def test_the_backbone_with_the_differences_in_its_biases_says_the_same(tmp_path,
 
 def test_it_trains_the_eleven_widths_of_biases_in_a_block_and_nothing_of_the_backbone(tmp_path):
     backbone = make_backbone(tmp_path)
-    vit = METHODS["bitfit"].wrap(backbone, Tuned(4, 8, {}, *(torch.zeros(2),) * 2, "bitfit"), torch.float32).vit
+    vit = METHODS["bitfit"].wrap(backbone, TunedModel(4, 8, {}, *(torch.zeros(2),) * 2, "bitfit"), torch.float32).vit
     assert sum(p.numel() for p in vit.parameters() if p.requires_grad) == 4 * 11 * 48
     assert not any(p.requires_grad for name, p in vit.named_parameters() if name in backbone.tensors)

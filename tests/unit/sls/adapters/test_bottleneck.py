@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from store.weights.backbones import Backbone
 
 PRESETS = ["adaptformer", "houlsby", "adapter+"]
@@ -28,7 +28,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return make_backbone(tmp_path_factory.mktemp("backbone"))
 
 
-def adapter_at(tuned: Tuned, path: str, act: str, x: Tensor) -> Tensor:
+def adapter_at(tuned: TunedModel, path: str, act: str, x: Tensor) -> Tensor:
     """By hand: scale * (act(x D^T + d) U^T + u), zero where the place has no adapter."""
     if f"{path}.up.bias" not in tuned.adapter:
         return torch.zeros(())
@@ -37,7 +37,7 @@ def adapter_at(tuned: Tuned, path: str, act: str, x: Tensor) -> Tensor:
     return scale * (getattr(F, act)(x @ down.T + d) @ up.T + u)
 
 
-def block_by_hand(preset: str, block: nn.Module, tuned: Tuned, path: str, x: Tensor) -> Tensor:
+def block_by_hand(preset: str, block: nn.Module, tuned: TunedModel, path: str, x: Tensor) -> Tensor:
     """The three papers' blocks, each written out."""
     attn, mlp = f"{path}.attn", f"{path}.mlp"
     if preset == "houlsby":
@@ -73,14 +73,14 @@ def test_it_has_as_many_parameters_as_its_paper_counts_for_a_vit_b_of_twelve_blo
     d, h, vectors = 768, 8, {"adaptformer": 1, "houlsby": 1, "adapter+": 2}[preset]
     modules = 2 if preset == "houlsby" else 1
     assert parameters == 12 * modules * (2 * d * h + h + vectors * d)
-    vit = METHODS[preset].wrap(backbone, Tuned(4, h, {}, *(torch.zeros(2),) * 2, preset), torch.float32).vit
+    vit = METHODS[preset].wrap(backbone, TunedModel(4, h, {}, *(torch.zeros(2),) * 2, preset), torch.float32).vit
     trained = sum(p.numel() for p in vit.parameters() if p.requires_grad)
     assert trained == 4 * modules * (2 * 48 * h + h + vectors * 48)
 
 
 def test_adaptformers_scale_is_a_tenth_of_the_recipes_and_is_not_trained(backbone):
     fresh = METHODS["adaptformer"].wrap(
-        backbone, Tuned(1, 8, {}, *(torch.zeros(2),) * 2, "adaptformer", 1, 0.5), torch.float32
+        backbone, TunedModel(1, 8, {}, *(torch.zeros(2),) * 2, "adaptformer", 1, 0.5), torch.float32
     )
     assert fresh.collect()["blocks.0.mlp.scale"] == pytest.approx(0.05)
     assert "scale" not in " ".join(name for name, p in fresh.vit.named_parameters() if p.requires_grad)
@@ -88,7 +88,7 @@ def test_adaptformers_scale_is_a_tenth_of_the_recipes_and_is_not_trained(backbon
 
 def test_adapter_plus_learns_a_scale_for_each_channel_from_the_recipes(backbone):
     fresh = METHODS["adapter+"].wrap(
-        backbone, Tuned(1, 8, {}, *(torch.zeros(2),) * 2, "adapter+", 1, 0.5), torch.float32
+        backbone, TunedModel(1, 8, {}, *(torch.zeros(2),) * 2, "adapter+", 1, 0.5), torch.float32
     )
     assert torch.equal(fresh.collect()["blocks.0.mlp.scale"], torch.full((48,), 0.5))
     assert sum(name.endswith("scale") for name, p in fresh.vit.named_parameters() if p.requires_grad) == 1
@@ -96,7 +96,8 @@ def test_adapter_plus_learns_a_scale_for_each_channel_from_the_recipes(backbone)
 
 @pytest.mark.parametrize("preset", ["houlsby", "adapter+"])
 def test_fresh_weights_are_normal_and_cut_off_at_two_standard_deviations(backbone, preset):
-    fresh = METHODS[preset].wrap(backbone, Tuned(4, 32, {}, *(torch.zeros(2),) * 2, preset), torch.float32).collect()
+    start = TunedModel(4, 32, {}, *(torch.zeros(2),) * 2, preset)
+    fresh = METHODS[preset].wrap(backbone, start, torch.float32).collect()
     weights = torch.cat([value.flatten() for key, value in fresh.items() if key.endswith("weight")])
     assert weights.abs().max() <= 0.02
     assert weights.std() == pytest.approx(0.0088, rel=0.05)  # of a standard normal cut off at 2: 0.88

@@ -9,7 +9,7 @@ from support.oracle import make_backbone
 from torch import nn
 
 from sls.adapters.convpass import METHOD, Convpass
-from sls.adapters.model import Tuned, linear
+from sls.adapters.model import TunedModel, linear
 from sls.adapters.task_folder import read_folder, write_folder
 from store.adapters.checkpoint import CONFIG
 from store.errors import AdapterMismatchError
@@ -69,7 +69,7 @@ def test_it_stands_beside_attention_and_the_mlp_on_what_the_norms_give(tmp_path,
     torch.testing.assert_close(model(images), vit.forward_head(vit.norm(x)), atol=1e-4, rtol=0)
 
 
-def beside(tuned: Tuned, path: str, vit: nn.Module, h: torch.Tensor) -> torch.Tensor | float:
+def beside(tuned: TunedModel, path: str, vit: nn.Module, h: torch.Tensor) -> torch.Tensor | float:
     if f"{path}.scale" not in tuned.adapter:
         return 0.0
     module = Convpass(vit.embed_dim, 8, vit.patch_embed.grid_size, 1.0).eval()

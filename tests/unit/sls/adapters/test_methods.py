@@ -11,7 +11,7 @@ from support.custom_tasks import CUSTOM
 from support.toy_datasets import InterruptionError, colours, same, toy_backbone
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned, block_of, linear
+from sls.adapters.model import TunedModel, block_of, linear
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
@@ -22,33 +22,33 @@ from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-TASK = colours(train=30, validation=0, test=6)
-IMAGES = TASK.test.inputs(range(6), TRANSFORM)
+DATASET = colours(train=30, validation=0, test=6)
+IMAGES = DATASET.test.inputs(range(6), TRANSFORM)
 OF_PEFT = ["lora", "rslora", "dora", "ia3", "vera", "ln", "repadapter"]
 NEAR_ZERO = ("houlsby", "adapter+")  # as their papers start them
 every_method = pytest.mark.parametrize("method", METHODS)
 
 
-def fresh(method: str, depth: int = 4, **options: object) -> Tuned:
-    classes = len(TASK.classes)
+def fresh(method: str, depth: int = 4, **options: object) -> TunedModel:
+    classes = len(DATASET.classes)
     weight = torch.randn(classes, BACKBONE.record.dim, generator=torch.Generator().manual_seed(1)) / 8
-    return Tuned(depth, 8, {}, weight, torch.zeros(classes), **{"method": method, **options})
+    return TunedModel(depth, 8, {}, weight, torch.zeros(classes), **{"method": method, **options})
 
 
 @cache
-def tuned(method: str, from_block: int = 1) -> tuple[Tuned, tuple[Progress, ...]]:
+def tuned(method: str, from_block: int = 1) -> tuple[TunedModel, tuple[Progress, ...]]:
     seen: list[Progress] = []
-    recipe = TrainingConfig(epochs=3, batch=15, learning_rate=5e-3, method=method, from_block=from_block, scale=0.5)
-    found = tune(TASK, BACKBONE, fresh(method), recipe, transform=TRANSFORM, stage="tune", report=seen.append)
-    return found, tuple(seen)
+    config = TrainingConfig(epochs=3, batch=15, learning_rate=5e-3, method=method, from_block=from_block, scale=0.5)
+    result = tune(DATASET, BACKBONE, fresh(method), config, transform=TRANSFORM, stage="tune", progress=seen.append)
+    return result, tuple(seen)
 
 
-def truncated(whole: Tuned, depth: int) -> Tuned:
+def truncated(whole: TunedModel, depth: int) -> TunedModel:
     return replace(whole, depth=depth, adapter={k: v for k, v in whole.adapter.items() if block_of(k) <= depth})
 
 
 @torch.inference_mode()
-def logits_of(whole: Tuned, dtype: torch.dtype = torch.float32, depth: int | None = None) -> torch.Tensor:
+def logits_of(whole: TunedModel, dtype: torch.dtype = torch.float32, depth: int | None = None) -> torch.Tensor:
     """The trained model itself, its blocks above `depth` taken off after the adapters went in."""
     vit = METHODS[whole.method].wrap(BACKBONE, whole, dtype).vit.eval()
     vit.blocks = vit.blocks[: depth or whole.depth]
@@ -56,7 +56,7 @@ def logits_of(whole: Tuned, dtype: torch.dtype = torch.float32, depth: int | Non
 
 
 @torch.inference_mode()
-def logits_of_stock_peft(folder: Path, whole: Tuned) -> torch.Tensor:
+def logits_of_stock_peft(folder: Path, whole: TunedModel) -> torch.Tensor:
     vit = BACKBONE.build()
     vit.blocks = vit.blocks[: whole.depth]
     model = PeftModel.from_pretrained(vit, str(folder)).eval()
@@ -65,12 +65,12 @@ def logits_of_stock_peft(folder: Path, whole: Tuned) -> torch.Tensor:
 
 @every_method
 def test_a_method_tunes_and_its_adapter_does_something(method):
-    found, seen = tuned(method)
+    result, seen = tuned(method)
     assert seen[-1].loss < seen[0].loss
-    assert (found.method, found.from_block) == (method, 1)
-    assert {block_of(key) for key in found.adapter} - {0} == {1, 2, 3, 4}
-    assert {value.dtype for value in found.adapter.values()} == {torch.float32}
-    assert (logits_of(found) - logits_of(replace(found, adapter={}))).abs().max() > 1e-2
+    assert (result.method, result.from_block) == (method, 1)
+    assert {block_of(key) for key in result.adapter} - {0} == {1, 2, 3, 4}
+    assert {value.dtype for value in result.adapter.values()} == {torch.float32}
+    assert (logits_of(result) - logits_of(replace(result, adapter={}))).abs().max() > 1e-2
 
 
 @every_method
@@ -85,7 +85,7 @@ def test_a_fresh_adapter_changes_nothing(method):
 @pytest.mark.parametrize("depth", [2, 4])
 def test_a_folder_is_loaded_by_stock_peft_with_the_logits_of_the_trained_model(tmp_path, method, depth):
     whole = truncated(tuned(method)[0], depth)
-    write_folder(tmp_path, BACKBONE, whole, TASK.classes)
+    write_folder(tmp_path, BACKBONE, whole, DATASET.classes)
     expected = logits_of(whole)
     torch.testing.assert_close(logits_of_stock_peft(tmp_path, whole), expected, atol=1e-4, rtol=0)
 
@@ -95,11 +95,11 @@ def test_a_folder_is_loaded_by_stock_peft_with_the_logits_of_the_trained_model(t
 def test_a_folder_of_a_cut_reads_back_as_the_full_model_stopped_there(tmp_path, method, depth):
     whole, _ = tuned(method)
     cut = truncated(whole, depth)
-    write_folder(tmp_path, BACKBONE, cut, TASK.classes)
+    write_folder(tmp_path, BACKBONE, cut, DATASET.classes)
     model = read_folder(tmp_path, BACKBONE, depth=depth)
     with torch.inference_mode():
-        found = model.head(model.vit(IMAGES))
-    torch.testing.assert_close(found, logits_of(whole, depth=depth), atol=1e-4, rtol=0)
+        logits = model.head(model.vit(IMAGES))
+    torch.testing.assert_close(logits, logits_of(whole, depth=depth), atol=1e-4, rtol=0)
     assert len(model.vit.blocks) == depth
 
 
@@ -115,14 +115,14 @@ def test_equal_tensors_are_written_as_equal_bytes(tmp_path, method):
     whole, _ = tuned(method)
     backwards = replace(whole, adapter=dict(reversed(whole.adapter.items())))
     for name, each in (("one", whole), ("other", backwards)):
-        write_folder(tmp_path / name, BACKBONE, each, TASK.classes)
+        write_folder(tmp_path / name, BACKBONE, each, DATASET.classes)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
 
 
 @every_method
 def test_what_was_tuned_is_served(tmp_path, method):
-    write_folder(tmp_path, BACKBONE, tuned(method)[0], TASK.classes)
+    write_folder(tmp_path, BACKBONE, tuned(method)[0], DATASET.classes)
     fit = check(read_checkpoint(tmp_path), BACKBONE.record, 4)
     # RepAdapter is stored as the LoRA that it is, and rsLoRA is a LoRA of another scaling
     names = {"rslora": "lora", "repadapter": "lora"}
@@ -132,32 +132,34 @@ def test_what_was_tuned_is_served(tmp_path, method):
 
 @every_method
 def test_adapters_start_at_the_block_that_the_recipe_names(method):
-    found, seen = tuned(method, 3)
-    assert {block_of(key) for key in found.adapter} - {0} == {3, 4}
+    result, seen = tuned(method, 3)
+    assert {block_of(key) for key in result.adapter} - {0} == {3, 4}
     assert seen[-1].loss < seen[0].loss
 
 
 @every_method
 def test_tuning_goes_on_from_the_adapter_of_a_cut(method):
     cut = truncated(tuned(method)[0], 3)
-    recipe, seen = TrainingConfig(epochs=1, batch=30, learning_rate=1e-6, schedule="constant"), []
-    found = tune(TASK, BACKBONE, cut, recipe, transform=TRANSFORM, stage="retune", report=seen.append)
-    assert (found.method, found.adapter.keys()) == (method, cut.adapter.keys())
+    config, seen = TrainingConfig(epochs=1, batch=30, learning_rate=1e-6, schedule="constant"), []
+    result = tune(DATASET, BACKBONE, cut, config, transform=TRANSFORM, stage="retune", progress=seen.append)
+    assert (result.method, result.adapter.keys()) == (method, cut.adapter.keys())
     for key, value in cut.adapter.items():
-        torch.testing.assert_close(found.adapter[key], value, atol=1e-3, rtol=1e-2)
+        torch.testing.assert_close(result.adapter[key], value, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize("method", CUSTOM)
 def test_a_run_that_was_interrupted_comes_to_the_same_bits(tmp_path, method):
-    recipe = TrainingConfig(epochs=2, batch=15, method=method, from_block=2)
+    config = TrainingConfig(epochs=2, batch=15, method=method, from_block=2)
 
-    def run(path: Path | None, until: int = 99) -> Tuned:
+    def run(path: Path | None, until: int = 99) -> TunedModel:
         def report(progress: Progress) -> None:
             if progress.step == until:
                 raise InterruptionError
 
         start = fresh("lora", 3)
-        return tune(TASK, BACKBONE, start, recipe, transform=TRANSFORM, stage="tune", report=report, checkpoint=path)
+        return tune(
+            DATASET, BACKBONE, start, config, transform=TRANSFORM, stage="tune", progress=report, checkpoint=path
+        )
 
     with pytest.raises(InterruptionError):
         run(tmp_path / "run", until=1)

@@ -10,7 +10,7 @@ from support.oracle import TaskFolder, lowered, make_backbone, make_task, refere
 from torch import nn
 
 from serving.engine.engine import Engine
-from sls.adapters.model import Tuned, linear
+from sls.adapters.model import TunedModel, linear
 from sls.adapters.repadapter import RepAdapter, wrap
 from sls.adapters.task_folder import write_folder
 from store.adapters.checkpoint import check, read_checkpoint
@@ -20,21 +20,21 @@ from store.weights.backbones import Backbone
 CLASSES = ("a", "b", "c")
 
 
-def random_task(backbone: Backbone, *, depth: int = 3, rank: int = 8, scale: float = 0.5) -> Tuned:
+def random_task(backbone: Backbone, *, depth: int = 3, rank: int = 8, scale: float = 0.5) -> TunedModel:
     """Every tensor random, biases too."""
     torch.manual_seed(depth)
-    start = Tuned(depth, rank, {}, torch.randn(3, backbone.record.dim), torch.randn(3), "repadapter", 1, scale)
+    start = TunedModel(depth, rank, {}, torch.randn(3, backbone.record.dim), torch.randn(3), "repadapter", 1, scale)
     fresh = wrap(backbone, start, torch.float32).collect()
     adapter = {key: value if key.endswith("scale") else torch.randn_like(value) / 4 for key, value in fresh.items()}
     return replace(start, adapter=adapter)
 
 
 @torch.inference_mode()
-def logits_of(backbone: Backbone, tuned: Tuned, images: torch.Tensor) -> torch.Tensor:
+def logits_of(backbone: Backbone, tuned: TunedModel, images: torch.Tensor) -> torch.Tensor:
     return linear(tuned.weight, tuned.bias)(wrap(backbone, tuned, torch.float32).vit.eval()(images))
 
 
-def made(folder: Path, backbone: Backbone, tuned: Tuned) -> TaskFolder:
+def write_task(folder: Path, backbone: Backbone, tuned: TunedModel) -> TaskFolder:
     write_folder(folder, backbone, tuned, CLASSES)
     return TaskFolder(folder, tuned.depth)
 
@@ -75,7 +75,7 @@ def test_values_are_dropped_out_in_training_alone():
 def test_the_folder_is_a_lora_of_stock_peft_with_the_same_logits(tmp_path, arguments, scale):
     backbone = make_backbone(tmp_path / "backbone", **arguments)
     tuned, images = random_task(backbone, scale=scale), torch.randn(4, 3, 32, 32)
-    task = made(tmp_path / "task", backbone, tuned)
+    task = write_task(tmp_path / "task", backbone, tuned)
     expected = logits_of(backbone, tuned, images)
     torch.testing.assert_close(torch.stack(reference_logits(backbone, task, images)), expected, atol=1e-4, rtol=0)
     fitted = check(read_checkpoint(task.folder), backbone.record, tuned.depth)
@@ -87,7 +87,7 @@ def test_the_folder_is_a_lora_of_stock_peft_with_the_same_logits(tmp_path, argum
 def test_the_engine_serves_it_beside_plain_lora(tmp_path):
     backbone = make_backbone(tmp_path / "backbone")
     tuned, images = random_task(backbone), torch.randn(4, 3, 32, 32)
-    rep = made(tmp_path / "rep", backbone, tuned)
+    rep = write_task(tmp_path / "rep", backbone, tuned)
     lora = make_task(backbone, tmp_path / "lora", depth=4, classes=5)
     mixed = Engine(backbone).forward(images, [lowered(backbone, task) for task in (rep, lora, rep, lora)])
     for row, expected in zip((0, 2), logits_of(backbone, tuned, images[[0, 2]]), strict=True):
@@ -99,10 +99,10 @@ def test_the_engine_serves_it_beside_plain_lora(tmp_path):
 def test_stock_peft_merges_it_into_the_backbone(tmp_path):
     backbone = make_backbone(tmp_path / "backbone")
     tuned, images = random_task(backbone, depth=4), torch.randn(2, 3, 32, 32)
-    task = made(tmp_path / "task", backbone, tuned)
+    task = write_task(tmp_path / "task", backbone, tuned)
     merged = PeftModel.from_pretrained(backbone.build(), str(task.folder)).merge_and_unload()
-    found = linear(tuned.weight, tuned.bias)(merged.eval()(images))
-    torch.testing.assert_close(found, logits_of(backbone, tuned, images), atol=1e-4, rtol=0)
+    logits = linear(tuned.weight, tuned.bias)(merged.eval()(images))
+    torch.testing.assert_close(logits, logits_of(backbone, tuned, images), atol=1e-4, rtol=0)
 
 
 def test_a_hidden_width_that_does_not_part_in_two_is_refused():

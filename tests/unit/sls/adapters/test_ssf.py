@@ -7,7 +7,7 @@ from support.oracle import make_backbone
 from torch import nn
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 
 KINDS = {
     "class token": {},
@@ -34,7 +34,7 @@ def test_scales_and_shifts_folded_into_the_weights_say_the_same(tmp_path, argume
 def test_it_has_as_many_parameters_as_the_paper_counts_in_the_blocks(tmp_path):
     """Two vectors for each of two norms (d each), qkv (3d), proj (d), fc1 (4d) and fc2 (d): 22d a block."""
     backbone = make_backbone(tmp_path)
-    vit = METHODS["ssf"].wrap(backbone, Tuned(4, 8, {}, *(torch.zeros(2),) * 2, "ssf"), torch.float32).vit
+    vit = METHODS["ssf"].wrap(backbone, TunedModel(4, 8, {}, *(torch.zeros(2),) * 2, "ssf"), torch.float32).vit
     assert sum(p.numel() for p in vit.parameters() if p.requires_grad) == 4 * 22 * 48
     assert 12 * 22 * 768 == 202_752
 

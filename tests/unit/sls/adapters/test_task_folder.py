@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from support.oracle import make_backbone
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Tuned
+from sls.adapters.model import TunedModel
 from sls.adapters.task_folder import read_folder, write_folder
 from store.adapters.checkpoint import CONFIG, WEIGHTS
 from store.errors import AdapterMismatchError, FormatError, UnservedAdapterError
@@ -26,9 +27,9 @@ OPTIONS = {
 def written(folder: Path, method: str) -> Path:
     """Leave a fresh adapter of blocks 1 and 2 in the folder, and its backbone's weights beside it."""
     backbone = make_backbone(folder / "backbone")
-    start = Tuned(2, 8, {}, torch.zeros(3, backbone.record.dim), torch.zeros(3), method)
+    start = TunedModel(2, 8, {}, torch.zeros(3, backbone.record.dim), torch.zeros(3), method)
     adapter = {k: v.detach() for k, v in METHODS[method].wrap(backbone, start, torch.float32).collect().items()}
-    write_folder(folder / "task", backbone, Tuned(2, 8, adapter, start.weight, start.bias, method), ("a", "b", "c"))
+    write_folder(folder / "task", backbone, replace(start, adapter=adapter), ("a", "b", "c"))
     return folder / "task"
 
 

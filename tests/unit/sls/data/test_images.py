@@ -73,9 +73,9 @@ def test_an_image_is_upright_whichever_way_the_camera_was_held(tmp_path, kind, o
     exif[ORIENTATION] = orientation
     path = tmp_path / f"held.{kind}"
     picture().save(path, exif=exif)
-    found = read(path)
-    assert np.array_equal(np.asarray(found), by_pillow(path))
-    assert found.size == ((7, 9) if orientation > 4 else (9, 7))
+    pixels = read(path)
+    assert np.array_equal(np.asarray(pixels), by_pillow(path))
+    assert pixels.size == ((7, 9) if orientation > 4 else (9, 7))
 
 
 def test_transparency_is_dropped_as_when_it_is_served_and_shows_the_colour_below(tmp_path):
@@ -88,20 +88,20 @@ def test_transparency_is_dropped_as_when_it_is_served_and_shows_the_colour_below
 def test_sixteen_bit_grey_is_scaled_and_not_clipped(tmp_path):
     shades = np.array([[0, 256, 257, 30000], [32768, 40000, 65279, 65535]], dtype=np.uint16)
     Image.fromarray(shades).save(tmp_path / "deep.png")
-    found = np.asarray(read(tmp_path / "deep.png"))
-    assert found[..., 0].tolist() == [[shade * 255 // 65535 for shade in row] for row in shades.tolist()]
-    assert (found == found[..., :1]).all()
+    pixels = np.asarray(read(tmp_path / "deep.png"))
+    assert pixels[..., 0].tolist() == [[shade * 255 // 65535 for shade in row] for row in shades.tolist()]
+    assert (pixels == pixels[..., :1]).all()
 
 
 def test_images_of_mixed_sizes_and_kinds_make_one_batch_each_as_it_is_alone(tmp_path):
-    made = {"wide.png": picture(1, (40, 10)), "tall.jpg": picture(2, (10, 40)), "tiny.png": picture(3, (1, 1))}
-    made |= {"grey.png": picture(4).convert("L"), "clear.png": with_alpha()}
-    for name, image in made.items():
+    pictures = {"wide.png": picture(1, (40, 10)), "tall.jpg": picture(2, (10, 40)), "tiny.png": picture(3, (1, 1))}
+    pictures |= {"grey.png": picture(4).convert("L"), "clear.png": with_alpha()}
+    for name, image in pictures.items():
         image.save(tmp_path / name)
-    split = Split((*(tmp_path / name for name in made), np.asarray(picture(5, (30, 20)))), np.zeros(6, np.int64))
+    split = Split((*(tmp_path / name for name in pictures), np.asarray(picture(5, (30, 20)))), np.zeros(6, np.int64))
     batch = split.inputs(range(6), TRANSFORM)
     assert batch.shape == (6, 3, 16, 16)
-    for row, name in zip(batch, made, strict=False):
+    for row, name in zip(batch, pictures, strict=False):
         assert (row == TRANSFORM(Image.fromarray(by_pillow(tmp_path / name)))).all()
 
 
@@ -122,8 +122,8 @@ def test_a_data_set_that_timm_reads_is_upright_too(tmp_path):
     for seed, name in enumerate(numbered("train/a", "train/b", "test/a", "test/b", count=3)):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         picture(seed).save(tmp_path / name, exif=exif)
-    task = load_dataset("torch/image_folder", root=tmp_path)
-    assert {task.test.image(row).size for row in range(6)} == {(7, 9)}
+    dataset = load_dataset("torch/image_folder", root=tmp_path)
+    assert {dataset.test.image(row).size for row in range(6)} == {(7, 9)}
 
 
 def test_a_folder_that_timm_itself_reads_keeps_the_shades_of_sixteen_bit_grey(tmp_path):
@@ -131,14 +131,14 @@ def test_a_folder_that_timm_itself_reads_keeps_the_shades_of_sixteen_bit_grey(tm
         return Image.fromarray(np.full((4, 4), 257 * (seed + 1), dtype=np.uint16))
 
     root = save_all(tmp_path, numbered("train/a", "train/b", "test/a", "test/b", count=3), deep)
-    task = load_dataset("timm/folder", root=root)
-    assert sorted(int(task.test.images[row].max()) for row in range(6)) == [7, 8, 9, 10, 11, 12]
+    dataset = load_dataset("timm/folder", root=root)
+    assert sorted(int(dataset.test.images[row].max()) for row in range(6)) == [7, 8, 9, 10, 11, 12]
 
 
 def test_classes_with_spaces_and_letters_of_any_script_keep_their_names(tmp_path):
-    task = load_dataset(str(save_all(tmp_path / "mes images", numbered("chat noir", "été", "犬"))))
-    assert task.classes == ("chat noir", "été", "犬")
-    assert len(task.train) + len(task.validation) + len(task.test) == 12
+    dataset = load_dataset(str(save_all(tmp_path / "mes images", numbered("chat noir", "été", "犬"))))
+    assert dataset.classes == ("chat noir", "été", "犬")
+    assert len(dataset.train) + len(dataset.validation) + len(dataset.test) == 12
 
 
 def test_what_is_no_image_in_a_class_folder_is_passed_over(tmp_path):
@@ -147,8 +147,8 @@ def test_what_is_no_image_in_a_class_folder_is_passed_over(tmp_path):
     (root / "cat" / "._0.png").write_bytes(b"a Mac's shadow of 0.png")
     (root / "cat" / "folder.png").mkdir()
     (root / ".cache").mkdir()
-    task = load_dataset(str(root))
-    assert len(task.train) + len(task.test) == 8
+    dataset = load_dataset(str(root))
+    assert len(dataset.train) + len(dataset.test) == 8
 
 
 # ------------------------------------------------------------------------------------------------ files that are torn
@@ -182,43 +182,43 @@ TORN: dict[str, Callable[[Path], object]] = {
 def test_a_file_that_cannot_be_decoded_is_named_with_the_remedy(tmp_path, tear):
     path = tmp_path / "un été.png"
     tear(path)
-    with pytest.raises(DataError, match=r"un été\.png: .*; mend or remove the file") as told:
+    with pytest.raises(DataError, match=r"un été\.png: .*; repair or remove the file") as caught:
         read(path)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_link_to_nothing_is_named_already_when_the_task_is_loaded(tmp_path):
     root = save_all(tmp_path / "pets", numbered("cat", "dog"))
     broken_link(root / "cat" / "lost.png")
-    with pytest.raises(DataError, match=r"cat/lost\.png: .*; mend or remove the file"):
+    with pytest.raises(DataError, match=r"cat/lost\.png: .*; repair or remove the file"):
         load_dataset(str(root))
 
 
-# --------------------------------------------------------------------------------------- folders that make no task
+# ------------------------------------------------------------------------------------ folders that are no dataset
 
 FOLDERS: dict[str, tuple[list[str], str]] = {
     "nothing": ([], r"has 0 class folder \(\): give at least two"),
     "images without class folders": (["0.png", "1.png"], "has 0 class folder"),
     "one class": (numbered("cat"), r"has 1 class folder \(cat\)"),
     "a class of one image": ([*numbered("cat"), "dog/0.png"], "class 'dog' has 1 image, at least 2 needed"),
-    "a class of GIFs": ([*numbered("cat"), "dog/0.gif"], r"dog/0\.gif is of a kind that is not read: convert it"),
-    "one TIFF among PNGs": ([*numbered("cat", "dog"), "cat/4.TIFF"], r"cat/4\.TIFF is of a kind that is not read"),
+    "a class of GIFs": ([*numbered("cat"), "dog/0.gif"], r"dog/0\.gif has an unsupported format: convert it"),
+    "one TIFF among PNGs": ([*numbered("cat", "dog"), "cat/4.TIFF"], r"cat/4\.TIFF has an unsupported format"),
     "a class that is only tested": (
-        [*numbered("train/cat", "train/dog", "test/cat"), "test/emu/0.png"], "class 'emu', which is not trained on",
+        [*numbered("train/cat", "train/dog", "test/cat"), "test/emu/0.png"], "class 'emu', which is not in train",
     ),
     "two folders to watch": (
-        numbered("train/cat", "train/dog", "val/cat", "validation/cat"), "has both validation and val: keep one",
+        numbered("train/cat", "train/dog", "val/cat", "validation/cat"), "has both validation and val: remove one",
     ),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize(("names", "message"), FOLDERS.values(), ids=list(FOLDERS))
-def test_a_folder_that_is_no_task_is_told_with_the_remedy(tmp_path, names, message):
+def test_a_folder_that_is_not_a_dataset_is_refused_with_the_remedy(tmp_path, names, message):
     root = tmp_path / "my pets"
     root.mkdir()
-    with pytest.raises(DataError, match=message) as told:
+    with pytest.raises(DataError, match=message) as caught:
         load_dataset(str(save_all(root, names)))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_folder_of_classes_may_be_called_npz(tmp_path):

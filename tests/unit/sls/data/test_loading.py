@@ -38,22 +38,22 @@ def make_npz(path: Path, **changes: object) -> str:
     return str(path)
 
 
-# ---------------------------------------------------------------------------------------------------- embedded tasks
+# -------------------------------------------------------------------------------------------------- embedded datasets
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_an_embedded_task_is_drawn_the_same_every_time(name):
+def test_an_embedded_dataset_is_drawn_the_same_every_time(name):
     once, again = render(name, "train", 30), render(name, "train", 60)
     assert all(np.array_equal(a, b) for a, b in zip(once[0], again[0], strict=False))
     assert np.array_equal(once[1], again[1][:30])
 
 
 @pytest.mark.parametrize("name", EMBEDDED)
-def test_no_image_of_an_embedded_task_is_in_two_parts_or_twice(name):
-    task = load_dataset(f"onetrunk/{name}", limit=100)
-    digests = [digest for part in (task.train, task.validation, task.test) for digest in part.digests]
+def test_no_image_of_an_embedded_dataset_is_in_two_parts_or_twice(name):
+    dataset = load_dataset(f"onetrunk/{name}", limit=100)
+    digests = [digest for part in (dataset.train, dataset.validation, dataset.test) for digest in part.digests]
     assert len(set(digests)) == len(digests) == 300
-    assert task.train.image(0).size == (64, 64)
+    assert dataset.train.image(0).size == (64, 64)
 
 
 def test_a_digit_is_a_scan_that_no_other_part_holds():
@@ -66,7 +66,7 @@ def test_another_seed_draws_other_images():
     assert load_dataset("onetrunk/count", limit=6).digest != load_dataset("onetrunk/count", limit=6, seed=1).digest
 
 
-def test_an_unknown_embedded_task_is_refused_with_the_names_of_all():
+def test_an_unknown_embedded_dataset_is_refused_with_the_names_of_all():
     with pytest.raises(DataError, match=r"onetrunk/digit'.*digits, letter"):
         load_dataset("onetrunk/digit")
 
@@ -75,9 +75,9 @@ def test_an_unknown_embedded_task_is_refused_with_the_names_of_all():
 
 
 def test_a_folder_of_classes_is_parted_three_ways_class_by_class(tmp_path):
-    task = load_dataset(str(make_folder(tmp_path / "pets", {".": 10})))
-    assert task.classes == ("cat", "dog")
-    assert [np.bincount(part.labels).tolist() for part in (task.train, task.validation, task.test)] == [
+    dataset = load_dataset(str(make_folder(tmp_path / "pets", {".": 10})))
+    assert dataset.classes == ("cat", "dog")
+    assert [np.bincount(part.labels).tolist() for part in (dataset.train, dataset.validation, dataset.test)] == [
         [7, 7],
         [1, 1],
         [2, 2],
@@ -94,13 +94,13 @@ def test_the_parts_depend_on_the_images_and_not_on_their_names(tmp_path):
 
 @pytest.mark.parametrize("validation", ["val", "validation"])
 def test_a_folder_with_parts_keeps_them(tmp_path, validation):
-    task = load_dataset(str(make_folder(tmp_path / "pets", {"train": 5, validation: 3, "test": 4})))
-    assert [len(part) for part in (task.train, task.validation, task.test)] == [10, 6, 8]
+    dataset = load_dataset(str(make_folder(tmp_path / "pets", {"train": 5, validation: 3, "test": 4})))
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [10, 6, 8]
 
 
 def test_a_class_of_two_images_trains_on_one_and_tests_on_the_other(tmp_path):
-    task = load_dataset(str(make_folder(tmp_path / "pets", {".": 2})))
-    assert [len(part) for part in (task.train, task.validation, task.test)] == [2, 0, 2]
+    dataset = load_dataset(str(make_folder(tmp_path / "pets", {".": 2})))
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [2, 0, 2]
 
 
 def test_a_folder_with_one_class_is_refused(tmp_path):
@@ -125,7 +125,7 @@ def test_an_empty_class_is_refused_by_name(tmp_path):
 def test_a_class_that_only_the_test_part_has_is_refused(tmp_path):
     root = make_folder(tmp_path / "pets", {"train": 4, "test": 4})
     save_image(root / "test" / "newt" / "only.png", (1, 2, 3))
-    with pytest.raises(DataError, match="'newt', which is not trained on"):
+    with pytest.raises(DataError, match="'newt', which is not in train"):
         load_dataset(str(root))
 
 
@@ -133,7 +133,7 @@ def test_an_unreadable_image_is_named(tmp_path):
     root = make_folder(tmp_path / "pets", {".": 4})
     (root / "cat" / "torn.png").write_bytes(b"\x89PNG torn")
     part = Split((root / "cat" / "torn.png",), np.zeros(1, np.int64))
-    with pytest.raises(DataError, match=r"torn\.png: .*mend or remove the file"):
+    with pytest.raises(DataError, match=r"torn\.png: .*repair or remove the file"):
         part.image(0)
 
 
@@ -154,16 +154,16 @@ def test_an_image_is_turned_upright(tmp_path):
 # ------------------------------------------------------------------------------------------------------ arrays, names
 
 
-def test_an_npz_keeps_its_test_part_and_gives_a_fifth_of_training_to_watch(tmp_path):
-    task = load_dataset(make_npz(tmp_path / "pets.npz"))
-    assert (task.name, task.classes) == ("pets", ("cat", "dog"))
-    assert [len(part) for part in (task.train, task.validation, task.test)] == [16, 4, 6]
+def test_an_npz_keeps_its_test_part_and_gives_a_fifth_of_training_for_validation(tmp_path):
+    dataset = load_dataset(make_npz(tmp_path / "pets.npz"))
+    assert (dataset.name, dataset.classes) == ("pets", ("cat", "dog"))
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [16, 4, 6]
 
 
 def test_grey_arrays_become_rgb(tmp_path):
     grey = np.random.default_rng(0).integers(0, 256, (20, 8, 8), np.uint8)
-    task = load_dataset(make_npz(tmp_path / "grey.npz", train_x=grey))
-    assert task.train.image(0).mode == "RGB"
+    dataset = load_dataset(make_npz(tmp_path / "grey.npz", train_x=grey))
+    assert dataset.train.image(0).mode == "RGB"
 
 
 @pytest.mark.parametrize(
@@ -178,10 +178,10 @@ def test_grey_arrays_become_rgb(tmp_path):
         ({"classes": np.array(["cat"])}, "1 class"),
         ({"classes": np.array(["cat", "dog"], dtype=object)}, "not a readable .npz"),
         ({"train_x": np.zeros((0, 8, 8, 3), np.uint8), "train_y": np.zeros(0, int)}, "has 0 image"),
-        ({"test_x": np.zeros((0, 8, 8, 3), np.uint8), "test_y": np.zeros(0, int)}, "no image to test on"),
+        ({"test_x": np.zeros((0, 8, 8, 3), np.uint8), "test_y": np.zeros(0, int)}, "no test image"),
     ],
 )
-def test_an_npz_that_is_no_task_is_refused(tmp_path, changes, message):
+def test_an_npz_that_is_not_a_dataset_is_refused(tmp_path, changes, message):
     with pytest.raises(DataError, match=message):
         load_dataset(make_npz(tmp_path / "bad.npz", **changes))
 
@@ -200,25 +200,25 @@ def test_a_source_that_is_nowhere_is_refused(source):
 
 
 def test_a_limit_takes_the_classes_in_turn(tmp_path):
-    task = load_dataset(make_npz(tmp_path / "pets.npz"), limit=5)
-    assert [np.bincount(part.labels).tolist() for part in (task.train, task.validation, task.test)] == [
+    dataset = load_dataset(make_npz(tmp_path / "pets.npz"), limit=5)
+    assert [np.bincount(part.labels).tolist() for part in (dataset.train, dataset.validation, dataset.test)] == [
         [3, 2],
         [2, 2],
         [3, 2],
     ]
 
 
-def test_a_data_set_that_timm_names_becomes_a_task(tmp_path):
+def test_a_dataset_that_timm_names_is_loaded(tmp_path):
     make_folder(tmp_path, {"train": 5, "test": 4})
-    task = load_dataset("torch/image_folder", root=tmp_path)
-    assert (task.name, task.classes) == ("torch-image_folder", ("cat", "dog"))
-    assert [len(part) for part in (task.train, task.validation, task.test)] == [8, 2, 8]
+    dataset = load_dataset("torch/image_folder", root=tmp_path)
+    assert (dataset.name, dataset.classes) == ("torch-image_folder", ("cat", "dog"))
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [8, 2, 8]
 
 
-def test_a_data_set_without_a_test_part_is_parted_and_never_tested_on_its_training_images(tmp_path):
-    task = load_dataset("torch/image_folder", root=make_folder(tmp_path, {".": 10}))
-    assert [len(part) for part in (task.train, task.validation, task.test)] == [14, 2, 4]
-    assert not set(task.train.digests) & set(task.test.digests)
+def test_a_dataset_without_a_test_part_is_parted_and_never_tested_on_its_training_images(tmp_path):
+    dataset = load_dataset("torch/image_folder", root=make_folder(tmp_path, {".": 10}))
+    assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [14, 2, 4]
+    assert not set(dataset.train.digests) & set(dataset.test.digests)
 
 
 def test_content_order_does_not_depend_on_the_order_of_the_rows():
@@ -229,3 +229,14 @@ def test_content_order_does_not_depend_on_the_order_of_the_rows():
     assert [straight.digests[i] for i in straight.content_order()] == [
         shuffled.digests[i] for i in shuffled.content_order()
     ]
+
+
+def test_a_path_is_a_folder_or_a_file_and_never_a_name(tmp_path, monkeypatch):
+    root = make_folder(tmp_path / "pets", {".": 10})
+    assert load_dataset(root).digest == load_dataset(str(root)).digest
+    arrays = make_npz(tmp_path / "pets.npz")
+    assert load_dataset(Path(arrays)).digest == load_dataset(arrays).digest
+    monkeypatch.chdir(tmp_path)
+    for name in ("onetrunk/digits", "torch/cifar10"):
+        with pytest.raises(DataError, match=f"no data at '{name}'"):
+            load_dataset(Path(name))

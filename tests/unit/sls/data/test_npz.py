@@ -1,4 +1,4 @@
-"""Labels and pixels in arrays: the task that they say, or one line that names the file, the value and the remedy."""
+"""Labels and pixels in arrays: a dataset, or one line that names the file, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -34,22 +34,22 @@ SAME = {
 @pytest.mark.parametrize("labels", SAME.values(), ids=list(SAME))
 def test_labels_of_any_dtype_that_says_the_class_are_the_same_task(tmp_path, labels):
     plain = load_dataset(save_npz(tmp_path))
-    task = load_dataset(save_npz(tmp_path, train_y=labels))
-    assert task.digest == plain.digest
-    assert task.train.labels.dtype == np.int64
+    dataset = load_dataset(save_npz(tmp_path, train_y=labels))
+    assert dataset.digest == plain.digest
+    assert dataset.train.labels.dtype == np.int64
 
 
 ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "too few labels": ({"train_y": LABELS[:3]}, r"train: 3 labels for images \(20, 8, 8, 3\)"),
     "too many labels": ({"test_y": LABELS}, "test: 20 labels for images"),
-    "halves": ({"train_y": LABELS + 0.5}, r"train: label 0\.5 is not whole"),
+    "halves": ({"train_y": LABELS + 0.5}, r"train: label 0\.5 is not a whole number"),
     "NaN": ({"train_y": np.where(LABELS, np.nan, 0)}, r"label nan is not a class: labels reach beyond 0\.\.1"),
     "infinity": ({"train_y": np.where(LABELS, np.inf, 0)}, "label inf is not a class"),
     "below 0": ({"train_y": LABELS - 1}, "label -1 is not a class"),
     "beyond the classes": ({"test_y": LABELS[:6] + 1}, "test: label 2 is not a class"),
     "beyond int64": ({"train_y": LABELS.astype(np.uint64) + 2**63}, "label 9223372036854775808 is not a class"),
     "a name that is no class": ({"train_y": np.array(["cat", "cow"])[LABELS]}, "label 'cow' is not among the classes"),
-    "one-hot": ({"train_y": np.eye(2)[LABELS]}, r"labels of shape \(20, 2\): give one class index an image, not one"),
+    "one-hot": ({"train_y": np.eye(2)[LABELS]}, r"labels of shape \(20, 2\): give one class index for each"),
     "one label": ({"train_y": np.int64(1)}, r"labels of shape \(\)"),
     "complex labels": ({"train_y": LABELS * 1j}, "labels of complex128: give class indices or class names"),
     "dates": ({"train_y": LABELS.astype("datetime64[s]")}, r"labels of datetime64\[s\]"),
@@ -72,13 +72,13 @@ ARRAYS: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize(("changes", "message"), ARRAYS.values(), ids=list(ARRAYS))
-def test_arrays_that_make_no_task_are_told_with_the_file_and_the_remedy(tmp_path, changes, message):
-    with pytest.raises(DataError, match=message) as told:
+def test_arrays_that_are_not_a_dataset_are_refused_with_the_file_and_the_remedy(tmp_path, changes, message):
+    with pytest.raises(DataError, match=message) as caught:
         load_dataset(save_npz(tmp_path, **changes))
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(caught.value)
 
 
-def test_a_compressed_file_with_any_byte_changed_is_refused_or_is_the_same_task(tmp_path):
+def test_a_compressed_file_with_any_byte_changed_is_refused_or_is_the_same_dataset(tmp_path):
     plain = load_dataset(save_npz(tmp_path)).digest
     path = tmp_path / "small.npz"
     np.savez_compressed(path, **dict(np.load(tmp_path / "my pets.npz")))
@@ -108,9 +108,9 @@ PARTS: dict[str, tuple[object, object, str]] = {
     "NaN": (np.full((4, 5, 3), np.nan), np.zeros(1, np.int64), "image 0 is float64"),
     "no pixels": (IMAGE[:0], np.zeros(1, np.int64), r"image 0 is uint8 \(0, 5, 3\)"),
     "a list": ([[1]], np.zeros(1, np.int64), "image 0 is"),
-    "labels of floats": (IMAGE, np.zeros(1), r"labels of float64 \(1,\): give an array of one class index an image"),
+    "labels of floats": (IMAGE, np.zeros(1), r"labels of float64 \(1,\): give an int64 array"),
     "labels in two dimensions": (IMAGE, np.zeros((1, 1), np.int64), r"labels of int64 \(1, 1\)"),
-    "labels in a list": (IMAGE, [0], "give an array of one class index"),
+    "labels in a list": (IMAGE, [0], "give an int64 array with one class index"),
     "too many labels": (IMAGE, np.zeros(2, np.int64), "2 labels for 1 images"),
 }
 

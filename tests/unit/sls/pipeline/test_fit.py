@@ -26,7 +26,7 @@ from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-SETTINGS = FitConfig(
+FIT_CONFIG = FitConfig(
     tune=TrainingConfig(epochs=3, batch=8),
     retune=TrainingConfig(epochs=2, batch=8),
     score=ScoreConfig(criterion="silhouette", alpha=0.98),
@@ -39,7 +39,7 @@ def quiet(_: Progress) -> None: ...
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    return fit(colours(), BACKBONE, out=tmp_path_factory.mktemp("fit"), config=SETTINGS, progress=quiet)
+    return fit(colours(), BACKBONE, out=tmp_path_factory.mktemp("fit"), config=FIT_CONFIG, progress=quiet)
 
 
 def logits_of_stock_peft(folder: Path, depth: int, split: Split) -> torch.Tensor:
@@ -79,28 +79,28 @@ def test_the_cut_folder_holds_nothing_above_the_depth(fitted):
 
 @pytest.mark.parametrize("kind", ["full", "cut"])
 def test_the_certificate_is_what_stock_peft_measures_on_the_test_part(fitted, kind):
-    task, depth = colours(), {"full": 4, "cut": fitted.index.depth}[kind]
-    found = logits_of_stock_peft(getattr(fitted, kind), depth, task.test).argmax(dim=1).numpy()
-    assert getattr(fitted.certificate, kind).correct == (found == task.test.labels).sum()
+    dataset, depth = colours(), {"full": 4, "cut": fitted.index.depth}[kind]
+    predicted = logits_of_stock_peft(getattr(fitted, kind), depth, dataset.test).argmax(dim=1).numpy()
+    assert getattr(fitted.certificate, kind).correct == (predicted == dataset.test.labels).sum()
 
 
 def test_accuracy_before_retuning_is_the_full_model_cut_short(fitted):
-    task, depth = colours(), fitted.index.depth
-    found = logits_of_stock_peft(fitted.full, depth, task.test).argmax(dim=1).numpy()
-    assert fitted.certificate.cut_before_retune.correct == (found == task.test.labels).sum()
+    dataset, depth = colours(), fitted.index.depth
+    predicted = logits_of_stock_peft(fitted.full, depth, dataset.test).argmax(dim=1).numpy()
+    assert fitted.certificate.cut_before_retune.correct == (predicted == dataset.test.labels).sum()
     assert fitted.certificate.cut_before_retune == fitted.accuracies[depth - 1]
 
 
 def test_the_test_part_decides_nothing(fitted, tmp_path):
-    task = colours()
-    other = replace(task, test=Split(task.test.images, (task.test.labels + 1) % 3))
-    result = fit(other, BACKBONE, out=tmp_path, config=SETTINGS, progress=quiet)
+    dataset = colours()
+    other = replace(dataset, test=Split(dataset.test.images, (dataset.test.labels + 1) % 3))
+    result = fit(other, BACKBONE, out=tmp_path, config=FIT_CONFIG, progress=quiet)
     assert result.index == fitted.index
     assert (result.cut / WEIGHTS).read_bytes() == (fitted.cut / WEIGHTS).read_bytes()
 
 
 def test_the_same_images_give_the_same_bytes(fitted, tmp_path):
-    assert_equal(fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=quiet), fitted)
+    assert_equal(fit(colours(), BACKBONE, out=tmp_path, config=FIT_CONFIG, progress=quiet), fitted)
 
 
 def test_a_folder_can_be_fitted_into_again(tmp_path):
@@ -116,14 +116,14 @@ def test_a_folder_can_be_fitted_into_again(tmp_path):
 
 
 def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
-    task = colours()
-    index = score_again(fitted.full, replace(task, train=shuffled(task.train)))
-    assert index == score_again(fitted.full, task)
+    dataset = colours()
+    index = score_again(fitted.full, replace(dataset, train=shuffled(dataset.train)))
+    assert index == score_again(fitted.full, dataset)
     assert index.scores == fitted.index.scores
 
 
-def score_again(folder: Path, task: Dataset, **settings: object):
-    return choose_depth(folder, task, BACKBONE, config=replace(SETTINGS.score, **settings)).index
+def score_again(folder: Path, dataset: Dataset, **changes: object):
+    return choose_depth(folder, dataset, BACKBONE, config=replace(FIT_CONFIG.score, **changes)).index
 
 
 def test_scoring_a_folder_changes_nothing_in_it(fitted):
@@ -141,7 +141,7 @@ def test_each_scored_block_is_reported_with_its_score(fitted):
 
 def test_too_few_images_prune_nothing_and_are_not_tuned_again(tmp_path):
     result = fit(
-        colours(train=12), BACKBONE, out=tmp_path, config=replace(SETTINGS, score=ScoreConfig()), progress=quiet
+        colours(train=12), BACKBONE, out=tmp_path, config=replace(FIT_CONFIG, score=ScoreConfig()), progress=quiet
     )
     assert result.index.depth == 4
     assert "12 samples" in result.index.reason
@@ -178,8 +178,8 @@ def interrupting(stage: str, step: int, seen: list[Progress]) -> ProgressCallbac
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(fitted, tmp_path, stage, step):
     first, second = list[Progress](), list[Progress]()
     with pytest.raises(KeyboardInterrupt):
-        fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=interrupting(stage, step, first))
-    result = fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=second.append)
+        fit(colours(), BACKBONE, out=tmp_path, config=FIT_CONFIG, progress=interrupting(stage, step, first))
+    result = fit(colours(), BACKBONE, out=tmp_path, config=FIT_CONFIG, progress=second.append)
     trained = [(p.stage, p.step) for p in (*first, *second) if p.stage != "score"]
     assert trained == [(p.stage, p.step) for p in fitted.curve if p.stage != "score"]
     assert bool([p for p in second if p.stage == "score"]) == (stage == "tune")
@@ -188,9 +188,9 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(fitted, tmp_path, 
 
 def test_a_fit_of_something_else_does_not_go_on_from_what_was_interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=interrupting("tune", 2, []))
+        fit(colours(), BACKBONE, out=tmp_path, config=FIT_CONFIG, progress=interrupting("tune", 2, []))
     seen: list[Progress] = []
-    other = replace(SETTINGS, tune=TrainingConfig(epochs=1, seed=1))
+    other = replace(FIT_CONFIG, tune=TrainingConfig(epochs=1, seed=1))
     fit(colours(), BACKBONE, out=tmp_path, config=other, progress=seen.append)
     assert (seen[0].stage, seen[0].step, seen[0].steps) == ("tune", 1, 1)
 
@@ -216,9 +216,9 @@ def assert_equal(result: FitResult, expected: FitResult) -> None:
 def test_a_folder_names_its_backbone_and_refuses_another(fitted, tmp_path):
     assert backbone_of(fitted.cut) == BACKBONE.record.id.fingerprint
     other = replace(BACKBONE.record, id=replace(BACKBONE.record.id, fingerprint="0" * 64))
-    with pytest.raises(BackboneMismatchError, match="000000000000: give the one"):
+    with pytest.raises(BackboneMismatchError, match="000000000000: give that one as `backbone=`"):
         read_folder(fitted.cut, replace(BACKBONE, record=other))
-    with pytest.raises(FormatError, match="name the backbone"):
+    with pytest.raises(FormatError, match="name it with `backbone=`"):
         backbone_of(tmp_path)
 
 

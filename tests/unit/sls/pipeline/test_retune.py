@@ -7,7 +7,7 @@ import pytest
 import torch
 from support.toy_datasets import colours, toy_backbone
 
-from sls.adapters.model import Tuned, block_of
+from sls.adapters.model import TunedModel, block_of
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.evaluation import train_features
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
@@ -19,31 +19,31 @@ from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-TASK = colours(spread=120)
-RECIPE = TrainingConfig(epochs=2, batch=8)
+DATASET = colours(spread=120)
+CONFIG = TrainingConfig(epochs=2, batch=8)
 STEPS = 2 * 40 // 8
 DEPTH = 2
 
 
-def bench(seen: list[Progress] | None = None) -> TrainingContext:
-    return TrainingContext(TASK, BACKBONE, TRANSFORM, ([] if seen is None else seen).append)
+def context(seen: list[Progress] | None = None) -> TrainingContext:
+    return TrainingContext(DATASET, BACKBONE, TRANSFORM, ([] if seen is None else seen).append)
 
 
 @pytest.fixture(scope="module")
 def cut(tmp_path_factory: pytest.TempPathFactory) -> CutModel:
     """A task tuned at full depth, to be cut at block 2 of 4."""
-    full = bench().tune(untrained(TASK, BACKBONE, RECIPE), RECIPE, stage="tune")
+    full = context().tune(untrained(DATASET, BACKBONE, CONFIG), CONFIG, stage="tune")
     folder = tmp_path_factory.mktemp("full")
-    write_folder(folder, BACKBONE, full, TASK.classes)
-    features = train_features(read_folder(folder, BACKBONE).vit, TASK, TRANSFORM, samples=30)
-    return CutModel(full, DEPTH, RECIPE, features, bench())
+    write_folder(folder, BACKBONE, full, DATASET.classes)
+    features = train_features(read_folder(folder, BACKBONE).vit, DATASET, TRANSFORM, samples=30)
+    return CutModel(full, DEPTH, CONFIG, features, context())
 
 
-def retuned(cut: CutModel, mode: str, folder: Path, seen: list[Progress] | None = None) -> Tuned:
-    return MODES[mode](replace(cut, bench=bench(seen)), folder / "epochs")
+def retuned(cut: CutModel, mode: str, folder: Path, seen: list[Progress] | None = None) -> TunedModel:
+    return MODES[mode](replace(cut, context=context(seen)), folder / "epochs")
 
 
-def moved(one: Tuned, other: Tuned) -> float:
+def moved(one: TunedModel, other: TunedModel) -> float:
     """The largest difference between the tensors of both."""
     assert one.adapter.keys() == other.adapter.keys()
     pairs = [(value, other.adapter[key]) for key, value in one.adapter.items()]
@@ -64,11 +64,11 @@ def test_a_closed_form_head_leaves_the_adapter_alone_and_is_the_ridge_solution(c
     result = retuned(cut, "head", tmp_path, seen)
     assert result.adapter.keys() == truncated(cut.full, DEPTH).adapter.keys()
     assert all(torch.equal(value, cut.full.adapter[key]) for key, value in result.adapter.items())
-    write_folder(tmp_path, BACKBONE, result, TASK.classes)
+    write_folder(tmp_path, BACKBONE, result, DATASET.classes)
     vit = read_folder(tmp_path, BACKBONE, depth=DEPTH).vit
     with torch.inference_mode():
-        served = vit(TASK.train.inputs(range(len(TASK.train)), TRANSFORM)).numpy()
-    expected = ridge_head(served, TASK.train.labels, len(TASK.classes))
+        served = vit(DATASET.train.inputs(range(len(DATASET.train)), TRANSFORM)).numpy()
+    expected = ridge_head(served, DATASET.train.labels, len(DATASET.classes))
     torch.testing.assert_close(result.weight, expected.weight, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(result.bias, expected.bias, rtol=1e-3, atol=1e-5)
     assert not torch.allclose(result.weight, cut.full.weight, atol=1e-3)
@@ -112,9 +112,9 @@ def test_heads_are_fitted_on_all_training_images_and_the_criterion_sees_no_more_
 
 
 def test_what_is_scored_does_not_depend_on_how_many_images_follow():
-    order = TASK.train.content_order()[:30]
+    order = DATASET.train.content_order()[:30]
     vit = BACKBONE.build()
-    alone = block_features(vit, TASK.train, TRANSFORM, rows=order)
-    among = train_features(vit, TASK, TRANSFORM, samples=30)
+    alone = block_features(vit, DATASET.train, TRANSFORM, rows=order)
+    among = train_features(vit, DATASET, TRANSFORM, samples=30)
     assert (among.scored.scored == alone.scored).all()
-    assert (among.scored_labels == TASK.train.labels[order]).all()
+    assert (among.scored_labels == DATASET.train.labels[order]).all()

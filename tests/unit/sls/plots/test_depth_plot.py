@@ -58,7 +58,7 @@ def test_a_task_that_could_not_be_scored_says_so_in_its_panel(tmp_path):
 @pytest.mark.parametrize(("candidates", "marked"), [((), 0), ((6,), 0), ((5, 6, 7), 2)])
 def test_the_other_depths_of_an_undecided_index_are_marked_and_its_title_says_so(tmp_path, candidates, marked):
     texts = written(draw_depths({"digits": deep(12, candidates=candidates)}, tmp_path / "depths").read_text())
-    assert ("may as well be the cut" in texts) == bool(marked)
+    assert ("other candidate for the cut" in texts) == bool(marked)
     assert (f"digits: 6 of 12{', undecided' if candidates else ''}") in texts
 
 

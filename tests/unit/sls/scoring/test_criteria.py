@@ -63,11 +63,11 @@ def silhouette_twin(features: np.ndarray, labels: np.ndarray) -> float:
     values = []
     for k, row in enumerate(features.astype(np.float64)):
         away = np.sqrt(((features.astype(np.float64) - row) ** 2).sum(axis=1))
-        own = labels == labels[k]
-        if own.sum() == 1:
+        same_class = labels == labels[k]
+        if same_class.sum() == 1:
             values.append(0.0)
             continue
-        a = away[own].sum() / (own.sum() - 1)
+        a = away[same_class].sum() / (same_class.sum() - 1)
         b = min(away[labels == other].mean() for other in set(labels.tolist()) - {int(labels[k])})
         values.append((b - a) / max(a, b))
     return float(np.mean(values))

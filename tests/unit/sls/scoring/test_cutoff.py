@@ -22,9 +22,9 @@ tolerances = st.floats(0, 0.5)
 broken_numbers = st.sampled_from([math.nan, math.inf, -math.inf])
 
 
-def scoring(scores: list[float], asked: list[int] | None = None, **options: object) -> Scoring:
+def scoring(scores: list[float], scored: list[int] | None = None, **options: object) -> Scoring:
     """Scores that are known, and a note of each block that is asked for."""
-    notes = [] if asked is None else asked
+    notes = [] if scored is None else scored
     given = {"criterion": "given", "samples": 400, **options}
     return Scoring(lambda block: notes.append(block) or scores[block - 1], len(scores), **given)
 
@@ -53,11 +53,11 @@ def test_the_depth_is_one_above_the_highest_block_below_the_threshold(scores, al
 
 @given(positive_last, alphas)
 def test_blocks_below_the_one_that_ends_the_walk_are_never_scored(scores, alpha):
-    asked: list[int] = []
-    index = cut_by_share(scoring(scores, asked), alpha)
+    scored: list[int] = []
+    index = cut_by_share(scoring(scores, scored), alpha)
     lowest = index.depth - 1 if any(s < index.threshold for s in scores) else 1
-    assert asked == list(range(len(scores), lowest - 1, -1))
-    assert [block for block, score in enumerate(index.scores, start=1) if score is not None] == asked[::-1]
+    assert scored == list(range(len(scores), lowest - 1, -1))
+    assert [block for block, score in enumerate(index.scores, start=1) if score is not None] == scored[::-1]
 
 
 @given(positive_last, alphas, alphas)
@@ -109,13 +109,13 @@ def test_the_last_block_never_fails_its_own_threshold():
 
 
 def test_samples_without_a_score_are_not_scored():
-    asked: list[int] = []
+    scored: list[int] = []
     for index in (
-        cut_by_share(scoring([0.5] * 12, asked, undefined="one class"), 0.3, every=True),
-        cut_by_tolerance(scoring([0.5] * 12, asked, undefined="one class"), 0.01),
+        cut_by_share(scoring([0.5] * 12, scored, undefined="one class"), 0.3, every=True),
+        cut_by_tolerance(scoring([0.5] * 12, scored, undefined="one class"), 0.01),
     ):
         assert (index.depth, index.reason, index.scores, index.candidates) == (12, "one class", (None,) * 12, ())
-    assert not asked
+    assert not scored
 
 
 @pytest.mark.parametrize("alpha", [-0.1, 1.1, math.nan])
@@ -153,10 +153,10 @@ def test_the_depths_left_open_are_those_of_every_way_that_the_near_scores_can_fa
 
 
 def test_a_stop_within_the_noise_goes_on_to_the_first_sure_one():
-    asked: list[int] = []
-    index = cut_by_share(scoring([0.0, 0.9, 0.1, 0.9, 0.29, 0.9, 1.0], asked, noise=0.02), 0.3)
+    scored: list[int] = []
+    index = cut_by_share(scoring([0.0, 0.9, 0.1, 0.9, 0.29, 0.9, 1.0], scored, noise=0.02), 0.3)
     assert (index.depth, index.candidates) == (6, (4, 6))
-    assert asked == [7, 6, 5, 4, 3]
+    assert scored == [7, 6, 5, 4, 3]
 
 
 def test_a_near_score_above_the_threshold_leaves_its_stop_open():

@@ -42,8 +42,8 @@ POOLS = {
 @pytest.mark.parametrize("options", POOLS.values(), ids=POOLS)
 @pytest.mark.parametrize("depth", [1, 3, 4])
 def test_what_the_head_sees_at_a_depth_is_timm_cut_to_that_depth(options, depth):
-    found = block_features(vit(**options), SPLIT, TRANSFORM).served[depth - 1]
-    assert np.allclose(found, truncated(vit(**options), depth), atol=1e-5)
+    served = block_features(vit(**options), SPLIT, TRANSFORM).served[depth - 1]
+    assert np.allclose(served, truncated(vit(**options), depth), atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [1, 3, 4])

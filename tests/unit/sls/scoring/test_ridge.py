@@ -39,8 +39,8 @@ def test_the_penalty_is_the_one_with_the_least_error_on_rows_left_out_of_the_fit
     errors = {share: np.square(left_out(features, targets, share * scale) - targets).sum() for share in PENALTIES}
     head = ridge_head(features, labels, 3)
     assert errors[min(PENALTIES, key=lambda share: abs(share * scale - head.penalty))] <= min(errors.values()) + 1e-9
-    found = left_out(features, targets, head.penalty).argmax(axis=1)
-    assert head.leave_one_out == pytest.approx((found == labels).mean())
+    predicted = left_out(features, targets, head.penalty).argmax(axis=1)
+    assert head.leave_one_out == pytest.approx((predicted == labels).mean())
 
 
 @settings(max_examples=10, deadline=None)
@@ -62,20 +62,20 @@ def test_neither_the_order_of_the_rows_nor_the_threads_change_a_bit(seed):
     expected = ridge_head(features, labels, 3)
     order = np.random.default_rng(seed).permutation(len(labels))
     with threadpool_limits(2):
-        found = ridge_head(features[order], labels[order], 3)
-    assert torch.equal(found.weight, expected.weight)
-    assert torch.equal(found.bias, expected.bias)
-    assert (found.penalty, found.leave_one_out) == (expected.penalty, expected.leave_one_out)
+        again = ridge_head(features[order], labels[order], 3)
+    assert torch.equal(again.weight, expected.weight)
+    assert torch.equal(again.bias, expected.bias)
+    assert (again.penalty, again.leave_one_out) == (expected.penalty, expected.leave_one_out)
 
 
 def test_threads_that_share_a_large_decomposition_change_no_bit():
     features, labels = drawn(0, samples=500, width=384)
-    found = []
+    heads = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            found.append(ridge_head(features, labels, 3))
-    assert found[0].penalty == found[1].penalty
-    assert torch.equal(found[0].weight, found[1].weight)
+            heads.append(ridge_head(features, labels, 3))
+    assert heads[0].penalty == heads[1].penalty
+    assert torch.equal(heads[0].weight, heads[1].weight)
 
 
 def test_the_intercept_is_not_penalised():

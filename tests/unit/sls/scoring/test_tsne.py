@@ -22,8 +22,8 @@ def paper_silhouette(points: np.ndarray, labels: np.ndarray) -> float:
     total = 0.0
     for k, point in enumerate(points):
         away = np.linalg.norm(points - point, axis=1)
-        own = labels == labels[k]
-        a = away[own].sum() / (own.sum() - 1)
+        same_class = labels == labels[k]
+        a = away[same_class].sum() / (same_class.sum() - 1)
         b = min(away[labels == other].mean() for other in set(labels) - {labels[k]})
         total += (b - a) / max(a, b)
     return total / len(points)
@@ -36,11 +36,11 @@ def test_the_score_is_the_formula_on_the_coordinates_that_t_sne_gives():
 
 def test_the_coordinates_are_the_same_with_another_number_of_threads():
     features, _ = clusters()
-    found = []
+    points = []
     for threads in (1, 2):
         with threadpool_limits(threads):
-            found.append(tsne_points(features))
-    assert np.array_equal(*found)
+            points.append(tsne_points(features))
+    assert np.array_equal(*points)
 
 
 def test_separate_classes_score_high_and_mixed_ones_do_not():

@@ -10,35 +10,36 @@ from safetensors.torch import save_file
 from support.toy_datasets import InterruptionError, colours, same, toy_backbone
 
 from sls.adapters.methods import METHODS
-from sls.adapters.model import Adapted, Tuned, linear
+from sls.adapters.model import AdaptedModel, TunedModel, linear
 from sls.data.dataset import Dataset, Split
 from sls.progress import Progress
-from sls.training.frozen_prefix import Source
+from sls.training.frozen_prefix import FeatureSource
 from sls.training.recipe import TrainingConfig
-from sls.training.trainer import Trainer, round_off
+from sls.training.trainer import Trainer, to_bfloat16
 from sls.training.tune import tune
 from store.errors import ConflictError, DataError, FormatError
 from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
 TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
-TASK = colours(train=16, validation=6, test=3)
-RECIPE = TrainingConfig(epochs=3, batch=8, patience=2, method="repadapter")
+DATASET = colours(train=16, validation=6, test=3)
+BACKWARDS = Split(DATASET.train.images[::-1], DATASET.train.labels[::-1].copy())
+CONFIG = TrainingConfig(epochs=3, batch=8, patience=2, method="repadapter")
 """Of the methods that draw random numbers at every step."""
 
 
-def start(depth: int = 2) -> Tuned:
-    return Tuned(depth, 8, {}, torch.zeros(3, BACKBONE.record.dim), torch.zeros(3))
+def start(depth: int = 2) -> TunedModel:
+    return TunedModel(depth, 8, {}, torch.zeros(3, BACKBONE.record.dim), torch.zeros(3))
 
 
 def run(
-    recipe: TrainingConfig = RECIPE,
+    config: TrainingConfig = CONFIG,
     checkpoint: Path | None = None,
     *,
     until: int = 99,
-    task: Dataset = TASK,
-    begin: Tuned | None = None,
-) -> tuple[Tuned, list[Progress]]:
+    dataset: Dataset = DATASET,
+    begin: TunedModel | None = None,
+) -> tuple[TunedModel, list[Progress]]:
     seen: list[Progress] = []
 
     def report(progress: Progress) -> None:
@@ -46,29 +47,29 @@ def run(
         if progress.step == until:
             raise InterruptionError
 
-    made = tune(
-        task,
+    tuned = tune(
+        dataset,
         BACKBONE,
         begin or start(),
-        recipe,
+        config,
         transform=TRANSFORM,
         stage="tune",
-        report=report,
+        progress=report,
         checkpoint=checkpoint,
     )
-    return made, seen
+    return tuned, seen
 
 
 @pytest.mark.parametrize(
-    "recipe", [RECIPE, TrainingConfig(epochs=3, batch=8, from_block=2, schedule="constant")], ids=str
+    "config", [CONFIG, TrainingConfig(epochs=3, batch=8, from_block=2, schedule="constant")], ids=str
 )
-def test_a_run_that_was_interrupted_after_any_epoch_comes_to_the_same_bits(tmp_path, recipe):
-    whole, seen = run(recipe)
+def test_a_run_that_was_interrupted_after_any_epoch_comes_to_the_same_bits(tmp_path, config):
+    whole, seen = run(config)
     for until in (1, 2):
         path = tmp_path / f"{until}"
         with pytest.raises(InterruptionError):
-            run(recipe, path, until=until)
-        resumed, rest = run(recipe, path)
+            run(config, path, until=until)
+        resumed, rest = run(config, path)
         assert same(resumed, whole)
         assert rest == seen[until:]
 
@@ -92,12 +93,12 @@ def test_a_run_that_is_done_is_not_run_again(tmp_path):
 @pytest.mark.parametrize(
     ("part", "change"),
     [
-        ("recipe", {"recipe": replace(RECIPE, learning_rate=1e-3)}),
-        ("recipe", {"recipe": replace(RECIPE, epochs=4)}),
+        ("recipe", {"config": replace(CONFIG, learning_rate=1e-3)}),
+        ("recipe", {"config": replace(CONFIG, epochs=4)}),
         ("start", {"begin": start(3)}),
         ("start", {"begin": replace(start(), bias=torch.ones(3))}),
-        ("data", {"task": replace(TASK, train=Split(TASK.train.images[::-1], TASK.train.labels[::-1].copy()))}),
-        ("data", {"task": replace(TASK, validation=TASK.test)}),
+        ("data", {"dataset": replace(DATASET, train=BACKWARDS)}),
+        ("data", {"dataset": replace(DATASET, validation=DATASET.test)}),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused(tmp_path, part, change):
@@ -112,13 +113,13 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, spoil):
     with pytest.raises(InterruptionError):
         run(checkpoint=tmp_path / "run", until=1)
     (tmp_path / "run").write_bytes(spoil((tmp_path / "run").read_bytes()))
-    with pytest.raises(FormatError, match="no checkpoint of a run"):
+    with pytest.raises(FormatError, match="not a valid training checkpoint"):
         run(checkpoint=tmp_path / "run")
 
 
-def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
+def test_a_file_that_is_not_a_checkpoint_is_refused(tmp_path):
     save_file({"weight": torch.ones(2)}, tmp_path / "run")
-    with pytest.raises(FormatError, match="no checkpoint of a run"):
+    with pytest.raises(FormatError, match="not a valid training checkpoint"):
         run(checkpoint=tmp_path / "run")
 
 
@@ -127,26 +128,26 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_training_stops_when_patience_is_out_and_the_best_epoch_is_kept():
     # a rate that ruins what the first epochs found
-    recipe = TrainingConfig(epochs=12, batch=24, learning_rate=0.5, schedule="constant", patience=2, seed=1)
-    kept, seen = run(recipe, task=colours(train=24, validation=30, spread=30))
+    config = TrainingConfig(epochs=12, batch=24, learning_rate=0.5, schedule="constant", patience=2, seed=1)
+    kept, seen = run(config, dataset=colours(train=24, validation=30, spread=30))
     accuracies = [progress.accuracy for progress in seen]
     best = accuracies.index(max(accuracies))
     assert len(seen) == best + 1 + 2 < 12
-    short, _ = run(replace(recipe, epochs=best + 1, patience=0), task=colours(train=24, validation=30, spread=30))
+    short, _ = run(replace(config, epochs=best + 1, patience=0), dataset=colours(train=24, validation=30, spread=30))
     assert same(kept, short)
 
 
 def test_without_patience_the_last_epoch_is_kept():
-    patient, seen = run(replace(RECIPE, patience=99))
-    last, again = run(replace(RECIPE, patience=0))
+    patient, seen = run(replace(CONFIG, patience=99))
+    last, again = run(replace(CONFIG, patience=0))
     assert [p.loss for p in seen] == [p.loss for p in again]
     best = max(range(3), key=lambda epoch: (seen[epoch].accuracy, -epoch))
     assert same(patient, last) is (best == 2)
 
 
 def test_patience_without_images_to_watch_is_refused():
-    with pytest.raises(DataError, match="patience 2 watches validation images"):
-        run(task=colours(train=6, validation=0))
+    with pytest.raises(DataError, match="patience 2 needs validation images"):
+        run(dataset=colours(train=6, validation=0))
 
 
 # ------------------------------------------------------------------------------------------------- frozen blocks
@@ -156,11 +157,11 @@ def trained(frozen: int, method: str) -> list[torch.Tensor]:
     """Train adapters in blocks 3 and 4 for two epochs; the blocks below run each time unless `frozen`."""
     torch.manual_seed(0)
     begin = replace(start(4), method=method, from_block=3)
-    model = Adapted(METHODS[method].wrap(BACKBONE, begin, torch.bfloat16).vit, linear(begin.weight, begin.bias))
+    model = AdaptedModel(METHODS[method].wrap(BACKBONE, begin, torch.bfloat16).vit, linear(begin.weight, begin.bias))
     trainer = Trainer(
         model,
-        round_off(model),
-        Source(model.vit, TASK.train, TRANSFORM, frozen=frozen),
+        to_bfloat16(model),
+        FeatureSource(model.vit, DATASET.train, TRANSFORM, frozen=frozen),
         TrainingConfig(epochs=2, batch=6),
     )
     for _ in range(2):
@@ -174,22 +175,23 @@ def test_computing_frozen_blocks_once_gives_the_weights_of_computing_them_each_t
     assert all(torch.equal(a, b) for a, b in zip(once, each_time, strict=True))
 
 
-def test_images_below_the_adapters_are_looked_at_once():
+def test_images_are_read_once_below_the_adapters():
     seen: list[object] = []
 
     def counting(image: object) -> torch.Tensor:
         seen.append(image)
         return TRANSFORM(image)
 
-    recipe = TrainingConfig(epochs=2, batch=16, from_block=2)
-    tune(TASK, BACKBONE, start(), recipe, transform=counting, stage="tune", report=lambda _: None)
-    assert len(seen) == len(TASK.train) + len(TASK.validation)
+    config = TrainingConfig(epochs=2, batch=16, from_block=2)
+    tune(DATASET, BACKBONE, start(), config, transform=counting, stage="tune", progress=lambda _: None)
+    assert len(seen) == len(DATASET.train) + len(DATASET.validation)
 
 
-def test_the_order_of_the_images_is_drawn_anew_for_every_epoch():
-    model = Adapted(METHODS["lora"].wrap(BACKBONE, start(), torch.bfloat16).vit, linear(start().weight, start().bias))
+def test_the_order_of_the_images_is_drawn_again_for_every_epoch():
+    vit = METHODS["lora"].wrap(BACKBONE, start(), torch.bfloat16).vit
+    model = AdaptedModel(vit, linear(start().weight, start().bias))
     trainer = Trainer(
-        model, round_off(model), Source(model.vit, TASK.train, TRANSFORM, frozen=0), TrainingConfig(batch=8)
+        model, to_bfloat16(model), FeatureSource(model.vit, DATASET.train, TRANSFORM, frozen=0), TrainingConfig(batch=8)
     )
     before = trainer.order.bit_generator.state
     trainer.run_epoch()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.toy_datasets import colours, toy_backbone
 
-from sls.adapters.model import Tuned, block_of
+from sls.adapters.model import TunedModel, block_of
 from sls.data.dataset import Dataset
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
@@ -14,14 +14,14 @@ from store.errors import InvalidSettingError
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
-RECIPE = TrainingConfig(epochs=2, batch=16)
+CONFIG = TrainingConfig(epochs=2, batch=16)
 
 
-def tuned(task: Dataset, backbone: Backbone, recipe: TrainingConfig = RECIPE) -> tuple[Tuned, list[Progress]]:
+def tuned(dataset: Dataset, backbone: Backbone, config: TrainingConfig = CONFIG) -> tuple[TunedModel, list[Progress]]:
     seen: list[Progress] = []
     transform = make_transform(backbone.record.id.preprocessing)
-    start = untrained(task, backbone, recipe)
-    return tune(task, backbone, start, recipe, transform=transform, stage="tune", report=seen.append), seen
+    start = untrained(dataset, backbone, config)
+    return tune(dataset, backbone, start, config, transform=transform, stage="tune", progress=seen.append), seen
 
 
 def test_the_loss_falls_and_each_epoch_is_reported():
@@ -65,13 +65,13 @@ def test_a_task_without_images_to_watch_is_tuned():
 
 
 def test_tuning_goes_on_from_where_it_is_told():
-    backbone, task = toy_backbone(), colours()
-    full, _ = tuned(task, backbone, TrainingConfig(epochs=6, batch=16))
+    backbone, dataset = toy_backbone(), colours()
+    full, _ = tuned(dataset, backbone, TrainingConfig(epochs=6, batch=16))
     transform = make_transform(backbone.record.id.preprocessing)
     seen: list[Progress] = []
-    recipe = TrainingConfig(epochs=1, batch=16)
-    tune(task, backbone, truncated(full, 4), recipe, transform=transform, stage="retune", report=seen.append)
-    _, fresh = tuned(task, backbone, recipe)
+    config = TrainingConfig(epochs=1, batch=16)
+    tune(dataset, backbone, truncated(full, 4), config, transform=transform, stage="retune", progress=seen.append)
+    _, fresh = tuned(dataset, backbone, config)
     assert seen[0].loss < fresh[0].loss
 
 
