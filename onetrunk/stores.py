@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from store.errors import InvalidSettingError
@@ -43,17 +42,3 @@ def open_store(root: str, *, catalogue: str | None, actor: str | None = None, cr
     if actor and not (actor.isprintable() and len(actor) <= ACTOR_LENGTH):
         raise InvalidSettingError(f"actor {actor[:80]!r}: use at most {ACTOR_LENGTH} printable characters")
     return Store.open(root, create=create, catalogue=catalogue, actor=actor or None)
-
-
-def absolute_store(root: str) -> str:
-    """Return the address as a process in another folder may use it."""
-    from store.backends.urls import SCHEME
-
-    return root if SCHEME.match(root) else str(Path(root).resolve())
-
-
-def absolute_catalogue(catalogue: str | None) -> str | None:
-    """Return the URL as a process in another folder may use it."""
-    if catalogue is None or not catalogue.startswith("sqlite:///"):
-        return catalogue
-    return f"sqlite:///{Path(catalogue.removeprefix('sqlite:///')).resolve()}"
