@@ -65,7 +65,7 @@ class Replica:
 
 def build(settings: ServeConfig) -> ray_serve.Application:
     """Build the application; `serve deploy` calls it with the config's `args`."""
-    return cast(ray_serve.Application, Replica.bind(settings))  # type: ignore[attr-defined]  # made by the decorator
+    return cast(ray_serve.Application, Replica.bind(settings))  # type: ignore[attr-defined]  # by the decorator
 
 
 def serve(

@@ -41,7 +41,7 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool) -> FastAPI:
 
 @open_routes.get("/healthz")
 def health(request: Request) -> dict[str, object]:
-    """Say that the replica answers, and where no keys are asked for, on which backbone."""
+    """Say that the replica answers, and, on a server without keys, which backbone it holds."""
     state = app_state(request)
     record = state.predictor.record
     shown = {} if state.api_keys else {"backbone": record.name, "fingerprint": record.id.fingerprint}

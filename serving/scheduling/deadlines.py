@@ -67,7 +67,7 @@ class Deadlines(Generic[T]):
 def in_time(entries: Sequence[QueueEntry[T]], cost: BlockCost, now: float) -> bool:
     """Whether requests that begin as one batch now, all with deadlines, are all done before the earliest deadline.
 
-    Where the fixed cost of a block is less than the cost of a row, a batch saves little, and the answer is no.
+    Where the fixed cost of a block is less than the cost of a row, a batch saves little, and this is false.
     """
     deadlines = [entry.request.deadline for entry in entries if entry.request.deadline is not None]
     if len(deadlines) < len(entries) or cost.fixed < cost.per_row:

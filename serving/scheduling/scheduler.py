@@ -75,7 +75,7 @@ class Scheduler(Generic[T]):
     def abort(self, request: ScheduledRequest[T]) -> bool:
         """Forget a request that is done or has no client any more; return whether a batch that has begun contains it.
 
-        An unknown request is no mistake.
+        An unknown request is allowed.
         """
         entry = self._entries.pop(request, None)
         if entry is None:

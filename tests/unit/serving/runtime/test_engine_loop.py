@@ -36,7 +36,7 @@ def loop(engine: Engine) -> Iterator[EngineLoop]:
 
 
 def weights(depth: int, *, first: int | None = None, seed: int = 0) -> TaskWeights:
-    """A task of this depth whose qkv is adapted in the blocks from `first` on; none where there is no `first`."""
+    """A task of this depth whose qkv is adapted in the blocks from `first` on; without `first`, it has no adapter."""
     draw = torch.Generator().manual_seed(seed)
 
     def some(*shape: int) -> Tensor:
