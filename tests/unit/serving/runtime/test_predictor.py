@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from support.cli import call
 from support.oracle import Made, lowered, make_backbone, make_task, png, reference_logits
 
@@ -56,6 +57,15 @@ def test_the_answer_carries_task_version_depth_and_labels_with_probabilities_bes
     best = scores.argsort(descending=True)[:2].tolist()
     assert [entry["label"] for entry in shown["top"]] == [f"class {index}" for index in best]
     assert [entry["score"] for entry in shown["top"]] == pytest.approx(scores[best].tolist())
+
+
+def test_an_image_may_be_bytes_a_file_or_a_pillow_image(store, tmp_path):
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    with Predictor(store, batch_invariant=True) as predictor, Image.open(tmp_path / "a.png") as opened:
+        logits = {predictor.predict("short", image).logits for image in (IMAGE, tmp_path / "a.png", opened)}
+        with pytest.raises(ImageError, match="give the path of an image file"):
+            predictor.predict("short", tmp_path / "b.png")
+    assert len(logits) == 1
 
 
 def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
