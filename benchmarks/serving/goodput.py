@@ -1,6 +1,6 @@
 """Answers within a latency target, ours against Ray's `@serve.batch`, with the same engine in the same process.
 
-A real Ray Serve replica holds one engine, our engine loop and a `@serve.batch` method that runs the engine's `forward`
+A real Ray Serve replica holds one engine, our engine loop, and a `@serve.batch` method that runs the engine's `forward`
 on each batch in a thread. Within the replica, images arrive (open loop) at --loads of what the engine does with eight
 mixed images at once, Poisson or in bursts of 8 on average, for sixteen tasks of depths 4 to 12; nothing but the
 scheduling differs. The target is --target times one full-depth image alone, and is what our requests give as their
