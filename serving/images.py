@@ -9,7 +9,8 @@ from PIL import Image, ImageOps
 
 from store.errors import ImageError
 
-ImageSource = bytes | Path | Image.Image
+ImageSource = bytes | str | Path | Image.Image
+"""Encoded bytes, the path of a file, or a Pillow image."""
 
 
 def encoded(image: ImageSource) -> bytes:
@@ -23,6 +24,8 @@ def encoded(image: ImageSource) -> bytes:
         (upright.convert("I").convert("I;16") if is_grey16 else upright.convert("RGB")).save(png, "PNG")
         return png.getvalue()
     try:
-        return image.read_bytes()
+        return Path(image).read_bytes()
     except OSError as error:
-        raise ImageError(f"{str(image)!r} cannot be read ({error.strerror}): give the path of an image file") from None
+        raise ImageError(
+            f"{str(image)[:200]!r} cannot be read ({error.strerror}): give the path of an image file"
+        ) from None

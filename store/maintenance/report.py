@@ -61,7 +61,7 @@ class BackboneReport:
 
 
 @dataclass(frozen=True)
-class Report:
+class StorageReport:
     """`total = live + reclaimable + garbage + overhead`, each the sum of the sizes of files.
 
     Live are blobs that a version or a backbone names, reclaimable those that none does (any more), overhead the
@@ -92,7 +92,7 @@ class Report:
         return {"format": REPORT_FORMAT, **asdict(self), "mean_depth": self.mean_depth}
 
 
-def report(store: ReadOnlyStore) -> Report:
+def storage_report(store: ReadOnlyStore) -> StorageReport:
     """Count the store as it is now; every call reads the catalogue, headers and sizes anew."""
     # The catalogue first, and at rest when the files are counted: its log is then part of its file.
     versions = store.versions()
@@ -106,7 +106,7 @@ def report(store: ReadOnlyStore) -> Report:
     counts = Counter(version.task for version in versions)
     store.release_connections()
     sizes = _classify(store.backend.list(), {use.blob.sha256 for use in used})
-    return Report(
+    return StorageReport(
         total_nbytes=sum(file.nbytes for kind in sizes.values() for file in kind),
         live_nbytes=sum(file.nbytes for file in sizes["live"]),
         reclaimable_nbytes=sum(file.nbytes for file in sizes["reclaimable"]),
