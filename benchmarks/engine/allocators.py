@@ -1,8 +1,10 @@
 """Whether the engine's speed depends on the allocator: glibc's, as onetrunk sets it, over jemalloc's.
 
-Each is a process of its own, started in turn; both run the same mixed batch of LoRA tasks. jemalloc is preloaded from
---library (Debian: libjemalloc2). Beside them glibc's allocator as it comes. Prints the ratios of the processes' medians
-with their spread; JSON in benchmarks/results/allocators.json.
+Each allocator has processes of its own, started in turn, which run the same mixed batch of LoRA tasks; glibc's with its
+own settings is measured beside them. jemalloc is preloaded from --library (Debian: libjemalloc2). Prints the ratios of
+the processes' medians with their spread; JSON in benchmarks/results/allocators.json.
+
+    python -m benchmarks.engine.allocators
 """
 
 from __future__ import annotations
@@ -11,17 +13,15 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
-import time
 from ctypes.util import find_library
-from pathlib import Path
 
 import torch
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, spread, write
+from benchmarks.support.figures import Goal, conclude, machine, spread_of_ratios, spread_text
 from benchmarks.support.models import random_vit_base
-from serving.benchmark.subjects import random_task
+from benchmarks.support.options import make_parser
+from benchmarks.support.processes import run_json
+from serving.benchmark.subjects import Run, interleave, random_task
 from serving.engine.engine import Engine
 from store.malloc import keep_freed_memory
 from store.weights.backbones import DEFAULT_BACKBONE, load_backbone
@@ -34,61 +34,55 @@ def main() -> None:
     if options.run is not None:
         print(json.dumps(seconds_of(options.run, tuned=options.tuned, rounds=options.rounds)))
         return
-    found, goals = {}, []
+    spreads, goals = {}, []
     for backbone in ("embedded",) if options.embedded else ("embedded", "ViT-B/16"):
         seconds: dict[str, list[float]] = {way: [] for way in WAYS}
         for _ in range(options.processes):
             for way in WAYS:
                 seconds[way].append(in_a_process(backbone, way, options))
         ratios = {
-            f"{way} / jemalloc": [a / b for a, b in zip(seconds[way], seconds["jemalloc"], strict=True)]
+            f"{way} / jemalloc": spread_of_ratios(seconds[way], seconds["jemalloc"])
             for way in WAYS
             if way != "jemalloc"
         }
-        found[backbone] = {name: spread(values) for name, values in ratios.items()}
-        for name, values in found[backbone].items():
-            print(f"{backbone:<9} {name:<29} {values['median']:.3f} [{values['min']:.3f}, {values['max']:.3f}]")
-        measured = statistics.median(ratios["glibc / jemalloc"])
+        spreads[backbone] = ratios
+        for name, ratio in ratios.items():
+            print(f"{backbone:<9} {name:<29} {spread_text(ratio)}")
+        measured = ratios["glibc / jemalloc"]["median"]
         goals.append(Goal(f"{backbone}: glibc's allocator / jemalloc", measured, 1.05, most=True))
-    print_goals(goals)
-    write(options.out, {"machine": machine(), "torch": torch.__version__, "ratios": found}, goals=goals)
+    conclude(options.out, {"machine": machine(), "torch": torch.__version__, "ratios": spreads}, goals)
 
 
 def in_a_process(backbone: str, way: str, options: argparse.Namespace) -> float:
-    command = [sys.executable, "-m", "benchmarks.engine.allocators", "--run", backbone, "--rounds", str(options.rounds)]
-    command += ["--tuned"] if way == "glibc" else []
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    base = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
     if way == "jemalloc":
-        environment["LD_PRELOAD"] = options.library
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return float(json.loads(done.stdout))
+        base["LD_PRELOAD"] = options.library
+    tuned = ["--tuned"] if way == "glibc" else []
+    module = "benchmarks.engine.allocators"
+    return float(run_json(module, "--run", backbone, "--rounds", str(options.rounds), *tuned, base=base))
 
 
 @torch.inference_mode()
 def seconds_of(name: str, *, tuned: bool, rounds: int) -> float:
-    """Return the median seconds of a mixed batch of 8 tasks at full depth, after two that do not count."""
+    """Return the median seconds of a mixed batch of 8 tasks at full depth, after the rounds that do not count."""
     if tuned:
         keep_freed_memory()
     backbone = load_backbone(DEFAULT_BACKBONE) if name == "embedded" else random_vit_base()
     p, engine = backbone.record.id.preprocessing, Engine(backbone, dtype=torch.bfloat16)
     tasks = [random_task(backbone, dtype=torch.bfloat16, device="cpu", seed=seed) for seed in range(8)]
-    images, seconds = torch.randn(8, 3, p.height, p.width), []
-    for _ in range(rounds + 2):
-        began = time.perf_counter()
-        engine.forward(images, tasks)
-        seconds.append(time.perf_counter() - began)
-    return statistics.median(seconds[2:])
+    images = torch.randn(8, 3, p.height, p.width)
+    subjects: dict[str, Run] = {"batch": lambda: engine.forward(images, tasks)}
+    return statistics.median(interleave(subjects, rounds, "cpu", lambda _: None)["batch"])
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="allocators.json")
     parser.add_argument("--library", default=find_library("jemalloc"), help="jemalloc's shared library")
     parser.add_argument("--processes", type=int, default=7, help="of each allocator")
     parser.add_argument("--rounds", type=int, default=11, help="batches in each process")
     parser.add_argument("--embedded", action="store_true", help="leave out ViT-B/16")
     parser.add_argument("--run", choices=("embedded", "ViT-B/16"), help=argparse.SUPPRESS)
     parser.add_argument("--tuned", action="store_true", help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "allocators.json")
     options = parser.parse_args()
     if options.library is None and options.run is None:
         parser.error(

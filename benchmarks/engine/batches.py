@@ -1,9 +1,11 @@
 """What the engine costs, in ratios to one merged task that timm runs with the faster of its attention settings.
 
 Interleaved in one process, round by round: the merged task; mixed batches of distinct LoRA tasks, at full depth and at
-depths 4 to 12; batches drawn from 64 tasks of mixed methods, ranks and heads; PEFT's own `adapter_names`; a plain walk
-of timm's blocks with stacked factors; the engine row by row (batch invariance); many tasks of one image; and a product
-of two large matrices. Prints each figure beside its goal; JSON, with the spread, in benchmarks/results/engine.json.
+depths 4 to 12; batches drawn from 64 tasks of mixed methods, ranks and heads; PEFT's own `adapter_names`; timm's blocks
+run by hand with stacked factors; the engine row by row (batch invariance); many tasks of one image; and a product of
+two large matrices. Prints each figure beside its goal; JSON, with the spread, in benchmarks/results/engine.json.
+
+    python -m benchmarks.engine.batches
 """
 
 from __future__ import annotations
@@ -13,15 +15,15 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
 import peft
 import torch
 from torch import Tensor, nn
 
 from benchmarks.engine.mixed_tasks import mixed_task
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
+from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.models import random_vit_base
+from benchmarks.support.options import make_parser
 from serving.benchmark.figures import Figure, Plan, figures_of, merged_task, over, share_of_peak, subjects_of
 from serving.benchmark.subjects import Run, interleave, random_task
 from serving.engine.engine import Engine
@@ -35,7 +37,7 @@ DTYPE = torch.bfloat16
 
 @dataclass(frozen=True)
 class Goals:
-    """What was asked of a backbone: ratios to one merged task, at most; the share of the product's rate, at least."""
+    """What a backbone had to reach: ratios to one merged task, at most; the share of the product's rate, at least."""
 
     mixed: float
     stream: float | None
@@ -57,24 +59,22 @@ def main() -> None:
     settings = [Setting("embedded", load_backbone(DEFAULT_BACKBONE), 16, Goals(1.03, None, 0.71, 0.60))]
     if not options.embedded:
         settings.append(Setting("ViT-B/16", random_vit_base(), 8, Goals(1.02, 1.05, 0.69, 0.85)))
-    found, goals = {}, []
+    figures_by_backbone, goals = {}, []
     for setting in settings:
         plan = Plan(tasks=setting.tasks, rounds=options.rounds)
         measured = figures(setting, plan, measure(setting, plan))
-        found[setting.name] = [asdict(figure) for figure in measured]
+        figures_by_backbone[setting.name] = [asdict(figure) for figure in measured]
         goals += goals_of(setting, {figure.figure: figure for figure in measured})
         for figure in measured:
             print(f"{setting.name:<9} {figure.figure:<32} {figure.median:.3f} [{figure.p10:.3f}, {figure.p90:.3f}]")
-    print_goals(goals)
-    report = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads(), "figures": found}
-    write(options.out, report, goals=goals)
+    report = {"machine": machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    conclude(options.out, {**report, "figures": figures_by_backbone}, goals)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="engine.json")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--embedded", action="store_true", help="leave out ViT-B/16")
-    parser.add_argument("--out", type=Path, default=RESULTS / "engine.json")
     return parser.parse_args()
 
 
@@ -87,12 +87,12 @@ def measure(setting: Setting, plan: Plan) -> dict[str, list[float]]:
     low, engine = images.to(DTYPE), Engine(backbone, dtype=DTYPE)
     tasks = [random_task(backbone, dtype=DTYPE, device="cpu", seed=seed) for seed in range(count)]
     stream, draw = [mixed_task(backbone, seed) for seed in range(STREAM)], random.Random(0)
-    names, walk, mixed = [str(index) for index in range(count)], PlainWalk(backbone), peft_model(backbone, tasks)
+    names, plain, mixed = [str(index) for index in range(count)], PlainRun(backbone), peft_model(backbone, tasks)
     subjects: dict[str, Run] = {
         **subjects_of(backbone, engine, images, plan),
         "stream": lambda: engine.forward(images, draw.sample(stream, count)),
         "PEFT": lambda: mixed(low, adapter_names=names),
-        "plain walk": lambda: walk(low, tasks),
+        "plain walk": lambda: plain(low, tasks),
     }
     return interleave(subjects, plan.rounds, "cpu", lambda line: print(f"{setting.name}: {line}", file=sys.stderr))
 
@@ -114,16 +114,16 @@ def figures(setting: Setting, plan: Plan, seconds: Mapping[str, Sequence[float]]
 
 
 def goals_of(setting: Setting, measured: Mapping[str, Figure]) -> list[Goal]:
-    asked, name = setting.goals, setting.name
+    bound, name = setting.goals, setting.name
     bounds = {
-        "mixed batch": asked.mixed, "stream": asked.stream, "mixed depths": asked.depths, "late tasks": 1.10,
+        "mixed batch": bound.mixed, "stream": bound.stream, "mixed depths": bound.depths, "late tasks": 1.10,
     }  # fmt: skip
     goals = [
-        Goal(f"{name}: {figure}", measured[figure].median, bound, most=True)
-        for figure, bound in bounds.items()
-        if bound is not None
+        Goal(f"{name}: {figure}", measured[figure].median, most, most=True)
+        for figure, most in bounds.items()
+        if most is not None
     ]
-    return [*goals, Goal(f"{name}: share of peak", measured["share of peak"].median, asked.peak)]
+    return [*goals, Goal(f"{name}: share of peak", measured["share of peak"].median, bound.peak)]
 
 
 def peft_model(backbone: Backbone, tasks: Sequence[TaskWeights]) -> Callable[..., Tensor]:
@@ -144,8 +144,8 @@ def peft_model(backbone: Backbone, tasks: Sequence[TaskWeights]) -> Callable[...
     return whole
 
 
-class PlainWalk:
-    """The straightforward engine: timm's block walked by hand, factors stacked, `baddbmm_`."""
+class PlainRun:
+    """The straightforward engine: timm's blocks run by hand, factors stacked, `baddbmm_`."""
 
     def __init__(self, backbone: Backbone) -> None:
         self.vit = backbone.build(dtype=DTYPE)

@@ -1,10 +1,12 @@
 """How long one task takes from the store into memory, verified, and what that time consists of.
 
-Publishes LoRA tasks on every linear map of a ViT-B/16 (or, with --small, of the packaged backbone), stored in float32
-as PEFT saves them and in bfloat16, and loads each for an engine in float32 and in bfloat16: from the page cache, and
-from the disk where the system gives pages back. Beside the whole, each part alone, in the same rounds: mapping the
-files, their SHA-256 (the floor: no bytes are used that were not hashed), lowering; and what `read` and `lower` take
-one after the other. Prints JSON; also in benchmarks/results/cold_load.json.
+Publishes LoRA tasks on every linear map of a ViT-B/16 (with --small, of the packaged backbone), stored in float32 as
+PEFT saves them and in bfloat16, and loads each for an engine in float32 and in bfloat16: from the page cache, and from
+the disk where the system gives pages back. In the same rounds, each part alone: mapping the files; their SHA-256, which
+is the least that a load can take, since all bytes are hashed before they are used; lowering; and `read` and `lower` one
+after the other. Prints JSON; also in benchmarks/results/cold_load.json.
+
+    python -m benchmarks.engine.cold_load
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, spread, write
-from benchmarks.support.models import random_vit_base
+from benchmarks.support.figures import Goal, conclude, machine, spread, spread_of_ratios
+from benchmarks.support.models import DTYPES, random_vit_base
+from benchmarks.support.options import make_parser
 from benchmarks.support.tasks import publish_lora
 from store.backends.mapped_file import map_file
 from store.malloc import keep_freed_memory
@@ -35,7 +38,6 @@ from store.weights.load_task import load_task
 from store.weights.lowering.lower import Tensors, lower
 from store.weights.lowering.stacked_lora import lower_blocks
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 GOAL_MS = 3.0
 
 
@@ -56,8 +58,7 @@ def main() -> None:
     report = {"machine": machine(), "torch": torch.__version__, "backbone": backbone.record.name, "results": results}
     print(json.dumps(report, indent=2))
     goals = [Goal(f"{r['task']}, ms", r["ms"]["load"]["median"], GOAL_MS, most=True) for r in results]
-    print_goals(goals)
-    write(options.out, report, goals=goals)
+    conclude(options.out, report, goals)
 
 
 def publish(store: Store, backbone: Backbone, stored: str, options: argparse.Namespace) -> list[Manifest]:
@@ -93,9 +94,7 @@ def measure(
         "load from disk": load_from_disk,
     }
     ms: dict[str, list[float]] = {name: [] for name in subjects}
-    cpu_ms: dict[str, list[float]] = {
-        name: [] for name in subjects
-    }  # of all threads: what a busy machine has left of it
+    cpu_ms: dict[str, list[float]] = {name: [] for name in subjects}  # of all threads, whatever else the machine does
     for index in range(rounds + 2):
         for turn, (name, run) in enumerate(subjects.items()):
             manifest = manifests[(index * len(subjects) + turn) % len(manifests)]
@@ -112,9 +111,7 @@ def measure(
         "rounds": rounds,
         "ms": {name: spread(times) for name, times in ms.items()},
         "cpu_ms": {name: spread(times) for name, times in cpu_ms.items()},
-        "load_over_sha256": spread(
-            [whole / floor for whole, floor in zip(ms["load"], ms["of that, on its own thread: sha256"], strict=True)]
-        ),
+        "load_over_sha256": spread_of_ratios(ms["load"], ms["of that, on its own thread: sha256"]),
     }
 
 
@@ -144,13 +141,12 @@ def forget(store: Store, manifest: Manifest) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="cold_load.json")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--tasks", type=int, default=20, help="distinct tasks of each kind")
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--small", action="store_true", help="the packaged backbone instead of ViT-B/16")
     parser.add_argument("--folder", type=Path, help="where the store is made: its disk is what is measured")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cold_load.json")
     return parser.parse_args()
 
 

@@ -1,9 +1,11 @@
-"""Whether every method is served exactly or refused: a table of PEFT's registered methods and our own.
+"""Whether every method is either served exactly or refused: a table of PEFT's registered methods and the custom ones.
 
-Each cell is the largest difference of a logit, in float32, to the same task served alone by stock PEFT and timm (our
-own methods: by their modules in timm's blocks): alone in a batch, in batches mixed with every other method, cut to half
-of the depth, and with heads of 2 and 1,000 classes. A method without an exact form is refused when it is published.
+Each cell is the largest difference of a logit, in float32, to the same task served alone by stock PEFT and timm (custom
+methods: by their modules in timm's blocks): alone in a batch, in batches mixed with every other method, cut to half of
+the depth, and with heads of 2 and 1,000 classes. A method without an exact form is refused when it is published.
 Prints the table as Markdown; JSON in benchmarks/results/conformance.json. Exits with 1 where a cell is above 1e-4.
+
+    python -m benchmarks.engine.conformance
 """
 
 from __future__ import annotations
@@ -21,21 +23,19 @@ import peft
 import timm
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+from support.custom_tasks import CUSTOM, make_own_task, own_logits
+from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
+from support.peft_tasks import CONFIGS
 from torch import Tensor
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import make_parser
 from serving.engine.engine import Engine
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED, supported_method
 from store.errors import UnservedAdapterError
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.weights.forms import TaskWeights
-
-HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parents[1] / "tests"))
-from support.custom_tasks import CUSTOM, make_own_task, own_logits  # noqa: E402  (the tests' slow twins)
-from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits  # noqa: E402
-from support.peft_tasks import CONFIGS  # noqa: E402
 
 WITHIN = 1e-4
 COLUMNS = ("alone", "mixed", "depth cut", "heads of 2 and 1000")
@@ -44,7 +44,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Kind:
-    """One way of making a task: what the table calls its row, and which task of it goes where."""
+    """How a task is made: its row in the table, and the columns in which it counts."""
 
     method: str
     name: str
@@ -77,11 +77,9 @@ def main() -> None:
         Goal("methods served exactly", len({row["method"] for row in served}), 12),
         Goal("methods neither served nor refused", len(methods() - {row["method"] for row in rows}), 0, most=True),
     ]
-    print_goals(goals)
     versions = {"torch": torch.__version__, "peft": peft.__version__, "timm": timm.__version__}
     report = {"machine": {**machine(), **versions}, "backbone": backbone.record.name, "rows": rows, "refused": refused}
-    write(options.out, report, goals=goals)
-    sys.exit(not all(goal.met for goal in goals))
+    sys.exit(not conclude(options.out, report, goals))
 
 
 def backbone_of(root: Path, *, quick: bool) -> Backbone:
@@ -107,18 +105,18 @@ def make_tasks(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]
             yield Case(kind, lowered(backbone, task), alone)
 
 
-def make_task(name: str, backbone: Backbone, folder: Path, *, depth: int, classes: int, seed: int) -> Made:
+def make_task(name: str, backbone: Backbone, folder: Path, *, depth: int, classes: int, seed: int) -> TaskFolder:
     """Write the folder of a task that is random in every tensor, of a config of PEFT's or a method of ours."""
     if name not in CONFIGS:
         return make_own_task(backbone, folder, name, depth=depth, classes=classes, seed=seed)
     targets = [f"blocks.{block}.{module}" for block in range(depth) for module in MODULES]
     return make_peft_task(
-        backbone, Made(folder, depth), CONFIGS[name](targets, 4 + 2 * seed), classes=classes, seed=seed
+        backbone, TaskFolder(folder, depth), CONFIGS[name](targets, 4 + 2 * seed), classes=classes, seed=seed
     )
 
 
 def logits_alone(
-    name: str, backbone: Backbone, task: Made, images: Tensor, dtype: torch.dtype = torch.float32
+    name: str, backbone: Backbone, task: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
     return (reference_logits if name in CONFIGS else own_logits)(backbone, task, images, dtype)
 
@@ -174,11 +172,10 @@ def print_table(rows: Sequence[dict[str, Any]]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="conformance.json")
     parser.add_argument("--quick", action="store_true", help="a random backbone of four blocks, two rounds")
     parser.add_argument("--images", type=int, default=8)
     parser.add_argument("--rounds", type=int, help="batches of all tasks in a random order (default 10, quick 2)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "conformance.json")
     options = parser.parse_args()
     options.rounds = options.rounds or (2 if options.quick else 10)
     return options

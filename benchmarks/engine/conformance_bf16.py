@@ -1,10 +1,12 @@
-"""Whether the engine in bfloat16 gives the labels that PEFT and timm give: every served config, 500 real images.
+"""Whether the engine in bfloat16 gives the labels that PEFT and timm give: every supported config, 500 real images.
 
 One task of each config, random in every tensor, answers scikit-learn's scans of digits in batches mixed with all other
 configs. In bfloat16 a label may differ from float32's by rounding alone, with PEFT as with the engine: the table counts
-both. A label is wrong where rounding cannot explain it: where float32's logit of it is below the best by more than
-twice the largest error that PEFT's own bfloat16 makes in any logit of the task. Prints the table as Markdown; JSON in
+both. A label is wrong where rounding cannot explain it: where its logit in float32 is below the best by more than twice
+the largest error that PEFT's own bfloat16 makes in any logit of the task. Prints the table as Markdown; JSON in
 benchmarks/results/conformance_bf16.json. Exits with 1 where a label is wrong.
+
+    python -m benchmarks.engine.conformance_bf16
 """
 
 from __future__ import annotations
@@ -22,8 +24,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.engine.conformance import BATCH, CONFIGS, CUSTOM, backbone_of, logits_alone, lowered, make_task
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
-from onetrunk.rendering.tables import Row, to_markdown
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import make_parser
+from onetrunk.rendering.tables import Record, to_markdown
 from serving.engine.engine import Engine
 from sls.data.dataset import Split
 from sls.data.embedded import render
@@ -58,9 +61,8 @@ def main() -> None:
         Goal("labels that rounding does not explain", sum(int(str(row["wrong"])) for row in rows), 0, most=True),
         Goal("configs", len(rows), 12),
     ]
-    print_goals(goals)
-    write(options.out, {"machine": machine(), "images": options.images, "rows": rows}, goals=goals)
-    sys.exit(not all(goal.met for goal in goals))
+    report = {"machine": machine(), "images": options.images, "rows": rows}
+    sys.exit(not conclude(options.out, report, goals))
 
 
 def make_cases(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]:
@@ -72,20 +74,20 @@ def make_cases(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]
         yield Case(name, lowered(backbone, task, torch.bfloat16), exact, alone)
 
 
-def compare(engine: Engine, cases: Sequence[Case], images: Tensor) -> list[Row]:
+def compare(engine: Engine, cases: Sequence[Case], images: Tensor) -> list[Record]:
     """Answer every image for every task in batches of random rows, and count labels for each task."""
     order = [(case, image) for case in range(len(cases)) for image in range(len(images))]
     random.Random(0).shuffle(order)
-    found = torch.empty(len(cases), len(images), dtype=torch.long)
+    labels_of = torch.empty(len(cases), len(images), dtype=torch.long)
     for start in range(0, len(order), BATCH):
         batch = order[start : start + BATCH]
         answers = engine.forward(images, [cases[case].weights for case, _ in batch], [image for _, image in batch])
         for (case, image), logits in zip(batch, answers, strict=True):
-            found[case, image] = logits.argmax()
-    return [row_of(case, labels) for case, labels in zip(cases, found, strict=True)]
+            labels_of[case, image] = logits.argmax()
+    return [row_of(case, labels) for case, labels in zip(cases, labels_of, strict=True)]
 
 
-def row_of(case: Case, labels: Tensor) -> Row:
+def row_of(case: Case, labels: Tensor) -> Record:
     best = case.exact.argmax(dim=1)
     below = case.exact.amax(dim=1) - case.exact.gather(1, labels[:, None])[:, 0]
     return {
@@ -98,10 +100,9 @@ def row_of(case: Case, labels: Tensor) -> Row:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="conformance_bf16.json")
     parser.add_argument("--quick", action="store_true", help="a random backbone of four blocks")
     parser.add_argument("--images", type=int, default=500)
-    parser.add_argument("--out", type=Path, default=RESULTS / "conformance_bf16.json")
     return parser.parse_args()
 
 

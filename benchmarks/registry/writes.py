@@ -1,10 +1,12 @@
 """How many versions a second P processes register on one SQLite file, all of them versions of one task.
 
-Ours twice: the metadata alone (`catalogue`: what MLflow's `create_model_version` does), and the whole publish of
-a small PEFT folder (`publish`: its files, each on disk before the catalogue names it). Beside them MLflow with its
-defaults (`pip install onetrunk[bench]`, or --peer-python of another venv). All three take turns in one run, each
-from processes that are up before the clock starts; afterwards the versions must be dense, unique and those that
-were acknowledged. Prints a table; JSON in benchmarks/results/registry_writes.json.
+Ours twice: the metadata alone (`catalogue`: what MLflow's `create_model_version` does), and the whole publish of a
+small PEFT folder (`publish`: its files, each on disk before the catalogue names it). Beside them MLflow with its
+defaults (`pip install onetrunk[bench]`, or --peer-python of another venv). All three take turns in one run, from
+processes that are up before the clock starts; afterwards the versions must be dense and unique, and the acknowledged
+ones. Prints a table; JSON in benchmarks/results/registry_writes.json.
+
+    python -m benchmarks.registry.writes
 """
 
 from __future__ import annotations
@@ -21,13 +23,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, spread, write
+from support.toy_backbone import make_toy, tune
+
+from benchmarks.support.figures import Goal, conclude, machine, spread, spread_of_ratios, spread_text
+from benchmarks.support.options import add_store_folder, make_parser
+from benchmarks.support.processes import environment
 from store.registry.store import Store
 
-HERE = Path(__file__).parent
-sys.path.append(str(HERE.parents[1] / "tests"))
-from support.toy_backbone import make_toy, tune  # noqa: E402  (the tests' real backbone and PEFT folder)
-
+WRITERS = "benchmarks.registry.writers"
 LEAD_S = 0.5  # from the word to the start: longer than sixteen processes take to read it
 GOALS = {8: 286.0, 16: 200.0}
 
@@ -65,13 +68,12 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="registry_writes.json")
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 8, 16])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=3.0, help="of each of them, at each number of processes")
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has mlflow-skinny and alembic")
-    parser.add_argument("--where", type=Path, help="folder for the stores; default: the system's for temporary files")
-    parser.add_argument("--out", type=Path, default=RESULTS / "registry_writes.json")
+    add_store_folder(parser)
     return parser.parse_args()
 
 
@@ -89,15 +91,18 @@ def prepare(scratch: Path, options: argparse.Namespace) -> list[Subject]:
         with Store.open(root, create=True) as store:
             store.add_backbone(toy.record, toy.weights)
             store.publish("template", folder, backbone=toy.record.name, depth=2)
-        ours.append(Subject(kind, (sys.executable, str(HERE / "writers" / "ours.py"), kind, str(root), str(folder))))
-    peer = (options.peer_python, str(HERE / "writers" / "peer.py"), f"sqlite:///{scratch / 'mlflow.db'}")
-    subprocess.run([*peer, *(task_name(r, p) for r in range(options.rounds) for p in options.processes)], check=True)
+        ours.append(Subject(kind, (sys.executable, "-m", f"{WRITERS}.ours", kind, str(root), str(folder))))
+    peer = (options.peer_python, "-m", f"{WRITERS}.peer", f"sqlite:///{scratch / 'mlflow.db'}")
+    models = [task_name(r, p) for r in range(options.rounds) for p in options.processes]
+    subprocess.run([*peer, *models], env=environment(), check=True)
     return [ours[0], Subject("MLflow", peer), ours[1]]
 
 
 @contextmanager
 def worker(subject: Subject) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(subject.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        subject.command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
         try:
             yield process
         finally:
@@ -136,7 +141,7 @@ def report(runs: dict[tuple[str, int], list[Run]], options: argparse.Namespace) 
         for processes in options.processes:
             found, peer = runs[name, processes], runs["MLflow", processes]
             rate = spread([run.rate for run in found])
-            ratio = spread([run.rate / other.rate for run, other in zip(found, peer, strict=True)])
+            ratio = spread_of_ratios([run.rate for run in found], [run.rate for run in peer])
             errors = [error for run in found for error in run.errors]
             rows.append(
                 {
@@ -149,7 +154,7 @@ def report(runs: dict[tuple[str, int], list[Run]], options: argparse.Namespace) 
                     "dense_and_unique": all(run.sound for run in found),
                 }
             )
-            cells.append(f"{rate['median']:.0f} [{rate['min']:.0f}, {rate['max']:.0f}] x{ratio['median']:.2f}")
+            cells.append(f"{spread_text(rate, '.0f')} x{ratio['median']:.2f}")
         print(f"{name:<18}" + "".join(f"{cell:>26}" for cell in cells))
     print("errors:", {f"{r['subject']} P={r['processes']}": r["errors"] for r in rows if r["errors"]} or 0)
     print("not dense and unique:", [(r["subject"], r["processes"]) for r in rows if not r["dense_and_unique"]] or 0)
@@ -158,12 +163,8 @@ def report(runs: dict[tuple[str, int], list[Run]], options: argparse.Namespace) 
         for p, goal in GOALS.items()
         if p in options.processes
     ]
-    print_goals(goals)
-    write(
-        options.out,
-        {"machine": machine(), "rounds": options.rounds, "seconds": options.seconds, "rows": rows},
-        goals=goals,
-    )
+    settings = {"rounds": options.rounds, "seconds": options.seconds}
+    conclude(options.out, {"machine": machine(), **settings, "rows": rows}, goals)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 BURST = 8
@@ -11,7 +12,7 @@ BURST = 8
 
 @dataclass(frozen=True)
 class Arrival:
-    """An image for a task (its place among the tasks), and when it comes, in seconds from the start."""
+    """An image for a task (its index among the tasks), and when it comes, in seconds from the start."""
 
     at_s: float
     task: int
@@ -19,11 +20,15 @@ class Arrival:
 
 def poisson(rate: float, count: int, tasks: Sequence[int], draw: random.Random) -> list[Arrival]:
     """So many arrivals a second, independent of each other."""
-    at_s, arrivals = 0.0, []
+    return [Arrival(at_s, draw.choice(tasks)) for at_s in poisson_times(rate, count, draw)]
+
+
+def poisson_times(rate: float, count: int, draw: random.Random) -> Iterator[float]:
+    """Yield the seconds at which the arrivals of a Poisson process come, so many a second."""
+    at_s = 0.0
     for _ in range(count):
         at_s += draw.expovariate(rate)
-        arrivals.append(Arrival(at_s, draw.choice(tasks)))
-    return arrivals
+        yield at_s
 
 
 def bursty(rate: float, count: int, tasks: Sequence[int], draw: random.Random) -> list[Arrival]:
@@ -36,3 +41,12 @@ def bursty(rate: float, count: int, tasks: Sequence[int], draw: random.Random) -
             size += 1
         arrivals += [Arrival(at_s, draw.choice(tasks)) for _ in range(min(size, count - len(arrivals)))]
     return arrivals
+
+
+def when_due(arrivals: Sequence[Arrival]) -> Iterator[tuple[Arrival, float]]:
+    """Yield each arrival as soon as it is due, and when that is by `time.perf_counter`."""
+    start = time.perf_counter()
+    for arrival in arrivals:
+        due = start + arrival.at_s
+        time.sleep(max(0.0, due - time.perf_counter()))
+        yield arrival, due

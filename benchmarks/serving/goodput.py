@@ -1,12 +1,14 @@
 """Answers within a latency target, ours against Ray's `@serve.batch`, with the same engine in the same process.
 
 A real Ray Serve replica holds one engine, our engine loop, and a `@serve.batch` method that runs the engine's `forward`
-on each batch in a thread. Within the replica, images arrive (open loop) at --loads of what the engine does with eight
-mixed images at once, Poisson or in bursts of 8 on average, for sixteen tasks of depths 4 to 12; nothing but the
-scheduling differs. The target is --target times one full-depth image alone, and is what our requests give as their
-deadline; "without deadlines", they give none. Load and target follow the machine: both are measured in each round.
-Ray's is run with each of --ray, and the best at each load counts. Subjects take turns on the same arrivals. Prints a
-table; JSON in benchmarks/results/goodput.json.
+on each batch in a thread. Images arrive within the replica (open loop) at --loads of the rate at which the engine runs
+eight mixed images at once, Poisson or in bursts of 8 on average, for sixteen tasks of depths 4 to 12; only the
+scheduling differs. The target is --target times one full-depth image alone, and is the deadline of our requests;
+"without deadlines", they have none. Load and target follow the machine: both are measured in each round. Ray's is run
+with each of --ray, and the best at each load counts. Subjects take turns on the same arrivals. Prints a table; JSON in
+benchmarks/results/goodput.json.
+
+    python -m benchmarks.serving.goodput
 """
 
 from __future__ import annotations
@@ -21,7 +23,6 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -30,8 +31,11 @@ from ray import serve
 from torch import Tensor
 
 from benchmarks.serving.arrivals import Arrival, bursty, poisson
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
-from benchmarks.support.models import random_vit_base
+from benchmarks.support.figures import Goal, conclude, machine, spread
+from benchmarks.support.models import DTYPES, add_engine_options, backbones
+from benchmarks.support.options import make_parser
+from benchmarks.support.processes import ROOT
+from serving.benchmark.quantiles import quantile
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
 from serving.prediction import Prediction
@@ -40,12 +44,11 @@ from serving.runtime.prediction_request import PendingPrediction, PredictionRequ
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OverloadedError
 from store.malloc import keep_freed_memory
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.weights.backbones import Backbone
 
 GOAL = 1.5
 TASKS, SHALLOWEST = 16, 4
 OURS, WITHOUT = "ours", "ours, without deadlines"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 KINDS = {"poisson": poisson, "bursty": bursty}
 DROPPED = float("inf")
 
@@ -85,14 +88,14 @@ class Subjects:
 
     async def play(self, subject: str, arrivals: list[Arrival], target_s: float) -> list[float]:
         """Let the images arrive; return their latencies in seconds from when each was due."""
-        ask = self._subject(subject, target_s)
+        predict = self._subject(subject, target_s)
         loop = asyncio.get_running_loop()
         start = loop.time() + 0.01
         latencies = [DROPPED] * len(arrivals)
 
         async def one(index: int, arrival: Arrival) -> None:
             try:
-                await ask(arrival.task)
+                await predict(arrival.task)
             except OverloadedError:
                 return
             latencies[index] = loop.time() - start - arrival.at_s
@@ -161,12 +164,12 @@ def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> list[
 
 
 def over(mine: Sequence[float], theirs: Sequence[float], least: float) -> list[float]:
-    """Divide round by round; where theirs has none at all, as though it had one."""
+    """Divide round by round; a share below the least that can be measured counts as that."""
     return [share / max(other, least) for share, other in zip(mine, theirs, strict=True)]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="goodput.json")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--requests", type=int, default=150, help="images a round")
     parser.add_argument("--repeats", type=int, default=4, help="of the calibration that begins each round")
@@ -175,33 +178,30 @@ def main() -> None:
     parser.add_argument(
         "--ray", nargs="+", default=["16x10", "8x10", "4x2", "1x0"], help="ROWSxWAIT_MS of @serve.batch"
     )
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_engine_options(parser)
     parser.add_argument("--quick", action="store_true", help="one round of 30 images, on the packaged backbone alone")
-    parser.add_argument("--out", type=Path, default=RESULTS / "goodput.json")
     options = parser.parse_args()
-    backbones = {DEFAULT_BACKBONE: load_backbone(DEFAULT_BACKBONE)}
     if options.quick:
         options.rounds, options.requests, options.repeats = 1, 30, 3
-    else:
-        backbones["vit_base_patch16_224"] = random_vit_base()
+    chosen = backbones(packaged_alone=options.quick)
     ray.init(
         include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, num_cpus=4,
-        runtime_env={"env_vars": {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_WAIT_POLICY": "PASSIVE"}},
+        runtime_env={"env_vars": {"PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}},
     )  # fmt: skip
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="Disabled")  # the load is made within the replica: no HTTP
-    results = [each for name, backbone in backbones.items() for each in measure(name, backbone, options)]
+    results = [each for name, backbone in chosen.items() for each in measure(name, backbone, options)]
     ray.shutdown()
     goals = [
         Goal(f"goodput / serve.batch, {each['backbone']}, {each['arrivals']}, load {each['load']}",
              each["goodput_over_best_of_ray"][OURS]["median"], GOAL)
         for each in results
     ]  # fmt: skip
-    print_goals(goals)
-    asked = {key: getattr(options, key) for key in ("rounds", "requests", "target", "loads", "ray", "dtype", "threads")}
+    settings = {
+        key: getattr(options, key) for key in ("rounds", "requests", "target", "loads", "ray", "dtype", "threads")
+    }
     versions = {"torch": torch.__version__, "ray": ray.__version__}
-    write(options.out, {**machine(), **versions, **asked, "results": results}, goals=goals)
+    conclude(options.out, {**machine(), **versions, **settings, "results": results}, goals)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,13 @@
-"""What it costs that not every task fits in memory: p99 with a bounded pool, against p99 with all tasks resident.
+"""What it costs that not every task fits in memory: p99 with a bounded adapter cache over p99 with all tasks resident.
 
 Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two services answer the
-same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do as the round
-begins, each for a task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of
-tasks in memory, the other all of them. Latency is from the arrival to the answer, in process: resolving, decoding,
-loading where the task is not in memory, and waiting for the engine. Files are in the system's page cache, as after a
-first day of service. Prints a table; JSON in benchmarks/results/pool_zipf.json.
+same open-loop streams of images in turn: Poisson arrivals at --load of the engine's rate, which is measured as the
+round begins, each for a task drawn by Zipf's law (exponent 1, ranks drawn at random over the tasks). One service keeps
+--budget-mb of tasks in memory, the other all of them. Latency is from the arrival to the answer, in process: resolving,
+decoding, loading where the task is not in memory, and waiting for the engine. Files are in the system's page cache, as
+after a first day of service. Prints a table; JSON in benchmarks/results/pool_zipf.json.
+
+    python -m benchmarks.serving.pool_zipf
 """
 
 from __future__ import annotations
@@ -28,8 +30,11 @@ from threading import Lock
 import torch
 from PIL import Image
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
+from benchmarks.serving.arrivals import Arrival, poisson_times, when_due
+from benchmarks.support.figures import Goal, conclude, machine, spread, spread_of_ratios
+from benchmarks.support.options import RESULTS, make_parser
 from benchmarks.support.tasks import publish_lora
+from serving.benchmark.quantiles import quantile
 from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache
 from serving.runtime.predictor import Predictor
@@ -40,12 +45,6 @@ from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
 RANK, CLASSES = 4, 20
 EVERYTHING_NBYTES = 1 << 40
 GOAL = 1.3
-
-
-@dataclass(frozen=True)
-class Arrival:
-    at_s: float
-    ref: str
 
 
 def main() -> None:
@@ -62,20 +61,19 @@ def main() -> None:
                 prepare(service, digests, budget_nbytes=budgets[name])
             fill(whole, refs)
             rates, report = measure(services, refs, options)
-    ratio = spread([a / b for a, b in zip(report["bounded"].p99_s, report["all resident"].p99_s, strict=True)])
+    ratio = spread_of_ratios(report["bounded"].p99_s, report["all resident"].p99_s)
     goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
-    rows = {name: found.summary() for name, found in report.items()}
+    rows = {name: measured.summary() for name, measured in report.items()}
     for name, row in rows.items():
         print(f"{name:<14}", *(f"{key} {value}" for key, value in row.items()), sep="   ")
-    print_goals(goals)
     settings = {key: getattr(options, key) for key in ("tasks", "budget_mb", "load", "requests", "rounds", "dtype")}
-    found = {"requests_per_s": spread(rates), "p99_ratio": ratio, **rows}
-    write(options.out, {"machine": machine(), "settings": settings, **found}, goals=goals)
+    figures = {"requests_per_s": spread(rates), "p99_ratio": ratio, **rows}
+    conclude(options.out, {"machine": machine(), "settings": settings, **figures}, goals)
 
 
 @dataclass
 class Measured:
-    """Of one service: the latencies of each round in seconds, and how many requests found their task not in memory."""
+    """Of one service: latencies by round in seconds, how many requests had to load their task, and what is resident."""
 
     rounds: list[list[float]]
     loads: int
@@ -133,24 +131,24 @@ def capacity(service: Predictor, refs: Sequence[str]) -> float:
 def measure(
     services: dict[str, Predictor], refs: Sequence[str], options: argparse.Namespace
 ) -> tuple[list[float], dict[str, Measured]]:
-    """Return the arrivals a second in each round, and what was found of each service."""
+    """Return the arrivals a second in each round, and the measurements of each service."""
     draw = random.Random(0)
     weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
-    by_rank = draw.sample(list(refs), len(refs))
+    by_rank = draw.sample(range(len(refs)), len(refs))
 
-    def some(count: int) -> list[str]:
+    def some(count: int) -> list[int]:
         return [by_rank[bisect(weights, draw.random() * weights[-1])] for _ in range(count)]
 
     measured = {name: Measured([], 0, 0, 0) for name in services}
-    fill(services["bounded"], some(options.warm))
+    fill(services["bounded"], [refs[task] for task in some(options.warm)])
     rates = []
     for index in range(options.rounds):
         rates.append(options.load * capacity(services["all resident"], refs[:64]))
-        times = accumulate(draw.expovariate(rates[-1]) for _ in range(options.requests))
-        arrivals = [Arrival(at, ref) for at, ref in zip(times, some(options.requests), strict=True)]
+        times = list(poisson_times(rates[-1], options.requests, draw))
+        arrivals = [Arrival(at_s, task) for at_s, task in zip(times, some(options.requests), strict=True)]
         for name, service in services.items():
             before = service._cache.loads
-            measured[name].rounds.append(drive(service, arrivals))
+            measured[name].rounds.append(drive(service, refs, arrivals))
             measured[name].loads += service._cache.loads - before
         print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
     for name, service in services.items():
@@ -159,17 +157,16 @@ def measure(
     return rates, measured
 
 
-def drive(service: Predictor, arrivals: Sequence[Arrival]) -> list[float]:
+def drive(service: Predictor, refs: Sequence[str], arrivals: Sequence[Arrival]) -> list[float]:
     """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
     latencies: list[float] = []
     lock, sent = Lock(), []
-    start = time.perf_counter()
 
-    def send(arrival: Arrival) -> Future[Prediction]:
-        (answer,) = service.submit_many([arrival.ref], IMAGE)
+    def send(ref: str, due: float) -> Future[Prediction]:
+        (answer,) = service.submit_many([ref], IMAGE)
 
         def note(_: Future[Prediction]) -> None:
-            latency = time.perf_counter() - start - arrival.at_s
+            latency = time.perf_counter() - due
             with lock:
                 latencies.append(latency)
 
@@ -177,9 +174,8 @@ def drive(service: Predictor, arrivals: Sequence[Arrival]) -> list[float]:
         return answer
 
     with ThreadPoolExecutor(2, "prepare") as workers:
-        for arrival in arrivals:
-            time.sleep(max(0.0, start + arrival.at_s - time.perf_counter()))
-            sent.append(workers.submit(send, arrival))
+        for arrival, due in when_due(arrivals):
+            sent.append(workers.submit(send, refs[arrival.task], due))
         for submitted in sent:
             submitted.result().result()
     return latencies
@@ -195,7 +191,7 @@ IMAGE = make_image()
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="pool_zipf.json")
     parser.add_argument("--tasks", type=int, default=10_000)
     parser.add_argument("--budget-mb", type=float, default=256)
     parser.add_argument("--load", type=float, default=0.6, help="share of the engine's measured rate")
@@ -204,7 +200,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--folder", type=Path, default=RESULTS / "pool_zipf_store", help="kept")
-    parser.add_argument("--out", type=Path, default=RESULTS / "pool_zipf.json")
     return parser.parse_args()
 
 

@@ -1,9 +1,12 @@
-"""What deep tasks cost a shallow one: p50 of a depth-4 task while depth-12 tasks load the engine, against its solo p50.
+"""What deep tasks cost a shallow one: p50 of a depth-4 task while depth-12 tasks load the engine, over its solo p50.
 
-One engine, in process, decoded images. The load is open: Poisson arrivals over eight deep tasks, at --load of what the
-engine does one deep image at a time. The shallow task's images come at random times and take --probes-load of it.
-Rounds alternate between without and with the load, which follows the machine: what an image takes is measured anew in
-each. The ratio is of the same round. Prints a table; JSON in benchmarks/results/short_tasks.json.
+One engine, in process, decoded images. The load is open: Poisson arrivals over eight deep tasks, at --load of the rate
+at which the engine runs one deep image at a time. The shallow task's images come at random times, at --probes-load of
+its own rate. Rounds alternate between without and with the load. The load follows the machine: what an image takes is
+measured in each round, and a ratio compares within one round. Prints a table; JSON in
+benchmarks/results/short_tasks.json.
+
+    python -m benchmarks.serving.short_tasks
 """
 
 from __future__ import annotations
@@ -13,14 +16,15 @@ import random
 import sys
 import time
 from concurrent.futures import Future, wait
-from pathlib import Path
 from typing import cast
 
 import torch
 
-from benchmarks.serving.arrivals import Arrival, poisson
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
-from benchmarks.support.models import random_vit_base
+from benchmarks.serving.arrivals import Arrival, poisson, when_due
+from benchmarks.support.figures import Goal, conclude, machine, spread
+from benchmarks.support.models import DTYPES, add_engine_options, backbones
+from benchmarks.support.options import make_parser
+from serving.benchmark.quantiles import quantile
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
 from serving.prediction import Prediction
@@ -28,17 +32,16 @@ from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.malloc import keep_freed_memory
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 
 GOAL = 1.3
 SHALLOW, DEEP_TASKS = 4, 8
 WARM_UP = 5
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
-class Bench:
-    """An engine under an engine loop, the shallow task first among its tasks."""
+class Subject:
+    """An engine and its tasks, the shallow one first."""
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
         p = backbone.record.id.preprocessing
@@ -63,11 +66,10 @@ class Bench:
         loop = EngineLoop(self.engine, Scheduler())
         for task in (0, 1) * WARM_UP:
             self._send(loop, task).result()
-        sent, start = [], time.perf_counter()
-        for arrival in arrivals:
-            time.sleep(max(0.0, start + arrival.at_s - time.perf_counter()))
+        sent = []
+        for arrival, due in when_due(arrivals):
             answer = self._send(loop, arrival.task)
-            due, times = start + arrival.at_s, latencies[arrival.task]
+            times = latencies[arrival.task]
             answer.add_done_callback(lambda _, due=due, times=times: times.append(time.perf_counter() - due))
             sent.append(answer)
         wait(sent)
@@ -81,17 +83,18 @@ class Bench:
 
 
 def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[str, object]:
-    bench = Bench(backbone, DTYPES[options.dtype])
+    subject = Subject(backbone, DTYPES[options.dtype])
     ratios, tails, deep_ratios, deep_ms, shallow_ms = [], [], [], [], []
     for index in range(options.rounds):
-        draw, (deep_s, shallow_s) = random.Random(index), (bench.seconds_of(bench.tasks[task], 5) for task in (1, 0))
+        draw = random.Random(index)
+        deep_s, shallow_s = (subject.seconds_of(subject.tasks[task], 5) for task in (1, 0))
         deep_ms.append(1000 * deep_s)
         shallow_ms.append(1000 * shallow_s)
         probes = poisson(options.probes_load / shallow_s, options.probes, [0], draw)
-        alone = bench.play([Arrival(4 * shallow_s * number, 0) for number in range(options.probes)])[0]
+        alone = subject.play([Arrival(4 * shallow_s * number, 0) for number in range(options.probes)])[0]
         count = max(1, round(probes[-1].at_s * options.load / deep_s))
         load = poisson(options.load / deep_s, count, range(1, DEEP_TASKS + 1), draw)
-        loaded = bench.play(sorted(probes + load, key=lambda arrival: arrival.at_s))
+        loaded = subject.play(sorted(probes + load, key=lambda arrival: arrival.at_s))
         ratios.append(quantile(loaded[0], 0.5) / quantile(alone, 0.5))
         tails.append(quantile(loaded[0], 0.99) / quantile(alone, 0.5))
         deep = [seconds for task, times in loaded.items() if task for seconds in times]
@@ -108,31 +111,26 @@ def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="short_tasks.json")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--probes", type=int, default=40, help="images of the shallow task a round")
     parser.add_argument("--load", type=float, default=0.7)
     parser.add_argument("--probes-load", type=float, default=0.04)
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    add_engine_options(parser)
     parser.add_argument("--quick", action="store_true", help="one round of 20 images, on the packaged backbone alone")
-    parser.add_argument("--out", type=Path, default=RESULTS / "short_tasks.json")
     options = parser.parse_args()
     keep_freed_memory()
     torch.set_num_threads(options.threads)
-    backbones = {DEFAULT_BACKBONE: load_backbone(DEFAULT_BACKBONE)}
     if options.quick:
         options.rounds, options.probes, options.probes_load = 1, 20, 0.1
-    else:
-        backbones["vit_base_patch16_224"] = random_vit_base()
-    results = [measure(name, backbone, options) for name, backbone in backbones.items()]
+    chosen = backbones(packaged_alone=options.quick)
+    results = [measure(name, backbone, options) for name, backbone in chosen.items()]
     goals = []
     for result in results:
         ratio = cast(dict[str, float], result["shallow_p50_over_solo_p50"])["median"]
         goals.append(Goal(f"depth-4 p50 under load / solo, {result['backbone']}", ratio, GOAL, most=True))
-    print_goals(goals)
-    asked = {key: getattr(options, key) for key in ("rounds", "probes", "load", "probes_load", "dtype", "threads")}
-    write(options.out, {**machine(), "torch": torch.__version__, **asked, "results": results}, goals=goals)
+    settings = {key: getattr(options, key) for key in ("rounds", "probes", "load", "probes_load", "dtype", "threads")}
+    conclude(options.out, {**machine(), "torch": torch.__version__, **settings, "results": results}, goals)
 
 
 if __name__ == "__main__":

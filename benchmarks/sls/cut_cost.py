@@ -1,10 +1,11 @@
-"""What scoring costs beside running the images through the backbone, and beside t-SNE.
+"""What scoring costs over running the images through the backbone, and over t-SNE.
 
 In turns, in one run, for the training images of an embedded task: two forward passes of the frozen packaged backbone
-(the model alone, from tensors that are ready); every criterion but t-SNE on the features of every block; the
-t-SNE score of some blocks. A criterion runs on one thread, the model on torch's default. Prints a table of
-seconds with their spread over rounds; JSON in benchmarks/results/cut_cost.json. `--limit 200 --rounds 1
---tsne-blocks 1` takes seconds.
+(the model alone, from tensors that are ready); every criterion but t-SNE on the features of every block; the t-SNE
+score of some blocks. A criterion runs on one thread, the model on torch's default. Prints a table of seconds with their
+spread over rounds; JSON in benchmarks/results/cut_cost.json. `--limit 200 --rounds 1 --tsne-blocks 1` takes seconds.
+
+    python -m benchmarks.sls.cut_cost
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, spread, write
+from benchmarks.support.figures import Goal, conclude, machine, spread, spread_text
+from benchmarks.support.options import make_parser
 from sls.data.dataset import Split
 from sls.data.embedded import EMBEDDED, render
 from sls.scoring.criteria import CRITERIA
@@ -36,7 +37,7 @@ CHEAP = tuple(name for name, criterion in CRITERIA.items() if not criterion.nois
 
 
 @dataclass(frozen=True)
-class Bench:
+class Subject:
     """The same images in three states: tensors, features, labels."""
 
     vit: VisionTransformer
@@ -58,30 +59,30 @@ class Bench:
 def main() -> None:
     options = parse()
     keep_freed_memory()
-    bench = prepare(options)
-    blocks = len(bench.features.scored)
+    subject = prepare(options)
+    blocks = len(subject.features.scored)
     every = range(blocks)
     some = range(blocks - 1, -1, -max(1, blocks // options.tsne_blocks))[: options.tsne_blocks]
-    bench.forward()
+    subject.forward()
     for name in CHEAP:
-        bench.score(name, every[:1])
+        subject.score(name, every[:1])
     rounds = []
     for number in range(1, options.rounds + 1):
-        seconds = {"two forward passes": 2 * timed(bench.forward)}
-        seconds |= {name: timed(lambda name=name: bench.score(name, every)) for name in CHEAP}
-        seconds[TSNE] = timed(lambda: bench.score(TSNE, some)) * blocks / len(some)
+        seconds = {"two forward passes": 2 * timed(subject.forward)}
+        seconds |= {name: timed(lambda name=name: subject.score(name, every)) for name in CHEAP}
+        seconds[TSNE] = timed(lambda: subject.score(TSNE, some)) * blocks / len(some)
         rounds.append(seconds)
         print(f"round {number}/{options.rounds}", file=sys.stderr)
     report(rounds, len(some), blocks, options)
 
 
-def prepare(options: argparse.Namespace) -> Bench:
+def prepare(options: argparse.Namespace) -> Subject:
     backbone = load_backbone(DEFAULT_BACKBONE)
     split = Split(*render(options.task, "train", options.limit))
     transform = make_transform(backbone.record.id.preprocessing)
     vit = backbone.build()
     features = block_features(vit, split, transform)
-    return Bench(vit, split.inputs(range(len(split)), transform), features, split.labels)
+    return Subject(vit, split.inputs(range(len(split)), transform), features, split.labels)
 
 
 def timed(work: Callable[[], None]) -> float:
@@ -103,7 +104,7 @@ def report(rounds: list[dict[str, float]], tsne_blocks: int, blocks: int, option
             "tsne_ratio": spread([seconds[TSNE] / seconds[name] for seconds in rounds]),
         }
         rows.append({"name": name, **row})
-        cells = [f"{cell['median']:.4g} [{cell['min']:.4g}, {cell['max']:.4g}]" for cell in row.values()]
+        cells = [spread_text(cell, ".4g") for cell in row.values()]
         print(f"{name:<20}" + "".join(f" {cell:>28}" for cell in cells))
 
     def median(name: str, other: str) -> float:
@@ -111,19 +112,17 @@ def report(rounds: list[dict[str, float]], tsne_blocks: int, blocks: int, option
 
     goals = [Goal("all but t-SNE / two forward passes", median("all but t-SNE", "two forward passes"), 1.0, most=True)]
     goals += [Goal(f"t-SNE / {name}", median(TSNE, name), 100.0) for name in CHEAP]
-    print_goals(goals)
     settings = {"images": options.limit, "task": options.task, "rounds": options.rounds, "tsne_blocks": tsne_blocks}
     threads = {"torch_threads": torch.get_num_threads()}
-    write(options.out, {"machine": machine(), **settings, **threads, "rows": rows}, goals=goals)
+    conclude(options.out, {"machine": machine(), **settings, **threads, "rows": rows}, goals)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="cut_cost.json")
     parser.add_argument("--task", default="digits", choices=list(EMBEDDED))
     parser.add_argument("--limit", type=int, default=1000, help="images")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--tsne-blocks", type=int, default=3, help="t-SNE is run on so many blocks a round")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cut_cost.json")
     return parser.parse_args()
 
 

@@ -2,11 +2,13 @@
 
 For every embedded task: the training images in 3 orders x {1, 2} threads x 3 runs, each in a process of its own that
 reads the images, runs the frozen packaged backbone and decides by every criterion; the 18 prune indexes of a task and
-criterion, scores included, must be equal in every bit. Beside it, how many of the 18 sets of features are equal.
-With `--tuned FOLDER` the features are those that cut_evidence.py kept there of each task's tuned model, in which
-classes are apart and the walk goes further down; their rows are put in the three orders. Prints a table; JSON in
+criterion, scores included, must be equal in every bit. It also counts how many of the 18 sets of features differ. With
+`--tuned FOLDER` the features are those that `cut_evidence` kept there of each task's tuned model, in which classes are
+apart and the scan goes further down; their rows are put in the three orders. Prints a table; JSON in
 benchmarks/results/cut_determinism.json. All of it takes hours on 2 cores: `--task digits --criterion knn --limit 60`
 takes seconds a process.
+
+    python -m benchmarks.sls.cut_determinism
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ import argparse
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -28,7 +29,9 @@ import numpy as np
 import torch
 
 from benchmarks.sls.cut_runs import Run, features_of, labels_of
-from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import make_parser
+from benchmarks.support.processes import run_json
 from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED
@@ -39,12 +42,10 @@ from sls.scoring.features import BlockFeatures, block_features
 from store.weights.backbones import DEFAULT_BACKBONE, load_backbone
 from store.weights.preprocessing import make_transform
 
-ROOT = Path(__file__).parents[2]
-
 
 @dataclass(frozen=True)
 class Way:
-    """One of the ways to come to the same decisions."""
+    """One way to make the same decisions: which order of the rows, how many threads, which run."""
 
     order: int
     threads: int
@@ -53,7 +54,7 @@ class Way:
 
 @dataclass(frozen=True)
 class Decision:
-    """What one process found: a digest of all features, and each criterion's prune index as JSON."""
+    """One process's results: a digest of all features, and each criterion's prune index as JSON."""
 
     features: str
     indexes: Mapping[str, str]
@@ -70,24 +71,21 @@ def main() -> None:
     rows, began = [], time.monotonic()
     for task in options.task or EMBEDDED:
         with ThreadPoolExecutor(options.processes) as pool:
-            found = list(pool.map(in_a_process, [task] * len(ways), ways, [options] * len(ways)))
-        rows += compare(task, found)
-        print(f"{task}: {len(found)} processes, {time.monotonic() - began:.0f} s so far", file=sys.stderr)
+            decisions = list(pool.map(in_a_process, [task] * len(ways), ways, [options] * len(ways)))
+        rows += compare(task, decisions)
+        print(f"{task}: {len(ways)} processes, {time.monotonic() - began:.0f} s so far", file=sys.stderr)
     report(rows, options)
 
 
 def in_a_process(task: str, way: Way, options: argparse.Namespace) -> Decision:
-    command = [sys.executable, "-m", "benchmarks.sls.cut_determinism", "--task", task]
-    command += ["--way", str(way.order), str(way.threads), str(way.run)]
+    arguments = ["--task", task, "--way", str(way.order), str(way.threads), str(way.run)]
     for name in options.criterion or CRITERIA:
-        command += ["--criterion", name]
-    command += ["--samples", str(options.samples)]
-    command += ["--limit", str(options.limit)] if options.limit else []
-    command += ["--tuned", str(options.tuned)] if options.tuned else []
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    environment = os.environ | {"OMP_NUM_THREADS": str(way.threads), "PYTHONPATH": path}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    return Decision(**json.loads(done.stdout))
+        arguments += ["--criterion", name]
+    arguments += ["--samples", str(options.samples)]
+    arguments += ["--limit", str(options.limit)] if options.limit else []
+    arguments += ["--tuned", str(options.tuned)] if options.tuned else []
+    base = os.environ | {"OMP_NUM_THREADS": str(way.threads)}
+    return Decision(**run_json("benchmarks.sls.cut_determinism", *arguments, base=base))
 
 
 def decide(name: str, way: Way, options: argparse.Namespace) -> Decision:
@@ -128,19 +126,19 @@ def shuffled(task: Dataset, order: int) -> Dataset:
     return replace(task, train=Split(tuple(task.train.images[row] for row in rows), task.train.labels[rows]))
 
 
-def compare(task: str, found: Sequence[Decision]) -> list[dict[str, object]]:
+def compare(task: str, decisions: Sequence[Decision]) -> list[dict[str, object]]:
     """One row a criterion: what most ways decide, and how many different decisions there are."""
-    features = len({decision.features for decision in found})
+    features = len({decision.features for decision in decisions})
     rows: list[dict[str, object]] = []
-    for criterion in found[0].indexes:
-        counted = Counter(decision.indexes[criterion] for decision in found)
+    for criterion in decisions[0].indexes:
+        counted = Counter(decision.indexes[criterion] for decision in decisions)
         index = json.loads(counted.most_common(1)[0][0])
         depths = {json.loads(text)["depth"] for text in counted}
         rows.append(
             {
                 "task": task,
                 "criterion": criterion,
-                "ways": len(found),
+                "ways": len(decisions),
                 "different_features": features,
                 "different_indexes": len(counted),
                 "different_depths": len(depths),
@@ -164,14 +162,13 @@ def report(rows: Sequence[dict[str, object]], options: argparse.Namespace) -> No
         )
     same = [row["different_indexes"] == 1 for row in rows]
     goals = [Goal("share of tasks and criteria with one index", sum(same) / len(same), 1.0)]
-    print_goals(goals)
     settings = {"orders": options.orders, "threads": [1, 2], "runs": options.runs, "samples": options.samples}
     settings |= {"limit": options.limit, "tuned": options.tuned is not None}
-    write(options.out, {"machine": machine(), **settings, "rows": rows}, goals=goals)
+    conclude(options.out, {"machine": machine(), **settings, "rows": rows}, goals)
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="cut_determinism.json")
     parser.add_argument("--task", action="append", choices=list(EMBEDDED), help="only this one; may be repeated")
     parser.add_argument("--criterion", action="append", choices=list(CRITERIA), help="only this one; may be repeated")
     parser.add_argument("--limit", type=int, help="the most images to take (default: 400)")
@@ -181,7 +178,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--processes", type=int, default=2, help="at a time")
     parser.add_argument("--way", type=int, nargs=3, help=argparse.SUPPRESS)
-    parser.add_argument("--out", type=Path, default=RESULTS / "cut_determinism.json")
     return parser.parse_args()
 
 

@@ -2,11 +2,13 @@
 
 For every task: LoRA tuned at full depth; that model cut to every second depth and tuned again (one seed); the depth
 that each criterion chooses from its features; the accuracy there and at the oracle depth (three seeds). Then the same
-choice made before any training, from the frozen backbone's features, and tuned at that depth from the start; and what
-a closed-form ridge head on the cut model's features recovers of what tuning again gains.
+choice before any training, from the frozen backbone's features, and a tuning at that depth from the start; and how much
+of what tuning again gains a closed-form ridge head on the cut model's features recovers.
 
-It resumes where it stopped: what is trained lies in --folder, and some three hours on 2 cores fill it. Prints tables;
-JSON in benchmarks/results/cut_evidence.json. `--report` trains nothing and says what is missing.
+It resumes where it stopped: --folder has what is trained, and some three hours on 2 cores fill it. Prints tables; JSON
+in benchmarks/results/cut_evidence.json. `--report` trains nothing and prints what is missing.
+
+    python -m benchmarks.sls.cut_evidence
 """
 
 from __future__ import annotations
@@ -22,16 +24,15 @@ from pathlib import Path
 
 from benchmarks.sls.cut_choices import choices
 from benchmarks.sls.cut_report import AHEAD, SEEDS, oracle, report
-from benchmarks.sls.cut_runs import QUICK, Plan, Run, do, find, keep_plan
-from benchmarks.support.figures import RESULTS
+from benchmarks.sls.cut_runs import Run, TrainingPlan, add_training_options, do, find, plan_of
+from benchmarks.support.options import make_parser
 from sls.data.embedded import EMBEDDED
 from store.malloc import keep_freed_memory
 
 
 def main() -> None:
     options = parse()
-    plan, folder = QUICK if options.quick else Plan(), options.folder
-    keep_plan(plan, folder)
+    plan, folder = plan_of(options), options.folder
     sources = [f"onetrunk/{name}" for name in options.task or EMBEDDED] + [
         str(path) for path in sorted(options.data.glob("*.npz"))
     ]
@@ -48,14 +49,10 @@ def main() -> None:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__, out="cut_evidence.json")
     parser.add_argument("--data", type=Path, default=Path("none"), help="folder of .npz tasks beside the embedded ones")
-    parser.add_argument("--folder", type=Path, default=RESULTS / "cut_runs", help="where trainings are kept")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
-    parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
-    parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this embedded one; may be repeated")
+    add_training_options(parser)
     parser.add_argument("--report", action="store_true", help="train nothing: report what is there")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cut_evidence.json")
     return parser.parse_args()
 
 
@@ -78,7 +75,7 @@ def choice_runs(source: str, folder: Path) -> list[Run]:
     return [Run(source, name) for name in names]
 
 
-def train(runs: Iterable[Run], plan: Plan, folder: Path, processes: int) -> None:
+def train(runs: Iterable[Run], plan: TrainingPlan, folder: Path, processes: int) -> None:
     """Do the runs that are missing; a run waits for the full model that it is cut from."""
     missing = [run for run in runs if find(run, folder) is None]
     for stage in (lambda name: not name.startswith("after"), lambda name: name.startswith("after")):

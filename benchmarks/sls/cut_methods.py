@@ -1,9 +1,10 @@
 """What each tuning method stores at the cut, and how accurate it is: one recipe, one depth a task, three seeds.
 
-The depth of a task is what the ridge criterion chooses from the frozen backbone's features, so that no method is
-favoured by the choice. Parameters are those of the adapter, head apart; bytes are those of adapter_model.safetensors.
-Trainings are kept beside those of cut_evidence.py and found again. Prints a table; JSON in
-benchmarks/results/cut_methods.json.
+The depth of a task is the ridge criterion's choice from the frozen backbone's features, so that it favours no method.
+Parameters are those of the adapter, without the head; bytes are those of adapter_model.safetensors. Trainings are kept
+beside those of `cut_evidence` and found again. Prints a table; JSON in benchmarks/results/cut_methods.json.
+
+    python -m benchmarks.sls.cut_methods
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ from typing import Any
 from benchmarks.sls.cut_choices import choices
 from benchmarks.sls.cut_evidence import train
 from benchmarks.sls.cut_report import print_table
-from benchmarks.sls.cut_runs import QUICK, Plan, Run, find, keep_plan
-from benchmarks.support.figures import RESULTS, machine, write
+from benchmarks.sls.cut_runs import Run, add_training_options, find, plan_of
+from benchmarks.support.figures import conclude, machine
+from benchmarks.support.options import make_parser
 from sls.adapters.methods import METHODS
 from sls.data.embedded import EMBEDDED
 
 
 def main() -> None:
     options = parse()
-    plan = QUICK if options.quick else Plan()
-    keep_plan(plan, options.folder)
+    plan = plan_of(options)
     sources = [f"onetrunk/{name}" for name in options.task or EMBEDDED]
     train([Run(source, "frozen") for source in sources], plan, options.folder, options.processes)
     depths = {source: depth_of(source, options.folder) for source in sources}
@@ -37,31 +38,27 @@ def main() -> None:
     train([run for each in runs.values() for run in each], plan, options.folder, options.processes)
     rows: list[dict[str, Any]] = []
     for method in METHODS:
-        found = [[_kept(run, options.folder) for run in runs[source, method]] for source in sources]
+        trainings = [[_kept(run, options.folder) for run in runs[source, method]] for source in sources]
         rows.append(
             {
                 "method": method,
-                "parameters": round(statistics.mean(task[0]["adapter_parameters"] for task in found)),
-                "nbytes": round(statistics.mean(task[0]["adapter_nbytes"] for task in found)),
+                "parameters": round(statistics.mean(task[0]["adapter_parameters"] for task in trainings)),
+                "nbytes": round(statistics.mean(task[0]["adapter_nbytes"] for task in trainings)),
                 "accuracy": [
-                    statistics.mean(100 * task[seed]["test"][-1] for task in found) for seed in range(options.seeds)
+                    statistics.mean(100 * task[seed]["test"][-1] for task in trainings) for seed in range(options.seeds)
                 ],
             }
         )
     names = ("method", "parameters", "bytes", "accuracy", "lowest seed", "highest seed")
     print_table(names, [(*list(row.values())[:3], *_spread(row["accuracy"])) for row in rows])
     depths_by_task = {Path(source).stem: depth for source, depth in depths.items()}
-    write(options.out, {"machine": machine(), "depths": depths_by_task, "methods": rows}, goals=[])
+    conclude(options.out, {"machine": machine(), "depths": depths_by_task, "methods": rows})
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be given more than once")
-    parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
+    parser = make_parser(__doc__, out="cut_methods.json")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--folder", type=Path, default=RESULTS / "cut_runs", help="where trainings are kept")
-    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
-    parser.add_argument("--out", type=Path, default=RESULTS / "cut_methods.json")
+    add_training_options(parser)
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What the trainings of benchmarks/cut_evidence.py come to: tables, goals, and JSON."""
+"""The report of `benchmarks.sls.cut_evidence`: what its trainings show, as tables, goals and JSON."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 import torch
 
 from benchmarks.sls.cut_choices import Choice, choices
-from benchmarks.sls.cut_runs import Plan, Run, features_of, find, labels_of
-from benchmarks.support.figures import Goal, machine, print_goals, write
+from benchmarks.sls.cut_runs import Run, TrainingPlan, features_of, find, labels_of
+from benchmarks.support.figures import Goal, conclude, machine
 from onetrunk.rendering.tables import to_markdown
 from sls.scoring.ridge import ridge_head
 
@@ -22,7 +22,7 @@ AHEAD = ("sls", "ridge")  # whose choice before tuning is trained
 
 
 @dataclass(frozen=True)
-class Row:
+class CriterionRow:
     """A criterion over all tasks: mean depth, and points of accuracy lost to the oracle depth and to all blocks."""
 
     criterion: str
@@ -50,57 +50,25 @@ def oracle(source: str, folder: Path) -> int:
 
 def mean_accuracy(source: str, folder: Path, kind: str, depth: int) -> float | None:
     """Return the mean over the seeds that were run, None where none was."""
-    found = [accuracy(source, folder, f"{kind}-d{depth}-s{seed}") for seed in SEEDS]
-    known = [value for value in found if value is not None]
+    by_seed = [accuracy(source, folder, f"{kind}-d{depth}-s{seed}") for seed in SEEDS]
+    known = [value for value in by_seed if value is not None]
     return statistics.mean(known) if known else None
 
 
-def report(ready: list[str], plan: Plan, folder: Path, out: Path, *, missing: int) -> None:
+def report(ready: list[str], plan: TrainingPlan, folder: Path, out: Path, *, missing: int) -> None:
     """Print and write what is known of the tasks whose first runs are done; so many runs are missing."""
     decided = {source: choices(source, folder, "full-s0") for source in ready}
     rows = [row_of(label, decided, folder) for label in [choice.label for choice in next(iter(decided.values()))]]
-    print_table(
-        ("criterion", "mean depth", "regret", "SE", "worst", "kept", "s a task"),
-        [(r.criterion, r.mean_depth, r.regret, r.standard_error, r.worst_regret, r.kept, r.seconds) for r in rows],
-    )
-    print_table(
-        ("criterion", *(Path(source).stem for source in ready)),
-        [
-            (row.criterion, *(next(c.depth for c in found if c.label == row.criterion) for found in decided.values()))
-            for row in rows
-        ],
-    )
-    print_table(
-        ("SLS score of block", *map(str, range(1, 13))),
-        [
-            (Path(source).stem, *next(c.scores for c in found if c.criterion == "sls"))
-            for source, found in decided.items()
-        ],
-    )
     curves = {source: curve_of(source, folder) for source in ready}
-    print_table(
-        ("task", "oracle", *(f"d={depth}" for depth in range(2, 13, 2)), "all, tuned once"),
-        [
-            (Path(s).stem, oracle(s, folder), *c.values(), 100 * (accuracy(s, folder, "full-s0") or 0))
-            for s, c in curves.items()
-        ],
-    )
     heads = [
         head_of(source, folder, choice.depth)
         for source in ready
         for choice in decided[source]
         if choice.label == "ridge" and accuracy(source, folder, f"after-d{choice.depth}-s0") is not None
     ]
-    print_table(
-        ("task", "depth", "cut", "ridge head", "tuned again", "recovered", "s"),
-        [tuple(head.values()) for head in heads],
-    )
     ahead = [ahead_of(source, folder, plan, name) for source in ready for name in AHEAD]
-    print_table(
-        ("task", "criterion", "depth", "before", "after", "points", "FLOPs"), [tuple(a.values()) for a in ahead]
-    )
-    goals = goals_of(rows, heads, ahead)
-    print_goals(goals)
+    print_choices(rows, decided)
+    print_accuracies(curves, heads, ahead, folder)
     whole = {
         "machine": machine(),
         "plan": asdict(plan),
@@ -108,21 +76,61 @@ def report(ready: list[str], plan: Plan, folder: Path, out: Path, *, missing: in
         "criteria": [asdict(row) for row in rows],
         "curves": {Path(source).stem: curve for source, curve in curves.items()},
         "oracle": {Path(source).stem: oracle(source, folder) for source in ready},
-        "choices": {Path(source).stem: {c.label: asdict(c) for c in found} for source, found in decided.items()},
+        "choices": {Path(source).stem: {c.label: asdict(c) for c in chosen} for source, chosen in decided.items()},
         "ridge_head": heads,
         "before": ahead,
     }
-    write(out, whole, goals=goals)
+    conclude(out, whole, goals_of(rows, heads, ahead))
+
+
+def print_choices(rows: list[CriterionRow], decided: dict[str, list[Choice]]) -> None:
+    print_table(
+        ("criterion", "mean depth", "regret", "SE", "worst", "kept", "s a task"),
+        [(r.criterion, r.mean_depth, r.regret, r.standard_error, r.worst_regret, r.kept, r.seconds) for r in rows],
+    )
+    print_table(
+        ("criterion", *(Path(source).stem for source in decided)),
+        [
+            (row.criterion, *(next(c.depth for c in chosen if c.label == row.criterion) for chosen in decided.values()))
+            for row in rows
+        ],
+    )
+    print_table(
+        ("SLS score of block", *map(str, range(1, 13))),
+        [
+            (Path(source).stem, *next(c.scores for c in chosen if c.criterion == "sls"))
+            for source, chosen in decided.items()
+        ],
+    )
+
+
+def print_accuracies(
+    curves: dict[str, dict[int, float]], heads: list[dict[str, object]], ahead: list[dict[str, object]], folder: Path
+) -> None:
+    print_table(
+        ("task", "oracle", *(f"d={depth}" for depth in range(2, 13, 2)), "all, tuned once"),
+        [
+            (Path(s).stem, oracle(s, folder), *c.values(), 100 * (accuracy(s, folder, "full-s0") or 0))
+            for s, c in curves.items()
+        ],
+    )
+    print_table(
+        ("task", "depth", "cut", "ridge head", "tuned again", "recovered", "s"),
+        [tuple(head.values()) for head in heads],
+    )
+    print_table(
+        ("task", "criterion", "depth", "before", "after", "points", "FLOPs"), [tuple(a.values()) for a in ahead]
+    )
 
 
 def curve_of(source: str, folder: Path) -> dict[int, float]:
     return {depth: 100 * (accuracy(source, folder, f"after-d{depth}-s0") or 0) for depth in range(2, 13, 2)}
 
 
-def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> Row:
+def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> CriterionRow:
     depths, regrets, kept, seconds = [], [], [], []
-    for source, found in decided.items():
-        choice = next(one for one in found if one.label == label)
+    for source, chosen in decided.items():
+        choice = next(one for one in chosen if one.label == label)
         at = mean_accuracy(source, folder, "after", choice.depth)
         best = mean_accuracy(source, folder, "after", oracle(source, folder))
         whole = mean_accuracy(source, folder, "after", 12)
@@ -131,7 +139,7 @@ def row_of(label: str, decided: dict[str, list[Choice]], folder: Path) -> Row:
         if at is not None and best is not None and whole is not None:
             regrets.append(100 * (best - at))
             kept.append(100 * at / whole)
-    return Row(
+    return CriterionRow(
         label,
         statistics.mean(depths),
         statistics.mean(regrets),
@@ -161,7 +169,7 @@ def head_of(source: str, folder: Path, depth: int) -> dict[str, object]:
     }  # fmt: skip
 
 
-def ahead_of(source: str, folder: Path, plan: Plan, name: str) -> dict[str, object]:
+def ahead_of(source: str, folder: Path, plan: TrainingPlan, name: str) -> dict[str, object]:
     """Compare the choice before tuning with the paper's order, which chooses from the tuned model's features."""
     first = {c.criterion: c.depth for c in choices(source, folder, "frozen") if c.label in (name, f"{name} 0.3")}
     later = {c.criterion: c.depth for c in choices(source, folder, "full-s0") if c.label in (name, f"{name} 0.3")}
@@ -176,7 +184,7 @@ def ahead_of(source: str, folder: Path, plan: Plan, name: str) -> dict[str, obje
     }  # fmt: skip
 
 
-def goals_of(rows: list[Row], heads: list[dict[str, object]], ahead: list[dict[str, object]]) -> list[Goal]:
+def goals_of(rows: list[CriterionRow], heads: list[dict[str, object]], ahead: list[dict[str, object]]) -> list[Goal]:
     tsne = next(row.seconds for row in rows if row.criterion == "sls 0.3")
     quick = [row for row in rows if row.mean_depth <= 8 and row.seconds <= 0.01 * tsne] or rows
     best = min(quick, key=lambda row: row.regret)

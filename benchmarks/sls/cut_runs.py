@@ -1,4 +1,4 @@
-"""The trainings that benchmarks/cut_evidence.py draws on: each done once, kept as a file, and found again.
+"""The trainings that `cut_evidence` and `cut_methods` report on: each is done once, kept as a file, and found again.
 
 `full-s0`: tuned at full depth, seed 0. `after-d4-s0`: that model cut to depth 4 and tuned again. `before-d4-s0`: tuned
 at depth 4 from the start; `before-d4-s0-dora` with another method than LoRA. `frozen`: no training. Every run keeps
@@ -7,6 +7,7 @@ what it measured as JSON; `full` and `frozen` also keep the features of every bl
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import time
@@ -18,10 +19,11 @@ import numpy.typing as npt
 import torch
 from safetensors.torch import load_file, save_file
 
+from benchmarks.support.options import RESULTS
 from sls.adapters.model import Tuned, linear, trunk
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
-from sls.data.embedded import render
+from sls.data.embedded import EMBEDDED, render
 from sls.data.loading import load_dataset
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
@@ -37,8 +39,8 @@ PARTS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How much there is to learn from and for how long; a folder of runs is of one plan."""
+class TrainingPlan:
+    """How many images each task has, and for how many epochs it is trained; a folder holds runs of one plan."""
 
     train: int = 400
     validation: int = 200
@@ -48,17 +50,26 @@ class Plan:
     backbone: str = DEFAULT_BACKBONE
 
 
-QUICK = Plan(train=60, validation=30, test=60, epochs=1, retune_epochs=1)
+QUICK = TrainingPlan(train=60, validation=30, test=60, epochs=1, retune_epochs=1)
 """To see that everything runs, not to learn anything from."""
 
 
-def keep_plan(plan: Plan, folder: Path) -> None:
-    """Write the plan into its folder; exit where the runs there are of another."""
-    path, said = folder / "plan.json", json.dumps(asdict(plan))
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=RESULTS / "cut_runs", help="where trainings are kept")
+    parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
+    parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this embedded one; may be repeated")
+
+
+def plan_of(options: argparse.Namespace) -> TrainingPlan:
+    """Write the plan that the options choose into their folder; exit where the runs there are of another."""
+    plan, folder = QUICK if options.quick else TrainingPlan(), options.folder
+    path, encoded = folder / "plan.json", json.dumps(asdict(plan))
     folder.mkdir(parents=True, exist_ok=True)
-    if path.exists() and path.read_text() != said:
-        raise SystemExit(f"{folder} has runs of {path.read_text()}, not of {said}: give another --folder")
-    path.write_text(said)
+    if path.exists() and path.read_text() != encoded:
+        raise SystemExit(f"{folder} has runs of {path.read_text()}, not of {encoded}: give another --folder")
+    path.write_text(encoded)
+    return plan
 
 
 @dataclass(frozen=True)
@@ -94,7 +105,7 @@ def labels_of(source: str, folder: Path) -> dict[str, npt.NDArray[np.int64]]:
         return {part: arrays[part] for part in PARTS}
 
 
-def load(source: str, plan: Plan) -> Dataset:
+def load(source: str, plan: TrainingPlan) -> Dataset:
     """Load a task; embedded ones are drawn in the numbers of the plan, others are limited to them."""
     task = load_dataset(source)
     wanted = {"train": plan.train, "validation": plan.validation, "test": plan.test}
@@ -110,7 +121,7 @@ def _first(split: Split, count: int) -> Split:
     return Split(tuple(split.images[row] for row in rows), split.labels[rows])
 
 
-def do(run: Run, plan: Plan, folder: Path) -> None:
+def do(run: Run, plan: TrainingPlan, folder: Path) -> None:
     """Do a run unless it is there; what it depends on must be."""
     if find(run, folder) is not None:
         return
@@ -143,7 +154,7 @@ def do(run: Run, plan: Plan, folder: Path) -> None:
     temporary.rename(run.file(folder, ".json"))
 
 
-def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: Plan, folder: Path) -> Tuned | None:
+def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: TrainingPlan, folder: Path) -> Tuned | None:
     match = NAME.fullmatch(run.name)
     assert match is not None, run.name
     if match["kind"] == "frozen":

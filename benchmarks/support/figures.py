@@ -1,9 +1,8 @@
-"""What the registry's benchmarks share: a spread, a goal beside what was measured, and where both are written."""
+"""How the benchmarks report: spreads, goals beside the measured values, and the JSON that has both."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import sqlite3
@@ -13,8 +12,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import sqlalchemy
-
-RESULTS = Path(__file__).parents[1] / "results"
 
 
 @dataclass(frozen=True)
@@ -35,9 +32,14 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": _round(statistics.median(values)), "min": _round(min(values)), "max": _round(max(values))}
 
 
-def quantile(values: Sequence[float], q: float) -> float:
-    """Return the least value that at least the share q of them does not exceed."""
-    return sorted(values)[max(1, math.ceil(q * len(values))) - 1]
+def spread_of_ratios(values: Sequence[float], base: Sequence[float]) -> dict[str, float]:
+    """Return the spread of the ratios of the values to the base, round by round."""
+    return spread([value / other for value, other in zip(values, base, strict=True)])
+
+
+def spread_text(spread: Mapping[str, float], form: str = ".3f") -> str:
+    """Return the median, and the lowest and the highest value in brackets."""
+    return f"{spread['median']:{form}} [{spread['min']:{form}}, {spread['max']:{form}}]"
 
 
 def machine() -> dict[str, str | int | None]:
@@ -50,18 +52,22 @@ def machine() -> dict[str, str | int | None]:
     }
 
 
-def print_goals(goals: Sequence[Goal]) -> None:
-    width = max((len(goal.name) for goal in goals), default=0)
+def conclude(out: Path, report: Mapping[str, object], goals: Sequence[Goal] = ()) -> bool:
+    """Print the goals, write them and the report as JSON, and return whether every goal is met."""
+    if goals:
+        _print_goals(goals)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    whole = {**report, "goals": [{**asdict(goal), "met": goal.met} for goal in goals]}
+    out.write_text(json.dumps(whole, indent=2) + "\n")
+    return all(goal.met for goal in goals)
+
+
+def _print_goals(goals: Sequence[Goal]) -> None:
+    width = max(len(goal.name) for goal in goals)
     print(f"\n{'figure':<{width}} {'measured':>12} {'goal':>12}")
     for goal in goals:
         bound = f"{'<=' if goal.most else '>='} {goal.goal:g}"
         print(f"{goal.name:<{width}} {goal.measured:>12.4g} {bound:>12} {'met' if goal.met else 'MISSED'}")
-
-
-def write(path: Path, report: Mapping[str, object], *, goals: Sequence[Goal]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {**report, "goals": [{**asdict(goal), "met": goal.met} for goal in goals]}
-    path.write_text(json.dumps(whole, indent=2) + "\n")
 
 
 def _round(value: float) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from serving.benchmark.quantiles import quantile
 from serving.client import Client
 from serving.prediction import Prediction
 from store.errors import OneTrunkError
@@ -51,10 +52,9 @@ class LoadResult:
     def accuracy(self) -> float:
         return statistics.fmean(reply.is_right for reply in self.replies)
 
-    def latency_s(self, quantile: float) -> float:
+    def latency_s(self, share: float) -> float:
         """Return the smallest latency that at least this share of the replies did not exceed."""
-        ordered = sorted(reply.latency_s for reply in self.replies)
-        return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
+        return quantile([reply.latency_s for reply in self.replies], share)
 
 
 def run_load(url: str, requests: Sequence[LoadRequest], *, clients: int) -> LoadResult:

@@ -1,4 +1,4 @@
-"""Does a store say of itself what the model says of it?"""
+"""Whether a store answers as the model does: versions and names, bytes, pages."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from pathlib import Path
 from store.maintenance.report import storage_report
 from store.records.listing import Search, VersionListing
 from store.registry.store import Store, Version
-from support.store_model import Model, Rule
+from support.model_records import ModelRule
+from support.store_model import Model
 
 
 def check_answers(store: Store, model: Model) -> None:
-    """Compare every version, listing and name, what is removed among them."""
+    """Compare every version, listing and name, removed ones included."""
     rows, reader = store.versions(removed=True), store.queries
     assert [(row.task, row.version, row.digest, row.removed_at is not None) for row in rows] == [
         (name, number, kept.digest, kept.removed)
@@ -25,10 +26,10 @@ def check_answers(store: Store, model: Model) -> None:
         (name, alias): number for name, task in model.tasks.items() for alias, number in task.aliases.items()
     }
     assert reader.next_versions() == {name: task.next for name, task in model.tasks.items()}
-    rules = {(r.task, r.alias): Rule(r.protected, r.max_drop, r.min_accuracy) for r in store.rules()}
+    rules = {(r.task, r.alias): ModelRule(r.protected, r.max_drop, r.min_accuracy) for r in store.rules()}
     assert rules == model.rules
     assert {record.name: record.id.fingerprint for record in store.backbones()} == {
-        name: trunk.fingerprint for name, trunk in model.backbones.items()
+        name: backbone.fingerprint for name, backbone in model.backbones.items()
     }
     assert {key.id: key.revoked_at is None for key in reader.keys(None)} == model.keys
     assert {lease.id: frozenset(lease.digests) for lease in store.leases()} == model.leases
@@ -50,14 +51,14 @@ def check_bytes(store: Store, model: Model) -> None:
     parts = (counted.live_nbytes, counted.reclaimable_nbytes, counted.garbage_nbytes, counted.overhead_nbytes)
     files = [path.stat().st_size for path in store.root.rglob("*") if path.is_file()]
     assert counted.total_nbytes == sum(parts) == sum(files)
-    live = model.named(removed=False)
+    live = model.referenced(removed=False)
     assert counted.live_nbytes == sum(nbytes for digest, nbytes in model.present.items() if digest in live)
     assert counted.reclaimable_nbytes == sum(nbytes for digest, nbytes in model.present.items() if digest not in live)
     assert counted.garbage_nbytes == 0
 
 
 def check_pages(store: Store, model: Model, search: Search, limit: int) -> None:
-    """Turn every page of a search: in order, nothing twice, nothing left out, each row as its task's listing has it."""
+    """Read every page of a search: in order, nothing twice, nothing left out, each row as its task's listing has it."""
     alias = search.alias or "latest"
     places = [(name, task.aliases[alias]) for name, task in sorted(model.tasks.items()) if alias in task.aliases]
     expected = [place for place in places if _is_wanted(*place, model, search)]

@@ -1,13 +1,13 @@
-"""Take a hostile task through every load path with an ear on the interpreter, and tell what it heard.
+"""Take a hostile task through every load path under an audit hook, and print the events that must not occur.
 
-python tests/watched.py FOLDER  ->  of each way one line with its name, then one for each event that must not be
+`python -m support.audit_hook FOLDER` prints a line with the name of each load path, then one for each such event.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import pickle  # only to be caught at it
+import pickle  # for the hook to notice
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +34,7 @@ PROGRAMS = ("subprocess.Popen", "os.system", "os.exec", "os.posix_spawn", "os.fo
 
 
 def listen(root: Path, heard: list[str]) -> None:
-    """Note every event of the interpreter that would mean that the store's data had been run."""
+    """Append every event of the interpreter which means that the store's data was run."""
 
     def hear(event: str, arguments: tuple[object, ...]) -> None:
         if event == "pickle.find_class" or (event in PROGRAMS and str(root) in str(arguments)):
@@ -65,7 +65,7 @@ def backbone_from(folder: Path) -> Backbone:
 
 
 def everything(root: Path) -> None:
-    """Publish, find, read, serve, export, bundle, rebuild, and load once more what came out."""
+    """Publish, find, read, serve, export, bundle, rebuild, and load the results again."""
     task, backbone = root / "task", backbone_from(root)
     with Store.open(root / "store", create=True) as store:
         store.add_backbone(backbone.record, encode(backbone))
@@ -92,13 +92,13 @@ def everything(root: Path) -> None:
         assert other.resolve("flowers").digest == version.digest
     (root / "store" / "catalogue.sqlite").unlink()
     rebuild(root / "store")
-    with ReadOnlyStore.open(root / "store") as shelf:
-        assert shelf.history("flowers")
+    with ReadOnlyStore.open(root / "store") as read_only:
+        assert read_only.history("flowers")
     load_file(exported / "head.safetensors")
 
 
 def refuse(attempt: Callable[[], object]) -> None:
-    """Print in which words the attempt was refused."""
+    """Print the error that refuses the attempt."""
     try:
         attempt()
     except Exception as error:
@@ -107,7 +107,7 @@ def refuse(attempt: Callable[[], object]) -> None:
         sys.stdout.write("taken\n")
 
 
-WHAT: dict[str, Callable[[Path], object]] = {
+LOAD_PATHS: dict[str, Callable[[Path], object]] = {
     "everything": everything,
     "a pickle": lambda root: pickle.loads((root / "task" / "optimizer.pt").read_bytes()),
     "code": lambda _root: compile(f"{MARK} = 1", "x", "exec"),
@@ -124,21 +124,21 @@ WHAT: dict[str, Callable[[Path], object]] = {
 }
 
 
-def watch(what: str, root: Path) -> None:
+def watch(path: str, root: Path) -> None:
     heard: list[str] = []
     listen(root, heard)
-    WHAT[what](root)
+    LOAD_PATHS[path](root)
     sys.stdout.write("".join(f"heard: {line[:200]}\n" for line in heard))
 
 
 def main(root: Path) -> None:
-    """Go each way in a process of its own, as nobody can stop listening; the libraries are imported once."""
-    for what in WHAT:
-        sys.stdout.write(f"{what}:\n")
+    """Take each path in a process of its own, as an audit hook cannot be removed; the libraries are imported once."""
+    for path in LOAD_PATHS:
+        sys.stdout.write(f"{path}:\n")
         sys.stdout.flush()
         if os.fork() == 0:
             try:
-                watch(what, root)
+                watch(path, root)
             except BaseException as error:
                 sys.stdout.write(f"failed: {error!r}\n")
             finally:

@@ -1,4 +1,4 @@
-"""The calls of a folder backend under which every other one lies, each alone, so that no later sync covers for it."""
+"""The calls of a folder backend to which all others come down, each alone, so that no later sync covers for it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from store.backends.blobs import Blobs
 from store.backends.layout import blob_key
 from store.backends.local import LocalBackend
 from store.records.blob import Blob
-from support.store_verbs import Acknowledge
+from support.crash_subjects import Acknowledge
 
 OLD, NEW = b"old" * 300, b"new" * 300
 KEY, ASIDE = blob_key(Blob.of(NEW).sha256), "quarantine/aside"
@@ -28,8 +28,8 @@ LEFT = {"delete": (None, None), "move": (None, OLD)}
 
 
 @dataclass(frozen=True)
-class Primitive:
-    """One call; `template` is the folder before it."""
+class BackendCall:
+    """One call of a folder backend; `template` is the folder before it."""
 
     name: str
     template: Path
@@ -40,17 +40,17 @@ class Primitive:
 
     def problems(self, root: Path, *, acknowledged: bool) -> Iterator[str]:
         before, after = (HELD.get(self.name), None), LEFT.get(self.name, (NEW, None))
-        found = (_read(root, KEY), _read(root, ASIDE))
-        if found not in ((after,) if acknowledged else (before, after)):
-            yield f"the keys hold {found}"
+        contents = (_read(root, KEY), _read(root, ASIDE))
+        if contents not in ((after,) if acknowledged else (before, after)):
+            yield f"the keys hold {contents}"
 
 
-def prepare_primitive(name: str, folder: Path) -> Primitive:
+def prepare_call(name: str, folder: Path) -> BackendCall:
     template = folder / "before" / "store"
     template.parent.mkdir(parents=True)
     if name in HELD:
         LocalBackend(template).put(KEY, HELD[name])
-    return Primitive(name, template)
+    return BackendCall(name, template)
 
 
 def _read(root: Path, key: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""What must hold after many processes worked on one store: the outcomes that they logged against its history."""
+"""What must hold after many processes worked on one store: their logged results must agree with its history."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.maintenance.verify import verify
 from store.queries.reader import Queries
 from store.records.events import GENESIS, Event
 from store.registry.store import Store
-from support.concurrency_operations import Outcome
+from support.concurrency_operations import OperationResult
 
 CLOCK_S = 0.001  # the history has milliseconds
 HELD, GONE = "InUseError", "VersionNotFoundError"
@@ -30,20 +30,20 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "resolve": frozenset({GONE}),
     "export": frozenset({GONE}),
 }
-"""What may be answered instead, since another process removed the version or points at it; nothing else may."""
+"""The only errors that may be answered: another process removed the version, or points an alias at it."""
 
 
 @dataclass(frozen=True)
 class Span:
-    """When an alias may have named this version, for one who looks: until the change after the next has begun."""
+    """When a reader may have found the alias at this version: until the change after the next has begun."""
 
     version: int | None
     start_s: float
     end_s: float
 
 
-def problems(store: Store, outcomes: Sequence[Outcome]) -> list[str]:
-    """Return every way in which the outcomes and the store contradict each other or themselves."""
+def problems(store: Store, outcomes: Sequence[OperationResult]) -> list[str]:
+    """Return every contradiction between the results and the store, or within either."""
     events = list(store.queries.history())
     checks: tuple[Callable[[], Iterator[str]], ...] = (
         lambda: check_chain(events),
@@ -54,7 +54,7 @@ def problems(store: Store, outcomes: Sequence[Outcome]) -> list[str]:
         lambda: check_rollbacks(events),
         lambda: check_moves(events, outcomes),
         lambda: check_reads(events, outcomes),
-        lambda: check_unasked(events, outcomes),
+        lambda: check_authors(events, outcomes),
         lambda: check_rebuilt(store, events),
         lambda: (f"verify: {finding}" for finding in verify(store)),
     )
@@ -62,7 +62,7 @@ def problems(store: Store, outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def check_chain(events: Sequence[Event]) -> Iterator[str]:
-    """Numbers 1..n, each event on the digest of the one before, no time before its predecessor's."""
+    """Events are numbered 1..n, each has the digest of the one before, and no time is before its predecessor's."""
     previous, at = GENESIS, ""
     for number, event in enumerate(events, start=1):
         if event.number != number or event.previous != previous or event.at < at:
@@ -70,8 +70,8 @@ def check_chain(events: Sequence[Event]) -> Iterator[str]:
         previous, at = event.sha256, event.at
 
 
-def check_errors(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Only races by design, and those only where the history has the other half of the race."""
+def check_errors(events: Sequence[Event], outcomes: Sequence[OperationResult]) -> Iterator[str]:
+    """Errors come of races by design alone, and only where the history has the other half of the race."""
     removed = defaultdict(lambda: math.inf)
     for event in events:
         if event.action == "rm":
@@ -86,8 +86,8 @@ def check_errors(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterat
             yield f"{outcome.kind}: {outcome.task}:{outcome.version} was not found, and nobody had removed it"
 
 
-def check_versions(store: Store, events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Dense and unique by task; each was acknowledged, and each acknowledgement is in the history as it was given."""
+def check_versions(store: Store, events: Sequence[Event], outcomes: Sequence[OperationResult]) -> Iterator[str]:
+    """Versions are dense and unique by task; what was acknowledged is what the history has, and the reverse."""
     published: dict[str, list[Event]] = defaultdict(list)
     for event in events:
         if event.action == "publish":
@@ -145,7 +145,7 @@ def check_aliases(store: Store, events: Sequence[Event]) -> Iterator[str]:
 
 
 def check_rollbacks(events: Sequence[Event]) -> Iterator[str]:
-    """Each goes where the history up to it leads, to a version that is there."""
+    """Each rollback goes where the history up to it leads, to a version that is there."""
     there: dict[str, set[int]] = defaultdict(set)
     before: dict[str, list[Event]] = defaultdict(list)
     for event in events:
@@ -160,8 +160,8 @@ def check_rollbacks(events: Sequence[Event]) -> Iterator[str]:
         before[event.subject].append(event)
 
 
-def check_moves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Each acknowledged move was made by that process in that time, or the alias was there already."""
+def check_moves(events: Sequence[Event], outcomes: Sequence[OperationResult]) -> Iterator[str]:
+    """Each acknowledged move was made by that process in that time, or the alias named the version already."""
     made = defaultdict(list)
     for event in events:
         if event.action == "alias":
@@ -174,16 +174,16 @@ def check_moves(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterato
                 yield f"{outcome.worker} was told that {outcome.task}@{alias} is {outcome.version}: it never was, then"
 
 
-def check_reads(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """What a reader was told an alias names (None: nothing), it named at some moment between question and answer."""
+def check_reads(events: Sequence[Event], outcomes: Sequence[OperationResult]) -> Iterator[str]:
+    """At some moment between request and answer, the alias named the version that was answered (None: nothing)."""
     spans = alias_spans(events)
     for outcome in outcomes:
         if outcome.kind == "resolve" and not named(spans, outcome, outcome.alias or ""):
             yield f"{outcome.worker} read {outcome.task}@{outcome.alias} as {outcome.version}: it was not, then"
 
 
-def check_unasked(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    """Whatever a process changed, it changed while it was asked to, and was not told that this failed."""
+def check_authors(events: Sequence[Event], outcomes: Sequence[OperationResult]) -> Iterator[str]:
+    """Every event of a process falls within an operation of that process that did not fail."""
     asked = defaultdict(list)
     for outcome in outcomes:
         asked[outcome.worker].append(outcome)
@@ -194,7 +194,7 @@ def check_unasked(events: Sequence[Event], outcomes: Sequence[Outcome]) -> Itera
 
 
 def check_rebuilt(store: Store, events: Sequence[Event]) -> Iterator[str]:
-    """From the journal and the manifests comes the same catalogue."""
+    """A catalogue that is rebuilt from the journal and the manifests is the same."""
     with tempfile.TemporaryDirectory() as scratch:
         url = f"sqlite:///{scratch}/catalogue.sqlite"
         yield from rebuild(store.url, catalogue=url).problems
@@ -207,7 +207,7 @@ def check_rebuilt(store: Store, events: Sequence[Event]) -> Iterator[str]:
 
 
 def alias_spans(events: Sequence[Event]) -> dict[tuple[str, str], list[Span]]:
-    """Return for each alias what it named and when, oldest first.
+    """Return for each alias the versions that it named and when, oldest first.
 
     A time is taken inside the transaction, so a reader may see the old value until the next writer has its turn.
     """
@@ -223,7 +223,7 @@ def alias_spans(events: Sequence[Event]) -> dict[tuple[str, str], list[Span]]:
     return spans
 
 
-def named(spans: Mapping[tuple[str, str], list[Span]], outcome: Outcome, alias: str) -> bool:
+def named(spans: Mapping[tuple[str, str], list[Span]], outcome: OperationResult, alias: str) -> bool:
     return any(
         span.version == outcome.version
         and span.start_s <= outcome.ended_s
@@ -232,7 +232,7 @@ def named(spans: Mapping[tuple[str, str], list[Span]], outcome: Outcome, alias: 
     )
 
 
-def within(outcome: Outcome, at: float) -> bool:
+def within(outcome: OperationResult, at: float) -> bool:
     return outcome.started_s - CLOCK_S <= at <= outcome.ended_s
 
 
@@ -240,8 +240,8 @@ def seconds(event: Event) -> float:
     return datetime.fromisoformat(event.at).timestamp()
 
 
-def tally(outcomes: Sequence[Outcome]) -> dict[str, dict[str, int]]:
-    """Count what was answered, by operation."""
+def tally(outcomes: Sequence[OperationResult]) -> dict[str, dict[str, int]]:
+    """Count the answers, by operation."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     for outcome in outcomes:
         counts[outcome.kind][outcome.error or "done"] += 1

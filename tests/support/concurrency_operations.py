@@ -1,4 +1,4 @@
-"""What one of many processes on the same store does, and what it was answered: the operations of `mixed_run.py`."""
+"""The operations of one of many processes on the same store, and the answers; `concurrency_run.py` runs them."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ SHARED = ("shared-0", "shared-1")  # contents that every process publishes
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What to do where; `folder` is a task's folder, of which every content is a variant."""
+class Workload:
+    """How many operations, on which store; `folder` is a task's folder, and every content is a variant of it."""
 
     root: str
     catalogue: str | None
@@ -38,8 +38,8 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """One operation: what was asked, when (seconds since the epoch), and what was answered."""
+class OperationResult:
+    """One operation: its request, its time (seconds since the epoch), and its answer."""
 
     worker: str
     kind: str
@@ -58,17 +58,17 @@ class Outcome:
 
 
 class Worker:
-    def __init__(self, plan: Plan, name: str) -> None:
+    def __init__(self, workload: Workload, name: str) -> None:
         self.name = name
-        self.plan = plan
-        self.random = random.Random(f"{plan.seed} {name}")
-        self.scratch = Path(plan.logs) / f"{name}.scratch"
-        self.folder = Path(shutil.copytree(plan.folder, self.scratch / "variant"))
-        self.store = Store.open(plan.root, catalogue=plan.catalogue, actor=name)
+        self.workload = workload
+        self.random = random.Random(f"{workload.seed} {name}")
+        self.scratch = Path(workload.logs) / f"{name}.scratch"
+        self.folder = Path(shutil.copytree(workload.folder, self.scratch / "variant"))
+        self.store = Store.open(workload.root, catalogue=workload.catalogue, actor=name)
         self.latest = dict.fromkeys(TASKS, 1)
         """The greatest number that this process has seen of each task."""
         self.removed: list[tuple[str, int]] = []
-        """What it has removed itself, and another may have restored or collected."""
+        """What it has removed itself; another process may have restored or collected it."""
         self._count = itertools.count()
 
     def new_name(self) -> str:
@@ -83,17 +83,17 @@ class Worker:
     def saw(self, task: str, version: int) -> None:
         self.latest[task] = max(self.latest[task], version)
 
-    def publish(self, task: str, content: str, *aliases: str) -> Outcome:
+    def publish(self, task: str, content: str, *aliases: str) -> OperationResult:
         version = self.store.publish(
-            task, vary(self.folder, content), backbone=self.plan.backbone, depth=2, aliases=aliases
+            task, vary(self.folder, content), backbone=self.workload.backbone, depth=2, aliases=aliases
         )
         self.saw(task, version.version)
-        return self.found(
+        return self.result(
             "publish", task, version.version, moved=("latest", *aliases), digest=version.digest, content=content
         )
 
-    def found(self, kind: str, task: str, version: int | None = None, **details: object) -> Outcome:
-        return replace(Outcome(self.name, kind, task=task, version=version), **details)
+    def result(self, kind: str, task: str, version: int | None = None, **details: object) -> OperationResult:
+        return replace(OperationResult(self.name, kind, task=task, version=version), **details)
 
 
 def vary(folder: Path, content: str) -> Path:
@@ -106,31 +106,31 @@ def vary(folder: Path, content: str) -> Path:
     return folder
 
 
-def publish_new(worker: Worker) -> Outcome:
+def publish_new(worker: Worker) -> OperationResult:
     aliases = (worker.random.choice(ALIASES),) if worker.random.random() < 0.3 else ()
     return worker.publish(worker.task(), worker.new_name(), *aliases)
 
 
-def publish_same(worker: Worker) -> Outcome:
+def publish_same(worker: Worker) -> OperationResult:
     return worker.publish(worker.task(), worker.random.choice(SHARED))
 
 
-def set_alias(worker: Worker) -> Outcome:
+def set_alias(worker: Worker) -> OperationResult:
     task, alias = worker.task(), worker.random.choice(ALIASES)
     version = worker.version(task)
-    done = worker.found("set_alias", task, version, alias=alias, moved=(alias,))
+    done = worker.result("set_alias", task, version, alias=alias, moved=(alias,))
     return attempt(done, lambda: worker.store.set_alias(task, alias, version))
 
 
-def remove_alias(worker: Worker) -> Outcome:
+def remove_alias(worker: Worker) -> OperationResult:
     task, alias = worker.task(), worker.random.choice(ALIASES)
-    done = worker.found("remove_alias", task, alias=alias)
+    done = worker.result("remove_alias", task, alias=alias)
     return attempt(done, lambda: worker.store.remove_alias(task, alias))
 
 
-def rollback(worker: Worker) -> Outcome:
+def rollback(worker: Worker) -> OperationResult:
     task, alias = worker.task(), worker.random.choice(("latest", *ALIASES))
-    done = worker.found("rollback", task, alias=alias)
+    done = worker.result("rollback", task, alias=alias)
     try:
         version = worker.store.rollback(task, alias)
     except OneTrunkError as error:
@@ -138,31 +138,31 @@ def rollback(worker: Worker) -> Outcome:
     return replace(done, version=version.version, digest=version.digest, moved=(alias,))
 
 
-def tag(worker: Worker) -> Outcome:
+def tag(worker: Worker) -> OperationResult:
     task = worker.task()
     version = worker.version(task) if worker.random.random() < 0.5 else None
     key, value = worker.random.choice(("owner", "stage")), worker.new_name()
-    done = worker.found("tag", task, version, content=value)
+    done = worker.result("tag", task, version, content=value)
     return attempt(done, lambda: worker.store.set_tag(task, key, value, version=version))
 
 
-def remove(worker: Worker) -> Outcome:
+def remove(worker: Worker) -> OperationResult:
     task = worker.task()
     version = worker.version(task)
-    done = attempt(worker.found("remove", task, version), lambda: worker.store.remove(f"{task}:{version}"))
+    done = attempt(worker.result("remove", task, version), lambda: worker.store.remove(f"{task}:{version}"))
     worker.removed += [(task, version)] if done.error is None else []
     return done
 
 
-def restore(worker: Worker) -> Outcome:
+def restore(worker: Worker) -> OperationResult:
     task, version = worker.removed.pop() if worker.removed else (worker.task(), 1)
-    done = worker.found("restore", task, version)
+    done = worker.result("restore", task, version)
     return attempt(done, lambda: worker.store.restore(task, version))
 
 
-def resolve(worker: Worker) -> Outcome:
+def resolve(worker: Worker) -> OperationResult:
     task, alias = worker.task(), worker.random.choice(("latest", *ALIASES))
-    done = worker.found("resolve", task, alias=alias)
+    done = worker.result("resolve", task, alias=alias)
     try:
         version = worker.store.resolve(f"{task}@{alias}")
     except OneTrunkError as error:
@@ -171,30 +171,30 @@ def resolve(worker: Worker) -> Outcome:
     return replace(done, version=version.version, digest=version.digest)
 
 
-def page(worker: Worker) -> Outcome:
+def page(worker: Worker) -> OperationResult:
     listed: list[tuple[str, int]] = []
     after: str | None = None
     while not listed or after is not None:
-        found = worker.store.page(after=after, limit=2)
-        listed += [(row.task, row.version) for row in found.rows]
-        after = found.next
-        assert found.rows, "a page of a store that never empties"
+        page = worker.store.page(after=after, limit=2)
+        listed += [(row.task, row.version) for row in page.rows]
+        after = page.next
+        assert page.rows, "a page of a store that never empties"
     assert [task for task, _ in listed] == sorted({task for task, _ in listed}), listed
-    return worker.found("page", "", versions=tuple(version for _, version in listed))
+    return worker.result("page", "", versions=tuple(version for _, version in listed))
 
 
-def history(worker: Worker) -> Outcome:
+def history(worker: Worker) -> OperationResult:
     task = worker.task()
     events = worker.store.history(task)
     assert all(a.number < b.number and a.at <= b.at for a, b in itertools.pairwise(events)), "history is not a line"
     published = [event.version or 0 for event in events if event.action == "publish"]
-    return worker.found("history", task, versions=tuple(published))
+    return worker.result("history", task, versions=tuple(published))
 
 
-def export(worker: Worker) -> Outcome:
+def export(worker: Worker) -> OperationResult:
     task = worker.task()
     version = worker.version(task)
-    done = worker.found("export", task, version)
+    done = worker.result("export", task, version)
     folder = worker.scratch / worker.new_name()
     try:
         worker.store.export(f"{task}:{version}", folder)
@@ -205,12 +205,12 @@ def export(worker: Worker) -> Outcome:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def collect(worker: Worker) -> Outcome:
+def collect(worker: Worker) -> OperationResult:
     collected = collect_garbage(worker.store, grace_s=0)
-    return worker.found("collect", "", content=f"{len(collected.purged)} versions, {len(collected.freed)} blobs")
+    return worker.result("collect", "", content=f"{len(collected.purged)} versions, {len(collected.freed)} blobs")
 
 
-OPERATIONS: Mapping[Callable[[Worker], Outcome], int] = {
+OPERATIONS: Mapping[Callable[[Worker], OperationResult], int] = {
     publish_new: 22,
     publish_same: 8,
     set_alias: 14,
@@ -224,10 +224,10 @@ OPERATIONS: Mapping[Callable[[Worker], Outcome], int] = {
     history: 4,
     export: 4,
 }
-"""What a process does, and how often in a hundred operations or so."""
+"""What a process does, and how often in about a hundred operations."""
 
 
-def attempt(done: Outcome, call: Callable[[], object]) -> Outcome:
+def attempt(done: OperationResult, call: Callable[[], object]) -> OperationResult:
     try:
         call()
     except OneTrunkError as error:
@@ -235,15 +235,15 @@ def attempt(done: Outcome, call: Callable[[], object]) -> Outcome:
     return done
 
 
-def failed(asked: Outcome, error: BaseException) -> Outcome:
-    return replace(asked, error=type(error).__name__, message=str(error)[:500], moved=())
+def failed(request: OperationResult, error: BaseException) -> OperationResult:
+    return replace(request, error=type(error).__name__, message=str(error)[:500], moved=())
 
 
-def timed(worker: Worker, operation: Callable[[Worker], Outcome]) -> Outcome:
+def timed(worker: Worker, operation: Callable[[Worker], OperationResult]) -> OperationResult:
     started = time.time()
     try:
         outcome = operation(worker)
-    except Exception as error:  # the test is told of everything, and looks at all of it
+    except Exception as error:  # the test examines every error, whatever it is
         message = "".join(traceback.format_exception(error))[-1500:]
-        outcome = replace(failed(Outcome(worker.name, operation.__name__), error), message=message)
+        outcome = replace(failed(OperationResult(worker.name, operation.__name__), error), message=message)
     return replace(outcome, started_s=started, ended_s=time.time())

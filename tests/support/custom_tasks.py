@@ -13,7 +13,7 @@ from sls.adapters.methods import METHODS
 from sls.adapters.model import Tuned
 from sls.adapters.task_folder import read_folder, write_folder
 from store.weights.backbones import Backbone
-from support.oracle import Made
+from support.oracle import TaskFolder
 
 CUSTOM = ("convpass", "adaptformer", "houlsby", "adapter+", "ssf", "bitfit")
 STD = 0.2
@@ -30,7 +30,7 @@ def random_tuned(
     scale: float = 0.5,
     seed: int = 0,
 ) -> Tuned:
-    """Draw every tensor of an adapter and a head; what is one number, the scale, stays as it was asked for."""
+    """Draw every tensor of an adapter and a head; the scale, a single number, stays as given."""
     torch.manual_seed(seed)
     head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
     start = Tuned(depth, rank, {}, *head, method, from_block, scale)
@@ -39,15 +39,17 @@ def random_tuned(
     return replace(start, adapter=adapter)
 
 
-def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> Made:
+def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> TaskFolder:
     """Write the folder of a random task, as `publish` takes it."""
     tuned = random_tuned(backbone, method, **options)
     write_folder(folder, backbone, tuned, tuple(f"class {index}" for index in range(len(tuned.bias))))
-    return Made(folder, tuned.depth)
+    return TaskFolder(folder, tuned.depth)
 
 
 @torch.inference_mode()
-def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32) -> list[Tensor]:
+def own_logits(
+    backbone: Backbone, made: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
+) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W): stock timm's blocks 1..depth with our modules in them, alone."""
     model = read_folder(made.folder, backbone, depth=made.depth)
     return list(model.head.to(dtype)(model.vit.to(dtype)(images.to(dtype))).float())
@@ -55,7 +57,7 @@ def own_logits(backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtyp
 
 @torch.inference_mode()
 def check_merged(backbone: Backbone, tuned: Tuned, merged: VisionTransformer) -> None:
-    """A backbone with the adapter written into its weights answers as the adapter beside it does, and not as itself."""
+    """Check that merged weights answer as the backbone with its adapter does, and unlike the backbone alone."""
     images = torch.randn(2, 3, 32, 32)
     del merged.blocks[tuned.depth :]
     model = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit.eval()

@@ -1,4 +1,4 @@
-"""What processes did to a folder, as strace wrote it down: every change and every sync, in order."""
+"""A folder and every change and sync of it that strace recorded, in order: what the disk is told to keep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Grow:
 
 @dataclass(frozen=True)
 class Relink:
-    """Names that change in one step: in which folder, which, and the node that it is of now, None where it is gone."""
+    """Names that change in one step, each as folder, name and its new node; None where the name is removed."""
 
     names: tuple[tuple[int, str, int | None], ...]
 
@@ -64,9 +64,9 @@ Op = Write | Resize | Grow | Relink | Sync
 
 
 class Disk:
-    """A folder as it was, and all that has been done in it since, in order.
+    """A folder at the start, and all changes in it since, in order.
 
-    `acknowledged` is the number of operations after which the last process said that it was done.
+    `acknowledged` is the number of operations before the last process acknowledged its change.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -109,15 +109,15 @@ class Disk:
                     inside.pop(name, None) if node is None else inside.update({name: node})
             elif not isinstance(op, Sync):
                 _fill(files.setdefault(op.node, bytearray()), op)
-        return dict(self._walk(names, files))
+        return dict(self._list(names, files))
 
-    def _walk(
+    def _list(
         self, names: dict[int, dict[str, int]], files: dict[int, bytearray], node: int = ROOT, path: str = ""
     ) -> Iterator[tuple[str, bytes | None]]:
         for name, inner in sorted(names.get(node, {}).items()):
             if inner in self._names:
                 yield path + name, None
-                yield from self._walk(names, files, inner, f"{path}{name}/")
+                yield from self._list(names, files, inner, f"{path}{name}/")
             elif not name.endswith(VOLATILE):
                 yield path + name, bytes(files.get(inner, b""))
 

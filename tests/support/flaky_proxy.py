@@ -17,9 +17,9 @@ LOSE_REQUEST, LOSE_ANSWER = "lose the request", "lose the answer"
 
 @dataclass
 class Wire:
-    """`faults` befall the next requests that write, in turn: one of the two above, or a status that is answered.
+    """`faults` hit the next requests that write, in turn: one of the two above, or a status that is answered.
 
-    A status alone is answered in the server's place, one below 0 once the server has done what it was asked.
+    A positive status is answered instead of the server; a negative one after the server has carried out the request.
     """
 
     url: str

@@ -1,4 +1,4 @@
-"""Folders that someone means harm with: each takes the place of what stock PEFT left."""
+"""Folders of an attacker: each changes or replaces files that stock PEFT left."""
 
 from __future__ import annotations
 

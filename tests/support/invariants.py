@@ -1,4 +1,4 @@
-"""Is a store what was acknowledged, all of it and nothing half, whatever happened to its process or its disk?"""
+"""Whether a store is what was acknowledged, whole, after a crash or a power cut; the verbs as subjects of both."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.records.events import Event
 from store.registry.store import Store, Version
-from support.store_verbs import VERBS, Acknowledge
+from support.crash_subjects import Acknowledge, copy_store
+from support.store_verbs import VERBS
 
 CATALOGUE_FILES = ("catalogue.sqlite*", "catalogue.lock")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """All that a store answers, without times: what has seen the same verbs gives the same."""
+class Observation:
+    """All that a store answers, without times: stores that the same verbs changed give the same."""
 
     refusal: str = ""
     versions: tuple[object, ...] = ()
@@ -36,20 +37,20 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Ground:
-    """A verb, the store before it, made once, and what that answers before and after an undisturbed run."""
+class VerbSubject:
+    """A verb, the store before it, made once, and what that store answers before and after an undisturbed run."""
 
     name: str
     inputs: Path
     template: Path
-    before: Seen
-    after: Seen
+    before: Observation
+    after: Observation
 
     def run(self, root: Path, acknowledge: Acknowledge) -> None:
         VERBS[self.name].run(root, self.inputs, acknowledge)
 
     def problems(self, root: Path, *, acknowledged: bool) -> Iterator[str]:
-        """Yield what is wrong with the store after the verb was cut short or, if `acknowledged`, had returned."""
+        """Yield what is wrong with the store after the verb was interrupted or, if `acknowledged`, had returned."""
         try:
             if acknowledged:
                 yield from self._unjournalled(root)
@@ -62,11 +63,11 @@ class Ground:
         except Exception as error:
             yield f"{type(error).__name__}: {error}"
 
-    def _is_allowed(self, seen: Seen) -> bool:
+    def _is_allowed(self, seen: Observation) -> bool:
         step = VERBS[self.name].steps and seen.history == self.after.history[: len(seen.history)] and not seen.findings
         return seen == self.before or step
 
-    def _unrepeatable(self, root: Path, seen: Seen) -> Iterator[str]:
+    def _unrepeatable(self, root: Path, seen: Observation) -> Iterator[str]:
         try:
             self.run(root, lambda: None)
         except VERBS[self.name].done:
@@ -77,7 +78,7 @@ class Ground:
             yield f"doing it again leads elsewhere: {difference(again, self.after)}"
 
     def _unjournalled(self, root: Path) -> Iterator[str]:
-        """Yield whether a catalogue that is made again from the journal knows less than was acknowledged."""
+        """Yield how a catalogue that is rebuilt from the journal differs from what was acknowledged."""
         again = root.with_name("again")
         shutil.copytree(root, again, ignore=shutil.ignore_patterns(*CATALOGUE_FILES))
         try:
@@ -89,7 +90,7 @@ class Ground:
             yield f"its journal tells another story: {difference(rebuilt, self.after)}"
 
 
-def prepare(name: str, inputs: Path, folder: Path) -> Ground:
+def prepare(name: str, inputs: Path, folder: Path) -> VerbSubject:
     """Make the verb's store, and run it once on a copy."""
     template, done = folder / "before" / "store", folder / "after" / "store"
     template.parent.mkdir(parents=True)
@@ -97,23 +98,17 @@ def prepare(name: str, inputs: Path, folder: Path) -> Ground:
     before = observe(template)
     copy_store(template, done)
     VERBS[name].run(done, inputs, lambda: None)
-    return Ground(name, inputs, template, before, observe(done))
+    return VerbSubject(name, inputs, template, before, observe(done))
 
 
-def copy_store(source: Path, target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.exists():  # what is about to be created does not
-        shutil.copytree(source, target)
-
-
-def observe(root: Path) -> Seen:
+def observe(root: Path) -> Observation:
     """Ask a store everything; every blob that is not among its findings is read back."""
     try:
         opened = Store.open(root)
     except StoreNotFoundError:
-        return Seen(refusal="no store")
+        return Observation(refusal="no store")
     except (OlderFormatError, IntegrityError) as error:
-        return Seen(refusal=f"{type(error).__name__}: {str(error).replace(str(root), 'ROOT')}")
+        return Observation(refusal=f"{type(error).__name__}: {str(error).replace(str(root), 'ROOT')}")
     with opened as store:
         findings = verify(store)
         damaged = {finding.path for finding in findings}
@@ -121,7 +116,7 @@ def observe(root: Path) -> Seen:
         for blob in {blob for version in versions for blob in _blobs(version)}:
             if store.blobs.locate(blob) not in damaged:
                 store.read(blob)
-        return Seen(
+        return Observation(
             versions=tuple((v.task, v.version, v.digest, v.aliases, v.removed_at is None) for v in versions),
             listed=tuple((row.version, row.tags, row.nbytes) for row in store.page(limit=100).rows),
             backbones=tuple(store.backbones()),
@@ -132,8 +127,8 @@ def observe(root: Path) -> Seen:
         )
 
 
-def difference(seen: Seen, expected: Seen) -> str:
-    names = [field.name for field in dataclasses.fields(Seen)]
+def difference(seen: Observation, expected: Observation) -> str:
+    names = [field.name for field in dataclasses.fields(Observation)]
     pairs = ((name, getattr(seen, name), getattr(expected, name)) for name in names)
     return "; ".join(f"{name} is {found}, not {wanted}" for name, found, wanted in pairs if found != wanted)
 

@@ -1,4 +1,4 @@
-"""Processes that forget to sync, to see that the power-loss tests notice: the only code of ours that is replaced."""
+"""Processes that leave out a sync, to show that the power-loss tests notice: no other code of ours is replaced."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from pathlib import Path
 
 import store
 from store.errors import OneTrunkError
-from support.fault_points import Subject, scratch
-from support.invariants import copy_store
+from support.crash_subjects import Subject, try_subject
 
 STORE = Path(store.__file__).parent
 
@@ -34,26 +33,24 @@ class Forget:
 
 
 def sync_sites(subject: Subject) -> set[str]:
-    """Return every place from which the verb syncs."""
-    found: set[str] = set()
+    """Return every place in the code from which the subject syncs."""
+    sites: set[str] = set()
     honest = os.fsync
 
     def fsync(descriptor: int) -> None:
-        found.add(_site())
+        sites.add(_site())
         honest(descriptor)
 
-    with scratch() as place:
-        copy_store(subject.template, place / "store")
+    with try_subject(subject) as trial:
         os.fsync = fsync
         try:
-            subject.run(place / "store", lambda: None)
-            with contextlib.suppress(
-                OneTrunkError, FileNotFoundError
-            ):  # the second time it finds what the first has left
-                subject.run(place / "store", lambda: None)
+            subject.run(trial.root, lambda: None)
+            # The second time it finds what the first has left.
+            with contextlib.suppress(OneTrunkError, FileNotFoundError):
+                subject.run(trial.root, lambda: None)
         finally:
             os.fsync = honest
-    return found
+    return sites
 
 
 class _Careless(sqlite3.Connection):
@@ -68,7 +65,7 @@ def trust_the_cache() -> None:
 
 
 def _site() -> str:
-    """Name the line that syncs, and where that is `sync_folder`, the line that asked for it."""
+    """Name the line that syncs, and where that is in `sync_folder`, the line that called it."""
     frame, lines = sys._getframe(2), []
     while frame is not None and all(line.endswith(" sync_folder") for line in lines):
         path = Path(frame.f_code.co_filename)

@@ -1,4 +1,4 @@
-"""Backbones that differ from the toy one in one thing: in its weights, or in what its record says of them."""
+"""Backbones that differ from the toy one in one thing: in its weights, or in its record of them."""
 
 from __future__ import annotations
 

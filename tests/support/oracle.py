@@ -1,4 +1,4 @@
-"""The slow twin: tasks made by stock PEFT, answered one task at a time by stock timm + PEFT."""
+"""The slow twin: tasks made by stock PEFT, answered one at a time by stock timm and PEFT."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
 @dataclass(frozen=True)
-class Made:
-    """A task's folder and how deep it goes."""
+class TaskFolder:
+    """A task's folder, and its depth."""
 
     folder: Path
     depth: int
@@ -76,7 +76,7 @@ def make_task(
     modules: Sequence[str] = MODULES,
     seed: int = 0,
     **options: object,
-) -> Made:
+) -> TaskFolder:
     """Save a PEFT LoRA with random weights on blocks 1..depth, and a random head, as `publish` takes them."""
     torch.manual_seed(seed)
     targets = [f"blocks.{block}.{module}" for block in range(depth) for module in modules]
@@ -89,10 +89,12 @@ def make_task(
     head = {"weight": torch.randn(classes, backbone.record.dim), "bias": torch.randn(classes)}
     save_file(head, folder / "head.safetensors")
     (folder / "classes.txt").write_text("".join(f"class {index}\n" for index in range(classes)))
-    return Made(folder, depth)
+    return TaskFolder(folder, depth)
 
 
-def make_peft_task(backbone: Backbone, made: Made, config: peft.PeftConfig, *, classes: int, seed: int = 0) -> Made:
+def make_peft_task(
+    backbone: Backbone, made: TaskFolder, config: peft.PeftConfig, *, classes: int, seed: int = 0
+) -> TaskFolder:
     """Save any method of stock PEFT with trainable tensors that were moved at random, and a random head."""
     torch.manual_seed(seed)
     vit = backbone.build()
@@ -110,7 +112,7 @@ def make_peft_task(backbone: Backbone, made: Made, config: peft.PeftConfig, *, c
     return made
 
 
-def make_random_task(backbone: Backbone, folder: Path, seed: int) -> Made:
+def make_random_task(backbone: Backbone, folder: Path, seed: int) -> TaskFolder:
     """Draw ranks 2 to 32, depths 1 to all, 2 to 200 classes, one to four kinds of modules."""
     draw = random.Random(seed)
     return make_task(
@@ -125,7 +127,7 @@ def make_random_task(backbone: Backbone, folder: Path, seed: int) -> Made:
     )
 
 
-def lowered(backbone: Backbone, made: Made, dtype: torch.dtype = torch.float32) -> TaskWeights:
+def lowered(backbone: Backbone, made: TaskFolder, dtype: torch.dtype = torch.float32) -> TaskWeights:
     read = {name: (made.folder / name).read_bytes() for name in ("adapter_config.json", "adapter_model.safetensors")}
     return lower(
         config=read["adapter_config.json"],
@@ -140,7 +142,7 @@ def lowered(backbone: Backbone, made: Made, dtype: torch.dtype = torch.float32) 
 
 @torch.inference_mode()
 def reference_logits(
-    backbone: Backbone, made: Made, images: Tensor, dtype: torch.dtype = torch.float32
+    backbone: Backbone, made: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W): blocks 1..depth of stock timm, stock PEFT upon them, the head."""
     vit = backbone.build(dtype=dtype)

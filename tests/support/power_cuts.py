@@ -1,38 +1,32 @@
-"""A verb recorded call by call, and what a power cut at any moment makes of it."""
+"""A subject recorded call by call, and what a power cut at any moment leaves of it."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
+from support.crash_subjects import Patch, Subject, Trial, no_patch, spread, try_subject
 from support.disk_model import CALLS, Disk, Tree
-from support.fault_points import Subject, changing_calls, scratch, spread
-from support.invariants import copy_store
+from support.fault_points import changing_calls
 from support.power_loss import Survivor, materialise, survivors
-from support.strace import Outcome, calls, run_traced
+from support.strace import TracedExit, calls
 
 DRAWS = 2
 MOST_NBYTES = 1 << 26  # of one call; strace writes all of them down
-
-Patch = Callable[[], object]
-"""What a recorded process does to itself before its verb."""
-
-
-def nothing() -> None: ...
 
 
 @dataclass(frozen=True)
 class Accident:
     """What goes wrong before the power does; a point is a system call and its number among the calls of its name.
 
-    `patch` changes the process, `killed_at` is where one before it died of the same verb, `fails_at` a call that fails.
+    `patch` changes the process, `killed_at` is where an earlier process of the subject died, `fails_at` a failing call.
     """
 
-    patch: Patch = nothing
+    patch: Patch = no_patch
     killed_at: tuple[str, int] | None = None
     fails_at: tuple[str, int] | None = None
 
@@ -53,52 +47,49 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """How many different states there are, how many were examined, and what was wrong with those."""
+class PowerCuts:
+    """How many different states power cuts may leave, how many were examined, and what was wrong with those."""
 
     states: int
     examined: int
     losses: tuple[Loss, ...]
 
 
-def record(subject: Subject, place: Path, accident: Accident) -> Disk:
-    """Run the verb in a copy of its folder below the place, and write down what it does to its disk."""
-    around = place / "around"
-    copy_store(subject.template, around / "store")
-    around.mkdir(exist_ok=True)
-    disk = Disk(around)
+def record(trial: Trial, accident: Accident) -> Disk:
+    """Run the subject of a fresh trial, and write down what it does to its disk."""
+    disk = Disk(trial.disk)
     if accident.killed_at is not None:
-        outcome = _run(subject, around, disk, nothing, *_inject(accident.killed_at, "signal=SIGKILL"))
-        assert outcome.how == "killed", outcome
+        end = _run(trial, disk, no_patch, *_inject(accident.killed_at, "signal=SIGKILL"))
+        assert end.how == "killed", end
     fails = () if accident.fails_at is None else _inject(accident.fails_at, "error=EIO")
-    outcome = _run(subject, around, disk, accident.patch, *fails)
-    assert outcome.how == "returned" or (accident != Accident() and outcome.how == "refused"), outcome
-    assert disk.tree(disk.ops) == _read(around), "the model has lost sight of what is on the disk"
+    end = _run(trial, disk, accident.patch, *fails)
+    assert end.how == "returned" or (accident != Accident() and end.how == "refused"), end
+    assert disk.tree(disk.ops) == _read(trial.disk), "the model has lost sight of what is on the disk"
     return disk
 
 
-def check(subject: Subject, *, at_most: int | None) -> Checked:
-    """Cut the power at every operation of the verb, and examine so many of the states that this may leave."""
-    with scratch() as place:
-        disk = record(subject, place, Accident())
+def check(subject: Subject, *, at_most: int | None) -> PowerCuts:
+    """Cut the power at every operation of the subject, and examine so many of the states that this may leave."""
+    with try_subject(subject) as trial:
+        disk = record(trial, Accident())
         states = list(_states(subject, disk, draws=DRAWS))
         chosen = spread(states, at_most or len(states))
-        losses = [_examine(subject, disk, place / "cut", *state) for state in chosen]
-    return Checked(len(states), len(chosen), tuple(loss for loss in losses if loss is not None))
+        losses = [_examine(trial, disk, *state) for state in chosen]
+    return PowerCuts(len(states), len(chosen), tuple(loss for loss in losses if loss is not None))
 
 
 def find_loss(subject: Subject, accident: Accident) -> Loss | None:
     """Return a loss that the accident leads to where the power is cut as well, None if it leads to none.
 
-    Unless the verb is only patched, what counts is the moment of its acknowledgement.
+    Unless the process is only patched, what counts is the moment of its acknowledgement.
     """
-    with scratch() as place:
-        disk = record(subject, place, accident)
+    with try_subject(subject) as trial:
+        disk = record(trial, accident)
         states = list(_states(subject, disk, draws=0))
         if accident.killed_at or accident.fails_at:
             states = [state for state in states if state[0] == disk.acknowledged]
         late_first = sorted(states, key=lambda state: -state[0])  # what was acknowledged is lost most easily
-        losses = (_examine(subject, disk, place / "cut", *state) for state in late_first)
+        losses = (_examine(trial, disk, *state) for state in late_first)
         return next((loss for loss in losses if loss is not None), None)
 
 
@@ -120,14 +111,15 @@ def _states(subject: Subject, disk: Disk, *, draws: int) -> Iterator[tuple[int, 
                 yield end, survivor
 
 
-def _examine(subject: Subject, disk: Disk, cut: Path, end: int, survivor: Survivor) -> Loss | None:
-    acknowledged = _is_acknowledged(disk, end)
-    materialise(disk.tree(survivor.ops), cut)
+def _examine(trial: Trial, disk: Disk, end: int, survivor: Survivor) -> Loss | None:
+    acknowledged, cut = _is_acknowledged(disk, end), Trial(trial.subject, trial.folder / "cut")
+    cut.folder.mkdir()
+    materialise(disk.tree(survivor.ops), cut.disk)
     try:
-        found = next(subject.problems(cut / "store", acknowledged=acknowledged), None)
+        problem = next(cut.problems(acknowledged=acknowledged), None)
     finally:
-        shutil.rmtree(cut)
-    return None if found is None else Loss(subject.name, end, acknowledged, survivor.kind, found)
+        shutil.rmtree(cut.folder)
+    return None if problem is None else Loss(trial.subject.name, end, acknowledged, survivor.kind, problem)
 
 
 def _is_acknowledged(disk: Disk, end: int) -> bool:
@@ -139,16 +131,11 @@ def _inject(point: tuple[str, int], fault: str) -> tuple[str, str]:
     return "-e", f"inject={call}:{fault}:when={nth}"
 
 
-def _run(subject: Subject, around: Path, disk: Disk, patch: Patch, *options: str) -> Outcome:
-    def action(acknowledge: Callable[[], object]) -> None:
-        patch()
-        subject.run(around / "store", acknowledge)
-
-    trace = around.with_name("trace")
-    whole = ("-xx", "-s", str(MOST_NBYTES), "-o", str(trace), "-e", f"trace={calls(CALLS)}")
-    outcome = run_traced(action, *whole, *options)
-    disk.replay(trace)
-    return outcome
+def _run(trial: Trial, disk: Disk, patch: Patch, *options: str) -> TracedExit:
+    whole = ("-xx", "-s", str(MOST_NBYTES), "-e", f"trace={calls(CALLS)}")
+    end = trial.run(*whole, *options, trace=trial.trace, patch=patch)
+    disk.replay(trial.trace)
+    return end
 
 
 def _read(folder: Path) -> Tree:

@@ -20,7 +20,7 @@ SECTOR = 512
 
 @dataclass(frozen=True)
 class Survivor:
-    """What of the operations is on the disk; `kind` says in words which."""
+    """The operations that are on the disk; `kind` describes which those are."""
 
     kind: str
     ops: tuple[Op, ...]

@@ -1,4 +1,4 @@
-"""Processes of their own: forked ones, to be another user or to die, and fresh ones that import what tests do."""
+"""Other processes: forked ones, which may be another user or die, and fresh ones that import what the tests do."""
 
 from __future__ import annotations
 

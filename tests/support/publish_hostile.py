@@ -1,6 +1,6 @@
-"""Publish each hostile folder with little memory, and tell how it went.
+"""Publish each hostile folder with little memory, and print the results.
 
-python tests/hostile.py STORE FOLDER  ->  one JSON object a line: case, error, message, peak in bytes, seconds
+`python -m support.publish_hostile STORE FOLDER` prints a JSON object a line: case, error, message, peak bytes, seconds.
 """
 
 from __future__ import annotations

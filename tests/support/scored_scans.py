@@ -19,7 +19,7 @@ def scans() -> tuple[np.ndarray, np.ndarray]:
 
 
 def every_way() -> dict[str, list[str]]:
-    """Each criterion's score in every bit, for each order of the rows and number of threads."""
+    """Return each criterion's scores to the last bit, for each order of the rows and number of threads."""
     features, labels = scans()
     found: dict[str, list[str]] = {name: [] for name in CRITERIA}
     for order in range(ORDERS):

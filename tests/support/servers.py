@@ -1,4 +1,4 @@
-"""Real servers for the tests, each in a folder of its own and gone at the end: SeaweedFS as S3, and PostgreSQL."""
+"""Real servers for the tests, each in a folder of its own, stopped at the end: SeaweedFS as S3, and PostgreSQL."""
 
 from __future__ import annotations
 

@@ -1,10 +1,8 @@
-"""What a store is, in plain Python: written from what its docstrings promise, and obviously right before it is fast."""
+"""What a store does, in plain Python: written from its docstrings, and obviously right before it is fast."""
 
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -21,148 +19,66 @@ from store.errors import (
     TaskNotFoundError,
     VersionNotFoundError,
 )
+from support.model_records import (
+    Content,
+    ModelBackbone,
+    ModelRule,
+    ModelTask,
+    ModelVersion,
+    blob_of,
+    canonical,
+    sha256,
+)
 
 LATEST = "latest"
-BLOCKS, DIM, CLASSES = 4, 48, 3
-
-
-def canonical(value: object) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def named(data: bytes) -> dict[str, object]:
-    return {"sha256": sha256(data), "nbytes": len(data)}
-
-
-@dataclass(frozen=True)
-class Content:
-    """A task's files: config, adapter, head, class names; and how many of 100 are right at full depth and when cut."""
-
-    files: tuple[bytes, bytes, bytes, bytes]
-    full: int | None = None
-    cut: int | None = None
-
-    @property
-    def certificate(self) -> dict[str, object] | None:
-        if self.full is None:
-            return None
-        counts = {"full": {"correct": self.full, "total": 100}, "cut": {"correct": self.cut, "total": 100}}
-        return {**counts, "cut_before_retune": None, "validation": None, "max_drop": None, "curve": []}
-
-    def manifest(self, task: str, backbone: str, fingerprint: str) -> bytes:
-        config, weights, head, labels = map(named, self.files)
-        index = {"alpha": None, "blocks": BLOCKS, "criterion": "given", "depth": 1, "reason": None, "samples": 0}
-        adapter = {"method": "lora", "rank": 1, "modules": ["blocks.0.attn.qkv"], "config": config, "weights": weights}
-        return canonical(
-            {
-                "task": task,
-                "backbone": fingerprint,
-                "backbone_name": backbone,
-                "prune_index": {
-                    **index,
-                    "scores": [],
-                    "seed": None,
-                    "threshold": None,
-                    "tolerance": None,
-                    "candidates": [],
-                },
-                "adapter": adapter,
-                "head": {"classes": CLASSES, "dim": DIM, "weights": head, "labels": labels},
-                "certificate": self.certificate,
-                "lineage": None,
-                "format": 4,
-            }
-        )
-
-
-@dataclass
-class Kept:
-    """A version that is not purged, and the sizes of its blobs by their digests."""
-
-    content: Content
-    backbone: str
-    digest: str
-    blobs: dict[str, int]
-    removed: bool = False
-    tags: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass
-class Task:
-    next: int = 1
-    versions: dict[int, Kept] = field(default_factory=dict)
-    aliases: dict[str, int] = field(default_factory=dict)
-    tags: dict[str, str] = field(default_factory=dict)
-    trails: dict[str, list[int]] = field(default_factory=dict)
-
-    @property
-    def there(self) -> dict[int, Kept]:
-        return {number: kept for number, kept in self.versions.items() if not kept.removed}
-
-
-@dataclass(frozen=True)
-class Rule:
-    protected: bool = False
-    max_drop: float | None = None
-    min_accuracy: float | None = None
-
-
-@dataclass
-class Trunk:
-    fingerprint: str
-    blobs: dict[str, int]
 
 
 @dataclass
 class Model:
-    """Every verb raises what the store should, or changes this; `moves` are the aliases moved since it was emptied."""
+    """A whole store: a verb changes it or raises as the store must; `moves` has the alias moves since last cleared."""
 
-    tasks: dict[str, Task] = field(default_factory=dict)
-    rules: dict[tuple[str, str], Rule] = field(default_factory=dict)
-    backbones: dict[str, Trunk] = field(default_factory=dict)
+    tasks: dict[str, ModelTask] = field(default_factory=dict)
+    rules: dict[tuple[str, str], ModelRule] = field(default_factory=dict)
+    backbones: dict[str, ModelBackbone] = field(default_factory=dict)
     keys: dict[str, bool] = field(default_factory=dict)
     leases: dict[str, frozenset[str]] = field(default_factory=dict)
     present: dict[str, int] = field(default_factory=dict)
-    """The blobs on disk and their sizes, named or not."""
+    """The blobs on disk and their sizes, referenced or not."""
     moves: list[tuple[str, str, int | None]] = field(default_factory=list)
 
     def copy(self) -> Model:
         return copy.deepcopy(self)
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> ModelTask:
         """Return a task that has a version."""
         if name not in self.tasks or not self.tasks[name].there:
             raise TaskNotFoundError
         return self.tasks[name]
 
-    def version(self, name: str, number: int) -> Kept:
+    def version(self, name: str, number: int) -> ModelVersion:
         kept = self.task(name).there.get(number)
         if kept is None:
             raise VersionNotFoundError
         return kept
 
-    # Publishing and pointing
+    # Publishing and moving aliases
 
     def publish(self, name: str, content: Content, backbone: str, aliases: Iterable[str], *, force: bool) -> int:
         if backbone not in self.backbones:
             raise BackboneNotFoundError
         manifest = content.manifest(name, backbone, self.backbones[backbone].fingerprint)
-        task = self.tasks.setdefault(name, Task())
+        task = self.tasks.setdefault(name, ModelTask())
         same = [number for number, kept in task.versions.items() if kept.digest == sha256(manifest)]
         number = same[0] if same else task.next
         blobs = {sha256(data): len(data) for data in (*content.files, manifest)}
-        task.versions.setdefault(number, Kept(content, backbone, sha256(manifest), blobs)).removed = False
+        task.versions.setdefault(number, ModelVersion(content, backbone, sha256(manifest), blobs)).removed = False
         task.next = max(task.next, number + 1)
         self.present |= blobs
         for alias in dict.fromkeys((LATEST, *aliases)):
-            self.point(name, alias, number, force=force)
+            self.move_alias(name, alias, number, force=force)
         return number
 
-    def point(self, name: str, alias: str, number: int, *, force: bool = False) -> None:
+    def move_alias(self, name: str, alias: str, number: int, *, force: bool = False) -> None:
         """Move an alias unless it names the version already."""
         if self.tasks[name].aliases.get(alias) == number:
             return
@@ -172,7 +88,7 @@ class Model:
 
     def set_alias(self, name: str, alias: str, number: int, *, force: bool) -> None:
         self.version(name, number)
-        self.point(name, alias, number, force=force)
+        self.move_alias(name, alias, number, force=force)
 
     def remove_alias(self, name: str, alias: str, *, force: bool) -> None:
         task = self.task(name)
@@ -184,7 +100,7 @@ class Model:
         self._move(name, alias, None)
 
     def rollback(self, name: str, alias: str, *, force: bool) -> int:
-        """Go back to what the alias named before, over what is removed; each rollback goes back further."""
+        """Move the alias to the version that it named before, past removed ones; each rollback goes back further."""
         task = self.task(name)
         trail = list(task.trails.get(alias, []))
         while trail and (trail[-1] == task.aliases.get(alias) or trail[-1] not in task.there):
@@ -196,17 +112,17 @@ class Model:
         task.trails[alias] = trail
         return trail[-1]
 
-    def set_rule(self, scope: str, alias: str, rule: Rule) -> None:
+    def set_rule(self, scope: str, alias: str, rule: ModelRule) -> None:
         if alias == LATEST:
             raise InvalidSettingError
         self.rules.pop((scope, alias), None)
-        if rule != Rule():
+        if rule != ModelRule():
             self.rules[scope, alias] = rule
 
-    def rule_of(self, name: str, alias: str) -> Rule:
+    def rule_of(self, name: str, alias: str) -> ModelRule:
         """The task's own, else its tenant's, else everyone's."""
         tenant = [name.split("/")[0] + "/*"] if "/" in name else []
-        return next((self.rules[s, alias] for s in (name, *tenant, "*") if (s, alias) in self.rules), Rule())
+        return next((self.rules[s, alias] for s in (name, *tenant, "*") if (s, alias) in self.rules), ModelRule())
 
     def _check_rule(self, name: str, alias: str, content: Content, *, force: bool) -> None:
         self._check_protected(name, alias, force=force)
@@ -235,7 +151,7 @@ class Model:
     # Taking away and bringing back
 
     def remove(self, name: str, number: int | None) -> tuple[tuple[str, ...], int]:
-        """Return what goes and the bytes that nothing else names: no version that is there, no backbone."""
+        """Return the versions that go, and the bytes that no other version and no backbone references."""
         task = self.task(name)
         going = task.there if number is None else {number: self.version(name, number)}
         for gone, kept in going.items():
@@ -246,39 +162,39 @@ class Model:
             self._move(name, LATEST, None)
         for kept in going.values():
             kept.removed = True
-        staying = self.named(removed=False)
+        staying = self.referenced(removed=False)
         blobs = {digest: nbytes for kept in going.values() for digest, nbytes in kept.blobs.items()}
         freed = sum(nbytes for digest, nbytes in blobs.items() if digest not in staying)
         return tuple(f"{name}:{gone}" for gone in sorted(going)), freed
 
     def restore(self, name: str, number: int | None) -> list[int]:
-        task = self.tasks.get(name, Task())
+        task = self.tasks.get(name, ModelTask())
         back = sorted(n for n, kept in task.versions.items() if kept.removed and number in (None, n))
         if not back:
             raise VersionNotFoundError
         for one in back:
             task.versions[one].removed = False
         if LATEST not in task.aliases:
-            self.point(name, LATEST, max(task.there))
+            self.move_alias(name, LATEST, max(task.there))
         return back
 
     def collect(self, *, at_once: bool) -> tuple[tuple[str, ...], dict[str, int], dict[str, int]]:
-        """Return the versions purged, the blobs freed and those condemned; with a long grace nothing goes yet."""
+        """Return the versions purged, the blobs freed and those marked; with a long grace time nothing goes yet."""
         purged: list[str] = []
         for name, task in sorted(self.tasks.items()) if at_once else []:
             gone = sorted(task.versions.keys() - task.there.keys())
             purged += [f"{name}:{number}" for number in gone]
             for number in gone:
                 del task.versions[number]
-        unnamed = {d: n for d, n in self.present.items() if d not in self.named(removed=True) | self.leased()}
+        unreferenced = {d: n for d, n in self.present.items() if d not in self.referenced(removed=True) | self.leased()}
         if not at_once:
-            return (), {}, unnamed
-        for digest in unnamed:
+            return (), {}, unreferenced
+        for digest in unreferenced:
             del self.present[digest]
-        return tuple(purged), unnamed, {}
+        return tuple(purged), unreferenced, {}
 
-    def named(self, *, removed: bool) -> set[str]:
-        """Every digest that a version or a backbone names, with or without what was removed."""
+    def referenced(self, *, removed: bool) -> set[str]:
+        """Every digest that a version or a backbone references; `removed` says whether removed versions count."""
         versions = [kept for task in self.tasks.values() for kept in task.versions.values()]
         holders = [kept for kept in versions if removed or not kept.removed]
         return {digest for holder in (*holders, *self.backbones.values()) for digest in holder.blobs}
@@ -297,16 +213,16 @@ class Model:
     # Backbones, tags, keys
 
     def add_backbone(self, name: str, fingerprint: str, record: Mapping[str, object], weights: bytes | None) -> str:
-        """Return the name that it is kept under: a fingerprint that is known keeps its own, and its weights."""
-        known = next((n for n, trunk in self.backbones.items() if trunk.fingerprint == fingerprint), None)
+        """Return the backbone's name in the store: a known fingerprint keeps its name and its weights."""
+        known = next((n for n, backbone in self.backbones.items() if backbone.fingerprint == fingerprint), None)
         if known is not None and (weights is None or len(self.backbones[known].blobs) == 2):
             return known
         kept = known or name
         if kept in self.backbones and self.backbones[kept].fingerprint != fingerprint:
             raise ConflictError
-        encoded = canonical({**record, "name": kept, "weights": None if weights is None else named(weights)})
+        encoded = canonical({**record, "name": kept, "weights": None if weights is None else blob_of(weights)})
         files = [encoded] + ([] if weights is None else [weights])
-        self.backbones[kept] = Trunk(fingerprint, {sha256(data): len(data) for data in files})
+        self.backbones[kept] = ModelBackbone(fingerprint, {sha256(data): len(data) for data in files})
         self.present |= self.backbones[kept].blobs
         return kept
 

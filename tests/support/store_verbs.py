@@ -1,4 +1,4 @@
-"""Everything that changes a store, by name: what was acknowledged before it, and the call itself."""
+"""Everything that changes a store, by name: how the store before it is made, and the call itself."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ from store.maintenance.verify import verify
 from store.records.events import AliasRule
 from store.registry.bundle import import_bundle
 from store.registry.store import Store
+from support.crash_subjects import Acknowledge
 
 GOLDEN = Path(support.__file__).parents[1] / "golden" / "store-format-1.tar.gz"
 TASK = "flowers"
 BACKBONE = "toy/vit"
 
-Acknowledge = Callable[[], object]
-"""What a verb calls as soon as its caller may rely on what it did."""
-
 
 @dataclass(frozen=True)
 class Verb:
-    """`prepare` makes the store at a root out of the folder that `make_inputs` left; `run` is what gets broken.
+    """`prepare` makes the store at a root out of the folder that `make_inputs` left; `run` is what is interrupted.
 
-    `done` is what it may raise where it has been done already. One of many `steps` is whole after each of them.
+    `done` is what it may raise where it has been done already. With `steps`, the store is whole after each of several.
     """
 
     prepare: Callable[[Path, Path], None]

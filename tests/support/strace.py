@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from store.errors import OneTrunkError
 
-LIMIT_S = 100  # longer than the store waits for a lock: whoever takes it hangs
+LIMIT_S = 100  # longer than the store waits for a lock: a process that takes it hangs
 NOTE_NBYTES = 8192
 ACKNOWLEDGED = b"!"
 ACKNOWLEDGEMENT = "lseek(-1, 0, SEEK_SET)"
@@ -35,10 +35,10 @@ Action = Callable[[Callable[[], object]], object]
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TracedExit:
     """How the action ended: "returned", "refused" with a typed error, "killed", or "crashed" in any other way.
 
-    `acknowledged` says whether it had called what it was given for that.
+    `acknowledged` says whether it had called its argument before.
     """
 
     how: str
@@ -47,14 +47,14 @@ class Outcome:
 
 
 def why_not() -> str | None:
-    """Say why no process can be traced here, None where one can."""
+    """Say why no process can be traced here; None where one can."""
     if sys.platform != "linux" or shutil.which("strace") is None:
         return "strace is not installed"
     try:
-        outcome = run_traced(lambda _: None, "-o", os.devnull, "-e", "trace=?fsync")
+        end = run_traced(lambda _: None, "-o", os.devnull, "-e", "trace=?fsync")
     except PermissionError as error:
         return str(error)
-    return None if outcome.how == "returned" else f"strace does not work: {outcome}"
+    return None if end.how == "returned" else f"strace does not work: {end}"
 
 
 def calls(names: Sequence[str]) -> str:
@@ -62,7 +62,7 @@ def calls(names: Sequence[str]) -> str:
     return ",".join(f"?{name}" for name in names)
 
 
-def run_traced(action: Action, *options: str) -> Outcome:
+def run_traced(action: Action, *options: str) -> TracedExit:
     """Fork, run the action under strace with these options, and say how it ended.
 
     A fork because everything is imported by then: a new interpreter costs twenty times as much.
@@ -75,16 +75,16 @@ def run_traced(action: Action, *options: str) -> Outcome:
         _play(action, ready, note)
     os.close(ready)
     with subprocess.Popen(["strace", "-f", "-p", str(pid), *options], stderr=subprocess.PIPE, text=True) as tracer:
-        said = tracer.stderr.readline() if tracer.stderr else ""
-        attached = said.rstrip().endswith("attached")
+        line = tracer.stderr.readline() if tracer.stderr else ""
+        attached = line.rstrip().endswith("attached")
         if not attached:
             os.kill(pid, signal.SIGKILL)
         os.close(go)  # the child waits for this, so that strace sees all it does
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         if not attached:
-            raise PermissionError(f"strace may not trace: {said.strip()}")
+            raise PermissionError(f"strace may not trace: {line.strip()}")
         tracer.communicate()
-    return _outcome(status, note[1:].rstrip(b"\0").decode(), acknowledged=note[:1] == ACKNOWLEDGED)
+    return _exit_of(status, note[1:].rstrip(b"\0").decode(), acknowledged=note[:1] == ACKNOWLEDGED)
 
 
 def _play(action: Action, ready: int, note: mmap.mmap) -> NoReturn:
@@ -97,8 +97,8 @@ def _play(action: Action, ready: int, note: mmap.mmap) -> NoReturn:
     except BaseException as error:
         typed = isinstance(error, OneTrunkError) or (isinstance(error, OSError) and error.errno is not None)
         code = REFUSED if typed else CRASHED
-        said = f"{type(error).__name__}: {error} ({_where(error)})".encode()[: NOTE_NBYTES - 1]
-        note[1 : len(said) + 1] = said
+        text = f"{type(error).__name__}: {error} ({_where(error)})".encode()[: NOTE_NBYTES - 1]
+        note[1 : len(text) + 1] = text
     finally:
         os._exit(code)
 
@@ -117,6 +117,6 @@ def _acknowledge(note: mmap.mmap) -> None:
         os.lseek(-1, 0, os.SEEK_SET)  # fails, and marks the place in the trace
 
 
-def _outcome(status: int, note: str, *, acknowledged: bool) -> Outcome:
-    named = {RETURNED: "returned", REFUSED: "refused", CRASHED: "crashed", -signal.SIGKILL: "killed"}
-    return Outcome(named.get(status, "crashed"), note or f"exit status {status}", acknowledged)
+def _exit_of(status: int, note: str, *, acknowledged: bool) -> TracedExit:
+    names = {RETURNED: "returned", REFUSED: "refused", CRASHED: "crashed", -signal.SIGKILL: "killed"}
+    return TracedExit(names.get(status, "crashed"), note or f"exit status {status}", acknowledged)

@@ -1,4 +1,4 @@
-"""What Hypothesis draws for the model test: contents of tasks made by stock PEFT, names, rules and searches."""
+"""Strategies of the model test: contents of tasks made by stock PEFT, names, rules and searches."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.records.evidence import Accuracy, Certificate, PruneIndex
 from store.records.listing import Search
 from store.records.manifest import Card
-from support.store_model import Content, Rule
+from support.model_records import Content, ModelRule
 from support.toy_backbone import Toy, make_toy, tune
 
 TASKS = ("acme/roses", "poppies")
@@ -26,7 +26,7 @@ def toy() -> Toy:
 
 
 @cache
-def bodies() -> tuple[tuple[bytes, bytes, bytes], ...]:
+def file_bodies() -> tuple[tuple[bytes, bytes, bytes], ...]:
     """Return config, adapter and head as stock PEFT leaves them, and again with another adapter."""
     with tempfile.TemporaryDirectory() as name:
         folder = tune(Path(name), depth=1, r=1, target_modules=["blocks.0.attn.qkv"])
@@ -45,19 +45,19 @@ def files_of(content: Content, fingerprint: str) -> dict[str, bytes]:
 
 tasks = st.sampled_from(TASKS)
 aliases = st.sampled_from(("latest", *ALIASES))
-given = st.sampled_from(((), (), ("prod",), ("canary",)))
+alias_tuples = st.sampled_from(((), (), ("prod",), ("canary",)))
 picks = st.sampled_from((0, 0, 0, 1, 1, 2, 3))
 seldom = st.integers(0, 3).map(lambda drawn: drawn == 3)
-trunks = st.sampled_from(("toy/vit", "toy/vit", "toy/vit", "renamed/vit", "other/vit"))
+backbone_names = st.sampled_from(("toy/vit", "toy/vit", "toy/vit", "renamed/vit", "other/vit"))
 
 contents = st.builds(
-    lambda body, label, counts: Content((*bodies()[body], f"{label}\nb\nc\n".encode()), *(counts or ())),
+    lambda body, label, counts: Content((*file_bodies()[body], f"{label}\nb\nc\n".encode()), *(counts or ())),
     st.integers(0, 1),
     st.sampled_from("xy"),
     st.sampled_from([(90, 89), (90, 60), None]),
 )
 rules = st.builds(
-    Rule,
+    ModelRule,
     protected=seldom,
     max_drop=st.sampled_from([1.0, None, 0.5]),  # 90 % less 89 % are 1 point, and a little more where they are floats
     min_accuracy=st.sampled_from([0.89, None]),

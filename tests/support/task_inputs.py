@@ -1,15 +1,24 @@
-"""The real tasks that the crash tests publish, made once: the processes that are killed need no tensor library."""
+"""What the crash tests start from, made once: real tasks, and each verb's store. Killed processes need no torch."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 from store.registry.bundle import export_bundle
 from store.registry.store import Store
+from support.invariants import VerbSubject, prepare
+from support.store_verbs import VERBS
 from support.toy_backbone import make_toy, relabel, tune
 
 LABELS = {"two": ("oak", "elm", "yew"), "three": ("cat", "dog", "cow"), "four": ("red", "green", "blue")}
+
+
+def prepare_verbs(folder: Path, names: Iterable[str] = VERBS) -> dict[str, VerbSubject]:
+    """Make the inputs of all verbs in the folder, and the store of each of the named ones."""
+    inputs = make_inputs(folder / "inputs")
+    return {name: prepare(name, inputs, folder / name) for name in names}
 
 
 def make_inputs(folder: Path) -> Path:

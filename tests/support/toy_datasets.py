@@ -1,4 +1,4 @@
-"""Small data sets that a toy backbone learns, and what tests of training ask of a tuned task."""
+"""Small data sets that a toy backbone learns, and the comparison of two tuned tasks."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def colours(train: int = 40, validation: int = 12, test: int = 30, *, spread: fl
 
 
 def haze(train: int = 40, validation: int = 60, test: int = 30) -> Dataset:
-    """Three colours that images are so far off that depths of a model differ in their answers."""
+    """Noise so strong around three colours that a model's depths differ in their answers."""
     random = np.random.default_rng(0)
 
     def part(count: int) -> Split:

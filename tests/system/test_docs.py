@@ -29,7 +29,7 @@ def backbone() -> Backbone:
 
 @pytest.fixture
 def here(backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with the two task folders that the page speaks of, as `onetrunk fit` leaves them."""
+    """A folder with the two task folders that the page mentions, as `onetrunk fit` leaves them."""
     for seed, (name, right) in enumerate({"checkpoint": 89, "retuned": 90}.items()):
         made = make_task(backbone, tmp_path / name, depth=7, classes=3, seed=seed)
         certificate = Certificate(Accuracy(90, 100), Accuracy(right, 100))

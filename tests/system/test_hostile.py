@@ -1,4 +1,4 @@
-"""What someone who means harm may send: refused in one line of a known kind, with little memory and at once."""
+"""Hostile input is refused at once, with little memory and by a typed error of one line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from store.records.manifest import Card, Manifest
 from store.registry.api_keys import new_key
 from store.registry.store import Store
 
-MEMORY = 160 << 20  # bytes that Python may take for any of them; a file itself may be as large as it is
+MEMORY = 160 << 20  # bytes that Python may take for any of them; the file itself may be larger
 SLOW_S = 5.0
 UP = ("..", "../..", "../../etc/passwd", "a/..", "a/../b", "./a", "a/./b", "..\\..\\x", "a\\b", "C:\\x", "\\\\host\\x")
 ENCODED = ("..%2f..%2fx", "%2e%2e%2fx", "%252e%252e%252fx", "%25252e%25252e%25252fx", "..%c0%afx", "a%00b", "..%5cx")
@@ -46,7 +46,7 @@ def one_line(error: BaseException) -> bool:
 
 @pytest.fixture(scope="module")
 def attacked(toy: Toy, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, object]]:
-    """Every folder published in a process of its own that has little memory: what came of it."""
+    """The result of publishing each folder, in one process that has little memory."""
     root = tmp_path_factory.mktemp("hostile")
     with Store.open(root / "store", create=True) as opened:
         opened.add_backbone(toy.record, toy.weights)

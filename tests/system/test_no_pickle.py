@@ -1,4 +1,4 @@
-"""Nothing that a store, a folder, a bundle or a model hub holds is ever run: no pickle, no code, no import."""
+"""No content of a store, a folder, a bundle or a model hub is ever run: no pickle, no code, no import."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.audit_hook import MARK, WHAT
+from support.audit_hook import LOAD_PATHS, MARK
 from support.processes import importing
 from support.toy_backbone import ARGUMENTS, Toy
 
@@ -55,8 +55,8 @@ def plant(folder: Path, payload: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def heard(toy: Toy, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What each way of `watched` came to, with a hostile task, and with folders and models of nothing but a pickle."""
-    place = tmp_path_factory.mktemp("watched")
+    """The events of each load path, with a hostile task, and with folders and models of nothing but a pickle."""
+    place = tmp_path_factory.mktemp("audited")
     root, trace = place / "root", place / "trace"
     root.mkdir()
     payload = pickle.dumps(Payload(trace))
@@ -71,7 +71,7 @@ def heard(toy: Toy, tuned: Path, tmp_path_factory: pytest.TempPathFactory) -> di
     (cached / "refs" / "main").write_text("0" * 40)
     lines = run(root, {"HF_HUB_CACHE": str(place / "hub"), "HF_HUB_OFFLINE": "1"})
     trace.rmdir()  # left by the one that unpickles on purpose, which would have failed, had another done so before
-    starts = [index for index, line in enumerate(lines) if line.removesuffix(":") in WHAT]
+    starts = [index for index, line in enumerate(lines) if line.removesuffix(":") in LOAD_PATHS]
     return {lines[i][:-1]: lines[i + 1 : j] for i, j in itertools.pairwise([*starts, len(lines)])}
 
 

@@ -1,4 +1,4 @@
-"""Every verb of the store in any order, beside a model in plain Python: both must answer alike, after every step."""
+"""Every verb of the store in any order, beside a model in plain Python: after every step both must answer alike."""
 
 from __future__ import annotations
 
@@ -6,136 +6,74 @@ import dataclasses
 import os
 import random
 import shutil
-import tempfile
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import initialize, invariant, precondition, rule
 from support.agreement import blobs_of, check_answers, check_bytes, check_pages
-from support.store_model import Content, Model, Rule, Task, canonical, sha256
+from support.model_records import Content, ModelRule, ModelTask, sha256
+from support.store_and_model import ACTOR, StoreAndModel
+from support.store_model import Model
 from support.strategies import (
     ANOTHER,
     OTHER,
     TASKS,
+    alias_tuples,
     aliases,
+    backbone_names,
     contents,
     files_of,
-    given,
     picks,
     rules,
     searches,
     seldom,
     tasks,
     toy,
-    trunks,
 )
 
 from store.adapters.checkpoint import parse_checkpoint
-from store.errors import OneTrunkError, VersionNotFoundError
+from store.errors import VersionNotFoundError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
 from store.maintenance.verify import verify
 from store.records.events import AliasRule
 from store.records.listing import Search
 from store.registry.api_keys import new_key
-from store.registry.store import Store, Version
-
-T = TypeVar("T")
-U = TypeVar("U")
+from store.registry.store import Store
 
 EXAMPLES = int(os.environ.get("ONETRUNK_MODEL_EXAMPLES", "30"))
 STEPS = 40
 HOUR_S = 3600.0
-ACTOR = "somebody"
 
 
-def attempt(call: Callable[[], T]) -> tuple[T | None, type[OneTrunkError] | None]:
-    try:
-        return call(), None
-    except OneTrunkError as error:
-        return None, type(error)
-
-
-class Registry(RuleBasedStateMachine):
+class Registry(StoreAndModel):
     """Few rules of many verbs each: Hypothesis leaves out about half of the rules in a run."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        # In memory where there is such a place: what a disk does to the store is for other tests.
-        memory = Path("/dev/shm")
-        self.folder = Path(tempfile.mkdtemp(prefix="onetrunk-model-", dir=memory if memory.is_dir() else None))
-        self.root = self.folder / "store"
-        self.store = Store.open(self.root, create=True, actor=ACTOR)
-        self.model = Model()
-        self.events = list(self.store.queries.history())
-        self.moves: list[tuple[str, str, str, int | None]] = []
-        self.digests: dict[tuple[str, int], str] = {}
-        self.is_settled = False
-        """Whether the last steps were refused or changed nothing, and all has been checked since the one that did."""
-
-    def teardown(self) -> None:
-        try:
-            assert verify(self.store) == []
-        finally:
-            self.store.close()
-            shutil.rmtree(self.folder)
-
-    def both(self, act: Callable[[Store], T], predict: Callable[[Model], U]) -> tuple[T | None, U | None]:
-        """Do it in the store and in the model; both raise the same, and then nothing has changed, or neither does."""
-        model = self.model.copy()
-        model.moves.clear()
-        predicted, refusal = attempt(lambda: predict(model))
-        found, error = attempt(lambda: act(self.store))
-        assert error is refusal
-        if error is None:
-            self.model, self.is_settled = model, False
-        self.check_events([] if error else model.moves)
-        return found, predicted
-
-    def check_events(self, moves: list[tuple[str, str, int | None]]) -> None:
-        """What is new in the history follows from what was there, is one transaction, and moves what the model did."""
-        new = list(self.store.queries.history(since=len(self.events)))
-        for event in new:
-            last = self.events[-1]
-            said = dataclasses.asdict(last)
-            since_2 = ("actor", "details", "batch")
-            encoded = canonical({key: said[key] for key in said if said[key] is not None or key not in since_2})
-            assert (event.number, event.previous) == (last.number + 1, sha256(encoded))
-            assert event.at >= last.at
-            assert (event.actor, event.batch) == (ACTOR, new[0].number)
-            self.events.append(event)
-        moved = [event for event in new if event.action in ("alias", "alias-rm")]
-        assert [(e.subject, e.alias, e.version) for e in moved] == moves
-        self.moves += [(event.at, *move) for event, move in zip(moved, moves, strict=True)]
-
     @initialize(weights=st.booleans(), drafts=st.lists(contents, min_size=2, max_size=5, unique=True), wanted=rules)
-    def begin(self, weights: bool, drafts: list[Content], wanted: Rule) -> None:
+    def begin(self, weights: bool, drafts: list[Content], wanted: ModelRule) -> None:
         self.set_a_rule("acme/*", "canary", wanted)
         self.add_backbone("toy/vit", None, weights=weights)
         for content in drafts:
             self.publish(TASKS[0], content, "toy/vit", (), force=False)
         self.publish(TASKS[1], drafts[0], "toy/vit", ("prod",), force=False)
 
-    @rule(task=tasks, content=contents, backbone=trunks, names=given, force=seldom)
+    @rule(task=tasks, content=contents, backbone=backbone_names, names=alias_tuples, force=seldom)
     def publish(self, task: str, content: Content, backbone: str, names: tuple[str, ...], force: bool) -> None:
-        trunk = self.model.backbones.get(backbone)
-        checkpoint = parse_checkpoint(files_of(content, trunk.fingerprint if trunk else OTHER))
-        found, number = self.both(
+        known = self.model.backbones.get(backbone)
+        checkpoint = parse_checkpoint(files_of(content, known.fingerprint if known else OTHER))
+        actual, number = self.both(
             lambda store: store.publish_checkpoint(
                 task, checkpoint, where="here", backbone=backbone, depth=1, aliases=names, force=force
             ),
             lambda model: model.publish(task, content, backbone, names, force=force),
         )
-        self.check_published(found, number)
+        self.check_published(actual, number)
 
-    @rule(task=tasks, pick=picks, names=given)
+    @rule(task=tasks, pick=picks, names=alias_tuples)
     def publish_again(self, task: str, pick: int, names: tuple[str, ...]) -> None:
-        kept = self.model.tasks.get(task, Task()).versions.get(self.number(task, pick, first=self.is_removed))
+        kept = self.model.tasks.get(task, ModelTask()).versions.get(self.number(task, pick, first=self.is_removed))
         if kept is not None:
             self.publish(task, kept.content, kept.backbone, names, force=False)
 
@@ -145,18 +83,12 @@ class Registry(RuleBasedStateMachine):
         self.both(lambda store: store.export(f"{source}:{number}", folder), lambda model: model.version(source, number))
         if folder.exists():
             kept = self.model.version(source, number)
-            found, new = self.both(
+            actual, new = self.both(
                 lambda store: store.publish(into, folder),
                 lambda model: model.publish(into, kept.content, kept.backbone, (), force=False),
             )
-            self.check_published(found, new)
+            self.check_published(actual, new)
             shutil.rmtree(folder)
-
-    def check_published(self, found: Version | None, number: int | None) -> None:
-        if found is not None:
-            kept = self.model.tasks[found.task].versions[found.version]
-            assert (found.version, found.digest) == (number, kept.digest)
-            assert self.digests.setdefault((found.task, found.version), found.digest) == found.digest
 
     @rule(how=st.sampled_from(("set", "roll back", "remove")), task=tasks, alias=aliases, pick=picks, force=seldom)
     def move_an_alias(self, how: str, task: str, alias: str, pick: int, force: bool) -> None:
@@ -172,14 +104,14 @@ class Registry(RuleBasedStateMachine):
                 lambda model: model.remove_alias(task, alias, force=force),
             )
         else:
-            found, back = self.both(
+            actual, back = self.both(
                 lambda store: store.rollback(task, alias, force=force),
                 lambda model: model.rollback(task, alias, force=force),
             )
-            assert (found and found.version) == back
+            assert (actual and actual.version) == back
 
     @rule(scope=st.sampled_from(("acme/roses", "acme/*", "*")), alias=aliases, wanted=rules)
-    def set_a_rule(self, scope: str, alias: str, wanted: Rule) -> None:
+    def set_a_rule(self, scope: str, alias: str, wanted: ModelRule) -> None:
         self.both(
             lambda store: store.set_rule(AliasRule(scope, alias, **dataclasses.asdict(wanted))),
             lambda model: model.set_rule(scope, alias, wanted),
@@ -206,30 +138,30 @@ class Registry(RuleBasedStateMachine):
     @rule(task=tasks, pick=picks, whole=st.booleans())
     def bring_back(self, task: str, pick: int, whole: bool) -> None:
         number = None if whole else self.number(task, pick, first=self.is_removed)
-        found, predicted = self.both(
+        actual, predicted = self.both(
             lambda store: store.restore(task, number), lambda model: model.restore(task, number)
         )
-        assert found == predicted
+        assert actual == predicted
 
     def remove(self, task: str, number: int | None) -> None:
-        """Also: what it says that it frees is what a collection then frees more than one before it would have."""
+        """Also check that the bytes it reports as freed are those by which the next collection frees more."""
         ref, whole = (task, True) if number is None else (f"{task}:{number}", False)
         before = collect_garbage(self.store, grace_s=0, dry_run=True).freed_nbytes
         foreseen, _ = self.both(
             lambda store: store.remove(ref, all_versions=whole, dry_run=True),
             lambda model: model.copy().remove(task, number),
         )
-        found, predicted = self.both(
+        actual, predicted = self.both(
             lambda store: store.remove(ref, all_versions=whole), lambda model: model.remove(task, number)
         )
-        assert found == foreseen
-        if found is not None:
-            assert (found.versions, found.freed_nbytes) == predicted
-            assert collect_garbage(self.store, grace_s=0, dry_run=True).freed_nbytes == before + found.freed_nbytes
+        assert actual == foreseen
+        if actual is not None:
+            assert (actual.versions, actual.freed_nbytes) == predicted
+            assert collect_garbage(self.store, grace_s=0, dry_run=True).freed_nbytes == before + actual.freed_nbytes
 
     @rule(at_once=st.booleans())
     def collect(self, at_once: bool) -> None:
-        """Also: what it says that it frees is what goes, to the byte, and what it does is what a dry run foresees."""
+        """Also check that it frees what it reports, to the byte, and does what a dry run foresees."""
         grace_s = 0 if at_once else HOUR_S
         foreseen, before = collect_garbage(self.store, grace_s=grace_s, dry_run=True), blobs_of(self.root)
         found, predicted = self.both(
@@ -246,7 +178,7 @@ class Registry(RuleBasedStateMachine):
 
     @rule(data=st.sampled_from((b"stray", b"straying")), lease=st.none() | st.sampled_from("pq"))
     def leave_a_blob(self, data: bytes, lease: str | None) -> None:
-        """Put a blob that nothing names, as a publish does that dies, or that is still at work and holds it."""
+        """Put a blob that nothing references, as a publish does that died, or one that runs and holds a lease on it."""
 
         def act(store: Store) -> None:
             if lease is not None:
@@ -278,19 +210,19 @@ class Registry(RuleBasedStateMachine):
             lambda model: model.lease(lease, digests, expired=expired),
         )
 
-    @rule(name=trunks, other=st.sampled_from((None, OTHER, ANOTHER)), weights=st.booleans())
+    @rule(name=backbone_names, other=st.sampled_from((None, OTHER, ANOTHER)), weights=st.booleans())
     def add_backbone(self, name: str, other: str | None, weights: bool) -> None:
         record = toy().record
         identity = record.id if other is None else dataclasses.replace(record.id, fingerprint=other)
         record = dataclasses.replace(record, name=name, id=identity)
         bytes_of = toy().weights if weights and other is None else None
-        found, kept = self.both(
+        actual, kept = self.both(
             lambda store: store.add_backbone(record, bytes_of),
             lambda model: model.add_backbone(name, identity.fingerprint, dataclasses.asdict(record), bytes_of),
         )
-        assert (found and found.name) == kept
+        assert (actual and actual.name) == kept
 
-    @rule(name=trunks)
+    @rule(name=backbone_names)
     def remove_backbone(self, name: str) -> None:
         self.both(lambda store: store.remove_backbone(name), lambda model: model.remove_backbone(name))
 
@@ -304,7 +236,7 @@ class Registry(RuleBasedStateMachine):
 
     @rule(lose=st.booleans())
     def come_back(self, lose: bool) -> None:
-        """Close and open; the catalogue may be lost between, and be made again from the journal and the manifests."""
+        """Close and open; in between, the catalogue may be lost and rebuilt from the journal and the manifests."""
         self.store.close()
         if lose:
             for path in self.root.glob("catalogue.sqlite*"):
@@ -339,29 +271,11 @@ class Registry(RuleBasedStateMachine):
         at, task, alias, _ = random.Random(len(self.events)).choice(self.moves)
         number = [n for when, t, a, n in self.moves if (t, a) == (task, alias) and when <= at][-1]
         if number in self.model.tasks[task].versions:
-            found = self.store.resolve(f"{task}@{alias}", at=at)
-            assert (found.version, found.digest) == (number, self.digests[task, number])
+            actual = self.store.resolve(f"{task}@{alias}", at=at)
+            assert (actual.version, actual.digest) == (number, self.digests[task, number])
         else:
             with pytest.raises(VersionNotFoundError, match=self.digests[task, number] if number else "named nothing"):
                 self.store.resolve(f"{task}@{alias}", at=at)
-
-    def number(self, task: str, pick: int, *, first: Callable[[str, int], bool] | None = None) -> int:
-        """Pick one of the task's numbers, or the next, first among those of which the test holds, the newest first."""
-        there = range(self.model.tasks.get(task, Task()).next, 0, -1)
-        ordered = sorted(there, key=lambda number: not (first or self.is_there)(task, number))
-        return ordered[pick % len(ordered)]
-
-    def is_any_removed(self) -> bool:
-        return any(kept.removed for task in self.model.tasks.values() for kept in task.versions.values())
-
-    def is_there(self, task: str, number: int) -> bool:
-        return task in self.model.tasks and number in self.model.tasks[task].there
-
-    def is_removed(self, task: str, number: int) -> bool:
-        return not self.is_there(task, number) and number in self.model.tasks.get(task, Task()).versions
-
-    def is_spare(self, task: str, number: int) -> bool:
-        return self.is_there(task, number) and number not in self.model.tasks[task].aliases.values()
 
 
 TestRegistry = Registry.TestCase

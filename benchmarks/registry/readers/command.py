@@ -1,4 +1,4 @@
-"""Run a command some times: the arguments are how often, and the command. Prints its seconds and its memory.
+"""Run a command several times and print its seconds and its memory; the arguments are how often, and the command.
 
 A process of its own, as Linux counts to a child's peak what its parent held when it was started.
 """

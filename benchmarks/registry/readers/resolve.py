@@ -1,4 +1,4 @@
-"""Resolve aliases of random tasks in one process: the arguments are the store's root and how often.
+"""Resolve aliases of random tasks in one process: the arguments are the store's root and the number of calls.
 
 `find` asks the catalogue alone (the version and its digest), `resolve` reads and checks the manifest too.
 """
@@ -12,19 +12,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from serving.benchmark.quantiles import quantile
 from store.registry.read_only_store import ReadOnlyStore
 
 
 def main() -> None:
     root, count = sys.argv[1], int(sys.argv[2])
-    with ReadOnlyStore.open(root) as shelf:
-        names = [(task, alias) for task in shelf.queries.tasks() for alias in shelf.aliases(task)]
+    with ReadOnlyStore.open(root) as store:
+        names = [(task, alias) for task in store.queries.tasks() for alias in store.aliases(task)]
         shuffled = random.Random(0).choices(names, k=count)
-        found = times(lambda task, alias: shelf.queries.find(task, alias=alias), shuffled)
-        resolved = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled)
-        worked = times(lambda task, alias: shelf.resolve(f"{task}@{alias}"), shuffled, time.thread_time)
-    report = {"aliases": len(names), **summary("find", found), **summary("resolve", resolved)}
-    report |= summary("resolve_cpu", worked)  # what a machine with nothing else to do would take
+        find_ms = times(lambda task, alias: store.queries.find(task, alias=alias), shuffled)
+        resolve_ms = times(lambda task, alias: store.resolve(f"{task}@{alias}"), shuffled)
+        cpu_ms = times(lambda task, alias: store.resolve(f"{task}@{alias}"), shuffled, time.thread_time)
+    report = {"aliases": len(names), **summary("find", find_ms), **summary("resolve", resolve_ms)}
+    report |= summary("resolve_cpu", cpu_ms)  # as on a machine that does nothing else
     print(json.dumps({**report, "resident_mb": peak_kib() * 1024 / 1e6}))
 
 
@@ -39,7 +40,7 @@ def times(
         started = clock()
         ask(task, alias)
         milliseconds.append(1000 * (clock() - started))
-    return sorted(milliseconds)
+    return milliseconds
 
 
 def peak_kib() -> int:
@@ -48,8 +49,8 @@ def peak_kib() -> int:
     return int(status["VmHWM"].split()[0])
 
 
-def summary(name: str, ordered: list[float]) -> dict[str, float]:
-    return {f"{name}_p50_ms": ordered[len(ordered) // 2], f"{name}_p99_ms": ordered[len(ordered) * 99 // 100]}
+def summary(name: str, milliseconds: list[float]) -> dict[str, float]:
+    return {f"{name}_p50_ms": quantile(milliseconds, 0.5), f"{name}_p99_ms": quantile(milliseconds, 0.99)}
 
 
 if __name__ == "__main__":

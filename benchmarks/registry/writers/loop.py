@@ -1,6 +1,6 @@
-"""The other end of `registry_writes.py`: register versions one after the other, from when told for as long as told.
+"""What each process of `benchmarks.registry.writes` runs: it registers versions, one after the other, when told to.
 
-Only the standard library, as the peer's interpreter may have nothing of ours.
+It imports the standard library alone, as the peer's interpreter may have nothing of ours.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 
 def answer(register: Callable[[str], int]) -> None:
-    """For each line `{"task", "start", "seconds"}` of the input, register versions and print what came of it.
+    """For each line `{"task", "start", "seconds"}` of the input, register versions and print the result.
 
     Times are of the clock that all processes of a machine share. An error is counted, and the next one tried.
     """

@@ -11,14 +11,12 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from loop import answer
+from support.concurrency_operations import vary
 
+from benchmarks.registry.writers.loop import answer
 from store.adapters.manifests import entry_of
 from store.records.blob import Blob
 from store.registry.store import Store
-
-sys.path.append(str(Path(__file__).parents[3] / "tests"))
-from support.concurrency_operations import vary
 
 
 def catalogue(store: Store, folder: Path, name: str) -> Callable[[str], int]:

@@ -1,12 +1,13 @@
-"""MLflow's registry on SQLite as it comes: the arguments are its URL and, to make them and end, names of models."""
+"""MLflow's registry on SQLite with its defaults; the arguments are its URL and, to create them and end, model names."""
 
 from __future__ import annotations
 
 import logging
 import sys
 
-from loop import answer
 from mlflow.store.model_registry.sqlalchemy_store import SqlAlchemyStore
+
+from benchmarks.registry.writers.loop import answer
 
 logging.disable(logging.INFO)  # alembic's, at every start
 

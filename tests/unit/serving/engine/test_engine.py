@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 from sklearn.datasets import load_digits
-from support.oracle import Made, lowered, make_backbone, make_random_task, make_task, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_random_task, make_task, reference_logits
 
 from serving.engine.engine import Engine
 from store.errors import UnservedBackboneError
@@ -22,12 +22,12 @@ def backbone():
 
 
 @pytest.fixture(scope="module")
-def tasks(backbone, tmp_path_factory) -> list[Made]:
+def tasks(backbone, tmp_path_factory) -> list[TaskFolder]:
     """Random tasks on the packaged backbone."""
     return [make_random_task(backbone, tmp_path_factory.mktemp("task"), seed) for seed in range(TASKS)]
 
 
-def answers_alone(backbone, tasks: list[Made], images, dtype=torch.float32):
+def answers_alone(backbone, tasks: list[TaskFolder], images, dtype=torch.float32):
     """Every image answered by its own task alone; row i belongs to tasks[i % len(tasks)]."""
     alone = [None] * len(images)
     for index, made in enumerate(tasks):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.cli import call
-from support.oracle import Made, lowered, make_backbone, make_task, png, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine.engine import Engine
 from serving.runtime.predictor import Predictor
@@ -72,7 +72,7 @@ def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, b
     with Predictor(store, dtype="float32") as predictor:
         served = torch.tensor(predictor.predict("long", IMAGE).logits)
         pixels = predictor._transform(decode(IMAGE))
-    exported = Made(store.export("long", tmp_path / "exported"), depth=4)
+    exported = TaskFolder(store.export("long", tmp_path / "exported"), depth=4)
     (alone,) = reference_logits(backbone, exported, pixels[None])
     torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
 

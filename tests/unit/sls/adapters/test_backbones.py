@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
-from support.oracle import Made, lowered, reference_logits
+from support.oracle import TaskFolder, lowered, reference_logits
 
 from serving.engine.engine import Engine
 from sls.adapters.model import trunk
@@ -162,7 +162,7 @@ def test_tuned_at_a_depth_written_and_read_it_answers_as_stock_peft_on_stock_tim
     start = replace(untrained(task, backbone, recipe), depth=depth)
     tuned = tune(task, backbone, start, recipe, transform=transform, stage="tune", report=lambda _: None)
     write_folder(tmp_path, backbone, tuned, task.classes)
-    model, made = read_folder(tmp_path, backbone, depth=depth), Made(tmp_path, depth)
+    model, made = read_folder(tmp_path, backbone, depth=depth), TaskFolder(tmp_path, depth)
     served = block_features(model.vit, noise(), transform).served[-1]
     expected = torch.stack(reference_logits(backbone, made, inputs(backbone)))
     untuned = trunk(backbone, depth)(inputs(backbone)).detach()

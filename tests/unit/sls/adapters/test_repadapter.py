@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
-from support.oracle import Made, lowered, make_backbone, make_task, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_task, reference_logits
 from torch import nn
 
 from serving.engine.engine import Engine
@@ -34,9 +34,9 @@ def logits_of(backbone: Backbone, tuned: Tuned, images: torch.Tensor) -> torch.T
     return linear(tuned.weight, tuned.bias)(wrap(backbone, tuned, torch.float32).vit.eval()(images))
 
 
-def made(folder: Path, backbone: Backbone, tuned: Tuned) -> Made:
+def made(folder: Path, backbone: Backbone, tuned: Tuned) -> TaskFolder:
     write_folder(folder, backbone, tuned, CLASSES)
-    return Made(folder, tuned.depth)
+    return TaskFolder(folder, tuned.depth)
 
 
 def test_an_adapter_is_the_two_grouped_convolutions_of_its_authors():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from safetensors.torch import load_file
-from support.oracle import Made, make_backbone, make_peft_task
+from support.oracle import TaskFolder, make_backbone, make_peft_task
 from support.peft_tasks import CONFIGS
 from support.toy_backbone import change_tensors, set_option
 
@@ -36,7 +36,7 @@ def originals(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> C
     def original(name: str) -> Path:
         if name not in made:
             folder = tmp_path_factory.mktemp("task")
-            made[name] = make_peft_task(backbone, Made(folder, 2), CONFIGS[name](TARGETS, 3), classes=3).folder
+            made[name] = make_peft_task(backbone, TaskFolder(folder, 2), CONFIGS[name](TARGETS, 3), classes=3).folder
         return made[name]
 
     return original

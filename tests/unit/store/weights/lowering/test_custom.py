@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.custom_tasks import CUSTOM, make_own_task, own_logits
-from support.oracle import Made, lowered, make_backbone, make_task, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_task, reference_logits
 from torch.testing import assert_close
 
 from serving.engine.engine import Engine
@@ -127,7 +127,7 @@ def test_the_shapes_are_those_of_the_forms(backbone, tmp_path):
 
 @every_method
 def test_a_folder_in_bfloat16_is_served_as_its_rounded_numbers_say(backbone, tmp_path: Path, method):
-    made: Made = make_own_task(backbone, tmp_path, method)
+    made: TaskFolder = make_own_task(backbone, tmp_path, method)
     weights = tmp_path / "adapter_model.safetensors"
     save_file({key: value.bfloat16() for key, value in load_file(weights).items()}, weights)
     images = images_for(backbone, 2)

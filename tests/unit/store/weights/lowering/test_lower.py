@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.custom_tasks import make_own_task
 from support.destinations import backbone_of
 from support.formula_oracle import plain_logits
-from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits
+from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
 from support.toy_backbone import DIM, Toy
 from torch import Tensor
@@ -40,13 +40,13 @@ def images() -> Tensor:
 
 def make(
     backbone: Backbone, folder: Path, name: str, *, depth: int = 3, rank: int = 4, kinds: tuple[str, ...] = MODULES
-) -> Made:
+) -> TaskFolder:
     targets = [f"blocks.{block}.{kind}" for block in range(depth) for kind in kinds]
     folder.mkdir(exist_ok=True)
-    return make_peft_task(backbone, Made(folder, depth), CONFIGS[name](targets, rank), classes=CLASSES)
+    return make_peft_task(backbone, TaskFolder(folder, depth), CONFIGS[name](targets, rank), classes=CLASSES)
 
 
-def check_equal(backbone: Backbone, made: Made, images: Tensor) -> Tensor:
+def check_equal(backbone: Backbone, made: TaskFolder, images: Tensor) -> Tensor:
     check(read_checkpoint(made.folder), backbone.record, made.depth)
     ours = plain_logits(backbone, lowered(backbone, made), images)
     theirs = torch.stack(reference_logits(backbone, made, images))

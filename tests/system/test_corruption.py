@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.oracle import png
-from support.populated_store import OTHER, Place, build, copy, places, write
+from support.populated_store import OTHER, Place, places, write
 from support.toy_backbone import Toy, publish, relabel, tune
 
 from serving.runtime.predictor import Predictor
@@ -54,16 +54,6 @@ IN_TENSORS: dict[str, Damage] = {
 }
 CASES = [(kind, name, damage) for kind in KINDS for name, damage in DAMAGES.items()]
 CASES += [(kind, name, damage) for kind in SAFETENSORS for name, damage in IN_TENSORS.items()]
-
-
-@pytest.fixture(scope="module")
-def vault(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("vault") / "store", tmp_path_factory.mktemp("folder"), toy)
-
-
-@pytest.fixture
-def root(vault: Path, tmp_path: Path) -> Path:
-    return copy(vault, tmp_path / "store")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.custom_tasks import CUSTOM, make_own_task, own_logits
 from support.formula_oracle import on_core_threads
-from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits
+from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
 from torch import Tensor
 
@@ -56,7 +56,7 @@ def tasks(backbone: Backbone, images: Tensor, tmp_path_factory: pytest.TempPathF
             kinds = draw.sample(MODULES, draw.randint(1, len(MODULES)))
             targets = [f"blocks.{block}.{kind}" for block in range(depth) for kind in kinds]
             config = CONFIGS[name](targets, draw.randint(1, 12))
-            task = make_peft_task(backbone, Made(folder, depth), config, **options)
+            task = make_peft_task(backbone, TaskFolder(folder, depth), config, **options)
             alone = reference_logits(backbone, task, images)
         else:
             task = make_own_task(backbone, folder, name, depth=depth, rank=draw.randint(1, 12), **options)

@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from support.populated_store import build, copy, write
-from support.toy_backbone import Toy
+from support.populated_store import write
 
 from store.backends.layout import CATALOGUE, IDENTITY, JOURNAL
 from store.errors import ConflictError, FormatError, IntegrityError, OneTrunkError, StoreNotFoundError
@@ -20,16 +19,6 @@ from store.maintenance.verify import verify
 from store.registry.store import Store
 
 CATALOGUE_FLIPS = 400
-
-
-@pytest.fixture(scope="module")
-def vault(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build(tmp_path_factory.mktemp("vault") / "store", tmp_path_factory.mktemp("folder"), toy)
-
-
-@pytest.fixture
-def root(vault: Path, tmp_path: Path) -> Path:
-    return copy(vault, tmp_path / "store")
 
 
 def flips(data: bytes, bits: range = range(8)) -> Iterator[tuple[str, bytes]]:
@@ -168,7 +157,7 @@ def test_an_event_of_the_journal_that_the_catalogue_has_forgotten_is_found(root:
 
 
 def test_no_byte_of_the_catalogue_can_flip_and_change_an_answer(root: Path) -> None:
-    """What `verify` finds nothing in gives the same answers: the byte was of no use."""
+    """A store in which `verify` finds nothing gives the same answers: the byte had no meaning."""
     draw = random.Random(0)
     with Store.open(root) as store:
         truth = answers(store)

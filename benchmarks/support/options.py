@@ -1,0 +1,25 @@
+"""The command line that the benchmarks share."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+RESULTS = Path(__file__).parents[1] / "results"
+
+
+def make_parser(description: str | None, *, out: str) -> argparse.ArgumentParser:
+    """Return a parser that shows the module's docstring as it is written, and has `--out`, by default in results/."""
+    module = sys.modules["__main__"].__spec__
+    parser = argparse.ArgumentParser(
+        prog=None if module is None else f"python -m {module.name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / out, help="the JSON to write (default: %(default)s)")
+    return parser
+
+
+def add_store_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--where", type=Path, help="folder for the stores; default: the system's for temporary files")

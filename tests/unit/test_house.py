@@ -1,0 +1,54 @@
+"""The sizes that keep the code readable one screen at a time; where an import may go is for import-linter to say."""
+
+from __future__ import annotations
+
+import ast
+import statistics
+from pathlib import Path
+
+import pytest
+
+import store
+
+ROOT = Path(store.__file__).parents[1]
+PACKAGES = ("onetrunk", "store", "serving", "sls")
+SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+EVERYTHING = [
+    *SOURCES,
+    *(path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")),
+]
+MOST_LINES_A_FILE, MOST_LINES_A_FUNCTION = 300, 50
+
+
+def lines_of(path: Path) -> int:
+    return len(path.read_text("utf-8").splitlines())
+
+
+def functions(path: Path) -> list[tuple[str, int]]:
+    """Return each function with its lines, the docstring not counted."""
+    nodes = [
+        n for n in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
+    return [(f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", _lines(node)) for node in nodes]
+
+
+def _lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = node.body[0]
+    is_docstring = isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant)
+    docstring = (first.end_lineno or 0) - first.lineno + 1 if is_docstring else 0
+    return (node.end_lineno or 0) - node.lineno + 1 - docstring
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_file_is_longer_than_300_lines_and_no_function_than_50(path):
+    assert lines_of(path) <= MOST_LINES_A_FILE
+    assert [(name, lines) for name, lines in functions(path) if lines > MOST_LINES_A_FUNCTION] == []
+
+
+def test_half_of_the_files_have_at_most_120_lines_and_half_of_the_functions_at_most_8():
+    assert statistics.median(map(lines_of, filter(lines_of, SOURCES))) <= 120
+    assert statistics.median(lines for path in SOURCES for _, lines in functions(path)) <= 8
+
+
+def test_only_the_command_line_stands_at_the_top_beside_the_packages():
+    assert list(ROOT.glob("*.py")) == []
