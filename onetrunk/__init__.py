@@ -14,12 +14,11 @@ Each name is imported when it is first used: `import onetrunk` itself loads noth
 TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes longer to import than all of this
 
 if TYPE_CHECKING:
-    from serving.prediction import Prediction
-
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import adopt_backbone, fit_and_publish, publish_folder
     from serving.app import serve
     from serving.client import Client
+    from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset

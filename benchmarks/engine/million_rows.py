@@ -70,7 +70,7 @@ def main() -> None:
 def digest(engine: Engine) -> str:
     """Return the SHA-256 of the names and bytes of the backbone's tensors."""
     sha256 = hashlib.sha256()
-    for name, tensor in sorted(engine._trunk.vit.state_dict().items()):
+    for name, tensor in sorted(engine._model.vit.state_dict().items()):
         sha256.update(name.encode())
         sha256.update(tensor.view(torch.uint8).numpy().tobytes())
     return sha256.hexdigest()

@@ -22,7 +22,8 @@ from benchmarks.support.figures import conclude, machine, spread_of_ratios
 from benchmarks.support.options import make_parser
 from onetrunk.rendering.tables import to_markdown
 from serving.benchmark.subjects import Run, interleave
-from serving.engine.adapter_ops import Linear, linear
+from serving.engine.adapter_ops import linear
+from serving.engine.kernels import Linear
 from store.malloc import keep_freed_memory
 from store.weights.forms import Delta
 

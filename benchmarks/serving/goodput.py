@@ -38,7 +38,9 @@ from benchmarks.support.processes import ROOT
 from serving.benchmark.quantiles import quantile
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
+from serving.prediction import Prediction
+from serving.runtime.engine_loop import EngineLoop
+from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OverloadedError
 from store.malloc import keep_freed_memory
@@ -66,7 +68,7 @@ class Subjects:
             random_task(backbone, depth=depth, dtype=DTYPES[dtype], device="cpu", seed=seed)
             for seed, depth in enumerate(depths)
         ]
-        self._runner: EngineLoop[Tensor] = EngineLoop(self._engine, Scheduler())
+        self._loop = EngineLoop(self._engine, Scheduler())
         self._thread = ThreadPoolExecutor(1)
 
     def calibrate(self, repeats: int) -> tuple[float, float]:
@@ -113,11 +115,11 @@ class Subjects:
         self._batched.set_batch_wait_timeout_s(float(wait_ms) / 1000)  # type: ignore[attr-defined]
         return self._batched  # type: ignore[return-value]  # it takes one and gives one
 
-    async def _ours(self, task: int, *, target_s: float | None) -> Tensor:
+    async def _ours(self, task: int, *, target_s: float | None) -> Prediction:
         deadline = None if target_s is None else time.monotonic() + target_s
-        row: PendingPrediction[Tensor] = PendingPrediction(str(task), self._tasks[task], lambda logits: logits)
-        self._runner.submit(PredictionRequest(self._image, (row,), deadline))
-        return await asyncio.wrap_future(row.answer)
+        prediction = PendingPrediction(str(task), 1, self._tasks[task])
+        self._loop.submit(PredictionRequest(self._image, (prediction,), deadline))
+        return await asyncio.wrap_future(prediction.future)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)
     async def _batched(self, tasks: list[int]) -> list[Tensor]:

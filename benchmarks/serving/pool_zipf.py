@@ -35,8 +35,9 @@ from benchmarks.support.figures import Goal, conclude, machine, spread, spread_o
 from benchmarks.support.options import RESULTS, make_parser
 from benchmarks.support.tasks import publish_lora
 from serving.benchmark.quantiles import quantile
+from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache
-from serving.runtime.predictor import Prediction, Predictor
+from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
@@ -107,15 +108,15 @@ def build(store: Store, refs: Sequence[str]) -> None:
 
 def prepare(service: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
     """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
-    service._pool = AdapterCache(budget_nbytes=budget_nbytes)
+    service._cache = AdapterCache(budget_nbytes=budget_nbytes)
     service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
 
 
 def fill(service: Predictor, refs: Sequence[str]) -> None:
     for ref in refs:
         version = service._store.resolve(ref)
-        with closing(service._pool.take(version.digest, partial(service._load, version))) as lease:
-            lease.weights.result()
+        with closing(service._cache.acquire(version.digest, partial(service._load, version))) as pin:
+            pin.weights.result()
 
 
 def capacity(service: Predictor, refs: Sequence[str]) -> float:
@@ -146,13 +147,13 @@ def measure(
         times = list(poisson_times(rates[-1], options.requests, draw))
         arrivals = [Arrival(at_s, task) for at_s, task in zip(times, some(options.requests), strict=True)]
         for name, service in services.items():
-            before = service._pool.loads
+            before = service._cache.loads
             measured[name].rounds.append(drive(service, refs, arrivals))
-            measured[name].loads += service._pool.loads - before
+            measured[name].loads += service._cache.loads - before
         print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
     for name, service in services.items():
-        measured[name].resident = len(service._pool.resident)
-        measured[name].resident_nbytes = service._pool.nbytes
+        measured[name].resident = len(service._cache.resident)
+        measured[name].resident_nbytes = service._cache.nbytes
     return rates, measured
 
 

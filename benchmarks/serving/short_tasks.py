@@ -15,11 +15,10 @@ import argparse
 import random
 import sys
 import time
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from benchmarks.serving.arrivals import Arrival, poisson, when_due
 from benchmarks.support.figures import Goal, conclude, machine, spread
@@ -28,7 +27,9 @@ from benchmarks.support.options import make_parser
 from serving.benchmark.quantiles import quantile
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
+from serving.prediction import Prediction
+from serving.runtime.engine_loop import EngineLoop
+from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import Backbone
@@ -62,25 +63,23 @@ class Subject:
     def play(self, arrivals: list[Arrival]) -> dict[int, list[float]]:
         """Send the images as they come; return the latencies by task, in seconds from when each was due."""
         latencies: dict[int, list[float]] = {task: [] for task in range(len(self.tasks))}
-        runner: EngineLoop[Tensor] = EngineLoop(self.engine, Scheduler())
+        loop = EngineLoop(self.engine, Scheduler())
         for task in (0, 1) * WARM_UP:
-            self._send(runner, task).rows[0].answer.result()
+            self._send(loop, task).result()
         sent = []
         for arrival, due in when_due(arrivals):
-            answer = self._send(runner, arrival.task).rows[0].answer
+            answer = self._send(loop, arrival.task)
             times = latencies[arrival.task]
             answer.add_done_callback(lambda _, due=due, times=times: times.append(time.perf_counter() - due))
             sent.append(answer)
         wait(sent)
-        runner.close()
+        loop.close()
         return latencies
 
-    def _send(self, runner: EngineLoop[Tensor], task: int) -> PredictionRequest[Tensor]:
-        request = PredictionRequest(
-            self.image, (PendingPrediction(str(task), self.tasks[task], lambda logits: logits),)
-        )
-        runner.submit(request)
-        return request
+    def _send(self, loop: EngineLoop, task: int) -> Future[Prediction]:
+        prediction = PendingPrediction(str(task), 1, self.tasks[task])
+        loop.submit(PredictionRequest(self.image, (prediction,)))
+        return prediction.future
 
 
 def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[str, object]:

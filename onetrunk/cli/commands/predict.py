@@ -23,6 +23,7 @@ from onetrunk.cli.options import (
 from onetrunk.cli.output import Format, FormatOption, print_rows
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.stores import open_store
+from serving.prediction import Prediction
 from store.errors import InvalidSettingError
 
 app = command_group()
@@ -68,20 +69,21 @@ def predict(
 
             opened = stack.enter_context(open_store(store, catalogue=catalogue))
             backbone = opened.resolve(ref).manifest.backbone
-            service = stack.enter_context(Predictor(opened, backbone=backbone, dtype=dtype, device=device))
+            predictor = stack.enter_context(Predictor(opened, backbone=backbone, dtype=dtype, device=device))
 
-            def ask(image: bytes) -> Sequence[Record]:
-                return [answer.result().to_dict(top=top, logits=logits) for answer in service.submit_many(refs, image)]
+            def ask(image: bytes) -> Sequence[Prediction]:
+                return [future.result() for future in predictor.submit_many(refs, image)]
         else:
             from serving.client import Client
 
-            connection = stack.enter_context(contextlib.closing(Client(url, key=key or None)))
+            client = stack.enter_context(Client(url, api_key=key or None))
 
-            def ask(image: bytes) -> Sequence[Record]:
-                return connection.predict_many(refs, image, top=top, logits=logits)
+            def ask(image: bytes) -> Sequence[Prediction]:
+                return client.predict_many(refs, image, top=top, logits=logits)
 
         for path in images:
-            rows += [{"image": str(path), **answer} for answer in ask(path.read_bytes())]
+            answers = [prediction.to_dict(top=top, logits=logits) for prediction in ask(path.read_bytes())]
+            rows += [{"image": str(path), **answer} for answer in answers]
     if fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:

@@ -20,7 +20,7 @@ from onetrunk.cli.options import (
 )
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
-from onetrunk.stores import absolute_catalogue, absolute_store, open_store
+from onetrunk.stores import open_store
 
 app = command_group()
 
@@ -45,11 +45,13 @@ def serve(
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
     open_store(store, catalogue=catalogue).close()
-    from serving.app import ServeConfig, running
+    from serving.app import serve as serve_store
 
-    settings = ServeConfig(
-        store=absolute_store(store),
-        catalogue=absolute_catalogue(catalogue),
+    server = serve_store(
+        store,
+        host=host,
+        port=port,
+        catalogue=catalogue,
         backbone=backbone,
         dtype=dtype,
         device=device,
@@ -58,6 +60,6 @@ def serve(
         keys=keys,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
-    with running({"/": settings}, host=host, port=port):
+    with server:
         log_to_stderr(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
         wait_for_signal()

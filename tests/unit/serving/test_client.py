@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+
+from serving.client import Client
+from serving.prediction import LabelScore, Prediction
+from serving.runtime.engine_prediction import EnginePrediction
+from store.errors import ImageError, InvalidSettingError, ServerError
+
+LABELS = ("ant", "bee", "cat", "dog")
+IMAGE = b"an image"
+
+
+def engine_prediction(task: str) -> EnginePrediction:
+    return EnginePrediction(task, 3, 7, LABELS, torch.tensor([0.1, 2.0, -1.0, 1.5]))
+
+
+@dataclass
+class Server:
+    """A server that answers every ref but `nothing` as the API does, and keeps what it received."""
+
+    url: str = ""
+    bodies: list[bytes] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
+
+    def answer(self, path: str) -> tuple[int, dict[str, object]]:
+        query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
+        if "nothing" in query["ref"]:
+            return 404, {"error": "TaskNotFoundError", "message": "no task 'nothing'"}
+        top, logits = int(query["top"][0]), query["logits"] == ["true"]
+        return 200, {"answers": [engine_prediction(ref).to_dict(top=top, logits=logits) for ref in query["ref"]]}
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    server = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+            server.authorizations.append(self.headers["Authorization"])
+            status, answer = server.answer(self.path)
+            data = json.dumps(answer).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        server.url = f"http://127.0.0.1:{http.server_port}"
+        threading.Thread(target=http.serve_forever, daemon=True).start()
+        yield server
+        http.shutdown()
+
+
+def test_a_prediction_from_a_server_is_the_one_of_the_engine(server: Server) -> None:
+    alone = engine_prediction("flowers")
+    with Client(server.url) as client:
+        received = client.predict("flowers", IMAGE, top=3, logits=True)
+    assert isinstance(received, Prediction)
+    assert (received.task, received.version, received.depth) == ("flowers", 3, 7)
+    assert received.logits == alone.logits
+    assert received.top(2) == alone.top(2) == (LabelScore("bee", alone.top()[0].score), alone.top()[1])
+    assert json.dumps(received.to_dict(top=3, logits=True)) == json.dumps(alone.to_dict(top=3, logits=True))
+    assert list(received.to_dict()) == ["task", "version", "depth", "top"]
+
+
+def test_logits_that_were_not_requested_are_refused_with_the_remedy(server: Server) -> None:
+    with Client(server.url) as client:
+        received = client.predict("flowers", IMAGE)
+    with pytest.raises(InvalidSettingError, match="request them with `logits=True`"):
+        received.logits  # noqa: B018 - a property
+
+
+def test_predictions_come_in_the_order_of_the_refs_and_from_one_request(server: Server) -> None:
+    with Client(server.url, api_key="ot_secret") as client:
+        received = client.predict_many(["flowers", "birds@prod"], IMAGE, top=1)
+    assert [prediction.task for prediction in received] == ["flowers", "birds@prod"]
+    assert [len(prediction.top()) for prediction in received] == [1, 1]
+    assert (server.bodies, server.authorizations) == ([IMAGE], ["Bearer ot_secret"])
+
+
+def test_an_image_may_be_a_file(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(IMAGE)
+    with Client(server.url) as client:
+        client.predict("flowers", tmp_path / "a.png")
+        with pytest.raises(ImageError, match=r"'.*b.png' cannot be read .*: give the path of an image file"):
+            client.predict("flowers", tmp_path / "b.png")
+    assert server.bodies == [IMAGE]
+
+
+def test_a_refusal_of_the_server_is_raised_with_its_message(server: Server) -> None:
+    with (
+        Client(server.url) as client,
+        pytest.raises(ServerError, match="answered 404 for 'nothing': no task 'nothing'"),
+    ):
+        client.predict("nothing", IMAGE)
+
+
+def test_where_no_server_listens_the_error_names_the_way_to_start_one() -> None:
+    with Client("http://127.0.0.1:1", timeout_s=5) as client, pytest.raises(ServerError, match=r"with `serve\(url\)`"):
+        client.predict("flowers", IMAGE)
+
+
+def test_the_client_loads_neither_torch_nor_ray() -> None:
+    code = "import sys, serving.client; print([name for name in ('torch', 'ray', 'numpy') if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
+    assert done.stdout == "[]\n"
