@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from store.backends.base import Backend, StoredFile
 from store.backends.blobs import Blobs
-from store.backends.layout import BLOBS, blob_key, is_leftover
+from store.backends.layout import BLOBS, blob_key, is_temporary
 from store.catalogue.schema import backbones, condemned, holds, leases, named
 from store.catalogue.transaction import Transaction
 from store.errors import IntegrityError, InvalidSettingError
@@ -53,7 +53,7 @@ def collect_garbage(store: Store, *, grace_s: float = 3600, dry_run: bool = Fals
     start = time.time()
     before = datetime.fromtimestamp(start - grace_s, UTC).isoformat(timespec="milliseconds")
     files = {f.sha256: f for f in backend.list(BLOBS) if f.sha256 is not None}
-    leftovers = [f for f in backend.list() if is_leftover(f.path) and f.modified_at <= start - grace_s]
+    leftovers = [f for f in backend.list() if is_temporary(f.path) and f.modified_at <= start - grace_s]
     if dry_run:
         _check_readable(reader, blobs, purged_before=before)
         return _foresee(reader, files, leftovers, before=before, start=start, grace_s=grace_s, all_now=wait)

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 
 from store.backends.blobs import Blobs
 from store.backends.create import write_format
-from store.backends.identity import STORE_FORMAT, identity_format
+from store.backends.identity import STORE_FORMAT, store_format
 from store.backends.urls import open_backend
 from store.catalogue.database import Database, selecting
 from store.catalogue.reconcile import ManifestReader, fill
@@ -33,7 +33,7 @@ OLD_TABLES = ("aliases", "versions", "backbones", "history")
 def migrate(root: str | Path, *, catalogue: str | None = None, actor: str | None = None) -> tuple[int, int]:
     """Migrate the store if it is in an older format; return the format that it was in and the one that it is in."""
     backend = open_backend(root)
-    found = identity_format(backend)
+    found = store_format(backend)
     if found == STORE_FORMAT:
         return found, found
     path = catalogue_path(backend, catalogue)

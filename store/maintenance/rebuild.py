@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from store.backends.atomic_write import sync_file, sync_folder, temporary_beside
 from store.backends.base import Backend
 from store.backends.blobs import Blobs
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.layout import SQLITE_SUFFIXES
 from store.backends.urls import open_backend
 from store.catalogue.database import Database
@@ -41,7 +41,7 @@ def rebuild(root: str | Path, *, catalogue: str | None = None) -> Rebuilt:
     A version whose manifest is damaged keeps its number and its names, and is refused when it is asked for.
     """
     backend = open_backend(root)
-    identity = read_identity(backend)
+    identity = store_uuid(backend)
     check_format(backend)
     path = catalogue_path(backend, catalogue)
     if path is not None:

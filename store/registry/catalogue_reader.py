@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from store.backends.base import Backend
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
 from store.errors import (
     InvalidSettingError,
@@ -19,7 +19,7 @@ from store.errors import (
 )
 from store.queries.reader import CATALOGUE_FORMAT, Queries
 from store.queries.sqlite import SqliteRows
-from store.records.events import OF_TASKS, AliasRule, Event
+from store.records.events import TASK_ACTIONS, AliasRule, Event
 from store.records.listing import Lease, Page, Search, VersionListing
 from store.records.refs import check_name, suggest, tenant_of
 from store.registry.opening import catalogue_path, check_catalogue, check_compatible, check_format, may_write
@@ -38,7 +38,7 @@ class CatalogueReader:
     def open(cls, root: str | Path, *, catalogue: str | None = None) -> Self:
         """Open the store at this address; `catalogue` may be the URL of an SQLite file."""
         backend = open_backend(root)
-        identity = read_identity(backend)
+        identity = store_uuid(backend)
         check_format(backend)
         path = catalogue_path(backend, catalogue)
         if path is None:
@@ -104,7 +104,7 @@ class CatalogueReader:
 
     def history(self, task: str) -> list[Event]:
         """Return what happened to a task, oldest first; one that was purged still has its history."""
-        events = [e for e in self.queries.history(check_name(task, "task")) if e.action in OF_TASKS]
+        events = [e for e in self.queries.history(check_name(task, "task")) if e.action in TASK_ACTIONS]
         if not events:
             self.require_task(task)
         return events

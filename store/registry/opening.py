@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from store.backends.base import Backend
-from store.backends.identity import STORE_FORMAT, identity_format
+from store.backends.identity import STORE_FORMAT, store_format
 from store.backends.layout import BLOBS, CATALOGUE, JOURNAL
 from store.errors import (
     ConflictError,
@@ -41,7 +41,7 @@ def catalogue_path(backend: Backend, catalogue: str | None) -> Path | None:
 
 
 def check_format(backend: Backend) -> None:
-    found = identity_format(backend)
+    found = store_format(backend)
     if found < STORE_FORMAT:
         raise OlderFormatError(
             f"{backend.url} has format {found}, this onetrunk works on {STORE_FORMAT}: stop older onetrunks that use "

@@ -19,7 +19,7 @@ from store.adapters.safetensors_header import check_tensors
 from store.backends.base import Backend
 from store.backends.blobs import Blobs
 from store.backends.create import create_identity
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.layout import CATALOGUE
 from store.backends.urls import open_backend
 from store.catalogue.aliases import check_rule, rule_of
@@ -92,7 +92,7 @@ class Store(ReadOnlyStore):
         `catalogue` is a database URL, `actor` who the history says it was; the default is the user and the machine.
         """
         backend = open_backend(root)
-        identity = create_identity(backend) if create else read_identity(backend)
+        identity = create_identity(backend) if create else store_uuid(backend)
         check_format(backend)
         path = catalogue_path(backend, catalogue)
         read_only = not may_write(backend, path)

@@ -132,11 +132,11 @@ def migrate(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Bring a store to this onetrunk's format. Older ones can use it no more."""
-    from store.backends.identity import STORE_FORMAT, identity_format
+    from store.backends.identity import STORE_FORMAT, store_format
     from store.backends.urls import open_backend
     from store.maintenance.migrate import migrate
 
-    found = identity_format(open_backend(store))
+    found = store_format(open_backend(store))
     if found < STORE_FORMAT and not dry_run:
         confirm(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
         migrate(store, catalogue=catalogue, actor=actor)
