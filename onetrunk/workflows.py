@@ -52,6 +52,7 @@ def publish_folder(
     """Publish the folder, with what is known of its making beside what it says."""
     from store.adapters.checkpoint import read_checkpoint
     from store.adapters.lineage import with_lineage
+    from store.registry.publish import PublishOptions
 
     checkpoint = read_checkpoint(folder)
     made_from = None if parent is None else opened.resolve(parent)
@@ -59,6 +60,5 @@ def publish_folder(
     if name is not None and (made_from or code_commit):
         record = opened.backbone(name)
         checkpoint = with_lineage(checkpoint, record, depth=depth, parent=made_from, code_commit=code_commit)
-    return opened.publish_checkpoint(
-        task, checkpoint, where=str(folder), backbone=backbone, depth=depth, aliases=aliases, force=force
-    )
+    options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
+    return opened.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
