@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.task_folder import read_folder
 from sls.data.dataset import Dataset, Transform
-from sls.progress import Progress, Report
+from sls.progress import Progress, ProgressCallback, ignore_progress
 from sls.scoring.criteria import CRITERIA, obstacle
 from sls.scoring.cutoff import Scoring, cut_by_share, cut_by_tolerance
 from sls.scoring.feature_rows import Labels
@@ -46,8 +46,8 @@ class ScoreConfig:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
 
 
-def choose_depth(
-    features: BlockFeatures, labels: Labels, settings: ScoreConfig, report: Report = lambda _: None
+def depth_from_features(
+    features: BlockFeatures, labels: Labels, settings: ScoreConfig, report: ProgressCallback = lambda _: None
 ) -> PruneIndex:
     """Decide the depth from features of (blocks, n, dim) and n labels, whatever the order of the rows.
 
@@ -84,22 +84,27 @@ class DepthChoice:
     labels: Labels
 
 
-def choose_depth_of_folder(
-    folder: Path, task: Dataset, backbone: Backbone, settings: ScoreConfig, report: Report
+def choose_depth(
+    folder: Path,
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    config: ScoreConfig = ScoreConfig(),
+    progress: ProgressCallback = ignore_progress,
 ) -> DepthChoice:
     """Decide the depth of a task that is tuned already; its folder stays as it is.
 
     The top is the folder's own last block: one that is cut already is scored from its depth.
     """
     transform = make_transform(backbone.record.id.preprocessing)
-    return look(read_folder(folder, backbone).vit, task, settings, transform, report)
+    return look(read_folder(folder, backbone).vit, dataset, config, transform, progress)
 
 
 def look(
-    vit: VisionTransformer, task: Dataset, settings: ScoreConfig, transform: Transform, report: Report
+    vit: VisionTransformer, task: Dataset, settings: ScoreConfig, transform: Transform, report: ProgressCallback
 ) -> DepthChoice:
     """Decide the depth from the first training images, in the order of their content."""
     rows = task.train.content_order()[: settings.samples]
     labels = task.train.labels[rows]
     features = block_features(vit, task.train, transform, rows=rows)
-    return DepthChoice(choose_depth(features, labels, settings, report), features, labels)
+    return DepthChoice(depth_from_features(features, labels, settings, report), features, labels)

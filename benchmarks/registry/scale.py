@@ -144,7 +144,7 @@ def scans(root: Path, folder: Path) -> dict[str, Sequence[str]]:
     again = folder / "rebuilt.sqlite"
     for path in folder.glob(f"{again.name}*"):
         path.unlink()
-    rebuild = f"import sys; from store.rebuild import rebuild; rebuild({str(root)!r}, catalogue='sqlite:///{again}')"
+    rebuild = f"import sys; from store.maintenance.rebuild import rebuild; rebuild({str(root)!r}, catalogue='sqlite:///{again}')"
     return {
         "onetrunk verify --metadata": [COMMAND, "verify", "--metadata", "--store", str(root)],
         "rebuild of the catalogue": [sys.executable, "-c", rebuild],

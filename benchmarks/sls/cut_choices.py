@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from benchmarks.sls.cut_runs import Run, features_of, labels_of
-from sls.choose_depth import ScoreConfig, choose_depth
+from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.scoring.criteria import CRITERIA
 from sls.scoring.cutoff import Scoring, cut_by_share
 
@@ -39,7 +39,7 @@ def choices(source: str, folder: Path, model: str) -> list[Choice]:
 def _choose(name: str, source: str, folder: Path, model: str) -> list[Choice]:
     features, labels = features_of(Run(source, model), folder)["train"], labels_of(source, folder)["train"]
     began = time.process_time()
-    index = choose_depth(features, labels, ScoreConfig(criterion=name, every=True))
+    index = depth_from_features(features, labels, ScoreConfig(criterion=name, every=True))
     seconds, scores = time.process_time() - began, index.scores
     if CRITERIA[name].rule == "tolerance":
         return [Choice(name, name, index.depth, index.candidates, scores, seconds)]

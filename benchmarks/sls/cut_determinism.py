@@ -29,7 +29,7 @@ import torch
 
 from benchmarks.sls.cut_runs import Run, features_of, labels_of
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, write
-from sls.choose_depth import ScoreConfig, choose_depth
+from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED
 from sls.data.loading import load_dataset
@@ -96,7 +96,7 @@ def decide(name: str, way: Way, options: argparse.Namespace) -> Decision:
     features, labels = (tuned_features if options.tuned else frozen_features)(name, way, options)
     settings = ScoreConfig(samples=options.samples)
     indexes = {
-        criterion: choose_depth(features, labels, replace(settings, criterion=criterion))
+        criterion: depth_from_features(features, labels, replace(settings, criterion=criterion))
         for criterion in options.criterion
     }
     digest = hashlib.sha256(features.scored.tobytes() + features.served.tobytes()).hexdigest()

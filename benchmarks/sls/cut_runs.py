@@ -26,7 +26,8 @@ from sls.data.loading import load_dataset
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
 from sls.scoring.features import BlockFeatures, block_features
-from sls.training.tune import TrainingConfig, tune
+from sls.training.recipe import TrainingConfig
+from sls.training.tune import tune
 from store.adapters.checkpoint import WEIGHTS
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
 from store.weights.preprocessing import make_transform
@@ -62,7 +63,7 @@ def keep_plan(plan: Plan, folder: Path) -> None:
 
 @dataclass(frozen=True)
 class Run:
-    """One training of one task; `source` is what `sls.data.load_dataset` takes."""
+    """One training of one task; `source` is what `sls.data.loading.load_dataset` takes."""
 
     source: str
     name: str

@@ -6,7 +6,7 @@ import dataclasses
 
 from onetrunk.rendering.html import Section
 from onetrunk.rendering.tables import Record, size
-from store.maintenance.report import Report
+from store.maintenance.report import StorageReport
 
 FORMS = {
     "full_copies_fp32": "a full copy of the model for each task, float32",
@@ -16,11 +16,11 @@ FORMS = {
 }
 
 
-def title(report: Report) -> str:
+def title(report: StorageReport) -> str:
     return f"{len(report.tasks)} tasks on {len(report.backbones)} shared backbone{'s' * (len(report.backbones) != 1)}"
 
 
-def sections(report: Report) -> list[Section]:
+def sections(report: StorageReport) -> list[Section]:
     return [
         Section("Storage of the same tasks", _ratio(report), _comparison(report)),
         Section("Bytes of each task", "What the latest version of each takes beside the backbone.", _tasks(report)),
@@ -28,7 +28,7 @@ def sections(report: Report) -> list[Section]:
     ]
 
 
-def _ratio(report: Report) -> str:
+def _ratio(report: StorageReport) -> str:
     if not report.tasks:
         return "No task is published yet."
     share = report.total_nbytes / report.counterfactuals.full_copies_fp32
@@ -38,7 +38,7 @@ def _ratio(report: Report) -> str:
     )
 
 
-def _comparison(report: Report) -> list[Record]:
+def _comparison(report: StorageReport) -> list[Record]:
     rows: list[dict[str, object]] = [{"form": "this store, all files", "nbytes": report.total_nbytes}]
     for key, nbytes in dataclasses.asdict(report.counterfactuals).items():
         rows.append({"form": FORMS[key], "nbytes": nbytes})
@@ -50,7 +50,7 @@ def _times(nbytes: object, whole: int) -> str:
     return f"{nbytes / whole:.2f}x"
 
 
-def _tasks(report: Report) -> list[Record]:
+def _tasks(report: StorageReport) -> list[Record]:
     return [
         {
             "task": task.task,
@@ -66,7 +66,7 @@ def _tasks(report: Report) -> list[Record]:
     ]
 
 
-def _identity(report: Report) -> str:
+def _identity(report: StorageReport) -> str:
     parts = {"live": report.live_nbytes, "reclaimable": report.reclaimable_nbytes, "garbage": report.garbage_nbytes}
     total = sum(parts.values()) + report.overhead_nbytes
     assert total == report.total_nbytes
@@ -78,7 +78,7 @@ def _identity(report: Report) -> str:
     )
 
 
-def _places(report: Report) -> list[Record]:
+def _places(report: StorageReport) -> list[Record]:
     kinds = {
         "live": "named by a version or a backbone",
         "reclaimable": "blobs that nothing names any more: `onetrunk gc` frees them",

@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.model import Tuned, trunk
 from sls.adapters.task_folder import read_folder, write_card, write_folder
-from sls.choose_depth import ScoreConfig, choose_depth
+from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset
 from sls.evaluation import (
     TrainFeatures,
@@ -26,8 +26,8 @@ from sls.pipeline.git_commit import current_commit
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
 from sls.pipeline.run_log import Log
 from sls.pipeline.stages import Stages
-from sls.progress import Progress, Report
-from sls.training.tune import TrainingConfig
+from sls.progress import Progress, ProgressCallback, ignore_progress
+from sls.training.recipe import TrainingConfig
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
@@ -94,24 +94,31 @@ class FitResult:
     seconds: Mapping[str, float]
 
 
-def fit(task: Dataset, backbone: Backbone, settings: FitConfig, out: Path, report: Report) -> FitResult:
+def fit(
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    out: Path,
+    config: FitConfig = FitConfig(),
+    progress: ProgressCallback = ignore_progress,
+) -> FitResult:
     """Fit a task and write `out/full` and `out/cut`; the test part is measured on, and nothing is chosen by it.
 
     A fit that is interrupted leaves what it has done in `out/unfinished`; the same fit into the same folder goes on
     from there, to the same bytes. Raises `InvalidSettingError` where `max_drop` has no validation images to hold to,
     or the adapters would begin above the last block, `DataError` for patience without validation images.
     """
-    if settings.max_drop is not None and not len(task.validation):
+    if config.max_drop is not None and not len(dataset.validation):
         raise InvalidSettingError(
-            f"max_drop {settings.max_drop:g} is held to validation images, and {task.name} has none: "
+            f"max_drop {config.max_drop:g} is held to validation images, and {dataset.name} has none: "
             "give a validation part, or leave the bound out"
         )
-    if settings.tune.from_block > backbone.record.blocks:
+    if config.tune.from_block > backbone.record.blocks:
         raise InvalidSettingError(
-            f"adapters from block {settings.tune.from_block}: {backbone.record.name} has {backbone.record.blocks}; "
+            f"adapters from block {config.tune.from_block}: {backbone.record.name} has {backbone.record.blocks}; "
             f"choose 1..{backbone.record.blocks}"
         )
-    return _Fit(task, backbone, settings.effective, out, Log(report)).run()
+    return _Fit(dataset, backbone, config.effective, out, Log(progress)).run()
 
 
 class _Fit:
@@ -170,7 +177,7 @@ class _Fit:
         return vit, train_features(vit, self.task, self.bench.transform, samples=self.settings.score.samples)
 
     def _score(self, features: TrainFeatures) -> PruneIndex:
-        return choose_depth(features.scored, features.scored_labels, self.settings.score, report=self.log)
+        return depth_from_features(features.scored, features.scored_labels, self.settings.score, report=self.log)
 
     def _settle(
         self, index: PruneIndex, full: Tuned | None, features: TrainFeatures

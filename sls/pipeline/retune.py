@@ -12,8 +12,9 @@ import torch
 from sls.adapters.model import Tuned, block_of
 from sls.data.dataset import Dataset, Transform
 from sls.evaluation import TrainFeatures
-from sls.progress import Report
-from sls.training.tune import TrainingConfig, tune
+from sls.progress import ProgressCallback
+from sls.training.recipe import TrainingConfig
+from sls.training.tune import tune
 from store.weights.backbones import Backbone
 
 CONSTANT_RATE = 1e-5
@@ -26,7 +27,7 @@ class TrainingContext:
     task: Dataset
     backbone: Backbone
     transform: Transform
-    report: Report
+    report: ProgressCallback
 
     def tune(self, start: Tuned, recipe: TrainingConfig, *, stage: str, checkpoint: Path | None = None) -> Tuned:
         return tune(

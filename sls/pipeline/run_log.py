@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sls.progress import Progress, Report
+from sls.progress import Progress, ProgressCallback
 
 
 class Log:
     """Pass progress on, and keep it with the seconds of each stage."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ProgressCallback) -> None:
         self.report, self.curve, self.seconds = report, list[Progress](), dict[str, float]()
 
     def __call__(self, progress: Progress) -> None:

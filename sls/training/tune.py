@@ -13,15 +13,13 @@ from timm.models.vision_transformer import VisionTransformer
 from sls.adapters.methods import METHODS
 from sls.adapters.model import Adapted, Tuned, linear
 from sls.data.dataset import Dataset, Transform
-from sls.progress import Progress, Report
+from sls.progress import Progress, ProgressCallback
 from sls.training.checkpoint import TrainingCheckpoint, run_of
 from sls.training.frozen_prefix import Source, batches
-from sls.training.recipe import TrainingConfig, rate_at
+from sls.training.recipe import TrainingConfig
 from sls.training.trainer import Trainer, round_off
 from store.errors import DataError
 from store.weights.backbones import Backbone
-
-__all__ = ["Progress", "Report", "TrainingConfig", "rate_at", "tune"]
 
 
 @torch.random.fork_rng(devices=())
@@ -33,7 +31,7 @@ def tune(
     *,
     transform: Transform,
     stage: str,
-    report: Report,
+    report: ProgressCallback,
     checkpoint: Path | None = None,
 ) -> Tuned:
     """Train on from `start`, at its depth; the backbone's own weights stay as they are.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.records.listing import Search, VersionListing
 from store.registry.store import Store, Version
 from support.store_model import Model, Rule
@@ -46,7 +46,7 @@ def _check_listed(version: Version, row: VersionListing, model: Model) -> None:
 
 def check_bytes(store: Store, model: Model) -> None:
     """Compare the report with the files, to the byte, and with what the model knows of them."""
-    counted = report(store)
+    counted = storage_report(store)
     parts = (counted.live_nbytes, counted.reclaimable_nbytes, counted.garbage_nbytes, counted.overhead_nbytes)
     files = [path.stat().st_size for path in store.root.rglob("*") if path.is_file()]
     assert counted.total_nbytes == sum(parts) == sum(files)

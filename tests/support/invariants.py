@@ -11,7 +11,7 @@ from pathlib import Path
 from store.errors import IntegrityError, OlderFormatError, StoreNotFoundError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.records.events import Event
@@ -144,7 +144,7 @@ def litter(root: Path) -> Iterator[str]:
         for lease in store.leases():
             store.release(lease.id)
         collect_garbage(store, grace_s=0)
-        counted = report(store)
+        counted = storage_report(store)
         if counted.garbage_nbytes != counted.quarantined_nbytes or counted.reclaimable_nbytes:
             yield f"gc leaves {counted.garbage_files} and {counted.reclaimable_nbytes} bytes of blobs"
 

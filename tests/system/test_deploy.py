@@ -44,7 +44,7 @@ def test_the_dockerfile_copies_all_that_the_wheel_holds_and_pins_torch_as_the_pr
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
     copied = [name for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()]
-    for part in project["tool"]["hatch"]["build"]["targets"]["wheel"]["only-include"]:
+    for part in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
         assert any(fnmatch.fnmatch(part, name) for name in copied), part
     for pin in (pin for pin in project["project"]["dependencies"] if pin.startswith(("torch==", "torchvision=="))):
         assert pin in dockerfile

@@ -85,7 +85,7 @@ def plant_models(folders: list[Path], payload: bytes) -> None:
 
 
 def run(root: Path, environment: dict[str, str]) -> list[str]:
-    program = [sys.executable, "-m", "support.audit_hook", str(root)]
+    program = [sys.executable, "-P", "-m", "support.audit_hook", str(root)]
     done = subprocess.run(
         program,
         capture_output=True,

@@ -88,7 +88,7 @@ def fit(
     """Tune on DATA, cut, tune again, measure and publish. What is measured on are held-out images."""
     from sls.data.loading import load_dataset
     from sls.pipeline import fit as pipeline
-    from sls.training.tune import TrainingConfig
+    from sls.training.recipe import TrainingConfig
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -113,11 +113,15 @@ def fit(
             opened = stack.enter_context(open_store(store, create=True, catalogue=catalogue, actor=actor))
             if parent is not None:
                 opened.resolve(parent)  # half an hour of tuning should not end in a mistyped name
-        trunk = borrow_backbone(store, backbone, catalogue) if opened is None else adopt_backbone(opened, backbone)
+        trunk = (
+            borrow_backbone(store, backbone, catalogue=catalogue)
+            if opened is None
+            else adopt_backbone(opened, backbone)
+        )
         work = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with show_progress(terminal(stderr=True)) as watch:
             report = watch(f"{task} ({len(images.classes)} classes, {len(images.train)} images)")
-            result = pipeline.fit(images, trunk, settings, work, report)
+            result = pipeline.fit(images, trunk, out=work, config=settings, progress=report)
         if opened is None:
             print_record(describe_fit(task, result), fmt)
         else:
@@ -156,7 +160,7 @@ def cut(
 ) -> None:
     """Score the blocks of a task from the top, and say where the criterion cuts. Changes nothing."""
     from sls.adapters.task_folder import backbone_of
-    from sls.choose_depth import choose_depth_of_folder
+    from sls.choose_depth import choose_depth
     from sls.data.loading import load_dataset
     from store.malloc import keep_freed_memory
     from store.weights.backbones import open_backbone
@@ -173,7 +177,7 @@ def cut(
             folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
         record = opened.backbone(backbone or backbone_of(folder))
         report = stack.enter_context(show_progress(terminal(stderr=True)))(target)
-        look = choose_depth_of_folder(folder, images, open_backbone(opened, record), settings, report)
+        look = choose_depth(folder, images, open_backbone(opened, record), config=settings, progress=report)
     index = look.index
     if fmt is Format.JSON:
         typer.echo(to_json(asdict(index)))

@@ -33,10 +33,10 @@ def print_report(
     """Account for every byte of the store, beside that of copies."""
     from onetrunk.rendering.html import to_html
     from onetrunk.rendering.storage_report import sections, title
-    from store.maintenance.report import report
+    from store.maintenance.report import storage_report
 
     with open_read_only(store, catalogue=catalogue) as opened:
-        counted = report(opened)
+        counted = storage_report(opened)
     if fmt is ReportFormat.JSON:
         typer.echo(to_json(counted.to_json()))
     elif fmt is ReportFormat.CSV:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from support.toy_backbone import toy_model
 
-from sls.choose_depth import ScoreConfig, choose_depth, look
+from sls.choose_depth import ScoreConfig, depth_from_features, look
 from sls.data.dataset import Dataset, Split
 from sls.progress import Progress
 from sls.scoring.criteria import CRITERIA
@@ -31,7 +31,7 @@ def emerging(samples: int = 60, blocks: int = 5) -> tuple[BlockFeatures, np.ndar
 
 
 def decide(features: BlockFeatures, labels: np.ndarray, **settings: object):
-    return choose_depth(features, labels, ScoreConfig(**settings))
+    return depth_from_features(features, labels, ScoreConfig(**settings))
 
 
 @pytest.mark.parametrize("criterion", EXACT)
@@ -89,7 +89,7 @@ def test_the_order_of_the_rows_changes_nothing_in_the_index(criterion):
 def test_each_scored_block_is_reported_from_the_top_with_its_score():
     features, labels = emerging()
     seen: list[Progress] = []
-    index = choose_depth(features, labels, ScoreConfig(criterion="knn"), seen.append)
+    index = depth_from_features(features, labels, ScoreConfig(criterion="knn"), seen.append)
     assert [progress.score for progress in seen] == list(index.scores)[::-1]
     assert [(progress.stage, progress.step, progress.steps) for progress in seen] == [
         ("score", i, 5) for i in range(1, 6)
@@ -159,7 +159,7 @@ def test_a_models_blocks_are_scored_on_the_first_training_images_by_content():
     index = look(model, task, settings, TRANSFORM, lambda _: None).index
     rows = task.train.content_order()[:40]
     features = block_features(model, task.train, TRANSFORM, rows=rows)
-    assert index == choose_depth(features, task.train.labels[rows], settings)
+    assert index == depth_from_features(features, task.train.labels[rows], settings)
     assert (index.samples, index.blocks) == (40, 4)
     order = np.random.default_rng(2).permutation(50)
     train = Split(tuple(task.train.images[i] for i in order), task.train.labels[order])

@@ -13,14 +13,14 @@ from safetensors.torch import load_file
 from support.toy_datasets import haze, toy_backbone
 
 from sls.adapters.model import block_of
-from sls.choose_depth import ScoreConfig, choose_depth
+from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.evaluation import keep_adapted, raised_cut
 from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.progress import Progress
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head
-from sls.training.tune import TrainingConfig
+from sls.training.recipe import TrainingConfig
 from store.adapters.checkpoint import CARD, HEAD, WEIGHTS
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, PruneIndex
@@ -39,7 +39,7 @@ def quiet(_: Progress) -> None: ...
 
 
 def run(settings: FitConfig, out: Path, task: Dataset) -> FitResult:
-    return fit(task, BACKBONE, settings, out, quiet)
+    return fit(task, BACKBONE, out=out, config=settings, progress=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def early(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
 
 def test_before_tuning_the_depth_is_that_of_the_frozen_backbones_features(early):
     features = block_features(BACKBONE.build(), haze().train, TRANSFORM)
-    assert early.index == choose_depth(features, haze().train.labels, EARLY.score)
+    assert early.index == depth_from_features(features, haze().train.labels, EARLY.score)
     assert 1 <= early.index.depth < 4
 
 

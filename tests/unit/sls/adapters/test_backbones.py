@@ -19,7 +19,8 @@ from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
 from sls.pipeline.retune import untrained
 from sls.scoring.features import block_features
-from sls.training.tune import TrainingConfig, tune
+from sls.training.recipe import TrainingConfig
+from sls.training.tune import tune
 from store.errors import InvalidSettingError, UnservedBackboneError
 from store.weights.backbones import Backbone, encode, load_backbone, read_backbone
 from store.weights.preprocessing import make_transform

@@ -12,12 +12,12 @@ from support.toy_datasets import colours, toy_backbone
 
 from sls.adapters.model import block_of
 from sls.adapters.task_folder import backbone_of, read_folder
-from sls.choose_depth import ScoreConfig, choose_depth_of_folder
+from sls.choose_depth import ScoreConfig, choose_depth
 from sls.data.dataset import Dataset, Split
 from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.pipeline.stages import Stages
-from sls.progress import Progress, Report
-from sls.training.tune import TrainingConfig
+from sls.progress import Progress, ProgressCallback
+from sls.training.recipe import TrainingConfig
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.errors import BackboneMismatchError, FormatError, InvalidSettingError
 from store.records.evidence import PruneIndex
@@ -39,7 +39,7 @@ def quiet(_: Progress) -> None: ...
 
 @pytest.fixture(scope="module")
 def fitted(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    return fit(colours(), BACKBONE, SETTINGS, tmp_path_factory.mktemp("fit"), quiet)
+    return fit(colours(), BACKBONE, out=tmp_path_factory.mktemp("fit"), config=SETTINGS, progress=quiet)
 
 
 def logits_of_stock_peft(folder: Path, depth: int, split: Split) -> torch.Tensor:
@@ -94,20 +94,20 @@ def test_accuracy_before_retuning_is_the_full_model_cut_short(fitted):
 def test_the_test_part_decides_nothing(fitted, tmp_path):
     task = colours()
     other = replace(task, test=Split(task.test.images, (task.test.labels + 1) % 3))
-    result = fit(other, BACKBONE, SETTINGS, tmp_path, quiet)
+    result = fit(other, BACKBONE, out=tmp_path, config=SETTINGS, progress=quiet)
     assert result.index == fitted.index
     assert (result.cut / WEIGHTS).read_bytes() == (fitted.cut / WEIGHTS).read_bytes()
 
 
 def test_the_same_images_give_the_same_bytes(fitted, tmp_path):
-    assert_equal(fit(colours(), BACKBONE, SETTINGS, tmp_path, quiet), fitted)
+    assert_equal(fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=quiet), fitted)
 
 
 def test_a_folder_can_be_fitted_into_again(tmp_path):
     def again(alpha: float) -> FitResult:
         score = ScoreConfig(criterion="silhouette", alpha=alpha)
         quick = FitConfig(tune=TrainingConfig(epochs=1), retune=TrainingConfig(epochs=1), score=score)
-        return fit(colours(), BACKBONE, quick, tmp_path, quiet)
+        return fit(colours(), BACKBONE, out=tmp_path, config=quick, progress=quiet)
 
     first, second = again(0.0), again(1.0)
     assert (first.cut, first.certificate.full) == (second.cut, second.certificate.full)
@@ -123,7 +123,7 @@ def test_the_order_of_the_rows_does_not_change_the_scores(fitted):
 
 
 def score_again(folder: Path, task: Dataset, **settings: object):
-    return choose_depth_of_folder(folder, task, BACKBONE, replace(SETTINGS.score, **settings), quiet).index
+    return choose_depth(folder, task, BACKBONE, config=replace(SETTINGS.score, **settings)).index
 
 
 def test_scoring_a_folder_changes_nothing_in_it(fitted):
@@ -140,7 +140,9 @@ def test_each_scored_block_is_reported_with_its_score(fitted):
 
 
 def test_too_few_images_prune_nothing_and_are_not_tuned_again(tmp_path):
-    result = fit(colours(train=12), BACKBONE, replace(SETTINGS, score=ScoreConfig()), tmp_path, quiet)
+    result = fit(
+        colours(train=12), BACKBONE, out=tmp_path, config=replace(SETTINGS, score=ScoreConfig()), progress=quiet
+    )
     assert result.index.depth == 4
     assert "12 samples" in result.index.reason
     assert not [p for p in result.curve if p.stage == "retune"]
@@ -161,7 +163,7 @@ def test_a_setting_that_no_run_can_use_is_refused(wrong):
 # ------------------------------------------------------------------------------------------------------- interruption
 
 
-def interrupting(stage: str, step: int, seen: list[Progress]) -> Report:
+def interrupting(stage: str, step: int, seen: list[Progress]) -> ProgressCallback:
     """Report into the list, and raise when the stage has come to this step."""
 
     def report(progress: Progress) -> None:
@@ -176,8 +178,8 @@ def interrupting(stage: str, step: int, seen: list[Progress]) -> Report:
 def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(fitted, tmp_path, stage, step):
     first, second = list[Progress](), list[Progress]()
     with pytest.raises(KeyboardInterrupt):
-        fit(colours(), BACKBONE, SETTINGS, tmp_path, interrupting(stage, step, first))
-    result = fit(colours(), BACKBONE, SETTINGS, tmp_path, second.append)
+        fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=interrupting(stage, step, first))
+    result = fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=second.append)
     trained = [(p.stage, p.step) for p in (*first, *second) if p.stage != "score"]
     assert trained == [(p.stage, p.step) for p in fitted.curve if p.stage != "score"]
     assert bool([p for p in second if p.stage == "score"]) == (stage == "tune")
@@ -186,10 +188,10 @@ def test_a_fit_that_was_interrupted_goes_on_to_the_same_bytes(fitted, tmp_path, 
 
 def test_a_fit_of_something_else_does_not_go_on_from_what_was_interrupted(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        fit(colours(), BACKBONE, SETTINGS, tmp_path, interrupting("tune", 2, []))
+        fit(colours(), BACKBONE, out=tmp_path, config=SETTINGS, progress=interrupting("tune", 2, []))
     seen: list[Progress] = []
     other = replace(SETTINGS, tune=TrainingConfig(epochs=1, seed=1))
-    fit(colours(), BACKBONE, other, tmp_path, seen.append)
+    fit(colours(), BACKBONE, out=tmp_path, config=other, progress=seen.append)
     assert (seen[0].stage, seen[0].step, seen[0].steps) == ("tune", 1, 1)
 
 

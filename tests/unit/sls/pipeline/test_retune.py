@@ -14,7 +14,7 @@ from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, unt
 from sls.progress import Progress
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head
-from sls.training.tune import TrainingConfig
+from sls.training.recipe import TrainingConfig
 from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()

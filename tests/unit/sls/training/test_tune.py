@@ -8,8 +8,8 @@ from sls.adapters.model import Tuned, block_of
 from sls.data.dataset import Dataset
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
-from sls.training.recipe import SCHEDULES
-from sls.training.tune import TrainingConfig, rate_at, tune
+from sls.training.recipe import SCHEDULES, TrainingConfig, rate_at
+from sls.training.tune import tune
 from store.errors import InvalidSettingError
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform

@@ -212,7 +212,7 @@ def test_an_account_that_is_not_named_is_asked_for(monkeypatch: pytest.MonkeyPat
 def test_a_store_in_a_folder_does_without_obstore(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['obstore'] = None\n"
-        "from store.places import open_backend\n"
+        "from store.backends.urls import open_backend\n"
         f"open_backend({str(tmp_path)!r}).put('a', b'x')\n"
         "try: open_backend('s3://bucket/prefix')\n"
         "except ValueError as error: print(error)"

@@ -17,7 +17,7 @@ from store.backends.local import LocalBackend
 from store.errors import ConflictError, IntegrityError, InvalidSettingError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.registry.store import Store
@@ -129,7 +129,7 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     assert snapshot(store.root) == before
     assert collect_garbage(store, grace_s=0) == foreseen
     assert (foreseen.purged, foreseen.orphaned) == (("flowers:1",), (f"blobs/{PARTIAL}",))
-    counted = report(store)
+    counted = storage_report(store)
     assert (counted.reclaimable_nbytes, counted.garbage_nbytes) == (0, 0)
 
 
@@ -154,7 +154,7 @@ def test_what_was_set_aside_is_never_collected(store: Store, folder: Path) -> No
     os.utime(next((store.root / "quarantine").iterdir()), (0, 0))
     collect_garbage(store, grace_s=0)
     assert [aside.read_bytes() for aside in (store.root / "quarantine").iterdir()] == [b"damaged"]
-    assert report(store).quarantined_nbytes == 7
+    assert storage_report(store).quarantined_nbytes == 7
 
 
 @pytest.mark.parametrize("grace_s", [-1, float("nan"), float("inf")])

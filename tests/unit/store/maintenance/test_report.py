@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.toy_backbone import BLOCKS, CLASSES, DIM, KINDS, Toy, publish, relabel, toy_model, tune
 
-from store.maintenance.report import Report, report
+from store.maintenance.report import StorageReport, storage_report
 from store.registry.store import Store
 
 
@@ -22,7 +22,7 @@ def elements(*prefixes: str) -> int:
     return sum(tensor.numel() for name, tensor in toy_model().state_dict().items() if name.startswith(prefixes))
 
 
-def check_identity(counted: Report, root: Path) -> None:
+def check_identity(counted: StorageReport, root: Path) -> None:
     parts = (counted.live_nbytes, counted.reclaimable_nbytes, counted.garbage_nbytes, counted.overhead_nbytes)
     assert counted.total_nbytes == sum(parts) == folder_nbytes(root)
 
@@ -41,7 +41,7 @@ def test_the_total_is_the_sum_of_the_files_to_the_byte(three: Store) -> None:
     (three.root / "notes.txt").write_bytes(b"x" * 1234)
     (three.root / "blobs" / "sha256" / ".torn.partial").write_bytes(b"x" * 99)
     orphan = three.blobs.put(b"left by a publish that died")
-    counted = report(three)
+    counted = storage_report(three)
     check_identity(counted, three.root)
     assert counted.garbage_nbytes == 1234 + 99
     assert counted.garbage_files == ("blobs/sha256/.torn.partial", "notes.txt")
@@ -51,30 +51,30 @@ def test_the_total_is_the_sum_of_the_files_to_the_byte(three: Store) -> None:
 def test_the_total_holds_while_another_reader_keeps_the_catalogue_open(three: Store) -> None:
     with closing(sqlite3.connect(three.root / "catalogue.sqlite")) as reader:
         reader.execute("select * from versions").fetchall()
-        counted = report(three)
+        counted = storage_report(three)
         check_identity(counted, three.root)
     assert counted.garbage_nbytes == 0
 
 
 def test_an_empty_store_is_all_overhead(tmp_path: Path) -> None:
     with Store.open(tmp_path / "store", create=True) as store:
-        counted = report(store)
+        counted = storage_report(store)
     check_identity(counted, tmp_path / "store")
     assert counted.total_nbytes == counted.overhead_nbytes
     assert (counted.tasks, counted.mean_depth, counted.counterfactuals.full_copies_fp32) == ((), 0.0, 0)
 
 
 def test_a_task_is_its_payload_headers_and_manifest(three: Store) -> None:
-    for task in report(three).tasks:
+    for task in storage_report(three).tasks:
         parts = (task.payload_nbytes, task.header_nbytes, task.manifest_nbytes)
         assert sum(parts) == task.unique_nbytes + task.shared_nbytes == three.resolve(task.task).nbytes
-    birds = report(three).tasks[0]
+    birds = storage_report(three).tasks[0]
     rank, sides = 4, sum(sum(three.backbone("toy/vit").modules[f"blocks.0.{kind}"]) for kind in KINDS)
     assert birds.payload_nbytes == 4 * (BLOCKS * rank * sides + CLASSES * (DIM + 1))
 
 
 def test_only_what_no_other_task_names_is_unique(three: Store) -> None:
-    tasks = {task.task: task for task in report(three).tasks}
+    tasks = {task.task: task for task in storage_report(three).tasks}
     assert tasks["birds"].shared_nbytes == 0
     assert tasks["cars"].unique_nbytes == three.resolve("cars").manifest_nbytes
     own = {three.resolve(f"flowers:{number}").manifest_blob for number in (1, 2)}
@@ -84,7 +84,7 @@ def test_only_what_no_other_task_names_is_unique(three: Store) -> None:
 
 
 def test_the_cut_saves_what_the_blocks_above_would_take(three: Store) -> None:
-    tasks = {task.task: task for task in report(three).tasks}
+    tasks = {task.task: task for task in storage_report(three).tasks}
     assert tasks["birds"].saved_by_cut_nbytes == 0
     head = 4 * CLASSES * (DIM + 1)
     assert tasks["cars"].saved_by_cut_nbytes == tasks["birds"].payload_nbytes - tasks["cars"].payload_nbytes
@@ -92,7 +92,7 @@ def test_the_cut_saves_what_the_blocks_above_would_take(three: Store) -> None:
 
 
 def test_the_other_ways_are_counted_from_the_real_model(three: Store) -> None:
-    ways, head = report(three).counterfactuals, CLASSES * (DIM + 1)
+    ways, head = storage_report(three).counterfactuals, CLASSES * (DIM + 1)
     whole, above = elements(""), elements("blocks.2.", "blocks.3.")
     assert ways.full_copies_fp32 == 3 * 4 * (whole + head)
     assert ways.full_copies_serving_dtype == 3 * 2 * (whole + head)
@@ -103,7 +103,7 @@ def test_the_other_ways_are_counted_from_the_real_model(three: Store) -> None:
 
 
 def test_resident_tasks_share_one_backbone(three: Store, toy: Toy) -> None:
-    counted = report(three)
+    counted = storage_report(three)
     payload, head = sum(task.payload_nbytes for task in counted.tasks), 4 * CLASSES * (DIM + 1)
     assert counted.resident.shared_nbytes == toy.record.nbytes + payload
     assert counted.resident.copies_nbytes == 3 * (toy.record.nbytes + head)
@@ -114,7 +114,7 @@ def test_a_backbone_kept_elsewhere_counts_its_record_alone(toy: Toy, folder: Pat
     with Store.open(tmp_path / "store", create=True) as store:
         store.add_backbone(toy.record, None)
         publish(store, folder)
-        counted = report(store)
+        counted = storage_report(store)
     assert counted.backbones[0].kept_elsewhere
     assert counted.backbones[0].stored_nbytes < 2000
     assert counted.counterfactuals.full_copies_fp32 == 4 * (elements("") + CLASSES * (DIM + 1))
@@ -124,7 +124,7 @@ def test_a_backbone_kept_elsewhere_counts_its_record_alone(toy: Toy, folder: Pat
 
 
 def test_the_same_store_gives_the_same_json(three: Store) -> None:
-    data = report(three).to_json()
-    assert json.dumps(data) == json.dumps(report(three).to_json())
+    data = storage_report(three).to_json()
+    assert json.dumps(data) == json.dumps(storage_report(three).to_json())
     assert {"format", "total_nbytes", "live_nbytes", "reclaimable_nbytes", "garbage_nbytes"} < data.keys()
-    assert {field.name for field in dataclasses.fields(Report)} < data.keys()
+    assert {field.name for field in dataclasses.fields(StorageReport)} < data.keys()

@@ -8,7 +8,7 @@ import pytest
 from support.toy_backbone import publish, relabel
 
 from store.errors import IntegrityError
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.registry.store import Store
@@ -88,7 +88,7 @@ def test_a_report_of_a_store_with_a_missing_blob_names_the_file(store: Store, fo
     blob = named(store, "head weights")
     path_of(store, blob).unlink()
     with pytest.raises(IntegrityError, match=f"{blob.sha256} is missing"):
-        report(store)
+        storage_report(store)
 
 
 @every_damage

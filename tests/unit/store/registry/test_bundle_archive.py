@@ -208,6 +208,6 @@ def test_a_bundle_with_any_byte_of_a_header_changed_is_refused(bundle: bytes, tm
 
 
 def test_a_blob_larger_than_a_header_can_say_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("store.archive.MAX_NBYTES", 10)
+    monkeypatch.setattr("store.registry.bundle_archive.MAX_NBYTES", 10)
     with pytest.raises(FormatError, match="at most 10"):
         write_member(io.BytesIO(), "bundle.json", bytes(11))

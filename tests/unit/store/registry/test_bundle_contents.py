@@ -190,9 +190,9 @@ def test_a_record_that_lies_of_a_known_backbone_is_not_believed(store: Store, bu
 PEAK = """
 import io, resource, sys
 from pathlib import Path
-from store.bundle import import_bundle
+from store.registry.bundle import import_bundle
 from store.errors import FormatError
-from store.store import Store
+from store.registry.store import Store
 store = Store.open(sys.argv[1])
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

@@ -94,7 +94,8 @@ def test_a_stream_that_cannot_seek_is_refused(store: Store) -> None:
 
 def test_bundles_need_no_tensor_library() -> None:
     heavy = "('torch', 'numpy', 'timm', 'peft')"
-    code = f"import sys, store.bundle, store.hub; print([m for m in {heavy} if m in sys.modules])"
+    modules = "store.registry.bundle, onetrunk.rendering.model_card"
+    code = f"import sys, {modules}; print([m for m in {heavy} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
 

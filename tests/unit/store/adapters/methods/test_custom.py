@@ -13,7 +13,7 @@ from support.toy_backbone import change_tensors, set_option
 
 from store.adapters.checkpoint import AdapterSummary, check, read_checkpoint
 from store.errors import AdapterMismatchError, RefusedError, UnservedAdapterError
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode
@@ -238,7 +238,7 @@ def test_a_task_is_published_counted_exported_and_verified_like_any_other(backbo
         exported = store.export("flowers", tmp_path / "exported")
         for name in ("adapter_config.json", "adapter_model.safetensors", "head.safetensors", "classes.txt"):
             assert (exported / name).read_bytes() == (folder / name).read_bytes()
-        counted = report(store)
+        counted = storage_report(store)
         assert counted.total_nbytes == sum(path.stat().st_size for path in store.root.rglob("*") if path.is_file())
         assert counted.tasks[0].payload_nbytes == sum(
             info.nbytes

@@ -20,7 +20,7 @@ from torch import Tensor
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED
 from store.errors import AdapterMismatchError
-from store.maintenance.report import report
+from store.maintenance.report import storage_report
 from store.registry.store import Store
 from store.weights.backbones import Backbone
 from store.weights.lowering.lower import LOWERINGS
@@ -157,7 +157,7 @@ def test_a_store_accounts_for_tasks_of_every_kind(store: Store, toy: Toy, tmp_pa
         store.publish(name, made.folder, backbone="toy/vit", depth=2)
     made = make_own_task(backbone, tmp_path / "beside", "houlsby", depth=2, classes=CLASSES)
     store.publish("beside", made.folder, backbone="toy/vit", depth=2)
-    counted = report(store)
+    counted = storage_report(store)
     head, last_norm = 4 * CLASSES * (DIM + 1), 4 * 2 * DIM
     for task in counted.tasks:
         # of four blocks two are cut, which would take as much as the two that are left
