@@ -48,7 +48,7 @@ CHECKPOINT = cast(Checkpoint, None)  # what is refused is refused before it is o
 FILE = io.BytesIO()
 VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "resolve": ("read", lambda s, task: s.resolve(f"{task}@latest")),
-    "list_versions": ("read", lambda s, task: s.listed(task)),
+    "list_versions": ("read", lambda s, task: s.list_versions(task)),
     "aliases": ("read", lambda s, task: s.aliases(task)),
     "rules": ("read", lambda s, task: s.rules(task)),
     "tags": ("read", lambda s, task: s.tags(task)),

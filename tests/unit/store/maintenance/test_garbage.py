@@ -41,7 +41,7 @@ def begin_publish(store: Store, draft: ManifestDraft, *, ttl_s: float) -> str:
     return "in flight"
 
 
-def test_what_nothing_names_is_condemned_first_and_swept_after_the_grace(store: Store) -> None:
+def test_what_nothing_names_is_marked_first_and_swept_after_the_grace(store: Store) -> None:
     stray = store.blobs.put(b"left by a publish that died")
     for _ in range(2):
         first = collect_garbage(store, grace_s=GRACE_S)
@@ -65,7 +65,7 @@ def test_a_removed_version_is_purged_after_the_grace_and_its_blobs_after_another
     assert set(collect_garbage(store, grace_s=GRACE_S).freed) == own
 
 
-def test_publishing_what_is_condemned_pardons_it(store: Store, folder: Path) -> None:
+def test_publishing_what_is_marked_unmarks_it(store: Store, folder: Path) -> None:
     labels = store.blobs.put((folder / "classes.txt").read_bytes())
     assert collect_garbage(store, grace_s=GRACE_S).marked == (labels.sha256,)
     publish(store, folder)
@@ -75,7 +75,7 @@ def test_publishing_what_is_condemned_pardons_it(store: Store, folder: Path) -> 
     assert verify(store) == []
 
 
-def test_a_blob_named_since_it_was_condemned_has_its_grace_anew(store: Store, folder: Path) -> None:
+def test_a_blob_named_since_it_was_marked_has_its_grace_again(store: Store, folder: Path) -> None:
     labels = store.blobs.put((folder / "classes.txt").read_bytes())
     collect_garbage(store, grace_s=GRACE_S)
     publish(store, folder)
@@ -87,7 +87,7 @@ def test_a_blob_named_since_it_was_condemned_has_its_grace_anew(store: Store, fo
     assert collected.freed == ()
 
 
-def test_waiting_for_the_grace_frees_in_one_call_what_is_condemned_now(store: Store) -> None:
+def test_waiting_for_the_grace_frees_in_one_call_what_is_marked_now(store: Store) -> None:
     stray = store.blobs.put(b"left")
     start = time.monotonic()
     assert collect_garbage(store, grace_s=GRACE_S, wait=True, dry_run=True).freed == (stray.sha256,)

@@ -1,12 +1,20 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 from support.processes import snapshot
 from support.tenants import as_tenant, listening
 
-from store.errors import InvalidNameError, InvalidSettingError, NotAllowedError, NotFoundError, UnknownKeyError
+from store.errors import (
+    ConflictError,
+    InvalidNameError,
+    InvalidSettingError,
+    NotAllowedError,
+    NotFoundError,
+    UnknownKeyError,
+)
 from store.registry.store import Store
 from store.registry.tenant_store import authenticate, new_key
 
@@ -73,3 +81,17 @@ def test_a_tenants_admin_makes_lists_and_revokes_its_own_keys_alone(store: Store
     with pytest.raises(UnknownKeyError):
         authenticate(store, secret)
     assert {key.tenant for key in operator.list_keys()} == {"acme", "globex", None}
+
+
+def test_an_api_key_is_kept_once_and_revoked_once(anywhere: Store) -> None:
+    key, _ = new_key("acme", ("read",))
+    kept = anywhere.put_key(key)
+    with pytest.raises(ConflictError, match="exists already"):
+        anywhere.put_key(key)
+    anywhere.revoke_key(key.id)
+    revoked = anywhere.api_key(key.id)
+    anywhere.revoke_key(key.id)
+    assert anywhere.api_keys("acme") == [revoked]
+    assert revoked == dataclasses.replace(kept, revoked_at=revoked.revoked_at if revoked else None)
+    with pytest.raises(NotFoundError, match="no API key"):
+        anywhere.revoke_key("unknown")
