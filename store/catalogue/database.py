@@ -32,7 +32,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, url: str | None, read_only: bool) -> None:
         self.url = url
-        self.place = str(path) if path is not None else _without_password(url or "")
+        self.location = str(path) if path is not None else _without_password(url or "")
         self.path = path
         self._engine = _sqlite_engine(path, read_only=read_only) if path is not None else _server_engine(url or "")
         self._pid = os.getpid()
@@ -47,7 +47,7 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Select]:
         """Read within one consistent state."""
-        with typed(self.place), self._own_engine().begin() as connection:
+        with typed(self.location), self._own_engine().begin() as connection:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield selecting(connection)
@@ -55,7 +55,11 @@ class Database:
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Change the catalogue, all or nothing."""
-        with typed(self.place), self._queued(), self._own_engine().execution_options(write=True).begin() as connection:
+        with (
+            typed(self.location),
+            self._queued(),
+            self._own_engine().execution_options(write=True).begin() as connection,
+        ):
             if not self.is_sqlite:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({QUEUE})")
             yield connection
@@ -158,31 +162,31 @@ def _without_password(url: str) -> str:
 
 
 @contextmanager
-def typed(place: str) -> Iterator[None]:
+def typed(location: str) -> Iterator[None]:
     """Raise our errors for those of the driver."""
     try:
         yield
     except PoolTimeout as error:
         raise ConflictError(
-            f"the catalogue {place} has no free connection ({error}): wait until other work ends"
+            f"the catalogue {location} has no free connection ({error}): wait until other work ends"
         ) from None
     except DBAPIError as error:
-        raise _translated(error, place) from None
+        raise _translated(error, location) from None
     except sqlite3.Error as error:
-        raise translated(error, place) from None
+        raise translated(error, location) from None
 
 
-def _translated(error: DBAPIError, place: str) -> BaseException:
+def _translated(error: DBAPIError, location: str) -> BaseException:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return translated(cause, place)
+        return translated(cause, location)
     line = (str(cause).strip().splitlines() or ["no answer"])[0]
     if isinstance(error, sa.exc.ProgrammingError):  # a table is missing
         return IntegrityError(
-            f"the catalogue {place} is damaged ({line}): restore it from a copy, or name another with `catalogue=`"
+            f"the catalogue {location} is damaged ({line}): restore it from a copy, or name another with `catalogue=`"
         )
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
         return StorageError(
-            f"the catalogue {place} does not answer ({line}): check that the database runs and is reachable"
+            f"the catalogue {location} does not answer ({line}): check that the database runs and is reachable"
         )
     return error

@@ -184,17 +184,17 @@ def read_journal(backend: Backend) -> Iterator[Event]:
     """Yield the events of the journal; raise `IntegrityError` where they are not one unbroken chain."""
     number, previous = 1, GENESIS
     for key in sorted(file.path for file in backend.list(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
-        place = backend.locate(key)
+        location = backend.locate(key)
         try:
-            events = decode_events(backend.read(key), place)
+            events = decode_events(backend.read(key), location)
         except FormatError as error:
             raise IntegrityError(f"{error}; the journal is damaged there: restore the file from a copy") from None
         if not events or key != journal_key(events[0].number):
-            raise IntegrityError(f"{place} does not hold the events that its name says: restore it from a copy")
+            raise IntegrityError(f"{location} does not hold the events that its name says: restore it from a copy")
         for event in events:
             if (event.number, event.previous) != (number, previous):
                 raise IntegrityError(
-                    f"{place}: event {event.number} does not follow event {number - 1}: the journal was changed or "
+                    f"{location}: event {event.number} does not follow event {number - 1}: the journal was changed or "
                     "a file of it is missing; restore it from a copy"
                 )
             number, previous = number + 1, event.sha256

@@ -56,7 +56,7 @@ def _write(database: Database, backend: Backend, identity: str) -> RebuildReport
     with database.write() as connection:
         if sa.inspect(connection).has_table("meta"):
             raise ConflictError(
-                f"the catalogue {database.place} exists: move it away first if it is damaged, else keep it"
+                f"the catalogue {database.location} exists: move it away first if it is damaged, else keep it"
             )
         schema.create_all(connection)
         events = read_journal(backend)

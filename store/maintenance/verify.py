@@ -37,14 +37,14 @@ def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = Fals
     """
     if quarantine:
         store.check_writable()
-    journal, place = store.journal, store.catalogue.database.place
+    journal, location = store.journal, store.catalogue.database.location
     reopen = partial(type(store).open, store.url, catalogue=store.catalogue.database.url)
     workers = WorkerPool(processes, reopen) if processes else None
     findings: list[Finding] = []
     for _ in range(ATTEMPTS):
         before = _last_event(store)
-        with _checking_file(store, place, in_thread=workers is not None) as file_findings:
-            others = [*_check(store, journal, place, workers, metadata_only=metadata_only, quarantine=quarantine)]
+        with _checking_file(store, location, in_thread=workers is not None) as file_findings:
+            others = [*_check(store, journal, location, workers, metadata_only=metadata_only, quarantine=quarantine)]
             findings = [*file_findings(), *others]
         if not findings or quarantine or _last_event(store) == before:
             break
@@ -54,7 +54,7 @@ def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = Fals
 def _check(
     store: ReadOnlyStore,
     journal: Journal,
-    place: str,
+    location: str,
     workers: WorkerPool | None,
     *,
     metadata_only: bool,
@@ -65,40 +65,40 @@ def _check(
         queries = Queries.within(select)
         damaged: set[str] = set()
         if not metadata_only:
-            for finding in report_unreadable(_check_blobs(store, queries, quarantine=quarantine), place):
+            for finding in report_unreadable(_check_blobs(store, queries, quarantine=quarantine), location):
                 damaged.add(finding.path)
                 yield finding
-        with checking_versions(store, queries, place, damaged, workers) as version_findings:
-            yield from report_unreadable(_check_history(queries, journal, state, place, repair=repair), place)
-            different = (Finding(place, (owner,), problem) for owner, problem in differences(state, queries))
-            yield from report_unreadable(different, place)
-            yield from report_unreadable(_check_backbones(store, queries, place, damaged), place)
+        with checking_versions(store, queries, location, damaged, workers) as version_findings:
+            yield from report_unreadable(_check_history(queries, journal, state, location, repair=repair), location)
+            different = (Finding(location, (owner,), problem) for owner, problem in differences(state, queries))
+            yield from report_unreadable(different, location)
+            yield from report_unreadable(_check_backbones(store, queries, location, damaged), location)
             yield from version_findings
     # Outside the snapshot: a writer may have added events since.
-    yield from report_unreadable(_check_end(journal), place)
+    yield from report_unreadable(_check_end(journal), location)
 
 
 @contextmanager
-def _checking_file(store: ReadOnlyStore, place: str, *, in_thread: bool) -> Iterator[Callable[[], list[Finding]]]:
+def _checking_file(store: ReadOnlyStore, location: str, *, in_thread: bool) -> Iterator[Callable[[], list[Finding]]]:
     """Give a function that returns the findings of the catalogue's file; `in_thread` checks it during the block."""
     if not in_thread:
-        findings = _check_file(store, place)
+        findings = _check_file(store, location)
         yield lambda: findings
         return
     with ThreadPoolExecutor(max_workers=1) as pool:  # SQLite reads the whole file without the GIL
 
         def check() -> list[Finding]:
             try:
-                return _check_file(store, place)
+                return _check_file(store, location)
             finally:
                 store.release_connections()
 
         yield pool.submit(check).result
 
 
-def _check_file(store: ReadOnlyStore, place: str) -> list[Finding]:
+def _check_file(store: ReadOnlyStore, location: str) -> list[Finding]:
     problems = store.catalogue_problems()
-    return [Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}") for problem in problems]
+    return [Finding(location, (), f"the catalogue {location} is damaged ({problem}): {REMEDY}") for problem in problems]
 
 
 def _last_event(store: ReadOnlyStore) -> Event | str | None:
@@ -130,7 +130,7 @@ def _check_blob(store: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, q
 
 
 def _check_history(
-    queries: Queries, journal: Journal, state: CatalogueState, place: str, *, repair: bool
+    queries: Queries, journal: Journal, state: CatalogueState, location: str, *, repair: bool
 ) -> Iterator[Finding]:
     """Check the chain, replay it into `state`, and compare it with the journal, transaction by transaction."""
     previous = GENESIS
@@ -141,7 +141,7 @@ def _check_history(
     for number, event in enumerate(queries.history(since=ALL), start=1):
         problem = _chain_problem(event, number, previous) or _problem(partial(state.apply, event))
         if problem:
-            yield Finding(place, (str(event.subject),), problem)
+            yield Finding(location, (str(event.subject),), problem)
             return
         if batch and (event.batch is None or event.batch != batch[0].batch):
             yield from _check_entry(journal, batch, missing, repair=repair)
@@ -192,7 +192,9 @@ def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
     return Finding(journal.locate(first.number), (str(first.subject),), f"journal of event {first.number} {problem}")
 
 
-def _check_backbones(store: ReadOnlyStore, queries: Queries, place: str, damaged: Collection[str]) -> Iterator[Finding]:
+def _check_backbones(
+    store: ReadOnlyStore, queries: Queries, location: str, damaged: Collection[str]
+) -> Iterator[Finding]:
     """Read every backbone record, and compare the catalogue with it."""
     blobs = queries.backbone_blobs()
     for row in queries.backbones():
@@ -203,10 +205,10 @@ def _check_backbones(store: ReadOnlyStore, queries: Queries, place: str, damaged
         try:
             weights = read_backbone_record(store.blobs, row).weights
         except (IntegrityError, FormatError) as error:
-            yield Finding(place, (owner,), str(error))
+            yield Finding(location, (owner,), str(error))
             continue
         if {blob for name, blob in blobs if name == row.name} != {record, weights} - {None}:
-            yield Finding(place, (owner,), disagreement("record", owner))
+            yield Finding(location, (owner,), disagreement("record", owner))
 
 
 def _problem(read: Callable[[], object]) -> str | None:

@@ -42,19 +42,19 @@ class WorkerPool:
     reopen: Callable[[], ReadOnlyStore]
 
 
-def report_unreadable(findings: Iterator[Finding], place: str) -> Iterator[Finding]:
+def report_unreadable(findings: Iterator[Finding], location: str) -> Iterator[Finding]:
     """Yield the findings; what cannot be read in the catalogue becomes a finding too, so that other checks go on."""
     try:
         yield from findings
     except (IntegrityError, FormatError) as error:
-        yield Finding(place, (), str(error))
+        yield Finding(location, (), str(error))
     except WRONG_TYPE as error:
-        problem = f"the catalogue {place} holds a value of a wrong type ({ascii(str(error))[:200]}): {REMEDY}"
-        yield Finding(place, (), problem)
+        problem = f"the catalogue {location} holds a value of a wrong type ({ascii(str(error))[:200]}): {REMEDY}"
+        yield Finding(location, (), problem)
 
 
 def check_versions(
-    store: ReadOnlyStore, queries: Queries, place: str, damaged: Collection[str], tasks: Iterable[str]
+    store: ReadOnlyStore, queries: Queries, location: str, damaged: Collection[str], tasks: Iterable[str]
 ) -> Iterator[Finding]:
     """Read every manifest and compare the catalogue with it, one task at a time to bound memory."""
     for task in tasks:
@@ -64,9 +64,9 @@ def check_versions(
                 continue
             problem = _version_problem(store, row, columns, blobs.get(row.version, set()))
             if problem:
-                yield Finding(place, (f"{row.task}:{row.version}",), problem)
+                yield Finding(location, (f"{row.task}:{row.version}",), problem)
         for number in sorted(blobs.keys() - {row.version for row, _ in rows}):
-            yield Finding(place, (f"{task}:{number}",), disagreement("history", f"{task}:{number}"))
+            yield Finding(location, (f"{task}:{number}",), disagreement("history", f"{task}:{number}"))
 
 
 def _version_problem(store: ReadOnlyStore, row: VersionRow, columns: Row, blobs: set[tuple[str, int]]) -> str | None:
@@ -93,23 +93,23 @@ def disagreement(source: str, owner: str) -> str:
 
 @contextmanager
 def checking_versions(
-    store: ReadOnlyStore, queries: Queries, place: str, damaged: Collection[str], workers: WorkerPool | None
+    store: ReadOnlyStore, queries: Queries, location: str, damaged: Collection[str], workers: WorkerPool | None
 ) -> Iterator[Iterator[Finding]]:
     """Give the findings of all versions, by task; worker processes collect them while the block runs."""
     tasks = queries.all_tasks()
     if workers is None:
-        yield report_unreadable(check_versions(store, queries, place, damaged, tasks), place)
+        yield report_unreadable(check_versions(store, queries, location, damaged, tasks), location)
         return
     size = len(tasks) // (workers.processes * CHUNKS) + 1
     chunks = [tasks[start : start + size] for start in range(0, len(tasks), size)]
     # Spawned, as a forked process lacks the threads that a bucket's client needs.
     with ProcessPoolExecutor(workers.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
-        started = [pool.submit(_check_chunk, workers.reopen, place, damaged, chunk) for chunk in chunks]
+        started = [pool.submit(_check_chunk, workers.reopen, location, damaged, chunk) for chunk in chunks]
         yield chain.from_iterable(done.result() for done in started)
 
 
 def _check_chunk(
-    reopen: Callable[[], ReadOnlyStore], place: str, damaged: Collection[str], tasks: list[str]
+    reopen: Callable[[], ReadOnlyStore], location: str, damaged: Collection[str], tasks: list[str]
 ) -> list[Finding]:
     with reopen() as store, store.queries.connect() as select:
-        return [*report_unreadable(check_versions(store, Queries.within(select), place, damaged, tasks), place)]
+        return [*report_unreadable(check_versions(store, Queries.within(select), location, damaged, tasks), location)]

@@ -113,31 +113,35 @@ def _has_log(path: Path) -> bool:
 
 
 @contextmanager
-def typed(place: str) -> Iterator[None]:
+def typed(location: str) -> Iterator[None]:
     """Raise our errors for those of SQLite."""
     try:
         yield
     except sqlite3.Error as error:
-        raise translated(error, place) from None
+        raise translated(error, location) from None
     except UnicodeDecodeError:  # SQLite quotes the bytes that it cannot read
-        raise translated(sqlite3.OperationalError("its text is not UTF-8"), place) from None
+        raise translated(sqlite3.OperationalError("its text is not UTF-8"), location) from None
 
 
-def translated(error: BaseException, place: str) -> BaseException:
+def translated(error: BaseException, location: str) -> BaseException:
     """Return our error for one of SQLite, and any other error unchanged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its family
     if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is not UTF-8
         return IntegrityError(
-            f"the catalogue {place} is damaged ({str(error)!a}): restore it from a copy, or move it away "
+            f"the catalogue {location} is damaged ({str(error)!a}): restore it from a copy, or move it away "
             "and rebuild it with `rebuild(url)`"
         )
     if code in BUSY:
-        return ConflictError(f"the catalogue {place} was locked for {BUSY_S:.0f} s: let the other writer end")
+        return ConflictError(
+            f"the catalogue {location} was locked for {BUSY_S:.0f} s: wait until the other writer ends"
+        )
     if code in UNWRITABLE:
         return ReadOnlyStoreError(
-            f"the catalogue {place} cannot be opened or written ({error}): make the folder writable for this user, "
+            f"the catalogue {location} cannot be opened or written ({error}): make the folder writable for this user, "
             "or work on a copy"
         )
     if code in FAILED:
-        return StorageError(f"the catalogue {place} cannot be read or written ({error}): look at the disk, then retry")
+        return StorageError(
+            f"the catalogue {location} cannot be read or written ({error}): look at the disk, then retry"
+        )
     return error

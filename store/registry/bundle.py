@@ -150,7 +150,7 @@ def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: boo
 def _origin(record: BackboneRecord) -> str:
     """Return the name under which the backbone is loaded, or where its weights came from."""
     name = record.name if record.source == "package" else timm_name(record)
-    return repr(name[:200]) if name is not None else f"{record.id.architecture} with weights {record.source[:200]!r}"
+    return repr(name[:200]) if name is not None else f"{record.id.architecture} (weights {record.source[:200]!r})"
 
 
 def _plan(bundle: Bundle, version: BundledVersion, task: str, records: Mapping[str, BackboneRecord]) -> _Plan:

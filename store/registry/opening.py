@@ -69,12 +69,12 @@ def _unfinished(backend: Backend) -> StoreNotFoundError:
     )
 
 
-def check_new(backend: Backend, place: str) -> None:
+def check_new(backend: Backend, location: str) -> None:
     """Raise where the catalogue has no tables but the store has blobs or a journal."""
     if has_content(backend):
         raise IntegrityError(
-            f"the catalogue {place} is empty, and {backend.url} has a history: name its own with `catalogue=`, restore "
-            "it from a copy, or rebuild it with `rebuild(url)`"
+            f"the catalogue {location} is empty, and {backend.url} has a history: name its own with `catalogue=`, "
+            "restore it from a copy, or rebuild it with `rebuild(url)`"
         )
 
 
@@ -82,7 +82,7 @@ def has_content(backend: Backend) -> bool:
     return any(True for folder in (JOURNAL, BLOBS) for _ in backend.list(folder))
 
 
-def check_compatible(queries: Queries, backend: Backend, identity: str, place: str) -> None:
+def check_compatible(queries: Queries, backend: Backend, identity: str, location: str) -> None:
     """Raise unless the catalogue has the current format, belongs to this store, and is not an old copy."""
     try:
         number = queries.format()
@@ -92,14 +92,15 @@ def check_compatible(queries: Queries, backend: Backend, identity: str, place: s
         raise _unfinished(backend) from None  # its creator died before the first tables
     if number > CATALOGUE_FORMAT:
         raise NewerFormatError(
-            f"the catalogue {place} has format {number}, this onetrunk reads up to {CATALOGUE_FORMAT}: upgrade onetrunk"
+            f"the catalogue {location} has format {number}, this onetrunk reads up to {CATALOGUE_FORMAT}: "
+            "upgrade onetrunk"
         )
     if number < CATALOGUE_FORMAT:
-        raise IntegrityError(f"the catalogue {place} has format {number}, expected {CATALOGUE_FORMAT}: {REMEDY}")
+        raise IntegrityError(f"the catalogue {location} has format {number}, expected {CATALOGUE_FORMAT}: {REMEDY}")
     known = queries.identity()
     if known != identity:
         raise ConflictError(
-            f"the catalogue {place} is of store {known}, not of {identity}: name its own with `catalogue=`"
+            f"the catalogue {location} is of store {known}, not of {identity}: name its own with `catalogue=`"
         )
     Journal(backend, queries).check_last()
 

@@ -88,8 +88,8 @@ class Store(ReadOnlyStore):
         if create and not read_only:
             if path is not None:
                 make_file(path)
-            store.catalogue.create(identity, check=lambda: check_new(backend, database.place))
-        check_compatible(store.queries, backend, identity, database.place)
+            store.catalogue.create(identity, check=lambda: check_new(backend, database.location))
+        check_compatible(store.queries, backend, identity, database.location)
         return store
 
     def with_actor(self, actor: str, *, probe_existing: bool = True) -> Self:
@@ -103,7 +103,7 @@ class Store(ReadOnlyStore):
     @property
     def catalogue_location(self) -> str:
         """The catalogue's file, or its URL without the password."""
-        return self.catalogue.database.place
+        return self.catalogue.database.location
 
     @property
     def root(self) -> Path:
