@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from store.errors import ConflictError, IntegrityError, InvalidSettingError, StorageError
 from store.queries.sql import Row, Select
-from store.queries.sqlite import connect, translated
+from store.queries.sqlite import connect, translate
 
 Statement = sa.Insert | sa.Update | sa.Delete
 Parameters = dict[str, object]
@@ -47,16 +47,16 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Select]:
         """Read within one consistent state."""
-        with typed(self.location), self._own_engine().begin() as connection:
+        with typed_errors(self.location), self._own_engine().begin() as connection:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield selecting(connection)
+            yield select_in(connection)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Change the catalogue, all or nothing."""
         with (
-            typed(self.location),
+            typed_errors(self.location),
             self._queued(),
             self._own_engine().execution_options(write=True).begin() as connection,
         ):
@@ -85,7 +85,7 @@ class Database:
         return self._engine
 
 
-def selecting(connection: sa.Connection) -> Select:
+def select_in(connection: sa.Connection) -> Select:
     """Return what runs queries within this transaction."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # a tenth of the time, within the lock that bounds all writers
@@ -101,7 +101,7 @@ def selecting(connection: sa.Connection) -> Select:
     return select
 
 
-def executing(connection: sa.Connection) -> Execute:
+def execute_in(connection: sa.Connection) -> Execute:
     """Return what runs a statement within this transaction, for one row of parameters or many."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # as above
@@ -162,7 +162,7 @@ def _without_password(url: str) -> str:
 
 
 @contextmanager
-def typed(location: str) -> Iterator[None]:
+def typed_errors(location: str) -> Iterator[None]:
     """Raise our errors for those of the driver."""
     try:
         yield
@@ -171,15 +171,15 @@ def typed(location: str) -> Iterator[None]:
             f"the catalogue {location} has no free connection ({error}): wait until other work ends"
         ) from None
     except DBAPIError as error:
-        raise _translated(error, location) from None
+        raise _translate_driver(error, location) from None
     except sqlite3.Error as error:
-        raise translated(error, location) from None
+        raise translate(error, location) from None
 
 
-def _translated(error: DBAPIError, location: str) -> BaseException:
+def _translate_driver(error: DBAPIError, location: str) -> BaseException:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return translated(cause, location)
+        return translate(cause, location)
     line = (str(cause).strip().splitlines() or ["no answer"])[0]
     if isinstance(error, sa.exc.ProgrammingError):  # a table is missing
         return IntegrityError(

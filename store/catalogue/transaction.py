@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import sqlalchemy as sa
 
 from store.catalogue.aliases import check_rule, rule_of
-from store.catalogue.database import executing, selecting
+from store.catalogue.database import execute_in, select_in
 from store.catalogue.schema import aliases, history
 from store.queries.reader import Queries
 from store.records.blob import canonical_json
@@ -32,8 +32,8 @@ class Transaction:
 
     def __init__(self, connection: sa.Connection, actor: str | None) -> None:
         self.connection = connection
-        self.select = selecting(connection)
-        self.execute = executing(connection)
+        self.select = select_in(connection)
+        self.execute = execute_in(connection)
         self.queries = Queries.within(self.select)
         self.actor = actor
         self.events: list[Event] = []

@@ -14,7 +14,7 @@ from store.backends.blobs import Blobs
 from store.backends.create import write_format
 from store.backends.identity import STORE_FORMAT, store_format
 from store.backends.urls import open_backend
-from store.catalogue.database import Database, selecting
+from store.catalogue.database import Database, select_in
 from store.catalogue.reconcile import ManifestReader, fill
 from store.catalogue.replay import CatalogueState, PublishedVersion, snapshot_details
 from store.catalogue.schema import history, schema
@@ -55,7 +55,7 @@ def migrate(root: str | Path, *, catalogue: str | None = None, actor: str | None
 
 def _from_format_1(connection: sa.Connection, blobs: Blobs, actor: str | None) -> None:
     """Replace the four tables of format 1; its events do not record all changes, so one more has the whole state."""
-    select = selecting(connection)
+    select = select_in(connection)
     columns = "number, at, action, subject, version, alias, digest, previous"
     events = [Event(*row) for row in select(f"SELECT {columns} FROM history ORDER BY number")]
     state = _read_format_1(select)

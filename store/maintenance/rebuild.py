@@ -22,7 +22,7 @@ from store.catalogue.replay import CatalogueState, read_journal
 from store.catalogue.schema import history, schema
 from store.catalogue.transaction import row_of_event
 from store.errors import ConflictError, IntegrityError, StorageError
-from store.queries.sqlite import connect, typed
+from store.queries.sqlite import connect, typed_errors
 from store.registry.opening import catalogue_path, check_format
 
 
@@ -95,7 +95,7 @@ def _make_file(path: Path, backend: Backend, identity: str) -> RebuildReport:
 
 def _checkpoint_log(path: Path) -> None:
     """Move the write-ahead log into the file: SQLite does so on its last close, but does not report a failure."""
-    with typed(str(path)), closing(connect(path, read_only=False)) as connection:
+    with typed_errors(str(path)), closing(connect(path, read_only=False)) as connection:
         (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
     if mode != "delete":
         raise StorageError(f"the log of {path} cannot be moved into it (journal mode {mode!r}): check the disk")

@@ -40,7 +40,7 @@ class SqliteRows:
 
     @contextmanager
     def snapshot(self) -> Iterator[Select]:
-        with typed(str(self._path)):
+        with typed_errors(str(self._path)):
             connection = self._connection()
             nested = connection.in_transaction  # within an outer snapshot of this thread, which goes on
             if not nested:
@@ -113,17 +113,17 @@ def _has_log(path: Path) -> bool:
 
 
 @contextmanager
-def typed(location: str) -> Iterator[None]:
+def typed_errors(location: str) -> Iterator[None]:
     """Raise our errors for those of SQLite."""
     try:
         yield
     except sqlite3.Error as error:
-        raise translated(error, location) from None
+        raise translate(error, location) from None
     except UnicodeDecodeError:  # SQLite quotes the bytes that it cannot read
-        raise translated(sqlite3.OperationalError("its text is not UTF-8"), location) from None
+        raise translate(sqlite3.OperationalError("its text is not UTF-8"), location) from None
 
 
-def translated(error: BaseException, location: str) -> BaseException:
+def translate(error: BaseException, location: str) -> BaseException:
     """Return our error for one of SQLite, and any other error unchanged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its family
     if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is not UTF-8

@@ -37,8 +37,8 @@ def listening(queries: Queries, listener: Callable[[str, dict[str, object]], Non
 ALL = Search()
 
 
-def enter(opened: AbstractContextManager[Store]) -> object:
-    with opened as store:
+def enter(authorized: AbstractContextManager[Store]) -> object:
+    with authorized as store:
         return store.url
 
 

@@ -28,8 +28,8 @@ def vault(toy: Toy, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(vault: Path, tmp_path: Path) -> Iterator[Store]:
-    with Store.open(copy(vault, tmp_path / "store")) as opened:
-        yield opened
+    with Store.open(copy(vault, tmp_path / "store")) as store:
+        yield store
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from store.registry.store import Store, Version
 def anywhere(request: pytest.FixtureRequest, toy: Toy, tmp_path: Path) -> Iterator[Store]:
     """A store that holds the toy backbone, on each kind of catalogue."""
     url = request.getfixturevalue("database") if request.param == "PostgreSQL" else None
-    with Store.open(tmp_path / "anywhere", create=True, catalogue=url, actor="ann@host") as opened:
-        opened.add_backbone(toy.record, toy.weights)
-        yield opened
+    with Store.open(tmp_path / "anywhere", create=True, catalogue=url, actor="ann@host") as store:
+        store.add_backbone(toy.record, toy.weights)
+        yield store
 
 
 @pytest.fixture
