@@ -159,7 +159,7 @@ def test_what_was_set_aside_is_never_collected(store: Store, folder: Path) -> No
 
 @pytest.mark.parametrize("grace_s", [-1, float("nan"), float("inf")])
 def test_a_grace_that_is_not_a_valid_time_is_refused(store: Store, grace_s: float) -> None:
-    with pytest.raises(InvalidSettingError, match="is no time to wait"):
+    with pytest.raises(InvalidSettingError, match="is not a valid time"):
         collect_garbage(store, grace_s=grace_s)
 
 
