@@ -113,7 +113,7 @@ def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
             raise BackboneMismatchError(
                 f"the record of backbone {record.name!r} has {field} {str(recorded)[:80]}, "
                 f"its weights {str(measured)[:80]}: "
-                "add the backbone again with `onetrunk backbone add`"
+                "add the backbone again with `adopt_backbone(store, name)`"
             )
 
 

@@ -158,15 +158,16 @@ def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:
     if card.backbone != record.id.fingerprint:
         raise BackboneMismatchError(
             f"the task was made on backbone {card.backbone}, {record.name} is {record.id.fingerprint}: "
-            "add the one it was made on with `onetrunk backbone add`"
+            "add that backbone with `adopt_backbone(store, name)`"
         )
     if card.prune_index.blocks != record.blocks:
         raise BackboneMismatchError(
-            f"{CARD} speaks of {card.prune_index.blocks} blocks, {record.name} has {record.blocks}: make the task again"
+            f"{CARD} declares {card.prune_index.blocks} blocks, {record.name} has {record.blocks}: "
+            "tune the task again on this backbone"
         )
     if card.prune_index.depth != depth:
         raise AdapterMismatchError(
-            f"{CARD} says depth {card.prune_index.depth}, {depth} is asked for: leave out --depth, or cut again"
+            f"{CARD} says depth {card.prune_index.depth}, not {depth}: leave out `depth=`, or cut again"
         )
 
 

@@ -28,7 +28,9 @@ def with_lineage(
     A folder without a card gets one that says what `publish` would have said: the backbone, and the depth as given.
     """
     if code_commit is not None and not COMMIT.fullmatch(code_commit):
-        raise InvalidSettingError(f"code commit {code_commit[:80]!r} is not one: give what `git rev-parse HEAD` prints")
+        raise InvalidSettingError(
+            f"code commit {code_commit[:80]!r} is not a valid commit: give what `git rev-parse HEAD` prints"
+        )
     if code_commit is None and parent is None:
         return checkpoint
     index = PruneIndex(depth or record.blocks, record.blocks, criterion="given")

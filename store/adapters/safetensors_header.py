@@ -79,11 +79,12 @@ def parse_header(prefix: bytes, nbytes: int, source: str) -> dict[str, TensorInf
     if start - 8 > MAX_HEADER_NBYTES:
         raise FormatError(
             f"{source}: its header takes {start - 8} bytes, at most {MAX_HEADER_NBYTES} are read: "
-            f"no safetensors, or no adapter or backbone; {REMEDY}"
+            f"not a safetensors file, or not an adapter or a backbone; {REMEDY}"
         )
     if start > min(len(prefix), nbytes):
         raise FormatError(
-            f"{source}: its header should take {start} of {nbytes} bytes: cut short or no safetensors; {REMEDY}"
+            f"{source}: its header should take {start} of {nbytes} bytes: "
+            f"cut short, or not a safetensors file; {REMEDY}"
         )
     entries = _decode(prefix[8:start], source)
     metadata = entries.pop("__metadata__", {})
@@ -154,8 +155,8 @@ def _check_contiguous(infos: Mapping[str, TensorInfo], start: int, nbytes: int, 
             raise FormatError(f"{source}: tensor {name[:120]!r} starts at byte {info.offset}, expected {end}: {REMEDY}")
         end += info.nbytes
     if end != nbytes:
-        problem = "cut short" if nbytes < end else "followed by bytes of nothing"
-        raise FormatError(f"{source} is {problem}: {nbytes} bytes, its header promises {end}; {REMEDY}")
+        problem = "cut short" if nbytes < end else "followed by bytes that belong to no tensor"
+        raise FormatError(f"{source} is {problem}: {nbytes} bytes, its header declares {end}; {REMEDY}")
 
 
 def _is_finite(data: bytes, info: TensorInfo) -> bool:

@@ -37,4 +37,4 @@ def _refuse_foreign_objects(backend: Backend) -> None:
     ours = (f"{FOLDER}/", f".{IDENTITY}.")
     foreign = next((file for file in backend.list() if not file.path.startswith(ours)), None)
     if foreign is not None and backend.size(IDENTITY) is None:
-        raise ConflictError(f"{backend.url} holds {foreign.path!r} and no store: choose an empty or a new place")
+        raise ConflictError(f"{backend.url} holds {foreign.path!r} and no store: choose an empty or a new one")

@@ -40,8 +40,7 @@ def _read(backend: Backend) -> Identity:
         data = backend.read(IDENTITY)
     except FileNotFoundError:
         raise StoreNotFoundError(
-            f"no store at {backend.url}: make one with `onetrunk demo` or `onetrunk publish TASK DIR`, "
-            "or name another folder with --store"
+            f"no store at {backend.url}: make one with `open_store(url, create=True)`, or name another folder or bucket"
         ) from None
     return _parse(data, backend.locate(IDENTITY))
 
@@ -51,7 +50,7 @@ def _parse(data: bytes, location: str) -> Identity:
         identity = json.loads(data)
         number, name = identity["format"], str(uuid.UUID(identity["uuid"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise FormatError(f"{location} is not onetrunk's: {REMEDY}") from None
+        raise FormatError(f"{location} does not hold a store's format and UUID: {REMEDY}") from None
     if not isinstance(number, int) or number < 1:
         raise FormatError(f"{location} has format {number!r}, expected 1 or above: {REMEDY}")
     if number > STORE_FORMAT:

@@ -26,7 +26,7 @@ PART_NBYTES = 16 * 2**20
 
 CREATE_TRIES = 6
 MARK = "writeid"  # letters alone: Azure takes no hyphen in a name, and some proxies drop underscores
-READ, WRITTEN, DELETED, LISTED = "read", "written", "deleted", "listed"
+READ, CHECKED, WRITTEN, DELETED, LISTED = "read", "checked", "written", "deleted", "listed"
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 
@@ -99,7 +99,7 @@ class ObjectStoreBackend:
         # An answer may be lost when the object is there already, and the request that is then sent again meets our
         # own object. So the object carries a mark of this call, and whoever finds the key taken looks whose it is.
         mark = uuid.uuid4().hex
-        problem = StorageError(f"{self.locate(key)} was neither made nor taken in {CREATE_TRIES} tries: try again")
+        problem = StorageError(f"{self.locate(key)} was neither created nor taken in {CREATE_TRIES} tries: try again")
         for attempt in range(CREATE_TRIES):
             try:
                 with self._typed(key, WRITTEN):
@@ -152,7 +152,7 @@ class ObjectStoreBackend:
     def _mark_of(self, key: str) -> str | None:
         """Return the mark of the call that created the object, "" where it has none, None where there is no object."""
         try:
-            with self._typed(key, "known to be made or not"):
+            with self._typed(key, CHECKED):
                 return obstore.get(self._store, key, options={"head": True}).attributes.get(MARK, "")
         except FileNotFoundError:
             return None
@@ -169,7 +169,7 @@ class ObjectStoreBackend:
             raise
         except FileNotFoundError:
             if done in (WRITTEN, LISTED):
-                raise StorageError(f"{location} cannot be {done}: there is no such bucket; make it first") from None
+                raise StorageError(f"{location} cannot be {done}: there is no such bucket; create it first") from None
             raise FileNotFoundError(f"{location} is missing") from None
         except BaseError as error:
             denied = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
@@ -193,7 +193,7 @@ def _check_url(url: str) -> str:
     match = URL.fullmatch(url)
     if match is None:
         raise InvalidSettingError(
-            f"store {url.partition(':')[0]}:… is no bucket's address: write s3://BUCKET or s3://BUCKET/PREFIX, "
+            f"store {url.partition(':')[0]}:… is not a valid bucket address: write s3://BUCKET or s3://BUCKET/PREFIX, "
             "with no password, port or query in it"
         )
     if match[2]:

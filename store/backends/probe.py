@@ -68,14 +68,14 @@ def _check_creation(backend: Backend, trial: Trial, rounds: int) -> Iterator[Fla
     promise = "a key is created once"
     key = trial.key()
     if not backend.create(key, b"first"):
-        yield Flaw(promise, "an object that nobody made was there already")
+        yield Flaw(promise, "an object that nobody created was there already")
     if backend.create(key, b"second") or backend.read(key) != b"first":
         yield Flaw(promise, "an object that was there was written over")
     for number in range(1, rounds + 1):
         key = trial.key()
         winners = _race(backend, key)
         if len(winners) != 1:
-            yield Flaw(promise, f"of {WRITERS} writers at once {len(winners)} were told that they won (race {number})")
+            yield Flaw(promise, f"{len(winners)} of {WRITERS} writers at once created it (race {number})")
         elif backend.read(key) != b"%d" % winners[0]:
             yield Flaw(promise, f"the object is not that of the writer who won (race {number})")
 

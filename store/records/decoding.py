@@ -46,7 +46,7 @@ def decode(cls: type[T], data: bytes, source: str, *, newest: int) -> T:
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:

@@ -105,7 +105,7 @@ def parse_details(text: str | None) -> dict[str, object] | None:
         details = None
     if not isinstance(details, dict):
         raise FormatError(
-            f"an event has details {text[:60]!r}, which is no JSON object: the history was changed; restore the "
-            "catalogue from a copy"
+            f"an event has details {text[:60]!r}, expected a JSON object: the history was changed; "
+            "restore the catalogue from a copy"
         )
     return details

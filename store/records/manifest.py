@@ -117,7 +117,7 @@ class Manifest:
 def _check_format(record: Card | Manifest) -> None:
     """Raise `FormatError` where a record holds what its format cannot say."""
     if record.format < 1:
-        raise FormatError(f"format {record.format} is none: write {MANIFEST_FORMAT}")
+        raise FormatError(f"format {record.format} is not valid: write {MANIFEST_FORMAT}")
     if record.format < 4 and record.certificate is not None and record.certificate.full is None:
         raise FormatError(f"format {record.format} has no certificate without full: write {MANIFEST_FORMAT}")
     for name, keys in SINCE.items():

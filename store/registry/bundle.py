@@ -17,7 +17,7 @@ from store.adapters.backbone_fingerprint import check_fingerprint
 from store.adapters.checkpoint import check
 from store.adapters.manifests import build_manifest
 from store.errors import BackboneNotFoundError, ConflictError, FormatError, InvalidSettingError
-from store.records.backbone import BackboneRecord, add_command
+from store.records.backbone import BackboneRecord, adopt_remedy
 from store.records.blob import Blob, canonical_json
 from store.records.refs import check_name
 from store.records.version import Version
@@ -139,7 +139,7 @@ def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: boo
     if not add or not comes:
         raise BackboneNotFoundError(
             f"the store has no backbone {backbone.fingerprint[:16]}… ({brought.name}), and none is taken from "
-            f"{bundle.where}: run `{add_command(brought)}`, then import again"
+            f"{bundle.where}: add it with {adopt_remedy(brought)}, then import again"
         )
     holder = store.queries.backbone(brought.name)
     taken = holder is not None and holder.name == brought.name

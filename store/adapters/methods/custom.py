@@ -34,7 +34,7 @@ from store.errors import AdapterMismatchError, UnservedAdapterError
 
 CONVPASS, BOTTLENECK, SSF, BITFIT = "CONVPASS", "BOTTLENECK", "SSF", "BITFIT"
 PARALLEL_SITES = ("attn", "mlp")
-REMEDY = "write the folder again with what made it"
+REMEDY = "write the folder again with the tool that made it"
 
 Tensors = Mapping[str, tuple[int, ...]]
 """The shapes of a place's tensors by their names."""
@@ -86,20 +86,22 @@ class _Kind:
         seen: set[str] = set()
         for target in targets:
             if target in seen or target not in widths:
-                problem = "twice in" if target in seen else f"no place for {self.name} on this backbone, yet in"
+                problem = "is twice in target_modules"
+                if target not in seen:
+                    problem = f"in target_modules is not a module of this backbone that {self.name} adapts"
                 raise AdapterMismatchError(
-                    f"{target[:120]!r} is {problem} target_modules: name {_example(widths)} and the like, each once"
+                    f"{target[:120]!r} {problem}: name {_example(widths)} and the like, each once"
                 )
             seen.add(target)
         return targets
 
     def _check_names(self, infos: Iterable[str], expected: Iterable[str]) -> None:
         for names, problem in (
-            (set(infos) - set(expected), f"in the file and no part of {self.name} at a place in target_modules"),
-            (set(expected) - set(infos), f"needed by {self.name} at the places in target_modules and not in the file"),
+            (set(infos) - set(expected), f"not a tensor of {self.name} for these target_modules"),
+            (set(expected) - set(infos), f"needed by {self.name} for these target_modules and not in the file"),
         ):
             if names:
-                raise AdapterMismatchError(f"tensor {min(names)[:120]!r} is {problem}, of {len(names)}: {REMEDY}")
+                raise AdapterMismatchError(f"tensor {min(names)[:120]!r} is {problem} ({len(names)} such): {REMEDY}")
 
     def _check_tensor(self, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:
         if info.dtype not in FLOATS:
@@ -125,7 +127,7 @@ def _hidden(config: Config) -> int:
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER:
         raise AdapterMismatchError(
-            f"r = {shorten(rank)} is no hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
+            f"r = {shorten(rank)} is not a valid hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
         )
     return rank
 
@@ -134,7 +136,7 @@ def _preset(config: Config) -> Preset:
     name = config.get("preset")
     if type(name) is not str or name not in PRESETS:
         raise UnservedAdapterError(
-            f"preset {shorten(name)} of {BOTTLENECK} has no exact served form: choose one of {', '.join(PRESETS)}"
+            f"preset {shorten(name)} of {BOTTLENECK} has no exact form: choose one of {', '.join(PRESETS)}"
         )
     return PRESETS[name]
 

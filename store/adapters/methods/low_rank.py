@@ -19,7 +19,9 @@ def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     parts: dict[str, tuple[int, ...]] = {"lora_A.weight": (rank, width), "lora_B.weight": (out, rank)}
     if config.get("lora_bias"):
         if config.get("use_dora"):
-            raise UnservedAdapterError("option 'lora_bias' is not for DoRA, in PEFT neither: tune with one of the two")
+            raise UnservedAdapterError(
+                "option 'lora_bias' does not go with DoRA, nor does it in PEFT: tune with one of the two"
+            )
         parts["lora_B.bias"] = (out,)
     if config.get("use_dora"):
         parts["lora_magnitude_vector"] = (out,)
@@ -50,7 +52,7 @@ def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     if kept is not None:
         if not isinstance(kept, list) or len(kept) != rank or not all(type(keep) is bool for keep in kept):
             raise AdapterMismatchError(
-                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} times true or false; save the "
+                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} values true or false; save the "
                 "adapter with PEFT again"
             )
         rank = sum(kept)
@@ -114,7 +116,7 @@ def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     length = integer(config, "vector_length")
     if shape[0] % length or shape[1] % length or topk > vectors:
         raise AdapterMismatchError(
-            f"module {module!r} is {shape}, of {vectors} vectors {topk} are mixed: vector_length = {length} must "
+            f"module {module!r} is {shape} and mixes {topk} of {vectors} vectors: vector_length = {length} must "
             "divide both sizes, topk be at most num_vectors; use the adapter with the backbone it was tuned on"
         )
     grids = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
@@ -178,7 +180,9 @@ def require_thin(rank: int, module: str, shape: Shape) -> int:
 def _require_bounded(rank: int, module: str, shape: Shape) -> int:
     """Return a rank that its file pays for once and every module has: small files must not become large forms."""
     if rank > sum(shape):
-        raise UnservedAdapterError(f"module {module!r} has rank {rank}, above {sum(shape)}, its sizes: tune with less")
+        raise UnservedAdapterError(
+            f"module {module!r} has rank {rank}, above {sum(shape)}, the sum of its sizes: tune with a lower r"
+        )
     return rank
 
 

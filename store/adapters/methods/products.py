@@ -79,7 +79,7 @@ def deft(config: Config, _: str, shape: Shape) -> ModuleSpec:
     method = config.get("decomposition_method", DECOMPOSITIONS[0])
     if method not in DECOMPOSITIONS:
         raise UnservedAdapterError(
-            f"option 'decomposition_method' = {shorten(method)} has no exact served form: "
+            f"option 'decomposition_method' = {shorten(method)} has no exact form: "
             f"tune with {' or '.join(DECOMPOSITIONS)}"
         )
     rank = min(integer(config, "r"), shape[0])
@@ -93,7 +93,7 @@ def peanut(config: Config, _: str, shape: Shape) -> ModuleSpec:
     activation = config.get("act_fn", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise UnservedAdapterError(
-            f"option 'act_fn' = {shorten(activation)} has no exact served form: tune with {', '.join(ACTIVATIONS)}"
+            f"option 'act_fn' = {shorten(activation)} has no exact form: tune with {', '.join(ACTIVATIONS)}"
         )
     number(config, "scaling")
     rank, depth = integer(config, "r"), integer(config, "depth", low=0)

@@ -104,14 +104,14 @@ class TensorSpec:
         dtypes = INTEGERS if is_integer else FLOATS
         if info.dtype not in dtypes:
             raise AdapterMismatchError(
-                f"tensor {tensor[:120]!r} ({info.dtype}) is no {self.kind} factor in {', '.join(dtypes)}: "
+                f"tensor {tensor[:120]!r} ({info.dtype}) is not a factor of {self.kind} in {', '.join(dtypes)}: "
                 "save the adapter with PEFT again, without modules_to_save"
             )
 
     def _rank(self, config: Config, module: str, parts: Infos, known: Shapes) -> int:
         if module not in known:
             raise AdapterMismatchError(
-                f"module {module[:120]!r} is no {self.module_kind} of this backbone: "
+                f"module {module[:120]!r} is not a {self.module_kind} of this backbone: "
                 "name target_modules by full path, such as 'blocks.0.attn.qkv'"
             )
         if not matches(config, module):
@@ -132,13 +132,14 @@ class TensorSpec:
         for tensor in others:
             if tensor not in expected:
                 raise AdapterMismatchError(
-                    f"tensor {tensor[:120]!r} is no {self.kind} factor of a {self.module_kind}: "
+                    f"tensor {tensor[:120]!r} is not a factor of {self.kind} for a {self.module_kind}: "
                     "save the adapter with PEFT again, without modules_to_save"
                 )
         shapes = {tensor: info.shape for tensor, info in others.items()}
         if shapes != expected:
             raise AdapterMismatchError(
-                f"what all modules share has shapes {shapes}, the config and the modules need {dict(expected)}: "
+                f"the tensors that all modules share have shapes {shapes}, the config and the modules need "
+                f"{dict(expected)}: "
                 "save the adapter with PEFT again, with all that it needs in the file"
             )
 
@@ -178,5 +179,5 @@ def block_number(module: str) -> int:
         return 0
     match = BLOCK.match(module)
     if match is None:
-        raise AdapterMismatchError(f"module {module[:120]!r} is in no block: adapt modules in the blocks only")
+        raise AdapterMismatchError(f"module {module[:120]!r} is not in a block: adapt modules in the blocks only")
     return int(match.group(1)) + 1

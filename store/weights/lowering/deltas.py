@@ -71,7 +71,7 @@ def require_finite(value: Tensor, path: str, values: str) -> Tensor:
     """Return what was divided or drawn together, or raise `AdapterMismatchError` where it is no number."""
     if not bool(torch.isfinite(value).all()):
         raise AdapterMismatchError(
-            f"module {path!r}: its {values} give no finite numbers, with PEFT neither; train it again from before that"
+            f"module {path!r}: its {values} are not all finite, in PEFT neither; train it again from before it diverged"
         )
     return value
 

@@ -85,7 +85,7 @@ def test_a_record_that_describes_other_weights_under_the_same_fingerprint_is_ref
     toy: Toy, change: dict[str, object]
 ) -> None:
     (field,) = change
-    with pytest.raises(BackboneMismatchError, match=f"record of backbone 'toy/vit' has {field}.*backbone add"):
+    with pytest.raises(BackboneMismatchError, match=f"record of backbone 'toy/vit' has {field}.*adopt_backbone"):
         check_fingerprint(dataclasses.replace(toy.record, **change), toy.weights)
 
 
@@ -121,5 +121,6 @@ def test_what_is_remembered_is_bounded_and_never_taken_for_another_file(toy: Toy
 
 
 def test_checking_a_fingerprint_imports_no_tensor_library() -> None:
-    code = "import sys, store.fingerprint; sys.exit(bool({'torch', 'numpy', 'safetensors'} & set(sys.modules)))"
+    module, libraries = "store.adapters.backbone_fingerprint", {"torch", "numpy", "safetensors"}
+    code = f"import sys, {module}; sys.exit(bool({libraries} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -103,7 +103,7 @@ def test_where_nothing_listens_is_a_typed_error(bucket: str, monkeypatch: pytest
     backend = open_backend(bucket)
     with pytest.raises(StorageError, match=r"a cannot be read \(no answer\)"):
         backend.read("a")
-    with pytest.raises(StorageError, match=r"a cannot be known to be made or not \(no answer\)"):
+    with pytest.raises(StorageError, match=r"a cannot be checked \(no answer\)"):
         backend.create("a", b"x")
 
 
