@@ -1,4 +1,4 @@
-"""A task's folder, as PEFT and a linear head leave it, and the guards before it is published."""
+"""A task's folder, as PEFT and a linear head leave it, and the checks before it is published."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class AdapterSummary:
-    """What a checked checkpoint is: the method, and each adapted module with its rank, from the first block up."""
+    """The method of a checked checkpoint, and each adapted module with its rank, from the first block up."""
 
     method: str
     ranks: Mapping[str, int]
@@ -71,7 +71,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
-    """Read the files of a task's folder, which are in memory by their names; there may be no card among them."""
+    """Parse the files of a task's folder, given as bytes by name; the card may be missing."""
     for name, data in files.items():
         if len(data) > LIMITS[name]:
             raise FormatError(f"{name} has {len(data)} bytes, at most {LIMITS[name]} are read: is it the right file?")

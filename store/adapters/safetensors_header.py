@@ -74,7 +74,7 @@ def check_header(file: BinaryIO, nbytes: int, source: str) -> None:
 
 
 def parse_header(prefix: bytes, nbytes: int, source: str) -> dict[str, TensorInfo]:
-    """Return every tensor of a file of `nbytes` bytes, of which `prefix` holds at least the header."""
+    """Return every tensor of a file of `nbytes` bytes; `prefix` holds at least its header."""
     start = header_nbytes(prefix, source)
     if start - 8 > MAX_HEADER_NBYTES:
         raise FormatError(
@@ -160,7 +160,7 @@ def _check_contiguous(infos: Mapping[str, TensorInfo], start: int, nbytes: int, 
 
 
 def _is_finite(data: bytes, info: TensorInfo) -> bool:
-    """Look only at the bytes of the exponent: numpy is not at hand where a store is listed."""
+    """Look only at the bytes of the exponent: numpy is not imported where a store is listed."""
     exponent = EXPONENTS.get(info.dtype)
     if exponent is None:
         return True
@@ -172,5 +172,5 @@ def _is_finite(data: bytes, info: TensorInfo) -> bool:
 
 
 def parse_view(view: memoryview, source: str) -> dict[str, TensorInfo]:
-    """Do what `store.tensors.parse_header` does, copying the header alone."""
+    """Do what `parse_header` does, copying the header alone."""
     return parse_header(bytes(view[: header_nbytes(bytes(view[:8]), source)]), len(view), source)

@@ -11,7 +11,7 @@ from store.backends.layout import IDENTITY
 from store.errors import FormatError, NewerFormatError, StoreNotFoundError
 
 STORE_FORMAT = 2
-"""Raise it when an older onetrunk would misread or damage a newer store, and teach this file both.
+"""Raise it when an older onetrunk would misread or damage a newer store, and read both here.
 
 1: the catalogue alone holds the history. 2: the journal mirrors it, and blobs are collected.
 """

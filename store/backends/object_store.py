@@ -32,7 +32,7 @@ STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 
 
 class ObjectStoreBackend:
-    """Objects under the URL's prefix; the keys to the bucket come from the environment, as obstore reads them.
+    """Objects under the URL's prefix; the credentials come from the environment, as obstore reads them.
 
     Threads may share it; a forked child may not, since obstore's own threads stay behind.
     """
@@ -43,7 +43,7 @@ class ObjectStoreBackend:
             self._store = from_url(self._url, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
         except BaseError as error:
             raise InvalidSettingError(
-                f"{self._url} cannot be opened ({str(error).splitlines()[0][:200]}): set the cloud's account and keys "
+                f"{self._url} cannot be opened ({str(error).splitlines()[0][:200]}): set the cloud's credentials "
                 "in the environment"
             ) from None
 
@@ -53,7 +53,7 @@ class ObjectStoreBackend:
 
     @property
     def writable(self) -> bool:
-        return True  # what the keys allow is known when they are used
+        return True  # what the credentials allow is known when they are used
 
     @property
     def remote(self) -> bool:
@@ -97,7 +97,7 @@ class ObjectStoreBackend:
     def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
         before_commit()
         # An answer may be lost when the object is there already, and the request that is then sent again meets our
-        # own object. So the object carries a mark of this call, and whoever finds the key taken looks whose it is.
+        # own object. So the object carries a mark of this call, and a call that finds the key taken looks whose it is.
         mark = uuid.uuid4().hex
         problem = StorageError(f"{self.locate(key)} was neither created nor taken in {CREATE_TRIES} tries: try again")
         for attempt in range(CREATE_TRIES):
@@ -159,7 +159,7 @@ class ObjectStoreBackend:
 
     @contextmanager
     def _typed(self, key: str | None, done: str) -> Iterator[None]:
-        """Check the key, and turn what obstore raises into our errors; `done` is what could not be done."""
+        """Check the key, and turn obstore's errors into ours; `done` says in messages what could not be done."""
         location = self._url if key is None else self.locate(check_key(key))
         if os.getpid() != first_process():
             raise StorageError(f"{location} cannot be {done} by a forked process: start a new one (spawn)")
@@ -174,8 +174,8 @@ class ObjectStoreBackend:
         except BaseError as error:
             denied = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
             raise (ReadOnlyStoreError if denied else StorageError)(
-                f"{location} cannot be {done} ({_reason(error)}): check the bucket's address, the keys in the "
-                "environment and what they allow"
+                f"{location} cannot be {done} ({_reason(error)}): check the bucket's address, the credentials "
+                "in the environment and what they allow"
             ) from None
 
 

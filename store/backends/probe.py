@@ -1,4 +1,4 @@
-"""Does a bucket keep the promises that a store stands on? Some that speak S3 ignore the conditions of a request."""
+"""Test whether a bucket keeps the promises that a store relies on: some S3 services ignore a request's conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Flaw:
-    """A promise that the place does not keep, and how that showed."""
+    """A promise that the backend does not keep, and how that showed."""
 
     promise: str
     problem: str
@@ -81,7 +81,7 @@ def _check_creation(backend: Backend, trial: Trial, rounds: int) -> Iterator[Fla
 
 
 def _race(backend: Backend, key: str) -> list[int]:
-    """Let writers create one key at once, and return the numbers of those who were told that they won."""
+    """Let writers create one key at once; return the numbers of those whose `create` returned True."""
     start = Barrier(WRITERS)
 
     def create(writer: int) -> bool:

@@ -47,7 +47,7 @@ CLASSIFIER_KEYS = ("head.", "head_dist.")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A record and the trunk's tensors as stored: no classifier, any float dtype."""
+    """A record and the backbone's tensors as stored: no classifier, any float dtype."""
 
     record: BackboneRecord
     tensors: Mapping[str, Tensor]
@@ -116,7 +116,7 @@ def check_backbone(backbone: Backbone) -> Backbone:
 
 
 def encode(backbone: Backbone) -> bytes:
-    """Encode the trunk as safetensors without metadata, which makes equal tensors equal bytes."""
+    """Encode the tensors as safetensors without metadata, so that equal tensors give equal bytes."""
     return save(dict(backbone.tensors))
 
 

@@ -21,7 +21,7 @@ TRUE = (True,)
 
 
 def _free(*options: str) -> frozenset[str]:
-    """Return the options of any value of a method that knows of blocks and of modules to leave out."""
+    """Return the options of any value for a method that can select blocks and exclude modules."""
     return ANY | LAYERS | EXCEPT | set(options)
 
 

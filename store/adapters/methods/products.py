@@ -39,10 +39,10 @@ def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
-    """Return the two factors, the smaller first, by which LoKr parts a size.
+    """Return the two factors into which LoKr splits a size.
 
-    They are `factor` and the rest where it divides; else the most even ones of which the smaller is up to `factor`,
-    any where it is -1.
+    They are `factor` and the quotient where it divides; else the most even pair, the smaller first and at most
+    `factor`, or of any size where that is -1.
     """
     if factor > 0 and size % factor == 0:
         return factor, size // factor
@@ -62,7 +62,7 @@ def hra(config: Config, _: str, shape: Shape) -> ModuleSpec:
 
 
 def miss(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, again and again."""
+    """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, repeated."""
     rank = integer(config, "r")
     if rank > shape[1]:
         raise AdapterMismatchError(f"module {module!r} has {shape[1]} inputs, r = {rank}: MiSS needs r up to that")

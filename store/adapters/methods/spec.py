@@ -21,7 +21,7 @@ NORMS, LAST_NORM = ("norm1", "norm2"), "norm"
 FLOATS = ("F32", "F16", "BF16")
 INTEGERS = ("U8", "I16", "I32", "I64")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
-MAX_NUMBER = 1_000_000  # a rank or an alpha above it is no choice that anyone makes
+MAX_NUMBER = 1_000_000  # no real config has a rank or an alpha above it
 
 
 def block_widths(shapes: Shapes) -> dict[str, int]:
@@ -36,12 +36,11 @@ def _linear_maps(shapes: Shapes) -> Shapes:
 
 @dataclass(frozen=True)
 class Method:
-    """A served method: options of any value, options of some values, all others off; and the guard of its tensors.
+    """A supported method: options of any value, options of some values, all others off; and the check of its tensors.
 
-    `ranks` gives every adapted module with the rank of its form, 0 where it has no low-rank part. `modules` are those
-    that must have tensors where the config names them; they are the backbone's linear maps unless it says otherwise.
-    `remedies` say by option what to do about a value that is refused. `variant` is what a config is called where not
-    all of the method are called the same.
+    `ranks` returns every adapted module with the rank of its form, 0 where it has no low-rank part. `modules` returns
+    those that must have tensors where the config names them, by default the backbone's linear maps. `remedies` has by
+    option what to do about a refused value. `variant` names a config where the method's name is not enough.
     """
 
     name: str
@@ -70,10 +69,10 @@ def _no_shared(_: Config, __: Shapes) -> Sizes:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A method's `ranks`, from the layout of a module and what all modules share.
+    """A method's `ranks`, from the spec of a module and the tensors that all modules share.
 
-    `parts` matches a part's name within its module, `whole` are those of whole numbers. `modules` are what may be
-    adapted, each with (out, in), and `what` is their name.
+    `parts` matches a part's name within its module, `integers` are the parts of whole numbers. `modules` returns what
+    may be adapted, each with (out, in); messages call such a module `module_kind`.
     """
 
     kind: str
@@ -145,7 +144,7 @@ class TensorSpec:
 
 
 def integer(config: Config, option: str, *, low: int = 1) -> int:
-    """Return the option's whole number, or raise `AdapterMismatchError` where it is none from `low` up."""
+    """Return the option's whole number, or raise `AdapterMismatchError` unless it is in `low`..`MAX_NUMBER`."""
     value = config.get(option)
     if type(value) is not int or not low <= value <= MAX_NUMBER:
         raise AdapterMismatchError(

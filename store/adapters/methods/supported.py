@@ -1,4 +1,4 @@
-"""The methods that are served, PEFT's and our own, and what their config must say to be served exactly."""
+"""The supported methods, PEFT's and the custom ones, and the check of their configs."""
 
 from __future__ import annotations
 

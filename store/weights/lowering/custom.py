@@ -1,4 +1,4 @@
-"""From the methods of our own (`store.own_methods`) to the forms that the engine multiplies with."""
+"""The custom methods (`store.adapters.methods.custom`) as forms."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
         (lambda: backend.create("a", b""), ReadOnlyStoreError),
         (lambda: backend.delete(["a"]), OneTrunkError),
     ):
-        with pytest.raises(error, match="the keys in the environment") as caught:
+        with pytest.raises(error, match="the credentials in the environment") as caught:
             ask()
         messages.append(str(caught.value))
     hidden = (secret, os.environ["AWS_ACCESS_KEY_ID"], "Signature=", "AWS4-HMAC", "\n")
