@@ -157,7 +157,7 @@ def test_two_places_in_a_bucket_do_not_see_each_other(bucket: str) -> None:
     one.put("a", b"1")
     other.put("a", b"2")
     assert (one.read("a"), other.read("a")) == (b"1", b"2")
-    assert [file.path for file in one.walk()] == [file.path for file in other.walk()] == ["a"]
+    assert [file.path for file in one.list()] == [file.path for file in other.list()] == ["a"]
     assert other.url == f"{bucket}2/deeper"
 
 
@@ -212,7 +212,7 @@ def test_an_account_that_is_not_named_is_asked_for(monkeypatch: pytest.MonkeyPat
 def test_a_store_in_a_folder_does_without_obstore(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['obstore'] = None\n"
-        "from store.places import open_backend\n"
+        "from store.backends.urls import open_backend\n"
         f"open_backend({str(tmp_path)!r}).put('a', b'x')\n"
         "try: open_backend('s3://bucket/prefix')\n"
         "except ValueError as error: print(error)"
