@@ -1,4 +1,4 @@
-"""A backbone's fingerprint from the bytes of its safetensors file: to refuse wrong weights takes no tensor library."""
+"""A backbone's fingerprint, from the bytes of its safetensors file and without a tensor library."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def fingerprint_of(
 def fingerprint_file(
     data: bytes, architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing
 ) -> str:
-    """Compute `fingerprint_of` over a safetensors file's bytes; raise `FormatError` where they are none."""
+    """Compute `fingerprint_of` over a safetensors file's bytes; raise `FormatError` where they are not one."""
     return fingerprint_of(architecture, arguments, preprocessing, leaves_of(data, "backbone weights"))
 
 
@@ -67,12 +67,12 @@ def leaves_of(data: bytes | memoryview, source: str) -> tuple[Leaf, ...]:
 
 
 def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
-    """Raise `BackboneMismatchError` unless the weights are the record's, `FormatError` where they are no weights."""
+    """Raise `BackboneMismatchError` unless the weights are the record's, `FormatError` unless they are safetensors."""
     check_leaves(record, leaves_of(data, f"weights of backbone {record.name}"))
 
 
 def check_leaves(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
-    """Raise `BackboneMismatchError` unless these tensors, built and fed as the record says, have its fingerprint."""
+    """Raise `BackboneMismatchError` unless the record with these tensors has its fingerprint."""
     identity = record.id
     fingerprint = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
     if fingerprint != identity.fingerprint:
@@ -99,7 +99,7 @@ class Fingerprints:
 
 
 def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
-    """Check what the fingerprint leaves out and tasks are measured against."""
+    """Check the fields that the fingerprint leaves out and that tasks are checked against."""
     weights = {leaf.name.removesuffix(".weight"): leaf.shape for leaf in leaves if leaf.name.endswith(".weight")}
     modules = {name: shape for name, shape in weights.items() if name.startswith("blocks.") and len(shape) == 2}
     described = {
@@ -113,7 +113,7 @@ def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
             raise BackboneMismatchError(
                 f"the record of backbone {record.name!r} has {field} {str(recorded)[:80]}, "
                 f"its weights {str(measured)[:80]}: "
-                "add the backbone again with `onetrunk backbone add`"
+                "add the backbone again with `adopt_backbone(store, name)`"
             )
 
 

@@ -30,7 +30,7 @@ def build_manifest(
 ) -> ManifestDraft:
     """Describe the folder's files; without a card, the depth is what was given.
 
-    A card of an older format gives a manifest of that format, so that its digest stays what it was.
+    A card of an older format gives a manifest of that format, so that its digest does not change.
     """
     contents: dict[Blob, bytes] = {}
 

@@ -1,4 +1,4 @@
-"""Read the files that a user's folder holds: through links, whole, and nothing that has no end."""
+"""Read files of a user's folder: links are followed, sizes bounded, pipes and devices refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a soc
 def read_regular(path: Path, *, limit: int, check: Callable[[BinaryIO, int, str], None] | None = None) -> bytes:
     """Read a regular file of at most `limit` bytes; `check` sees it, its size and name before the rest is read.
 
-    Raises `FileNotFoundError`, or `FormatError` for what is no such file.
+    Raises `FileNotFoundError`, or `FormatError` where the file is not regular, too large or not readable.
     """
     try:
         _require_regular(path, path.stat(), limit)  # before it is opened: a pipe waits, a device may act

@@ -74,16 +74,17 @@ def check_header(file: BinaryIO, nbytes: int, source: str) -> None:
 
 
 def parse_header(prefix: bytes, nbytes: int, source: str) -> dict[str, TensorInfo]:
-    """Return every tensor of a file of `nbytes` bytes, of which `prefix` holds at least the header."""
+    """Return every tensor of a file of `nbytes` bytes; `prefix` holds at least its header."""
     start = header_nbytes(prefix, source)
     if start - 8 > MAX_HEADER_NBYTES:
         raise FormatError(
             f"{source}: its header takes {start - 8} bytes, at most {MAX_HEADER_NBYTES} are read: "
-            f"no safetensors, or no adapter or backbone; {REMEDY}"
+            f"not a safetensors file, or not an adapter or a backbone; {REMEDY}"
         )
     if start > min(len(prefix), nbytes):
         raise FormatError(
-            f"{source}: its header should take {start} of {nbytes} bytes: cut short or no safetensors; {REMEDY}"
+            f"{source}: its header should take {start} of {nbytes} bytes: "
+            f"cut short, or not a safetensors file; {REMEDY}"
         )
     entries = _decode(prefix[8:start], source)
     metadata = entries.pop("__metadata__", {})
@@ -154,12 +155,12 @@ def _check_contiguous(infos: Mapping[str, TensorInfo], start: int, nbytes: int, 
             raise FormatError(f"{source}: tensor {name[:120]!r} starts at byte {info.offset}, expected {end}: {REMEDY}")
         end += info.nbytes
     if end != nbytes:
-        problem = "cut short" if nbytes < end else "followed by bytes of nothing"
-        raise FormatError(f"{source} is {problem}: {nbytes} bytes, its header promises {end}; {REMEDY}")
+        problem = "cut short" if nbytes < end else "followed by bytes that belong to no tensor"
+        raise FormatError(f"{source} is {problem}: {nbytes} bytes, its header declares {end}; {REMEDY}")
 
 
 def _is_finite(data: bytes, info: TensorInfo) -> bool:
-    """Look only at the bytes of the exponent: numpy is not at hand where a store is listed."""
+    """Look only at the bytes of the exponent: numpy is not imported where a store is listed."""
     exponent = EXPONENTS.get(info.dtype)
     if exponent is None:
         return True
@@ -171,5 +172,5 @@ def _is_finite(data: bytes, info: TensorInfo) -> bool:
 
 
 def parse_view(view: memoryview, source: str) -> dict[str, TensorInfo]:
-    """Do what `store.tensors.parse_header` does, copying the header alone."""
+    """Do what `parse_header` does, copying the header alone."""
     return parse_header(bytes(view[: header_nbytes(bytes(view[:8]), source)]), len(view), source)

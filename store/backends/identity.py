@@ -11,7 +11,7 @@ from store.backends.layout import IDENTITY
 from store.errors import FormatError, NewerFormatError, StoreNotFoundError
 
 STORE_FORMAT = 2
-"""Raise it when an older onetrunk would misread or damage a newer store, and teach this file both.
+"""Raise it when an older onetrunk would misread or damage a newer store, and read both here.
 
 1: the catalogue alone holds the history. 2: the journal mirrors it, and blobs are collected.
 """
@@ -40,8 +40,7 @@ def _read(backend: Backend) -> Identity:
         data = backend.read(IDENTITY)
     except FileNotFoundError:
         raise StoreNotFoundError(
-            f"no store at {backend.url}: make one with `onetrunk demo` or `onetrunk publish TASK DIR`, "
-            "or name another folder with --store"
+            f"no store at {backend.url}: make one with `open_store(url, create=True)`, or name another folder or bucket"
         ) from None
     return _parse(data, backend.locate(IDENTITY))
 
@@ -51,7 +50,7 @@ def _parse(data: bytes, location: str) -> Identity:
         identity = json.loads(data)
         number, name = identity["format"], str(uuid.UUID(identity["uuid"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise FormatError(f"{location} is not onetrunk's: {REMEDY}") from None
+        raise FormatError(f"{location} does not hold a store's format and UUID: {REMEDY}") from None
     if not isinstance(number, int) or number < 1:
         raise FormatError(f"{location} has format {number!r}, expected 1 or above: {REMEDY}")
     if number > STORE_FORMAT:

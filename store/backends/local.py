@@ -93,7 +93,7 @@ class LocalBackend:
         for path in [self._path(key) for key in keys]:  # all of them checked before the first goes
             with writing(path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-            if path.parent.is_dir():  # also where it was gone: whoever removed it may have died before the sync
+            if path.parent.is_dir():  # also where it was gone: the one who removed it may have died before the sync
                 folders.add(path.parent)
         for folder in sorted(folders):
             with writing(folder):
@@ -143,7 +143,7 @@ class LocalBackend:
 
     @contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
-        """Give the path and a synced file of these bytes to name so; its folder is synced after that."""
+        """Yield the path and a synced temporary file of these bytes; the folder is synced after that."""
         path = self._path(key)
         with writing(path):
             self._make_folder(path.parent)
@@ -159,7 +159,7 @@ class LocalBackend:
             self._make_folder(path.parent)
         if not exists:
             path.mkdir(exist_ok=True)
-        # Also where it was there: whoever made it may not have synced it yet, and what we put in it would go with it.
+        # Also where it was there: its maker may not have synced it yet, and what we put in it would go with it.
         try:
             sync_folder(path.parent)
         except PermissionError:  # the root may lie in a folder that its user may not list
@@ -169,7 +169,7 @@ class LocalBackend:
 
 
 def _retry(write: Callable[[], T]) -> T:
-    """Write once more where a collection without a grace time has taken the temporary file for a leftover."""
+    """Write again where a collection without a grace time has deleted the temporary file."""
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
             return write()

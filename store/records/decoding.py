@@ -46,7 +46,7 @@ def decode(cls: type[T], data: bytes, source: str, *, newest: int) -> T:
 
 
 def _refuse_constant(name: str) -> object:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} is not valid JSON")
 
 
 def _finite(text: str) -> float:
@@ -69,7 +69,7 @@ JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, ob
 
 @functools.cache
 def _decoder(kind: typing.Any) -> Decoder:
-    """Return what builds a value of this kind; made once, as a store may hold 100,000 records."""
+    """Return the function that builds a value of this kind; cached, since a store may hold 100,000 records."""
     if dataclasses.is_dataclass(kind):
         return _record(kind)
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
@@ -105,7 +105,7 @@ def _record(kind: typing.Any) -> Decoder:
 
 
 def _plain_types(kind: typing.Any) -> frozenset[type]:
-    """Return the types of values that need no decoder: most are such, and a call costs more than all else here."""
+    """Return the types whose values need no decoder: most need none, and a call costs more than all else here."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return frozenset(one for option in typing.get_args(kind) for one in (*_plain_types(option), type(None)))
     return frozenset({kind} & set(PLAIN))

@@ -39,7 +39,7 @@ class Ref:
 
 
 def suggest(name: str, existing: Iterable[str]) -> str:
-    """Say what exists, the likeliest alone where one is close."""
+    """Name the closest existing name, or the first ten where none is close."""
     known = sorted(existing)
     position = bisect.bisect(known, name)
     near = known[max(0, position - NEAR) : position + NEAR]  # to compare with all of many takes seconds
@@ -53,7 +53,7 @@ def suggest(name: str, existing: Iterable[str]) -> str:
 
 
 def tenant_of(task: str) -> str:
-    """Return what stands before the '/', "" where there is none."""
+    """Return the part before the '/', "" where there is no '/'."""
     return task.partition("/")[0] if "/" in task else ""
 
 

@@ -17,7 +17,7 @@ from store.adapters.backbone_fingerprint import check_fingerprint
 from store.adapters.checkpoint import check
 from store.adapters.manifests import build_manifest
 from store.errors import BackboneNotFoundError, ConflictError, FormatError, InvalidSettingError
-from store.records.backbone import BackboneRecord, timm_name
+from store.records.backbone import BackboneRecord, adopt_remedy
 from store.records.blob import Blob, canonical_json
 from store.records.refs import check_name
 from store.records.version import Version
@@ -140,17 +140,11 @@ def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: boo
     if not add or not complete:
         raise BackboneNotFoundError(
             f"the store has no backbone {backbone.fingerprint[:16]}… ({bundled.name}), and none is taken from "
-            f"{bundle.where}: add {_origin(bundled)} with `adopt_backbone(store, name)`, then import again"
+            f"{bundle.where}: add it with {adopt_remedy(bundled)}, then import again"
         )
     holder = store.queries.backbone(bundled.name)
     taken = holder is not None and holder.name == bundled.name
     return dataclasses.replace(bundled, name=f"{bundled.name}-{backbone.fingerprint[:12]}") if taken else bundled
-
-
-def _origin(record: BackboneRecord) -> str:
-    """Return the name under which the backbone is loaded, or where its weights came from."""
-    name = record.name if record.source == "package" else timm_name(record)
-    return repr(name[:200]) if name is not None else f"{record.id.architecture} (weights {record.source[:200]!r})"
 
 
 def _plan(bundle: Bundle, version: BundledVersion, task: str, records: Mapping[str, BackboneRecord]) -> _Plan:

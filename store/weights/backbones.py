@@ -47,7 +47,7 @@ CLASSIFIER_KEYS = ("head.", "head_dist.")
 
 @dataclass(frozen=True)
 class Backbone:
-    """A record and the trunk's tensors as stored: no classifier, any float dtype."""
+    """A record and the backbone's tensors as stored: no classifier, any float dtype."""
 
     record: BackboneRecord
     tensors: Mapping[str, Tensor]
@@ -116,7 +116,7 @@ def check_backbone(backbone: Backbone) -> Backbone:
 
 
 def encode(backbone: Backbone) -> bytes:
-    """Encode the trunk as safetensors without metadata, which makes equal tensors equal bytes."""
+    """Encode the tensors as safetensors without metadata, so that equal tensors give equal bytes."""
     return save(dict(backbone.tensors))
 
 
@@ -158,7 +158,7 @@ def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> 
     except (RuntimeError, OSError, ValueError, TypeError, KeyError, safetensors.SafetensorError) as error:
         line = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise BackboneNotFoundError(
-            f"backbone {name!r} cannot be loaded ({line}): check the timm name and the network, or give --weights FILE"
+            f"backbone {name!r} cannot be loaded ({line}): check the timm name and the network, or give `weights=`"
         ) from None
     return _describe(label, model, model.state_dict(), arguments, source=name)
 
@@ -175,7 +175,7 @@ def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransfo
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except RuntimeError as error:
         raise BackboneNotFoundError(
-            f"{architecture!r} is no timm architecture ({error}): see timm.list_models()"
+            f"{architecture!r} is not a timm architecture ({error}): see timm.list_models()"
         ) from None
     except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]

@@ -23,7 +23,7 @@ def load_task(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> TaskWeights:
-    """Read, verify and lower a version: the weights that `lower` makes of its bytes, in less time.
+    """Read, verify and lower a version to the weights that `lower` returns, in less time.
 
     The digests are taken on another thread while this one lowers, and nothing is returned before they are right:
     raises `IntegrityError` where one is not, whatever else went wrong. The weights are memory of their own, and no

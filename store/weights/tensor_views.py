@@ -16,7 +16,7 @@ DTYPES: dict[str, torch.dtype] = {
 def tensors_in(view: memoryview, source: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file as parts of these bytes, which they keep alive.
 
-    The memory must be writable, as PyTorch asks for such. Raises `FormatError` where the bytes are no such file.
+    The memory must be writable, as PyTorch asks for such. Raises `FormatError` where the bytes are not such a file.
     """
     tensors = {}
     for name, info in parse_view(view, source).items():

@@ -1,4 +1,4 @@
-"""The tensors of PEFT's low-rank methods, part by part: what each is named, and how it must be shaped."""
+"""The tensors of PEFT's low-rank methods, part by part: their names and shapes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ Shape = tuple[int, int]
 
 
 def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    """A (rank, in), B (out, rank); where asked for B's bias, DoRA's magnitudes, the map's own bias, each (out,)."""
+    """A (rank, in), B (out, rank); as the config says B's bias, DoRA's magnitudes, the map's own bias, each (out,)."""
     out, width = shape
     rank = rank_and_alpha(config, module, "lora_alpha")
     parts: dict[str, tuple[int, ...]] = {"lora_A.weight": (rank, width), "lora_B.weight": (out, rank)}
     if config.get("lora_bias"):
         if config.get("use_dora"):
-            raise UnservedAdapterError("option 'lora_bias' is not for DoRA, in PEFT neither: tune with one of the two")
+            raise UnservedAdapterError(
+                "option 'lora_bias' does not go with DoRA, nor does it in PEFT: tune with one of the two"
+            )
         parts["lora_B.bias"] = (out,)
     if config.get("use_dora"):
         parts["lora_magnitude_vector"] = (out,)
@@ -29,7 +31,7 @@ def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def rank_and_alpha(config: Config, module: str, alpha_option: str) -> int:
-    """Return the rank of a module, and check its alpha: `rank_pattern` and `alpha_pattern` go before the options."""
+    """Return the rank of a module, and check its alpha: `rank_pattern` and `alpha_pattern` precede the options."""
     rank = resolve_pattern(config, "rank_pattern", module, config.get("r"))
     alpha = resolve_pattern(config, "alpha_pattern", module, config.get(alpha_option))
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER or not is_number(alpha):
@@ -50,7 +52,7 @@ def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     if kept is not None:
         if not isinstance(kept, list) or len(kept) != rank or not all(type(keep) is bool for keep in kept):
             raise AdapterMismatchError(
-                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} times true or false; save the "
+                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} values true or false; save the "
                 "adapter with PEFT again"
             )
         rank = sum(kept)
@@ -87,7 +89,7 @@ def delora(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def gralora(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    """k pairs of factors of rank r, one for each part of the input, and where asked for one pair for all of it."""
+    """k pairs of factors of rank r, one for each part of the input, and with `hybrid_r` one pair for all of it."""
     rank, parts, hybrid = integer(config, "r"), integer(config, "gralora_k"), integer(config, "hybrid_r", low=0)
     number(config, "alpha")
     if shape[0] % parts or shape[1] % parts or rank % parts:
@@ -105,7 +107,7 @@ def gralora(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    """Logits over the vectors of a bank, of which the best `topk` are mixed; or these alone, with their weights."""
+    """Logits over a bank of vectors, the best `topk` mixed; or the indices and weights of these alone."""
     rank, vectors, topk = (
         _require_bounded(integer(config, "r"), module, shape),
         integer(config, "num_vectors"),
@@ -114,7 +116,7 @@ def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     length = integer(config, "vector_length")
     if shape[0] % length or shape[1] % length or topk > vectors:
         raise AdapterMismatchError(
-            f"module {module!r} is {shape}, of {vectors} vectors {topk} are mixed: vector_length = {length} must "
+            f"module {module!r} is {shape} and mixes {topk} of {vectors} vectors: vector_length = {length} must "
             "divide both sizes, topk be at most num_vectors; use the adapter with the backbone it was tuned on"
         )
     grids = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
@@ -129,7 +131,7 @@ def vblora_shared(config: Config, _: Shapes) -> Sizes:
 
 
 def unilora(config: Config, _: str, shape: Shape) -> ModuleSpec:
-    """Which number of the shared vector stands at each place of A and B, and times what."""
+    """For each element of A and B, its index in the shared vector and its scale."""
     if config.get("save_indices") is not True:
         raise UnservedAdapterError(
             "option 'save_indices' is off, so the indices are not in the file and depend on numpy's random numbers: "
@@ -145,7 +147,7 @@ def unilora_shared(config: Config, _: Shapes) -> Sizes:
 
 
 def tinylora(config: Config, _: str, shape: Shape) -> ModuleSpec:
-    """A and B are W's largest singular vectors, P (u, r, r) how they are mixed, by a vector (u,) of the group's."""
+    """A and B are W's largest singular vectors; P (u, r, r) mixes them by the vector (u,) of the module's group."""
     rank, directions = min(integer(config, "r"), *shape), integer(config, "u")
     parts = {"tinylora_A": (rank, shape[1]), "tinylora_B": (shape[0], rank), "tinylora_P": (directions, rank, rank)}
     return ModuleSpec(rank, parts)
@@ -157,7 +159,7 @@ def tinylora_shared(config: Config, adapted: Shapes) -> Sizes:
 
 
 def tinylora_groups(config: Config, modules: int) -> list[int]:
-    """Return which vector each of so many modules takes, from the first block up: PEFT's `weight_tying`."""
+    """Return the group of each of `modules` modules, from the first block up: PEFT's `weight_tying`."""
     tying = number(config, "weight_tying")
     if not 0 <= tying <= 1:
         raise AdapterMismatchError(f"option 'weight_tying' = {tying}: expected 0 to 1; save the config with PEFT again")
@@ -176,9 +178,11 @@ def require_thin(rank: int, module: str, shape: Shape) -> int:
 
 
 def _require_bounded(rank: int, module: str, shape: Shape) -> int:
-    """Return a rank that its file pays for once and every module has: small files must not become large forms."""
+    """Return the rank of factors that all modules share, or raise: a small file must not become large forms."""
     if rank > sum(shape):
-        raise UnservedAdapterError(f"module {module!r} has rank {rank}, above {sum(shape)}, its sizes: tune with less")
+        raise UnservedAdapterError(
+            f"module {module!r} has rank {rank}, above {sum(shape)}, the sum of its sizes: tune with a lower r"
+        )
     return rank
 
 

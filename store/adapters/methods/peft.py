@@ -21,7 +21,7 @@ TRUE = (True,)
 
 
 def _free(*options: str) -> frozenset[str]:
-    """Return the options of any value of a method that knows of blocks and of modules to leave out."""
+    """Return the options of any value for a method that can select blocks and exclude modules."""
     return ANY | LAYERS | EXCEPT | set(options)
 
 
@@ -165,7 +165,7 @@ LN_TUNING = Method(
         r"ln_tuning_layers\.(?:weight|bias)",
         scales.ln,
         modules=scales.norms,
-        module_kind="norm in a block and not the last one",
+        module_kind="norm in a block or the last norm",
     ),
     modules=scales.block_norms,
 )
@@ -186,7 +186,7 @@ PEFT: Mapping[str, Method] = MappingProxyType(
 """By peft_type."""
 
 _FULL = "it changes a map by a matrix of full rank, which costs a copy of the map for each task"
-_AT_LOAD = "PEFT derives part of it anew from W at every load, so that the file alone does not say what it is"
+_AT_LOAD = "PEFT derives part of it again from W at every load, so that the file alone does not say what it is"
 _TOKENS = "it works on the tokens or the layers of a language model"
 
 REASONS: Mapping[str, str] = MappingProxyType(
@@ -197,7 +197,7 @@ REASONS: Mapping[str, str] = MappingProxyType(
         **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING"), _TOKENS),
         **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS"), _TOKENS),
         "LILY": "it weighs its experts by the mean over all rows of a batch",
-        "POLY": "it asks for a number beside every image",
+        "POLY": "it needs a task number beside every image",
         "XLORA": "it mixes the adapters of other files",
     }
 )

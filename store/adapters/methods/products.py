@@ -39,10 +39,10 @@ def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
-    """Return the two factors, the smaller first, by which LoKr parts a size.
+    """Return the two factors into which LoKr splits a size.
 
-    They are `factor` and the rest where it divides; else the most even ones of which the smaller is up to `factor`,
-    any where it is -1.
+    They are `factor` and the quotient where it divides; else the most even pair, the smaller first and at most
+    `factor`, or of any size where that is -1.
     """
     if factor > 0 and size % factor == 0:
         return factor, size // factor
@@ -62,7 +62,7 @@ def hra(config: Config, _: str, shape: Shape) -> ModuleSpec:
 
 
 def miss(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, again and again."""
+    """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, repeated."""
     rank = integer(config, "r")
     if rank > shape[1]:
         raise AdapterMismatchError(f"module {module!r} has {shape[1]} inputs, r = {rank}: MiSS needs r up to that")
@@ -79,7 +79,7 @@ def deft(config: Config, _: str, shape: Shape) -> ModuleSpec:
     method = config.get("decomposition_method", DECOMPOSITIONS[0])
     if method not in DECOMPOSITIONS:
         raise UnservedAdapterError(
-            f"option 'decomposition_method' = {shorten(method)} has no exact served form: "
+            f"option 'decomposition_method' = {shorten(method)} has no exact form: "
             f"tune with {' or '.join(DECOMPOSITIONS)}"
         )
     rank = min(integer(config, "r"), shape[0])
@@ -93,7 +93,7 @@ def peanut(config: Config, _: str, shape: Shape) -> ModuleSpec:
     activation = config.get("act_fn", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise UnservedAdapterError(
-            f"option 'act_fn' = {shorten(activation)} has no exact served form: tune with {', '.join(ACTIVATIONS)}"
+            f"option 'act_fn' = {shorten(activation)} has no exact form: tune with {', '.join(ACTIVATIONS)}"
         )
     number(config, "scaling")
     rank, depth = integer(config, "r"), integer(config, "depth", low=0)

@@ -29,7 +29,7 @@ Node = Callable[[str], Ends]
 
 @dataclass(frozen=True)
 class Pattern:
-    """What `re.compile` would give, for asking whether it matches and nothing else."""
+    """A compiled pattern that says only whether it matches."""
 
     node: Node
 
@@ -42,7 +42,7 @@ class Pattern:
 
 @functools.lru_cache(maxsize=256)
 def compile_pattern(pattern: str) -> Pattern:
-    """Raise `ValueError` for what is no pattern, and for back references, look-behind, flags and possessive repeats."""
+    """Raise `ValueError` for what does not compile, back references, look-behind, flags and possessive repeats."""
     try:
         re.compile(pattern)
         tokens = _tokens(pattern)
@@ -145,7 +145,7 @@ def _sequence(nodes: Sequence[Node]) -> Node:
 def _repeat(node: Node, low: int, high: int | None) -> Node:
     def ends(text: str) -> Ends:
         step, size = node(text), len(text)
-        # A path of more steps than the text has characters stands still somewhere, and may do so once more or less.
+        # A path of more steps than the text has characters stands still somewhere, and may do so more or less often.
         first = _power(step, min(low, size + 1), text)
         if high is None:
             return _then(first, _closure(step))

@@ -40,7 +40,7 @@ def glora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     paths, third, bias = (config.get(option) for option in ("config_A_B", "config_C", "config_D_E"))
     if paths not in ("vector", "constant") or third not in ("lora", "vector", "none"):
         raise UnservedAdapterError(
-            f"GLoRA with config_A_B = {shorten(paths)} and config_C = {shorten(third)} has no exact served form: "
+            f"GLoRA with config_A_B = {shorten(paths)} and config_C = {shorten(third)} has no exact form: "
             "tune with config_A_B 'vector' or 'constant', and config_C 'lora', 'vector' or 'none'"
         )
     if bias not in ("vector", "constant", "none"):

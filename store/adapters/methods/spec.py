@@ -21,7 +21,7 @@ NORMS, LAST_NORM = ("norm1", "norm2"), "norm"
 FLOATS = ("F32", "F16", "BF16")
 INTEGERS = ("U8", "I16", "I32", "I64")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
-MAX_NUMBER = 1_000_000  # a rank or an alpha above it is no choice that anyone makes
+MAX_NUMBER = 1_000_000  # no real config has a rank or an alpha above it
 
 
 def block_widths(shapes: Shapes) -> dict[str, int]:
@@ -36,12 +36,11 @@ def _linear_maps(shapes: Shapes) -> Shapes:
 
 @dataclass(frozen=True)
 class Method:
-    """A served method: options of any value, options of some values, all others off; and the guard of its tensors.
+    """A supported method: options of any value, options of some values, all others off; and the check of its tensors.
 
-    `ranks` gives every adapted module with the rank of its form, 0 where it has no low-rank part. `modules` are those
-    that must have tensors where the config names them; they are the backbone's linear maps unless it says otherwise.
-    `remedies` say by option what to do about a value that is refused. `variant` is what a config is called where not
-    all of the method are called the same.
+    `ranks` returns every adapted module with the rank of its form, 0 where it has no low-rank part. `modules` returns
+    those that must have tensors where the config names them, by default the backbone's linear maps. `remedies` has by
+    option what to do about a refused value. `variant` names a config where the method's name is not enough.
     """
 
     name: str
@@ -70,10 +69,10 @@ def _no_shared(_: Config, __: Shapes) -> Sizes:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A method's `ranks`, from the layout of a module and what all modules share.
+    """A method's `ranks`, from the spec of a module and the tensors that all modules share.
 
-    `parts` matches a part's name within its module, `whole` are those of whole numbers. `modules` are what may be
-    adapted, each with (out, in), and `what` is their name.
+    `parts` matches a part's name within its module, `integers` are the parts of whole numbers. `modules` returns what
+    may be adapted, each with (out, in); messages call such a module `module_kind`.
     """
 
     kind: str
@@ -104,14 +103,14 @@ class TensorSpec:
         dtypes = INTEGERS if is_integer else FLOATS
         if info.dtype not in dtypes:
             raise AdapterMismatchError(
-                f"tensor {tensor[:120]!r} ({info.dtype}) is no {self.kind} factor in {', '.join(dtypes)}: "
+                f"tensor {tensor[:120]!r} ({info.dtype}) is not a factor of {self.kind} in {', '.join(dtypes)}: "
                 "save the adapter with PEFT again, without modules_to_save"
             )
 
     def _rank(self, config: Config, module: str, parts: Infos, known: Shapes) -> int:
         if module not in known:
             raise AdapterMismatchError(
-                f"module {module[:120]!r} is no {self.module_kind} of this backbone: "
+                f"module {module[:120]!r} is not a {self.module_kind} of this backbone: "
                 "name target_modules by full path, such as 'blocks.0.attn.qkv'"
             )
         if not matches(config, module):
@@ -132,19 +131,20 @@ class TensorSpec:
         for tensor in others:
             if tensor not in expected:
                 raise AdapterMismatchError(
-                    f"tensor {tensor[:120]!r} is no {self.kind} factor of a {self.module_kind}: "
+                    f"tensor {tensor[:120]!r} is not a factor of {self.kind} for a {self.module_kind}: "
                     "save the adapter with PEFT again, without modules_to_save"
                 )
         shapes = {tensor: info.shape for tensor, info in others.items()}
         if shapes != expected:
             raise AdapterMismatchError(
-                f"what all modules share has shapes {shapes}, the config and the modules need {dict(expected)}: "
+                f"the tensors that all modules share have shapes {shapes}, the config and the modules need "
+                f"{dict(expected)}: "
                 "save the adapter with PEFT again, with all that it needs in the file"
             )
 
 
 def integer(config: Config, option: str, *, low: int = 1) -> int:
-    """Return the option's whole number, or raise `AdapterMismatchError` where it is none from `low` up."""
+    """Return the option's whole number, or raise `AdapterMismatchError` unless it is in `low`..`MAX_NUMBER`."""
     value = config.get(option)
     if type(value) is not int or not low <= value <= MAX_NUMBER:
         raise AdapterMismatchError(
@@ -178,5 +178,5 @@ def block_number(module: str) -> int:
         return 0
     match = BLOCK.match(module)
     if match is None:
-        raise AdapterMismatchError(f"module {module[:120]!r} is in no block: adapt modules in the blocks only")
+        raise AdapterMismatchError(f"module {module[:120]!r} is not in a block: adapt modules in the blocks only")
     return int(match.group(1)) + 1

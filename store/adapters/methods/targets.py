@@ -49,7 +49,7 @@ def is_feedforward(config: Config, module: str) -> bool:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UnservedAdapterError(
             f"option 'feedforward_modules' = {shorten(names)} must be a list of names, [] for none: "
-            "save it so with PEFT"
+            "save the config with PEFT again"
         )
     return any(module.endswith(name) for name in names)
 
@@ -66,7 +66,7 @@ def check_patterns(config: Config) -> None:
         size = sum(sizes)
         if size > limit:
             raise UnservedAdapterError(
-                f"the config has {size} characters of {kind}, at most {limit} are served: name modules by full path"
+                f"the config has {size} characters of {kind}, at most {limit} are supported: name modules by full path"
             )
 
 
@@ -97,7 +97,7 @@ def _strings(value: object) -> list[str]:
 def _plain_name(pattern: object) -> str:
     if not isinstance(pattern, str) or not PLAIN.fullmatch(pattern):
         raise UnservedAdapterError(
-            f"option 'layers_pattern' = {shorten(pattern)} has no exact served form: name the list of blocks alone"
+            f"option 'layers_pattern' = {shorten(pattern)} has no exact form: name the list of blocks alone"
         )
     return pattern
 
@@ -120,7 +120,7 @@ def _compile(pattern: str, option: str) -> Pattern:
         return compile_pattern(pattern)
     except ValueError as error:
         raise UnservedAdapterError(
-            f"option {option!r}: {pattern[:80]!r} is no regular expression that is served ({error}): "
+            f"option {option!r}: {pattern[:80]!r} is not a supported regular expression ({error}): "
             "name modules by full path"
         ) from None
 

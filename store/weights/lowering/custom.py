@@ -1,4 +1,4 @@
-"""From the methods of our own (`store.own_methods`) to the forms that the engine multiplies with."""
+"""The custom methods (`store.adapters.methods.custom`) as forms."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _norm(backbone: Tensors, path: str) -> tuple[Tensor, Tensor]:
     weight, bias = backbone.get(f"{path}.weight"), backbone.get(f"{path}.bias")
     if weight is None or bias is None:
         raise UnservedAdapterError(
-            f"{path!r} of this backbone is no layer norm with weight and bias, so its change has no exact served form: "
+            f"{path!r} of this backbone is not a layer norm with weight and bias, so its change has no exact form: "
             "tune the linear maps alone"
         )
     return weight.float(), bias.float()

@@ -1,4 +1,4 @@
-"""What every lowering is made of: an adapter's tensors by module, and the deltas that they become."""
+"""What the lowerings share: an adapter's tensors by module, and the deltas that they become."""
 
 from __future__ import annotations
 
@@ -62,16 +62,16 @@ def bias_of(backbone: Tensors, path: str) -> Tensor | None:
 
 
 def total(*terms: Tensor | None) -> Tensor | None:
-    """Return the sum of the terms that are there."""
+    """Return the sum of the terms that are not None, None where all are."""
     present = [term for term in terms if term is not None]
     return sum(present[1:], start=present[0]) if present else None
 
 
 def require_finite(value: Tensor, path: str, values: str) -> Tensor:
-    """Return what was divided or drawn together, or raise `AdapterMismatchError` where it is no number."""
+    """Return the value, or raise `AdapterMismatchError` unless every number in it is finite."""
     if not bool(torch.isfinite(value).all()):
         raise AdapterMismatchError(
-            f"module {path!r}: its {values} give no finite numbers, with PEFT neither; train it again from before that"
+            f"module {path!r}: its {values} are not all finite, in PEFT neither; train it again from before it diverged"
         )
     return value
 

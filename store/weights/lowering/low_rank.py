@@ -30,7 +30,7 @@ def lower_lora(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     """y = W x + bias_W + s (B A x + bias), s being LoRA's scaling (Hu et al. 2022, section 4.1); or DoRA.
 
     DoRA (Liu et al. 2024, equation 5): m / ||W + s B A|| times the product without bias_W, row by row of W. With bias
-    'lora_only' the file's bias stands in for bias_W.
+    'lora_only' the file's bias replaces bias_W.
     """
     return Forms({path: _lora(config, path, parts, backbone) for path, parts in by_module(tensors).items()})
 
@@ -55,7 +55,7 @@ def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:
 
 
 def lower_adalora(config: Config, tensors: Tensors, _: Tensors) -> Forms:
-    """y = W x + alpha / init_r * B (E * A x) (Zhang et al. 2023, equation 3); directions that were pruned are gone."""
+    """y = W x + alpha / init_r * B (E * A x) (Zhang et al. 2023, equation 3); pruned directions are not in the file."""
     scaling = cast(float, config["lora_alpha"]) / (cast(int, config["init_r"]) + 1e-5)
     return Forms(
         {

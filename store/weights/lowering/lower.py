@@ -31,7 +31,7 @@ def lower(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> TaskWeights:
-    """Lower a published task; its files have passed `store.checkpoint.check` with the backbone's record.
+    """Lower a published task; its files have passed `store.adapters.checkpoint.check` with the backbone's record.
 
     `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
     is not whole.
@@ -44,7 +44,7 @@ def lower(
 def with_head(
     forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
 ) -> TaskWeights:
-    """Put forms, which are where they are to be, together with the head and the class names of their version."""
+    """Return the weights of a task from forms that are on the device, its head and its class names."""
     weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
     return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 

@@ -75,7 +75,7 @@ def lower_blocks(
 
 @lru_cache(maxsize=64)
 def _stacks(header: bytes) -> tuple[_Stack, ...] | None:
-    """Return the stacks of a file that begins so; tasks of one rank and backbone have one header."""
+    """Return the stacks of a file with this header, which tasks of one rank and backbone share."""
     entries = json.loads(header[8:])
     entries.pop("__metadata__", None)
     groups: dict[tuple[str, str], list[tuple[int, str, tuple[str, int, int]]]] = {}
@@ -90,7 +90,7 @@ def _stacks(header: bytes) -> tuple[_Stack, ...] | None:
 
 
 def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) -> _Stack | None:
-    """Return the factors, by offset, path and look, as a stack; None where they look or lie unlike each other."""
+    """Return factors of (offset, path, (dtype, *shape)) as a stack; None where dtype, shape or distance differ."""
     kinds = {kind for _, _, kind in factors}
     steps = {after - before for (before, _, _), (after, _, _) in pairwise(factors)} or {0}
     (name, rows, columns), step = next(iter(kinds)), next(iter(steps))

@@ -43,7 +43,7 @@ def test_of_many_who_make_a_store_at_once_one_wins(place: str) -> None:
 
 def test_no_store_is_said_to_be_none_and_none_is_made(backend: Backend) -> None:
     for ask in (store_uuid, store_format, write_format):
-        with pytest.raises(StoreNotFoundError, match=r"no store at .*onetrunk demo"):
+        with pytest.raises(StoreNotFoundError, match=r"no store at .*open_store\(url, create=True\)"):
             ask(backend)
     assert list(backend.list()) == []
 

@@ -103,7 +103,7 @@ def test_where_nothing_listens_is_a_typed_error(bucket: str, monkeypatch: pytest
     backend = open_backend(bucket)
     with pytest.raises(StorageError, match=r"a cannot be read \(no answer\)"):
         backend.read("a")
-    with pytest.raises(StorageError, match=r"a cannot be known to be made or not \(no answer\)"):
+    with pytest.raises(StorageError, match=r"a cannot be checked \(no answer\)"):
         backend.create("a", b"x")
 
 
@@ -131,7 +131,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
         (lambda: backend.create("a", b""), ReadOnlyStoreError),
         (lambda: backend.delete(["a"]), OneTrunkError),
     ):
-        with pytest.raises(error, match="the keys in the environment") as caught:
+        with pytest.raises(error, match="the credentials in the environment") as caught:
             ask()
         messages.append(str(caught.value))
     hidden = (secret, os.environ["AWS_ACCESS_KEY_ID"], "Signature=", "AWS4-HMAC", "\n")
@@ -157,7 +157,7 @@ def test_two_places_in_a_bucket_do_not_see_each_other(bucket: str) -> None:
     one.put("a", b"1")
     other.put("a", b"2")
     assert (one.read("a"), other.read("a")) == (b"1", b"2")
-    assert [file.path for file in one.walk()] == [file.path for file in other.walk()] == ["a"]
+    assert [file.path for file in one.list()] == [file.path for file in other.list()] == ["a"]
     assert other.url == f"{bucket}2/deeper"
 
 

@@ -53,7 +53,7 @@ class KeepsTheFirst(Remote):
 
 class ListsLate(Remote):
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        return iter(list(super().walk(prefix))[:-1])
+        return iter(list(super().list(prefix))[:-1])
 
 
 class ListsGhosts(Remote):
@@ -62,7 +62,7 @@ class ListsGhosts(Remote):
         self.seen: dict[str, StoredFile] = {}
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        self.seen.update({file.path: file for file in super().walk(prefix)})
+        self.seen.update({file.path: file for file in super().list(prefix)})
         return iter(self.seen.values())
 
 

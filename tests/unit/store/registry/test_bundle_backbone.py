@@ -26,8 +26,7 @@ def test_without_the_backbone_it_is_small_and_needs_a_store_that_has_it(
     bundle = bundle_of(store, "flowers", with_backbone=False)
     assert len(bundle.getvalue()) < len(toy.weights)
     with pytest.raises(
-        BackboneNotFoundError,
-        match=r"add vit_tiny_patch16_224 \(weights 'local'\) with `adopt_backbone\(store, name\)`",
+        BackboneNotFoundError, match=r"with `adopt_backbone\(store, name\)` with name 'vit_tiny_patch16_224'"
     ):
         import_bundle(other, bundle)
     other.add_backbone(toy.record, toy.weights)

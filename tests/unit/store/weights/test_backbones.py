@@ -153,7 +153,7 @@ def test_names_and_arguments_that_make_no_model_are_told_in_one_line(tmp_path):
     with pytest.raises(BackboneNotFoundError, match="does not exist"):
         load_backbone("vit_tiny_patch16_224", weights=tmp_path / "none.safetensors")
     (tmp_path / "x.safetensors").write_bytes(b"")
-    with pytest.raises(BackboneNotFoundError, match="is no timm architecture"):
+    with pytest.raises(BackboneNotFoundError, match="is not a timm architecture"):
         load_backbone("vit_enormous", weights=tmp_path / "x.safetensors")
     with pytest.raises(InvalidSettingError, match="colour"):
         load_backbone("vit_tiny_patch16_224", weights=tmp_path / "x.safetensors", arguments={"colour": 3})
