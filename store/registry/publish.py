@@ -28,7 +28,10 @@ PUBLISH_S = 3600.0  # how long a publish may take from its first blob to its ver
 
 @dataclass(frozen=True, kw_only=True)
 class PublishOptions:
-    """How to publish: `backbone` and `depth` replace a missing card, `aliases` move to the version, by force or not."""
+    """How to publish: `backbone` and `depth` stand in for a missing card, `aliases` move to the version.
+
+    `force` moves protected aliases too; it opens no gate.
+    """
 
     backbone: str | None = None
     depth: int | None = None
@@ -37,6 +40,7 @@ class PublishOptions:
 
 
 DEFAULT = PublishOptions()
+"""The backbone and depth of the card, and no alias but `latest`."""
 
 
 def draft_version(

@@ -134,8 +134,8 @@ class Store(ReadOnlyStore):
     ) -> Version:
         """Publish the folder as a version of the task, once all of it is checked, and point `latest` at it.
 
-        `backbone` and `depth` are needed where the folder has no `onetrunk.json`. The same content again is the same
-        version.
+        Where the folder has no `onetrunk.json`, `backbone` is required, and `depth` is all blocks unless set. The same
+        content again is the same version.
         """
         self.check_writable()
         check_name(task, "task")
