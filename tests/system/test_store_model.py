@@ -342,7 +342,7 @@ class Registry(RuleBasedStateMachine):
             found = self.store.resolve(f"{task}@{alias}", at=at)
             assert (found.version, found.digest) == (number, self.digests[task, number])
         else:
-            with pytest.raises(VersionNotFoundError, match=self.digests[task, number] if number else "named nothing"):
+            with pytest.raises(VersionNotFoundError, match=self.digests[task, number] if number else "pointed at no version"):
                 self.store.resolve(f"{task}@{alias}", at=at)
 
     def number(self, task: str, pick: int, *, first: Callable[[str, int], bool] | None = None) -> int:

@@ -133,7 +133,7 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     assert (counted.reclaimable_nbytes, counted.garbage_nbytes) == (0, 0)
 
 
-def test_leftovers_of_writers_go_after_the_grace_and_no_file_of_anyone_else(store: Store) -> None:
+def test_orphaned_files_of_writers_go_after_the_grace_and_no_file_of_anyone_else(store: Store) -> None:
     old, new, foreign = (
         store.root / "journal" / name for name in (PARTIAL, PARTIAL.replace("0", "1"), "movie.partial")
     )
@@ -215,7 +215,7 @@ def test_the_weights_of_a_backbone_whose_record_is_unreadable_are_not_freed(stor
 def test_a_write_goes_on_where_a_collection_takes_its_temporary_file(tmp_path: Path) -> None:
     backend, stop, taken = LocalBackend(tmp_path), threading.Event(), set[str]()
 
-    def take_leftovers() -> None:
+    def take_orphans() -> None:
         while not stop.is_set():
             for path in (tmp_path / "journal").glob(".*.partial"):
                 written = path.name.split(".")[1]
@@ -223,7 +223,7 @@ def test_a_write_goes_on_where_a_collection_takes_its_temporary_file(tmp_path: P
                     taken.add(written)
                     path.unlink(missing_ok=True)
 
-    thread = threading.Thread(target=take_leftovers)
+    thread = threading.Thread(target=take_orphans)
     thread.start()
     try:
         for number in range(300):

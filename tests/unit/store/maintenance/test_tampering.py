@@ -163,7 +163,7 @@ def test_two_events_in_each_others_place_are_found(store: Store, books: sqlite3.
 
 
 def chained(books: sqlite3.Connection, store: Store) -> None:
-    """Compute every digest of the chain anew, as someone with the source code would."""
+    """Compute every digest of the chain again, as someone with the source code would."""
     previous = GENESIS
     for event in list(store.queries.history()):
         books.execute("update history set previous = ? where number = ?", (previous, event.number))
