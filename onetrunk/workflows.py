@@ -83,6 +83,7 @@ def publish_folder(
     """
     from store.adapters.checkpoint import read_checkpoint
     from store.adapters.lineage import with_lineage
+    from store.registry.publish import PublishOptions
 
     checkpoint = read_checkpoint(Path(folder))
     parent_version = None if parent is None else store.resolve(parent)
@@ -90,9 +91,8 @@ def publish_folder(
     if name is not None and (parent_version or code_commit):
         record = store.backbone(name)
         checkpoint = with_lineage(checkpoint, record, depth=depth, parent=parent_version, code_commit=code_commit)
-    return store.publish_checkpoint(
-        task, checkpoint, where=str(folder), backbone=backbone, depth=depth, aliases=aliases, force=force
-    )
+    options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
+    return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
 
 
 def adopt_backbone(store: Store, name: str) -> Backbone:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
@@ -11,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 
 from onetrunk.rendering.tables import size
 from store.adapters.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_classes
-from store.records.backbone import BackboneRecord, add_command, hub_id, timm_name
+from store.records.backbone import BackboneRecord, hub_id, source_of, timm_name
 from store.records.blob import Blob
 from store.records.evidence import Accuracy
 from store.records.manifest import Manifest
@@ -20,6 +22,7 @@ from store.registry.store import Store, Version
 README = "README.md"
 WEIGHTS_FILE = "backbone.safetensors"
 SHOWN_CLASSES = 20
+MAX_COMMAND = 1000  # characters; a record from elsewhere may hold anything
 MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
 
 
@@ -54,6 +57,16 @@ def model_card(version: Version, backbone: BackboneRecord, labels: bytes) -> str
         data=_data(version),
         files=_files(version.manifest),
     )
+
+
+def add_command(record: BackboneRecord, *, file: str | None = None) -> str:
+    """Return the command that adds the backbone to a store; weights from a file are in `file`, or where they were."""
+    source = source_of(record, file=file)
+    weights = [] if source.weights is None else ["--weights", source.weights]
+    arguments = [part for key, value in source.arguments.items() for part in ("--arg", f"{key}={json.dumps(value)}")]
+    label = [] if source.label is None else ["--as", source.label]
+    command = shlex.join(["onetrunk", "backbone", "add", source.name, *weights, *arguments, *label])
+    return command if command.isprintable() and len(command) <= MAX_COMMAND else "onetrunk backbone add NAME"
 
 
 def yaml_string(text: str) -> str:

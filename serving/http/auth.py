@@ -36,7 +36,7 @@ class ApiKeyCache:
     def find(self, secret: str) -> ApiKey:
         """Look the key up; raise `UnknownKeyError` unless it is valid."""
         keys = self._keys
-        key = authenticate(self._store.queries, secret)
+        key = authenticate(self._store, secret)
         keys[key.sha256] = key
         return key
 

@@ -80,7 +80,7 @@ def _near_zero(adapter: Adapter) -> Adapter:
 
 def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> CustomMethod:
     preset = PRESETS[name]
-    return CustomMethod(BOTTLENECK, preset.places, make, insert_parallel(preset.input), options={"preset": name})
+    return CustomMethod(BOTTLENECK, preset.sites, make, insert_parallel(preset.input), options={"preset": name})
 
 
 _MAKE = {"adaptformer": adaptformer, "houlsby": houlsby, "adapter+": adapter_plus}

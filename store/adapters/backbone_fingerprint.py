@@ -1,4 +1,4 @@
-"""A backbone's fingerprint from the bytes of its safetensors file: to refuse wrong weights takes no tensor library."""
+"""A backbone's fingerprint, from the bytes of its safetensors file and without a tensor library."""
 
 from __future__ import annotations
 
@@ -57,27 +57,27 @@ def fingerprint_of(
 def fingerprint_file(
     data: bytes, architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing
 ) -> str:
-    """Compute `fingerprint_of` over a safetensors file's bytes; raise `FormatError` where they are none."""
+    """Compute `fingerprint_of` over a safetensors file's bytes; raise `FormatError` where they are not one."""
     return fingerprint_of(architecture, arguments, preprocessing, leaves_of(data, "backbone weights"))
 
 
-def leaves_of(data: bytes | memoryview, what: str) -> tuple[Leaf, ...]:
+def leaves_of(data: bytes | memoryview, source: str) -> tuple[Leaf, ...]:
     view = memoryview(data)
-    return tuple(_leaf(view, name, info, what) for name, info in parse_view(view, what).items())
+    return tuple(_leaf(view, name, info, source) for name, info in parse_view(view, source).items())
 
 
 def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
-    """Raise `BackboneMismatchError` unless the weights are the record's, `FormatError` where they are no weights."""
+    """Raise `BackboneMismatchError` unless the weights are the record's, `FormatError` unless they are safetensors."""
     check_leaves(record, leaves_of(data, f"weights of backbone {record.name}"))
 
 
 def check_leaves(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
-    """Raise `BackboneMismatchError` unless these tensors, built and fed as the record says, have its fingerprint."""
+    """Raise `BackboneMismatchError` unless the record with these tensors has its fingerprint."""
     identity = record.id
-    found = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
-    if found != identity.fingerprint:
+    fingerprint = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
+    if fingerprint != identity.fingerprint:
         raise BackboneMismatchError(
-            f"backbone {record.name!r} has fingerprint {found[:12]}, expected {identity.fingerprint[:12]}: "
+            f"backbone {record.name!r} has fingerprint {fingerprint[:12]}, expected {identity.fingerprint[:12]}: "
             "its weights, architecture or preprocessing changed; restore the original"
         )
     _check_description(record, leaves)
@@ -99,7 +99,7 @@ class Fingerprints:
 
 
 def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
-    """Check what the fingerprint leaves out and tasks are measured against."""
+    """Check the fields that the fingerprint leaves out and that tasks are checked against."""
     weights = {leaf.name.removesuffix(".weight"): leaf.shape for leaf in leaves if leaf.name.endswith(".weight")}
     modules = {name: shape for name, shape in weights.items() if name.startswith("blocks.") and len(shape) == 2}
     described = {
@@ -108,16 +108,17 @@ def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
         "dim": (record.dim, next(iter(weights.get("blocks.0.norm1", ())), 0)),
         "modules": (dict(record.modules), modules),
     }
-    for what, (said, found) in described.items():
-        if said != found:
+    for field, (recorded, measured) in described.items():
+        if recorded != measured:
             raise BackboneMismatchError(
-                f"the record of backbone {record.name!r} has {what} {str(said)[:80]}, its weights {str(found)[:80]}: "
-                "add the backbone again with `onetrunk backbone add`"
+                f"the record of backbone {record.name!r} has {field} {str(recorded)[:80]}, "
+                f"its weights {str(measured)[:80]}: "
+                "add the backbone again with `adopt_backbone(store, name)`"
             )
 
 
-def _leaf(view: memoryview, name: str, info: TensorInfo, what: str) -> Leaf:
+def _leaf(view: memoryview, name: str, info: TensorInfo, source: str) -> Leaf:
     if info.dtype not in TORCH_NAMES:
-        raise FormatError(f"{what}: tensor {name[:120]!r} is {info.dtype}, which torch does not read: convert it")
+        raise FormatError(f"{source}: tensor {name[:120]!r} is {info.dtype}, which torch does not read: convert it")
     sha256 = hashlib.sha256(view[info.offset : info.offset + info.nbytes]).hexdigest()
     return Leaf(name, TORCH_NAMES[info.dtype], info.shape, sha256)

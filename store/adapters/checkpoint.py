@@ -1,4 +1,4 @@
-"""A task's folder, as PEFT and a linear head leave it, and the guards before it is published."""
+"""A task's folder, as PEFT and a linear head leave it, and the checks before it is published."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class AdapterSummary:
-    """What a checked checkpoint is: the method, and each adapted module with its rank, from the first block up."""
+    """The method of a checked checkpoint, and each adapted module with its rank, from the first block up."""
 
     method: str
     ranks: Mapping[str, int]
@@ -71,7 +71,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 
 def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
-    """Read the files of a task's folder, which are in memory by their names; there may be no card among them."""
+    """Parse the files of a task's folder, given as bytes by name; the card may be missing."""
     for name, data in files.items():
         if len(data) > LIMITS[name]:
             raise FormatError(f"{name} has {len(data)} bytes, at most {LIMITS[name]} are read: is it the right file?")
@@ -123,7 +123,7 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
     _check_complete(checkpoint.settings, method, ranks, record, depth)
     _check_head(checkpoint, record)
     modules = sorted(ranks, key=lambda module: (block_number(module), module))
-    return AdapterSummary(method.called(checkpoint.settings), {module: ranks[module] for module in modules})
+    return AdapterSummary(method.name_for(checkpoint.settings), {module: ranks[module] for module in modules})
 
 
 def _refuse_pickle(folder: Path, name: str) -> None:
@@ -158,15 +158,16 @@ def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:
     if card.backbone != record.id.fingerprint:
         raise BackboneMismatchError(
             f"the task was made on backbone {card.backbone}, {record.name} is {record.id.fingerprint}: "
-            "add the one it was made on with `onetrunk backbone add`"
+            "add that backbone with `adopt_backbone(store, name)`"
         )
     if card.prune_index.blocks != record.blocks:
         raise BackboneMismatchError(
-            f"{CARD} speaks of {card.prune_index.blocks} blocks, {record.name} has {record.blocks}: make the task again"
+            f"{CARD} declares {card.prune_index.blocks} blocks, {record.name} has {record.blocks}: "
+            "tune the task again on this backbone"
         )
     if card.prune_index.depth != depth:
         raise AdapterMismatchError(
-            f"{CARD} says depth {card.prune_index.depth}, {depth} is asked for: leave out --depth, or cut again"
+            f"{CARD} says depth {card.prune_index.depth}, not {depth}: leave out `depth=`, or cut again"
         )
 
 
@@ -200,8 +201,8 @@ def _check_complete(
 def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
     infos, classes = checkpoint.head_infos, len(checkpoint.classes)
     if infos.keys() != {"weight", "bias"} or any(info.dtype not in FLOATS for info in infos.values()):
-        found = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
-        raise HeadMismatchError(f"{HEAD} has {found}: it must have weight and bias alone, each {', '.join(FLOATS)}")
+        dtypes = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
+        raise HeadMismatchError(f"{HEAD} has {dtypes}: it must have weight and bias alone, each {', '.join(FLOATS)}")
     weight, bias = infos["weight"].shape, infos["bias"].shape
     if len(weight) != 2 or bias != weight[:1]:
         raise HeadMismatchError(f"{HEAD} has weight {weight} and bias {bias}: expected (classes, dim) and (classes,)")

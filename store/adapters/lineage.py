@@ -1,4 +1,4 @@
-"""What a publisher knows of a task's making beside what its folder says: the code, and the version it was made from."""
+"""What only the publisher of a task knows, added to its card: the code commit, and the version it was made from."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def with_lineage(
     parent: Version | None,
     code_commit: str | None,
 ) -> Checkpoint:
-    """Return the checkpoint with these in its card; what is None stays as the card has it.
+    """Return the checkpoint with these in its card; None leaves what the card has.
 
-    A folder without a card gets one that says what `publish` would have said: the backbone, and the depth as given.
+    A folder without a card gets the one that `publish` would imply: the backbone, and the depth as given.
     """
     if code_commit is not None and not COMMIT.fullmatch(code_commit):
-        raise InvalidSettingError(f"code commit {code_commit[:80]!r} is not one: give what `git rev-parse HEAD` prints")
+        raise InvalidSettingError(
+            f"code commit {code_commit[:80]!r} is not a valid commit: give what `git rev-parse HEAD` prints"
+        )
     if code_commit is None and parent is None:
         return checkpoint
     index = PruneIndex(depth or record.blocks, record.blocks, criterion="given")

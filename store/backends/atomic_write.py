@@ -40,7 +40,7 @@ def write_synced(path: Path, data: bytes) -> None:
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says of a path that cannot be written into our errors."""
+    """Turn the system's errors on writing this path into `ReadOnlyStoreError` and `StorageError`."""
     try:
         yield
     except (FileNotFoundError, OneTrunkError):
@@ -56,7 +56,7 @@ def writing(path: Path) -> Iterator[None]:
 
 @contextmanager
 def temporary_beside(path: Path) -> Iterator[Path]:
-    """Give a free name in the path's folder; a file that still has it at the end is removed."""
+    """Yield an unused name in the path's folder; a file that still has it at the end is removed."""
     temporary = path.with_name(f".{path.name}.{os.urandom(8).hex()}.partial")
     try:
         yield temporary
@@ -66,7 +66,7 @@ def temporary_beside(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def synced_beside(path: Path, data: bytes) -> Iterator[Path]:
-    """Give a synced file of these bytes, to be renamed or linked to the path; the folder is synced after that."""
+    """Yield a synced file of these bytes, to be renamed or linked to the path; the folder is synced after that."""
     with writing(path):
         with temporary_beside(path) as temporary:
             write_synced(temporary, data)
@@ -75,7 +75,7 @@ def synced_beside(path: Path, data: bytes) -> Iterator[Path]:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Put these bytes in the file's place, durably, or leave it as it is; raise `StorageError` where that fails."""
+    """Replace the file by these bytes durably, or leave it as it is; raise `StorageError` where that fails."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
     with synced_beside(path, data) as temporary:

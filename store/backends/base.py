@@ -19,19 +19,19 @@ class StoredFile:
 
     @property
     def sha256(self) -> str | None:
-        """The digest that the path promises, None where the file is no blob."""
+        """The digest in the path, None where the path is not a blob's."""
         return digest_of(self.path)
 
 
 def no_op() -> None:
-    """Wait for nothing."""
+    """Do nothing."""
 
 
 class Backend(Protocol):
     """Whole objects by key; what a call has written survives a power cut when it returns.
 
-    A key is as `layout.check_key` says; reading one that is not there raises `FileNotFoundError`,
-    and whatever else goes wrong is a `StorageError` or a `ReadOnlyStoreError`.
+    Keys are those that `layout.check_key` accepts. Reading a missing key raises `FileNotFoundError`; every other
+    failure is a `StorageError` or a `ReadOnlyStoreError`.
     """
 
     @property
@@ -44,7 +44,7 @@ class Backend(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether another machine answers, so that what it promises is to be proved first (`store.probe`)."""
+        """Whether another machine answers, whose promises are to be probed first (`store.backends.probe`)."""
         ...
 
     def locate(self, key: str) -> str:
@@ -54,7 +54,7 @@ class Backend(Protocol):
     def read(self, key: str) -> bytes: ...
 
     def view(self, key: str) -> memoryview:
-        """Return what `read` does, without a copy where it can be had so, in memory that is the caller's own."""
+        """Return what `read` does, without a copy where possible; the memory is the caller's own."""
         ...
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
@@ -66,22 +66,22 @@ class Backend(Protocol):
         ...
 
     def put(self, key: str, data: bytes) -> None:
-        """Give the key these bytes, whole or not at all, in place of what it had."""
+        """Store these bytes under the key, whole or not at all, in place of what was there."""
         ...
 
     def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
-        """Do the same only where the key has none; return whether that was so. Of writers that race, one wins.
+        """Store these bytes where the key has no object; return whether it had none. Of writers that race, one wins.
 
-        `turn` is called, perhaps more than once, before the key is given: what can be written ahead is written by then.
+        `before_commit` is called, perhaps more than once, before the object is visible: all else is written by then.
         """
         ...
 
     def sync(self, key: str) -> None:
-        """Make an object durable that another writer, perhaps not done yet, has put."""
+        """Make an object durable that another writer has put and may not have synced yet."""
         ...
 
     def delete(self, keys: Sequence[str]) -> None:
-        """Remove the objects; those that are not there are no error."""
+        """Remove the objects; a missing one is not an error."""
         ...
 
     def move(self, key: str, to: str) -> None:
@@ -89,5 +89,5 @@ class Backend(Protocol):
         ...
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Yield every object under the prefix, a folder in the keys: ours or not, unfinished ones too."""
+        """Yield every object under the prefix, a folder of keys: foreign and unfinished ones too."""
         ...

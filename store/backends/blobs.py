@@ -20,7 +20,7 @@ class Blobs:
     """Content addressing over a backend: what comes out is what went in, or an `IntegrityError`."""
 
     def __init__(self, backend: Backend, *, probe_existing: bool = True) -> None:
-        """Without `probe_existing`, `put` does not look whether bytes exist: its time does not tell who has them."""
+        """Without `probe_existing`, `put` does not read existing bytes, so that its time does not reveal them."""
         self._backend = backend
         self._probe_existing = probe_existing
 
@@ -30,7 +30,7 @@ class Blobs:
         key = blob_key(blob.sha256)
         kept = self._read(key) if self._probe_existing else None
         if kept == data:
-            # Whoever put it may not have made it durable yet, and our caller is about to depend on it.
+            # The writer that put it may not have made it durable yet, and our caller is about to depend on it.
             self._backend.sync(key)
             return blob
         if kept is not None:
@@ -39,7 +39,7 @@ class Blobs:
         return blob
 
     def get(self, blob: Blob) -> bytes:
-        """Return the bytes, or raise `IntegrityError` where they are not those that the name promises."""
+        """Return the bytes, or raise `IntegrityError` where they are missing or have another digest."""
         data = self._read(blob_key(blob.sha256))
         if data is None:
             raise self._damaged(blob, "is missing")
@@ -49,10 +49,10 @@ class Blobs:
 
     @contextmanager
     def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
-        """Give the blobs' bytes, without a copy where they are files, while another thread hashes them.
+        """Yield the blobs' bytes, without a copy where they are files, while another thread hashes them.
 
-        The block may work on them meanwhile, and must hand nothing out: when it ends, with an error or without, this
-        waits for the digests and raises `IntegrityError` unless each is right. After that the views are as `get`'s.
+        The block may compute with them, but must not pass anything on: when it ends, with an error or without, this
+        waits for the digests and raises `IntegrityError` unless all are right. Then the bytes are verified as `get`'s.
         """
         views = tuple(map(self._view, blobs))
         digests: dict[Blob, str] = {}  # what is not in it at the end was not verified, for whatever reason
@@ -78,7 +78,7 @@ class Blobs:
             raise self._damaged(blob, "is missing") from None
 
     def locate(self, blob: Blob) -> str:
-        """Return where the blob lies, or would: a path or an URL."""
+        """Return the blob's path or URL, whether it exists or not."""
         return self._backend.locate(blob_key(blob.sha256))
 
     def holds(self, blob: Blob) -> bool:

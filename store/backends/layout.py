@@ -20,12 +20,12 @@ BLOB_KEY = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
 JOURNAL_KEY = re.compile(rf"{JOURNAL}/[0-9]{{20}}\.json")
 
 TEMPORARY = r"(?:[A-Za-z0-9._-]+/)*\.[A-Za-z0-9._-]+\.[0-9a-f]{16}\.partial"
-LEFTOVER = re.compile(rf"{TEMPORARY}(-wal|-shm|-journal)?|probe/[A-Za-z0-9-]+")
+TEMPORARY_KEY = re.compile(rf"{TEMPORARY}(-wal|-shm|-journal)?|probe/[A-Za-z0-9-]+")
 
 
-def is_leftover(key: str) -> bool:
-    """Say whether a writer or a probe that died left this, under a name that nothing reads."""
-    return LEFTOVER.fullmatch(key) is not None
+def is_temporary(key: str) -> bool:
+    """Say whether the key is a temporary one of a writer or a probe, which nothing reads."""
+    return TEMPORARY_KEY.fullmatch(key) is not None
 
 
 def blob_key(sha256: str) -> str:
@@ -41,13 +41,13 @@ def quarantine_key(sha256: str, token: str) -> str:
 
 
 def digest_of(key: str) -> str | None:
-    """Return the digest that the key promises, None where it is no blob's."""
+    """Return the digest in a blob's key, None for any other key."""
     match = BLOB_KEY.fullmatch(key)
     return match.group(2) if match else None
 
 
 def kind_of(key: str) -> str:
-    """Say what the object is for: "blob", "overhead", "quarantine", or "garbage" that no store names."""
+    """Say what the object is for: "blob", "overhead", "quarantine", or "garbage" for any other key."""
     if BLOB_KEY.fullmatch(key):
         return "blob"
     if key in OVERHEAD or JOURNAL_KEY.fullmatch(key):
@@ -56,7 +56,7 @@ def kind_of(key: str) -> str:
 
 
 def check_key(key: str) -> str:
-    """Return the key, or raise `InvalidNameError` where it could mean another place than it says."""
+    """Return the key, or raise `InvalidNameError` where it could name another place."""
     if not KEY.fullmatch(key):
         raise InvalidNameError(
             f"key {key[:80]!r} is not valid: use letters, digits, '.', '_' and '-', in parts divided by single '/'"

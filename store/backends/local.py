@@ -35,7 +35,7 @@ class LocalBackend:
     @property
     def writable(self) -> bool:
         paths = (self.root, self.root / BLOBS, self.root / JOURNAL, self.root / CATALOGUE)
-        return all(_may_write(path) for path in paths if path.exists())
+        return all(_is_writable(path) for path in paths if path.exists())
 
     @property
     def remote(self) -> bool:
@@ -59,23 +59,23 @@ class LocalBackend:
     def size(self, key: str) -> int | None:
         try:
             with self._reading(key) as path:
-                found = Path(path).stat()
+                status = Path(path).stat()
         except FileNotFoundError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def put(self, key: str, data: bytes) -> None:
-        _again(lambda: self._put(key, data))
+        _retry(lambda: self._put(key, data))
 
     def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
-        return _again(lambda: self._create(key, data, before_commit))
+        return _retry(lambda: self._create(key, data, before_commit))
 
     def _put(self, key: str, data: bytes) -> None:
-        with self._new(key, data) as (path, temporary):
+        with self._temporary(key, data) as (path, temporary):
             temporary.replace(path)
 
     def _create(self, key: str, data: bytes, before_commit: Callable[[], None]) -> bool:
-        with self._new(key, data) as (path, temporary):
+        with self._temporary(key, data) as (path, temporary):
             before_commit()
             try:
                 path.hardlink_to(temporary)
@@ -93,7 +93,7 @@ class LocalBackend:
         for path in [self._path(key) for key in keys]:  # all of them checked before the first goes
             with writing(path), suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-            if path.parent.is_dir():  # also where it was gone: whoever removed it may have died before the sync
+            if path.parent.is_dir():  # also where it was gone: the one who removed it may have died before the sync
                 folders.add(path.parent)
         for folder in sorted(folders):
             with writing(folder):
@@ -121,10 +121,10 @@ class LocalBackend:
                 yield from self._list(path)
                 continue
             try:
-                found = entry.stat(follow_symlinks=False)  # a link counts as itself
+                status = entry.stat(follow_symlinks=False)  # a link counts as itself
             except FileNotFoundError:  # another process finished with its temporary file
                 continue
-            yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+            yield StoredFile(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -142,8 +142,8 @@ class LocalBackend:
             ) from None
 
     @contextmanager
-    def _new(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
-        """Give the path and a synced file of these bytes to name so; its folder is synced after that."""
+    def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+        """Yield the path and a synced temporary file of these bytes; the folder is synced after that."""
         path = self._path(key)
         with writing(path):
             self._make_folder(path.parent)
@@ -152,14 +152,14 @@ class LocalBackend:
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder and its parents, each durable before the next."""
-        found = path.is_dir()
-        if found and (path in self._durable or not path.is_relative_to(self.root)):
+        exists = path.is_dir()
+        if exists and (path in self._durable or not path.is_relative_to(self.root)):
             return
         if path != path.parent:
             self._make_folder(path.parent)
-        if not found:
+        if not exists:
             path.mkdir(exist_ok=True)
-        # Also where it was there: whoever made it may not have synced it yet, and what we put in it would go with it.
+        # Also where it was there: its maker may not have synced it yet, and what we put in it would go with it.
         try:
             sync_folder(path.parent)
         except PermissionError:  # the root may lie in a folder that its user may not list
@@ -168,14 +168,14 @@ class LocalBackend:
         self._durable.add(path)
 
 
-def _again(write: Callable[[], T]) -> T:
-    """Write once more where a collection without a grace time has taken the temporary file for a leftover."""
+def _retry(write: Callable[[], T]) -> T:
+    """Write again where a collection without a grace time has deleted the temporary file."""
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
             return write()
     return write()
 
 
-def _may_write(path: Path) -> bool:
+def _is_writable(path: Path) -> bool:
     mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

@@ -1,4 +1,4 @@
-"""The bytes of a file without a copy, such that a disk that fails is an error and not a signal."""
+"""The bytes of a file without a copy; a failing disk raises an error, not a signal."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ NOT_HERE = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENODEV, errno.EOPNOTSUPP
 def map_file(path: str) -> memoryview:
     """Return the bytes of the file, mapped where it is large; raise `OSError` where they cannot be read.
 
-    All pages are brought in here: a page that cannot be read when it is touched ends the process (SIGBUS), one that
-    cannot be brought in is an error. The file must never change in place, as no file of a store does. Where the
-    kernel cannot do so, the file is read. The memory is the caller's own: what it writes there is in no file.
+    All pages are loaded here: a page that cannot be read when it is touched ends the process (SIGBUS), one that
+    cannot be loaded raises an error. The file must never change in place, as no file of a store does. Where the
+    kernel cannot load pages so, the file is read. The memory is the caller's own: writing to it changes no file.
     """
     with FileIO(path) as file:
         nbytes = os.fstat(file.fileno()).st_size
@@ -38,6 +38,6 @@ def map_file(path: str) -> memoryview:
 
 def _read(file: FileIO, nbytes: int) -> memoryview:
     data, end = memoryview(bytearray(nbytes)), 0
-    while found := file.readinto(data[end:]):
-        end += found
+    while count := file.readinto(data[end:]):
+        end += count
     return data[:end]

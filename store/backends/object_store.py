@@ -26,13 +26,13 @@ PART_NBYTES = 16 * 2**20
 
 CREATE_TRIES = 6
 MARK = "writeid"  # letters alone: Azure takes no hyphen in a name, and some proxies drop underscores
-READ, WRITTEN, DELETED, LISTING_COLUMNS = "read", "written", "deleted", "listed"
+READ, CHECKED, WRITTEN, DELETED, LISTED = "read", "checked", "written", "deleted", "listed"
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 
 
 class ObjectStoreBackend:
-    """Objects under the URL's prefix; the keys to the bucket come from the environment, as obstore reads them.
+    """Objects under the URL's prefix; the credentials come from the environment, as obstore reads them.
 
     Threads may share it; a forked child may not, since obstore's own threads stay behind.
     """
@@ -43,7 +43,7 @@ class ObjectStoreBackend:
             self._store = from_url(self._url, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
         except BaseError as error:
             raise InvalidSettingError(
-                f"{self._url} cannot be opened ({str(error).splitlines()[0][:200]}): set the cloud's account and keys "
+                f"{self._url} cannot be opened ({str(error).splitlines()[0][:200]}): set the cloud's credentials "
                 "in the environment"
             ) from None
 
@@ -53,7 +53,7 @@ class ObjectStoreBackend:
 
     @property
     def writable(self) -> bool:
-        return True  # what the keys allow is known when they are used
+        return True  # what the credentials allow is known when they are used
 
     @property
     def remote(self) -> bool:
@@ -97,9 +97,9 @@ class ObjectStoreBackend:
     def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
         before_commit()
         # An answer may be lost when the object is there already, and the request that is then sent again meets our
-        # own object. So the object carries a mark of this call, and whoever finds the key taken looks whose it is.
+        # own object. So the object carries a mark of this call, and a call that finds the key taken looks whose it is.
         mark = uuid.uuid4().hex
-        problem = StorageError(f"{self.locate(key)} was neither made nor taken in {CREATE_TRIES} tries: try again")
+        problem = StorageError(f"{self.locate(key)} was neither created nor taken in {CREATE_TRIES} tries: try again")
         for attempt in range(CREATE_TRIES):
             try:
                 with self._typed(key, WRITTEN):
@@ -109,9 +109,9 @@ class ObjectStoreBackend:
                 pass
             except StorageError as error:
                 problem = error
-            found = self._mark_of(key)
-            if found is not None:
-                return found == mark
+            existing = self._mark_of(key)
+            if existing is not None:
+                return existing == mark
             # S3 may refuse both of two requests that meet (409), and the one that we met may have been lost too.
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise problem
@@ -141,10 +141,10 @@ class ObjectStoreBackend:
         self.delete([key])
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        with self._typed(prefix or None, LISTING_COLUMNS):
+        with self._typed(prefix or None, LISTED):
             for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1000):
-                for found in page:
-                    yield StoredFile(found["path"], found["size"], found["last_modified"].timestamp())
+                for entry in page:
+                    yield StoredFile(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
     def _part(self, key: str, start: int, end: int) -> bytes:
         return obstore.get_range(self._store, key, start=start, end=end).to_bytes()
@@ -152,30 +152,30 @@ class ObjectStoreBackend:
     def _mark_of(self, key: str) -> str | None:
         """Return the mark of the call that created the object, "" where it has none, None where there is no object."""
         try:
-            with self._typed(key, "known to be made or not"):
+            with self._typed(key, CHECKED):
                 return obstore.get(self._store, key, options={"head": True}).attributes.get(MARK, "")
         except FileNotFoundError:
             return None
 
     @contextmanager
     def _typed(self, key: str | None, done: str) -> Iterator[None]:
-        """Check the key, and turn what obstore raises into our errors; `done` is what could not be done."""
-        place = self._url if key is None else self.locate(check_key(key))
+        """Check the key, and turn obstore's errors into ours; `done` says in messages what could not be done."""
+        location = self._url if key is None else self.locate(check_key(key))
         if os.getpid() != first_process():
-            raise StorageError(f"{place} cannot be {done} by a forked process: start a new one (spawn)")
+            raise StorageError(f"{location} cannot be {done} by a forked process: start a new one (spawn)")
         try:
             yield
         except AlreadyExistsError:
             raise
         except FileNotFoundError:
-            if done in (WRITTEN, LISTING_COLUMNS):
-                raise StorageError(f"{place} cannot be {done}: there is no such bucket; make it first") from None
-            raise FileNotFoundError(f"{place} is missing") from None
+            if done in (WRITTEN, LISTED):
+                raise StorageError(f"{location} cannot be {done}: there is no such bucket; create it first") from None
+            raise FileNotFoundError(f"{location} is missing") from None
         except BaseError as error:
-            refused = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
-            raise (ReadOnlyStoreError if refused else StorageError)(
-                f"{place} cannot be {done} ({_reason(error)}): check the bucket's address, the keys in the "
-                "environment and what they allow"
+            denied = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
+            raise (ReadOnlyStoreError if denied else StorageError)(
+                f"{location} cannot be {done} ({_reason(error)}): check the bucket's address, the credentials "
+                "in the environment and what they allow"
             ) from None
 
 
@@ -193,7 +193,7 @@ def _check_url(url: str) -> str:
     match = URL.fullmatch(url)
     if match is None:
         raise InvalidSettingError(
-            f"store {url.partition(':')[0]}:… is no bucket's address: write s3://BUCKET or s3://BUCKET/PREFIX, "
+            f"store {url.partition(':')[0]}:… is not a valid bucket address: write s3://BUCKET or s3://BUCKET/PREFIX, "
             "with no password, port or query in it"
         )
     if match[2]:
@@ -204,7 +204,7 @@ def _check_url(url: str) -> str:
 def _reason(error: Exception) -> str:
     """Say what the service answered, and no more: its full answer may quote the request with its signature."""
     text = str(error)
-    found = CODE.search(text) or STATUS.search(text)
-    if found:
-        return found.group(1).strip()
+    match = CODE.search(text) or STATUS.search(text)
+    if match:
+        return match.group(1).strip()
     return "no answer" if "HTTP error" in text else type(error).__name__

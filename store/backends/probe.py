@@ -1,4 +1,4 @@
-"""Does a bucket keep the promises that a store stands on? Some that speak S3 ignore the conditions of a request."""
+"""Test whether a bucket keeps the promises that a store relies on: some S3 services ignore a request's conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ROUNDS = 5
 
 @dataclass(frozen=True)
 class Flaw:
-    """A promise that the place does not keep, and how that showed."""
+    """A promise that the backend does not keep, and how that showed."""
 
     promise: str
     problem: str
@@ -68,20 +68,20 @@ def _check_creation(backend: Backend, trial: Trial, rounds: int) -> Iterator[Fla
     promise = "a key is created once"
     key = trial.key()
     if not backend.create(key, b"first"):
-        yield Flaw(promise, "an object that nobody made was there already")
+        yield Flaw(promise, "an object that nobody created was there already")
     if backend.create(key, b"second") or backend.read(key) != b"first":
         yield Flaw(promise, "an object that was there was written over")
     for number in range(1, rounds + 1):
         key = trial.key()
         winners = _race(backend, key)
         if len(winners) != 1:
-            yield Flaw(promise, f"of {WRITERS} writers at once {len(winners)} were told that they won (race {number})")
+            yield Flaw(promise, f"{len(winners)} of {WRITERS} writers at once created it (race {number})")
         elif backend.read(key) != b"%d" % winners[0]:
             yield Flaw(promise, f"the object is not that of the writer who won (race {number})")
 
 
 def _race(backend: Backend, key: str) -> list[int]:
-    """Let writers create one key at once, and return the numbers of those who were told that they won."""
+    """Let writers create one key at once; return the numbers of those whose `create` returned True."""
     start = Barrier(WRITERS)
 
     def create(writer: int) -> bool:

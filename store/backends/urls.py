@@ -1,4 +1,4 @@
-"""Open the place that a store's address names: a folder, or a bucket."""
+"""Open the backend that a store's URL names: a folder or a bucket."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BUCKETS = frozenset({"s3", "gs", "az"})
 
 
 def open_backend(url: str | Path) -> Backend:
-    """Return the backend at this address; a bucket's keys come from the environment."""
+    """Return the backend at this URL; a bucket's credentials come from the environment."""
     text = str(url)
     match = SCHEME.match(text)
     if match is None and text and "\0" not in text:

@@ -1,4 +1,4 @@
-"""The engine that changes the catalogue: SQLite in the store's folder, or whatever an URL names."""
+"""The database of the catalogue: an SQLite file, or a server by its SQLAlchemy URL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from store.errors import ConflictError, IntegrityError, InvalidSettingError, StorageError
 from store.queries.sql import Row, Select
-from store.queries.sqlite import connect, translated
+from store.queries.sqlite import connect, translate
 
 Statement = sa.Insert | sa.Update | sa.Delete
 Parameters = dict[str, object]
 Execute = Callable[..., int]
-"""Run a statement, made once at import, with rows of named parameters, every one given; return how many it changed."""
+"""Run a statement built at import with one or more rows of named parameters; return how many rows it changed."""
 
 QUEUE = 0x6F6E6574  # names the advisory lock on PostgreSQL: "onet"
 
@@ -32,7 +32,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, url: str | None, read_only: bool) -> None:
         self.url = url
-        self.place = str(path) if path is not None else _shown(url or "")
+        self.location = str(path) if path is not None else _without_password(url or "")
         self.path = path
         self._engine = _sqlite_engine(path, read_only=read_only) if path is not None else _server_engine(url or "")
         self._pid = os.getpid()
@@ -47,23 +47,27 @@ class Database:
     @contextmanager
     def snapshot(self) -> Iterator[Select]:
         """Read within one consistent state."""
-        with typed(self.place), self._own_engine().begin() as connection:
+        with typed_errors(self.location), self._own_engine().begin() as connection:
             if not self.is_sqlite:
                 connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield selecting(connection)
+            yield select_in(connection)
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
         """Change the catalogue, all or nothing."""
-        with typed(self.place), self._queued(), self._own_engine().execution_options(write=True).begin() as connection:
+        with (
+            typed_errors(self.location),
+            self._queued(),
+            self._own_engine().execution_options(write=True).begin() as connection,
+        ):
             if not self.is_sqlite:
                 connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({QUEUE})")
             yield connection
 
     @contextmanager
     def _queued(self) -> Iterator[None]:
-        # SQLite's writers poll for its lock with growing naps, so that of sixteen most sleep while it is free.
-        # The kernel's file lock wakes the next at once; it only orders them, what is right stays SQLite's matter.
+        # SQLite's writers poll for its lock with growing sleeps, so that of sixteen most sleep while it is free.
+        # The kernel's file lock wakes the next at once. It only orders them: SQLite's own lock protects the data.
         if self.path is None:
             yield
             return
@@ -81,15 +85,15 @@ class Database:
         return self._engine
 
 
-def selecting(connection: sa.Connection) -> Select:
-    """Let a reader ask within this transaction."""
+def select_in(connection: sa.Connection) -> Select:
+    """Return what runs queries within this transaction."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # a tenth of the time, within the lock that bounds all writers
 
-        def ask(sql: str, **parameters: object) -> Iterable[Row]:
+        def select_directly(sql: str, **parameters: object) -> Iterable[Row]:
             return driver.execute(sql, parameters)
 
-        return ask
+        return select_directly
 
     def select(sql: str, **parameters: object) -> Iterable[Row]:
         return (tuple(row) for row in connection.execute(_text(sql), parameters))
@@ -97,16 +101,16 @@ def selecting(connection: sa.Connection) -> Select:
     return select
 
 
-def executing(connection: sa.Connection) -> Execute:
-    """Let a statement run within this transaction, for one row of parameters or for many."""
+def execute_in(connection: sa.Connection) -> Execute:
+    """Return what runs a statement within this transaction, for one row of parameters or many."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # as above
 
-        def run(statement: Statement, *rows: Parameters) -> int:
+        def execute_directly(statement: Statement, *rows: Parameters) -> int:
             sql = _sqlite_text(statement)
             return (driver.execute(sql, rows[0]) if len(rows) == 1 else driver.executemany(sql, rows)).rowcount
 
-        return run
+        return execute_directly
 
     def execute(statement: Statement, *rows: Parameters) -> int:
         return int(connection.execute(statement, rows[0] if len(rows) == 1 else rows).rowcount)
@@ -153,32 +157,36 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
     return engine
 
 
-def _shown(url: str) -> str:
-    return url.rpartition("@")[2]  # no password in a message
+def _without_password(url: str) -> str:
+    return url.rpartition("@")[2]
 
 
 @contextmanager
-def typed(place: str) -> Iterator[None]:
-    """Turn what the driver raises into our errors."""
+def typed_errors(location: str) -> Iterator[None]:
+    """Raise our errors for those of the driver."""
     try:
         yield
     except PoolTimeout as error:
-        raise ConflictError(f"the catalogue {place} has no connection free ({error}): let others end") from None
+        raise ConflictError(
+            f"the catalogue {location} has no free connection ({error}): wait until other work ends"
+        ) from None
     except DBAPIError as error:
-        raise _ours(error, place) from None
+        raise _translate_driver(error, location) from None
     except sqlite3.Error as error:
-        raise translated(error, place) from None
+        raise translate(error, location) from None
 
 
-def _ours(error: DBAPIError, place: str) -> BaseException:
+def _translate_driver(error: DBAPIError, location: str) -> BaseException:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
-        return translated(cause, place)
+        return translate(cause, location)
     line = (str(cause).strip().splitlines() or ["no answer"])[0]
     if isinstance(error, sa.exc.ProgrammingError):  # a table is missing
-        return IntegrityError(f"the catalogue {place} is damaged ({line}): restore it from a copy, or name its own one")
+        return IntegrityError(
+            f"the catalogue {location} is damaged ({line}): restore it from a copy, or name another with `catalogue=`"
+        )
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
         return StorageError(
-            f"the catalogue {place} does not answer ({line}): see that the database runs and is reached"
+            f"the catalogue {location} does not answer ({line}): check that the database runs and is reachable"
         )
     return error

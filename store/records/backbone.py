@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from store.errors import FormatError, InvalidNameError
 from store.records.blob import SHA256, Blob
@@ -63,16 +61,14 @@ class BackboneRecord:
         if not BACKBONE_NAME.fullmatch(self.name) or ".." in self.name:
             raise InvalidNameError(
                 f"backbone name {self.name[:80]!r} is not valid: use letters, digits and '._:/-', at most 256; "
-                "choose one with --as"
+                "choose another with `label=`"
             )
         if min(self.blocks, self.dim, self.nbytes) < 1:
             raise FormatError(f"backbone {self.name!r}: blocks, dim and nbytes must be above 0")
 
 
 PREFIXES = ("hf-hub:", "local-dir:")
-
-
-MAX_COMMAND = 1000  # characters; a record from elsewhere may hold anything
+MAX_REMEDY = 1000  # characters; a record from elsewhere may hold anything
 
 
 def timm_name(record: BackboneRecord) -> str | None:
@@ -92,13 +88,34 @@ def hub_id(record: BackboneRecord) -> str | None:
     return f"timm/{name}" if "." in name else None  # which tag is timm's default changes with timm
 
 
-def add_command(record: BackboneRecord, *, file: str | None = None) -> str:
-    """Return the command that adds the backbone to a store; weights from a file are in `file`, or where they were."""
+@dataclass(frozen=True)
+class BackboneSource:
+    """What a backbone is loaded from: its name for `load_backbone`, and that function's other arguments.
+
+    `weights` is None where the name alone finds them, `label` where the name is the label.
+    """
+
+    name: str
+    weights: str | None = None
+    arguments: Mapping[str, object] = field(default_factory=dict)
+    label: str | None = None
+
+
+def source_of(record: BackboneRecord, *, file: str | None = None) -> BackboneSource:
+    """Return what the backbone is loaded from; weights from a file are in `file`, or where they were."""
     if record.source == "package":
-        return f"onetrunk backbone add {record.name}"
+        return BackboneSource(record.name)
     name = timm_name(record)
-    found = [name] if name is not None else [record.id.architecture, "--weights", file or record.source]
-    arguments = [part for key, value in record.id.arguments.items() for part in ("--arg", f"{key}={json.dumps(value)}")]
-    label = [] if name == record.name else ["--as", record.name]
-    command = shlex.join(["onetrunk", "backbone", "add", *found, *arguments, *label])
-    return command if command.isprintable() and len(command) <= MAX_COMMAND else "onetrunk backbone add NAME"
+    label = None if name == record.name else record.name
+    if name is not None:
+        return BackboneSource(name, None, record.id.arguments, label)
+    return BackboneSource(record.id.architecture, file or record.source, record.id.arguments, label)
+
+
+def adopt_remedy(record: BackboneRecord) -> str:
+    """Say by which call the backbone is added to a store, for messages."""
+    source, call = source_of(record), "`adopt_backbone(store, name)`"
+    optional = {"weights": source.weights, "arguments": dict(source.arguments), "label": source.label}
+    words = [f"name {source.name!r}", *(f"`{name}=` {value!r}" for name, value in optional.items() if value)]
+    remedy = f"{call} with {', '.join(words)}"
+    return remedy if len(remedy) <= MAX_REMEDY else call

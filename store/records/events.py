@@ -15,7 +15,7 @@ from store.records.blob import canonical_json
 GENESIS = "0" * 64
 LATEST = "latest"
 SINCE_FORMAT_2 = ("actor", "details", "batch")
-OF_TASKS = frozenset({"publish", "alias", "alias-rm", "rule", "tag", "rm", "restore", "purge"})
+TASK_ACTIONS = frozenset({"publish", "alias", "alias-rm", "rule", "tag", "rm", "restore", "purge"})
 """Actions whose subject is a task; backbones and keys may have the same names."""
 
 
@@ -39,7 +39,7 @@ class Event:
     batch: int | None = None
 
     def to_json(self) -> bytes:
-        """Encode canonically; what format 1 did not have is left out where it is not set."""
+        """Encode canonically; keys that format 1 lacks are left out where they are not set."""
         return self._encoded
 
     @cached_property
@@ -60,7 +60,7 @@ COLUMNS = tuple(column.name for column in fields(Event))
 
 @dataclass(frozen=True)
 class AliasRule:
-    """What an alias of a task asks before it moves: `force`, and a certificate (`max_drop` in points, 0..100).
+    """What an alias of a task requires before it moves: `force`, and a certificate (`max_drop` in points, 0..100).
 
     `task` may be `*` or `TENANT/*`, for every task without a rule of its own.
     """
@@ -74,7 +74,7 @@ class AliasRule:
 
 @dataclass(frozen=True)
 class ApiKey:
-    """An API key: `tenant` None is the operator's; of the secret only the SHA-256 is kept."""
+    """An API key; `tenant` is None for the operator's. Only the SHA-256 of the secret is kept."""
 
     id: str
     tenant: str | None
@@ -105,7 +105,7 @@ def parse_details(text: str | None) -> dict[str, object] | None:
         details = None
     if not isinstance(details, dict):
         raise FormatError(
-            f"an event has details {text[:60]!r}, which is no JSON object: the history was changed; restore the "
-            "catalogue from a copy"
+            f"an event has details {text[:60]!r}, expected a JSON object: the history was changed; "
+            "restore the catalogue from a copy"
         )
     return details

@@ -13,10 +13,10 @@ from store.errors import FormatError
 class PruneIndex:
     """What SLS decided: run blocks 1..depth of `blocks`, and the evidence for it.
 
-    `scores[i]` belongs to block i + 1 and is None where the walk stopped before it; `threshold` is
-    None and `reason` is set where the rule is undefined and nothing was pruned. `tolerance` is the
-    rule's own where it is not a share alpha of the last score. `candidates` are the depths, this one
-    among them, that scores within their noise of the threshold leave open; none where it is decided.
+    `scores[i]` belongs to block i + 1 and is None where the scan did not reach it; `threshold` is
+    None and `reason` is set where the rule is undefined and nothing was pruned. `tolerance` replaces
+    `alpha` where the threshold is not a share of the last score. `candidates` are the depths, this one
+    among them, that scores within their noise of the threshold leave open; empty where it is decided.
     """
 
     depth: int
@@ -74,7 +74,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Validation:
-    """What the choice was made by: accuracy on the validation images at full depth, and at the cut after retuning."""
+    """Accuracy on the validation images, which decide: at full depth, and at the cut after retuning."""
 
     full: Accuracy
     cut: Accuracy
@@ -85,7 +85,7 @@ class Validation:
         return 100 * (self.full.value - self.cut.value)
 
     def keeps(self, max_drop: float) -> bool:
-        """Whether no more than so many points are lost; 90 % less 89 % are, as floats, more than one."""
+        """Whether at most `max_drop` points are lost; as floats, 90 % less 89 % is above 1, hence the margin."""
         return self.drop <= max_drop + 1e-9
 
 
@@ -116,7 +116,7 @@ class Certificate:
 class Lineage:
     """Where a version came from: the data's name and digest, the tuning recipe, and the library versions.
 
-    `code_commit` is what git calls the code that tuned it, `parent` the version that it was made from
+    `code_commit` is the git commit of the code that tuned it, `parent` the version that it was made from
     (`TASK@sha256:…`).
     """
 

@@ -1,4 +1,4 @@
-"""What the catalogue answers with: rows of versions, pages, searches and leases."""
+"""What queries of the catalogue take and return: searches, rows of versions, pages and leases."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class VersionListing:
 
 @dataclass(frozen=True)
 class Search:
-    """What a listing is narrowed to; `text` is looked for in the name, `tenant` "" means names without a tenant."""
+    """The filters of a listing; `text` is searched for in the name, `tenant` "" selects names without a tenant."""
 
     text: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -55,14 +55,14 @@ class Search:
 
 
 class Page(NamedTuple):
-    """Rows in the order of their tasks; `next` is what `after` must be for those that follow, None at the end."""
+    """Rows in the order of their tasks; `next` is the `after` of the next page, None on the last one."""
 
     rows: tuple[VersionListing, ...]
     next: str | None
 
 
 class Lease(NamedTuple):
-    """What a replica or a publish in flight holds until it expires (seconds since the epoch)."""
+    """The digests that a replica or a publish in flight protects until `expires_at` (seconds since the epoch)."""
 
     id: str
     holder: str

@@ -1,4 +1,4 @@
-"""What the store keeps, as frozen values that check themselves when they are made."""
+"""The card of a task and the manifest of a version, as frozen values that are checked when they are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store.records.evidence import Certificate, Lineage, PruneIndex
 from store.records.refs import check_name
 
 MANIFEST_FORMAT = 4
-"""Raise it when an older onetrunk would misread a new manifest, and say in `SINCE` what it could not say.
+"""Raise it when an older onetrunk would misread a new manifest, and add the new keys to `SINCE`.
 
 2: a lineage may have a code commit and a parent, and may be without data.
 3: a prune index may be undecided; a certificate has what the validation images say.
@@ -71,7 +71,7 @@ class Card:
         _check_format(self)
 
     def to_json(self) -> bytes:
-        value = _in_its_format(dataclasses.asdict(self))
+        value = _without_newer_keys(dataclasses.asdict(self))
         return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -81,7 +81,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Manifest:
-    """Describe one version of a task; the SHA-256 of its canonical JSON is the version's digest."""
+    """One version of a task; the SHA-256 of its canonical JSON is the version's digest."""
 
     task: str
     backbone: str
@@ -106,8 +106,8 @@ class Manifest:
         return (self.adapter.config, self.adapter.weights, self.head.weights, self.head.labels)
 
     def to_json(self) -> bytes:
-        """Encode as the format that it is in was written, so that the digest stays what it was."""
-        return canonical_json(_in_its_format(dataclasses.asdict(self)))
+        """Encode in the record's own format, so that its digest does not change."""
+        return canonical_json(_without_newer_keys(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -115,9 +115,9 @@ class Manifest:
 
 
 def _check_format(record: Card | Manifest) -> None:
-    """Raise `FormatError` where a record holds what its format cannot say."""
+    """Raise `FormatError` where a record has a value that its format lacks."""
     if record.format < 1:
-        raise FormatError(f"format {record.format} is none: write {MANIFEST_FORMAT}")
+        raise FormatError(f"format {record.format} is not valid: write {MANIFEST_FORMAT}")
     if record.format < 4 and record.certificate is not None and record.certificate.full is None:
         raise FormatError(f"format {record.format} has no certificate without full: write {MANIFEST_FORMAT}")
     for name, keys in SINCE.items():
@@ -129,7 +129,7 @@ def _check_format(record: Card | Manifest) -> None:
             raise FormatError(f"format {record.format} has no {newer[0]}: write {MANIFEST_FORMAT}")
 
 
-def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
+def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
         for key, since in keys.items():
             if since > value["format"] and value[name] is not None:
@@ -137,6 +137,6 @@ def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     return value
 
 
-def decode(cls: type[T], data: bytes, what: str, *, newest: int = MANIFEST_FORMAT) -> T:
-    """Decode a record as `store.decoding` does, of a format up to `newest`."""
-    return decoding.decode(cls, data, what, newest=newest)
+def decode(cls: type[T], data: bytes, source: str, *, newest: int = MANIFEST_FORMAT) -> T:
+    """Decode a record of a format up to `newest`, as `store.records.decoding` does."""
+    return decoding.decode(cls, data, source, newest=newest)

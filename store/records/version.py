@@ -33,7 +33,7 @@ class Version:
 
 
 def summarise(version: Version) -> dict[str, object]:
-    """Return the fields of `onetrunk ls --format json` and `GET /v1/tasks`."""
+    """Return a version's fields in JSON, as `GET /v1/tasks` lists them."""
     manifest = version.manifest
     return {
         "task": version.task,
@@ -51,7 +51,7 @@ def summarise(version: Version) -> dict[str, object]:
 
 
 def summarise_listed(listed: VersionListing) -> dict[str, object]:
-    """Return the same fields of a version whose manifest was not read, and its tags."""
+    """Return the same fields of a version whose manifest was not read, with its tags."""
     return {
         "task": listed.task,
         "version": listed.version,

@@ -1,4 +1,4 @@
-"""The exact forms to which every served method is brought: what the engine multiplies with."""
+"""The exact forms that the engine multiplies with; every supported method is lowered to them."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Form:
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
-        return {name: value for name, value in found if isinstance(value, Tensor)}
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in values if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Delta(Form):
 
     @cached_property
     def shape(self) -> tuple[int, bool, bool, bool]:
-        """What deltas of one map that a batch adds together have in common: their rank, and which parts there are."""
+        """The rank, and which parts there are: equal for deltas of one map that a batch adds together."""
         return self.rank, self.bias is not None, self.in_scale is not None, self.out_scale is not None
 
 
@@ -70,7 +70,7 @@ class Bottleneck(Form):
     """A nonlinear bottleneck g beside attention or the MLP f of a block, added to what the block makes of x.
 
     x' = x + f(norm(x)) + g(v), f with its layer scale; g(v) = act(v @ down + down_bias) @ up + up_bias, any scaling
-    within up and up_bias. Where there is a 3 x 3 convolution, it and the activation once more come before `up`: over
+    within up and up_bias. Where there is a 3 x 3 convolution, it and the activation again come before `up`: over
     the grid of patches, each prefix token a grid of one. v is norm(x) ("normed"), x ("residual"), f(norm(x))
     ("output") or x + f(norm(x)) ("sum"). down (dim, hidden), down_bias (hidden,), up (hidden, dim), up_bias (dim,),
     conv (hidden, hidden, 3, 3), conv_bias (hidden,).
@@ -88,7 +88,7 @@ class Bottleneck(Form):
 
 @dataclass(frozen=True)
 class Forms:
-    """What an adapter is: deltas of linear maps and norms by full path, bottlenecks by `blocks.N.attn` or `.mlp`.
+    """All forms of an adapter: deltas of linear maps and norms by full path, bottlenecks by `blocks.N.attn` or `.mlp`.
 
     The last norm of the backbone, `norm`, may be among the norms.
     """
@@ -99,15 +99,15 @@ class Forms:
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Forms:
         return Forms(
-            {path: each.to(device, dtype) for path, each in self.deltas.items()},
-            {path: each.to(device, dtype) for path, each in self.norms.items()},
-            {path: each.to(device, dtype) for path, each in self.bottlenecks.items()},
+            {path: form.to(device, dtype) for path, form in self.deltas.items()},
+            {path: form.to(device, dtype) for path, form in self.norms.items()},
+            {path: form.to(device, dtype) for path, form in self.bottlenecks.items()},
         )
 
     @property
     def nbytes(self) -> int:
-        every = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
-        return sum(each.nbytes for each in every)
+        forms = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
+        return sum(form.nbytes for form in forms)
 
     @property
     def first_block(self) -> int | None:
@@ -132,6 +132,6 @@ class TaskWeights:
 
     @cached_property
     def first_block(self) -> int:
-        """The lowest adapted block, counted from 1, depth + 1 where none is; what is below is the backbone's alone."""
+        """The lowest adapted block, counted from 1, depth + 1 where none is; those below are the backbone's alone."""
         first = self.forms.first_block
         return self.depth + 1 if first is None else first

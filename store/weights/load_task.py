@@ -16,21 +16,21 @@ from store.weights.tensor_views import tensors_in
 
 
 def load_task(
-    shelf: ReadOnlyStore,
+    store: ReadOnlyStore,
     manifest: Manifest,
     *,
     backbone: Tensors,
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> TaskWeights:
-    """Read, verify and lower a version: the weights that `lower` makes of its bytes, in less time.
+    """Read, verify and lower a version to the weights that `lower` returns, in less time.
 
     The digests are taken on another thread while this one lowers, and nothing is returned before they are right:
     raises `IntegrityError` where one is not, whatever else went wrong. The weights are memory of their own, and no
     file stays open or mapped.
     """
     adapter, head = manifest.adapter, manifest.head
-    with shelf.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
+    with store.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
         settings, classifier = json.loads(bytes(config)), _tensors_of(top, "head.safetensors")
         forms = lower_blocks(settings, weights, dtype=dtype, device=device)
         if forms is None:
@@ -39,6 +39,6 @@ def load_task(
         return with_head(forms, classifier, bytes(labels), manifest.depth, dtype, device)
 
 
-def _tensors_of(view: memoryview, what: str) -> dict[str, Tensor]:
+def _tensors_of(view: memoryview, source: str) -> dict[str, Tensor]:
     # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
-    return tensors_in(memoryview(bytearray(view)), what)
+    return tensors_in(memoryview(bytearray(view)), source)

@@ -1,4 +1,4 @@
-"""Which timm models are served: plain pre-norm vision transformers, however they pool, and no others."""
+"""Which timm models are supported: plain pre-norm vision transformers, however they pool, and no others."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from store.registry.store import Store
 
 Json = dict[str, Any]
 Parts = dict[str, bytes]
-Transaction = Callable[[Json], object]
+Edit = Callable[[Json], object]
 
 
 def bundle_of(store: Store, *refs: str, with_backbone: bool = True) -> io.BytesIO:
@@ -57,8 +57,8 @@ def state(store: Store) -> tuple[object, ...]:
     return store.versions(), backbones, list(store.queries.history()), files
 
 
-def named(blobs: Parts, data: bytes) -> Json:
-    """Add a blob, and return what names it."""
+def add_blob(blobs: Parts, data: bytes) -> Json:
+    """Add a blob, and return its digest and size as a manifest has them."""
     blob = Blob.of(data)
     blobs[f"blobs/{blob.sha256}"] = data
     return {"sha256": blob.sha256, "nbytes": blob.nbytes}
@@ -79,74 +79,74 @@ def apart(bundle: Parts) -> tuple[Json, Parts]:
     return json.loads(blobs.pop("bundle.json")), blobs
 
 
-def with_index(change: Transaction) -> Callable[[Parts], bytes]:
-    def made(bundle: Parts) -> bytes:
+def with_index(change: Edit) -> Callable[[Parts], bytes]:
+    def build(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
         change(value)
         return sealed(value, blobs)
 
-    return made
+    return build
 
 
 def with_index_bytes(change: Callable[[bytes], bytes]) -> Callable[[Parts], bytes]:
     return lambda bundle: sealed(change(bundle["bundle.json"]), apart(bundle)[1])
 
 
-def with_manifest(change: Transaction, encode: Callable[[object], bytes] = canonical_json) -> Callable[[Parts], bytes]:
+def with_manifest(change: Edit, encode: Callable[[object], bytes] = canonical_json) -> Callable[[Parts], bytes]:
     """Change the manifest, and name it by its new digest."""
 
-    def made(bundle: Parts) -> bytes:
+    def build(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
-        found = json.loads(take(blobs, value["versions"][0]["manifest"]))
-        change(found)
-        value["versions"][0]["manifest"] = named(blobs, encode(found))
+        document = json.loads(take(blobs, value["versions"][0]["manifest"]))
+        change(document)
+        value["versions"][0]["manifest"] = add_blob(blobs, encode(document))
         return sealed(value, blobs)
 
-    return made
+    return build
 
 
 def with_blob(place: tuple[str, str], change: Callable[[bytes], bytes]) -> Callable[[Parts], bytes]:
     """Change a file that the manifest names, and the manifest with it."""
 
-    def made(bundle: Parts) -> bytes:
+    def build(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
-        found = json.loads(take(blobs, value["versions"][0]["manifest"]))
-        data = change(take(blobs, found[place[0]][place[1]]))
-        found[place[0]][place[1]] = named(blobs, data)
-        value["versions"][0]["manifest"] = named(blobs, canonical_json(found))
+        document = json.loads(take(blobs, value["versions"][0]["manifest"]))
+        data = change(take(blobs, document[place[0]][place[1]]))
+        document[place[0]][place[1]] = add_blob(blobs, data)
+        value["versions"][0]["manifest"] = add_blob(blobs, canonical_json(document))
         return sealed(value, blobs)
 
-    return made
+    return build
 
 
-def with_record(change: Transaction, weights: Callable[[bytes], bytes] = bytes) -> Callable[[Parts], bytes]:
+def with_record(change: Edit, weights: Callable[[bytes], bytes] = bytes) -> Callable[[Parts], bytes]:
     """Change the record of the backbone and its weights, and name both by their new digests."""
 
-    def made(bundle: Parts) -> bytes:
+    def build(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
-        found = json.loads(take(blobs, value["backbones"][0]["record"]))
-        found["weights"] = named(blobs, weights(take(blobs, found["weights"])))
-        change(found)
-        value["backbones"][0]["record"] = named(blobs, canonical_json(found))
+        document = json.loads(take(blobs, value["backbones"][0]["record"]))
+        document["weights"] = add_blob(blobs, weights(take(blobs, document["weights"])))
+        change(document)
+        value["backbones"][0]["record"] = add_blob(blobs, canonical_json(document))
         return sealed(value, blobs)
 
-    return made
+    return build
 
 
 def without(place: Callable[[Json], Json]) -> Callable[[Parts], bytes]:
     """Leave a blob out."""
 
-    def made(bundle: Parts) -> bytes:
+    def build(bundle: Parts) -> bytes:
         value, blobs = apart(bundle)
         take(blobs, place(value))
         return sealed(value, blobs)
 
-    return made
+    return build
 
 
 def with_more(bundle: Parts) -> bytes:
     value, blobs = apart(bundle)
-    named(blobs, b"#!/bin/sh\n")
+    add_blob(blobs, b"#!/bin/sh\n")
     return sealed(value, blobs)
 
 

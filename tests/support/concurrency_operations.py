@@ -175,7 +175,7 @@ def page(worker: Worker) -> OperationResult:
     listed: list[tuple[str, int]] = []
     after: str | None = None
     while not listed or after is not None:
-        page = worker.store.page(after=after, limit=2)
+        page = worker.store.search(after=after, limit=2)
         listed += [(row.task, row.version) for row in page.rows]
         after = page.next
         assert page.rows, "a page of a store that never empties"

@@ -33,9 +33,10 @@ class Place:
 def other_toy(toy: Toy) -> Toy:
     """Make a backbone of the same architecture and shapes with other weights."""
     weights = save({name: tensor + 0.5 for name, tensor in load(toy.weights).items()})
-    named = toy.record.id
-    found = fingerprint_file(weights, named.architecture, named.arguments, named.preprocessing)
-    return Toy(dataclasses.replace(toy.record, name=OTHER, id=dataclasses.replace(named, fingerprint=found)), weights)
+    identity = toy.record.id
+    fingerprint = fingerprint_file(weights, identity.architecture, identity.arguments, identity.preprocessing)
+    identity = dataclasses.replace(identity, fingerprint=fingerprint)
+    return Toy(dataclasses.replace(toy.record, name=OTHER, id=identity), weights)
 
 
 def build(root: Path, scratch: Path, toy: Toy) -> Path:

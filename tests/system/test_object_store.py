@@ -14,7 +14,7 @@ from support.processes import in_a_child
 from support.servers import Bucket
 
 from store.backends.base import Backend
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
 from store.errors import InvalidSettingError, OneTrunkError, ReadOnlyStoreError, StorageError, StoreNotFoundError
 
@@ -103,7 +103,7 @@ def test_where_nothing_listens_is_a_typed_error(bucket: str, monkeypatch: pytest
     backend = open_backend(bucket)
     with pytest.raises(StorageError, match=r"a cannot be read \(no answer\)"):
         backend.read("a")
-    with pytest.raises(StorageError, match=r"a cannot be known to be made or not \(no answer\)"):
+    with pytest.raises(StorageError, match=r"a cannot be checked \(no answer\)"):
         backend.create("a", b"x")
 
 
@@ -112,7 +112,7 @@ def test_where_nothing_listens_is_a_typed_error(bucket: str, monkeypatch: pytest
 def test_a_bucket_that_does_not_exist_is_said_not_to() -> None:
     backend = open_backend("s3://no-such-bucket/prefix")
     with pytest.raises(StoreNotFoundError, match="no store at s3://no-such-bucket/prefix"):
-        read_identity(backend)
+        store_uuid(backend)
     with pytest.raises(StorageError, match=r"cannot be listed \(NoSuchBucket\)"):
         list(backend.list())
 
@@ -131,7 +131,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
         (lambda: backend.create("a", b""), ReadOnlyStoreError),
         (lambda: backend.delete(["a"]), OneTrunkError),
     ):
-        with pytest.raises(error, match="the keys in the environment") as caught:
+        with pytest.raises(error, match="the credentials in the environment") as caught:
             ask()
         messages.append(str(caught.value))
     hidden = (secret, os.environ["AWS_ACCESS_KEY_ID"], "Signature=", "AWS4-HMAC", "\n")
@@ -157,7 +157,7 @@ def test_two_places_in_a_bucket_do_not_see_each_other(bucket: str) -> None:
     one.put("a", b"1")
     other.put("a", b"2")
     assert (one.read("a"), other.read("a")) == (b"1", b"2")
-    assert [file.path for file in one.walk()] == [file.path for file in other.walk()] == ["a"]
+    assert [file.path for file in one.list()] == [file.path for file in other.list()] == ["a"]
     assert other.url == f"{bucket}2/deeper"
 
 

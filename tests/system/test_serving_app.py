@@ -201,7 +201,7 @@ def test_the_server_lists_its_tasks_and_says_which_backbone_it_holds(served):
 def test_where_no_keys_are_asked_for_nobody_changes_anything(served, method, path):
     status, answer = call(served, path, method=method)
     assert (status, answer["error"]) == (403, "NotAllowedError")
-    assert "start the server with --keys" in answer["message"]
+    assert "start the server with `keys=True`" in answer["message"]
 
 
 def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):

@@ -41,6 +41,7 @@ from store.maintenance.verify import verify
 from store.records.events import AliasRule
 from store.records.listing import Search
 from store.registry.api_keys import new_key
+from store.registry.publish import PublishOptions
 from store.registry.store import Store
 
 EXAMPLES = int(os.environ.get("ONETRUNK_MODEL_EXAMPLES", "30"))
@@ -63,10 +64,9 @@ class Registry(StoreAndModel):
     def publish(self, task: str, content: Content, backbone: str, names: tuple[str, ...], force: bool) -> None:
         known = self.model.backbones.get(backbone)
         checkpoint = parse_checkpoint(files_of(content, known.fingerprint if known else OTHER))
+        options = PublishOptions(backbone=backbone, depth=1, aliases=names, force=force)
         actual, number = self.both(
-            lambda store: store.publish_checkpoint(
-                task, checkpoint, where="here", backbone=backbone, depth=1, aliases=names, force=force
-            ),
+            lambda store: store.publish_checkpoint(task, checkpoint, where="here", options=options),
             lambda model: model.publish(task, content, backbone, names, force=force),
         )
         self.check_published(actual, number)
@@ -171,10 +171,10 @@ class Registry(StoreAndModel):
         assert predicted is not None
         assert found == foreseen
         purged, freed, condemned = predicted
-        assert (found.purged, found.freed, found.condemned) == (purged, tuple(sorted(freed)), tuple(sorted(condemned)))
+        assert (found.purged, found.freed, found.marked) == (purged, tuple(sorted(freed)), tuple(sorted(condemned)))
         gone = sum(before.values()) - sum(blobs_of(self.root).values())
         assert found.freed_nbytes == sum(freed.values()) == gone
-        assert found.condemned_nbytes == sum(condemned.values())
+        assert found.marked_nbytes == sum(condemned.values())
 
     @rule(data=st.sampled_from((b"stray", b"straying")), lease=st.none() | st.sampled_from("pq"))
     def leave_a_blob(self, data: bytes, lease: str | None) -> None:
@@ -274,7 +274,9 @@ class Registry(StoreAndModel):
             actual = self.store.resolve(f"{task}@{alias}", at=at)
             assert (actual.version, actual.digest) == (number, self.digests[task, number])
         else:
-            with pytest.raises(VersionNotFoundError, match=self.digests[task, number] if number else "named nothing"):
+            with pytest.raises(
+                VersionNotFoundError, match=self.digests[task, number] if number else "pointed at no version"
+            ):
                 self.store.resolve(f"{task}@{alias}", at=at)
 
 

@@ -21,8 +21,8 @@ Row = tuple[object, ...]
 
 @pytest.fixture
 def store(root: Path) -> Iterator[Store]:
-    with Store.open(root) as opened:
-        yield opened
+    with Store.open(root) as store:
+        yield store
 
 
 @pytest.fixture

@@ -82,14 +82,12 @@ def remove_backbone(
     """Forget a backbone that no version stands on. `gc` frees its weights."""
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
         record = opened.backbone(name)
-        blobs = opened.queries.backbone_blobs()
-        own = {blob for owner, blob in blobs if owner == record.name} - {b for o, b in blobs if o != record.name}
-        users = sum(row.backbone == record.id.fingerprint for row in opened.queries.versions(removed=True))
+        usage = opened.backbone_usage(name)
         if not dry_run:
-            confirm(f"forget backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
+            confirm(f"forget backbone {record.name}?", yes=yes or usage.versions > 0)  # with users it is refused
             opened.remove_backbone(name)
-    row = {"name": record.name, "versions": users, "freed_nbytes": 0 if users else sum(blob.nbytes for blob in own)}
-    print_rows([row], fmt)
+    freed_nbytes = 0 if usage.versions else usage.own_nbytes
+    print_rows([{"name": record.name, "versions": usage.versions, "freed_nbytes": freed_nbytes}], fmt)
     if dry_run:
         log_to_stderr("nothing was changed: this is what it would do")
 

@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import typer
 
+from onetrunk.cli.hints import with_hint
 from onetrunk.cli.options import PORT, STORE, Catalogue, StoreUrl, command_group, example
 from onetrunk.cli.output import Format, FormatOption, print_rows
 
@@ -20,6 +21,6 @@ def doctor(
     from onetrunk.doctor import examine
 
     findings = examine(store, catalogue=catalogue, port=port)
-    print_rows([asdict(finding) for finding in findings], fmt)
+    print_rows([{**asdict(finding), "found": with_hint(finding.found)} for finding in findings], fmt)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from store.records.listing import Search, VersionListing
     from store.registry.catalogue_reader import CatalogueReader
     from store.registry.diff import Difference
-    from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Version
 
 PAGE = 50
@@ -74,9 +73,9 @@ def list_versions(
         raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
     with open_catalogue(store, catalogue=catalogue) as opened:
         if removed:
-            rows, more = removed_versions(opened, task), False
+            rows, more = opened.list_removed(task), False
         elif task:
-            rows, more = opened.listed(task), False
+            rows, more = opened.list_versions(task), False
         else:
             rows, more = find_tasks(opened, wanted, after=after, limit=PAGE if limit is None else limit)
     if limit and len(rows) > limit:  # of one task, the newest are those that are asked for
@@ -92,17 +91,12 @@ def find_tasks(
     listings: CatalogueReader, search: Search, *, after: str | None, limit: int
 ) -> tuple[tuple[VersionListing, ...], bool]:
     """Return one page, or with limit 0 every task, and whether more follow."""
-    page = listings.page(search=search, after=after, limit=limit or ALL)
+    page = listings.search(search, after=after, limit=limit or ALL)
     rows = list(page.rows)
     while page.next is not None and not limit:
-        page = listings.page(search=search, after=page.next, limit=ALL)
+        page = listings.search(search, after=page.next, limit=ALL)
         rows += page.rows
     return tuple(rows), page.next is not None
-
-
-def removed_versions(listings: CatalogueReader, task: str | None) -> tuple[VersionListing, ...]:
-    tasks = [task] if task else sorted({row.task for row in listings.queries.versions(removed=True) if row.removed_at})
-    return tuple(row for name in tasks for row in listings.listed(name, removed=True) if row.removed_at)
 
 
 @app.command(epilog=example(
@@ -118,7 +112,7 @@ def show(
     """Show a version and the evidence for its cut."""
     with open_read_only(store, catalogue=catalogue) as opened:
         version = opened.resolve(ref, at=at)
-        tags = opened.queries.tags(version.task) | opened.queries.tags(version.task, version.version)
+        tags = opened.effective_tags(version.task, version.version)
     if fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif fmt is Format.CSV:
@@ -174,19 +168,9 @@ def history(
     with open_read_only(store, catalogue=catalogue) as opened:
         events = opened.history(task)
         if at is not None:
-            print_rows(list(named_at(opened, task, at)), fmt)
+            print_rows([vars(target) for target in opened.aliases_at(task, at)], fmt)
             return
     print_rows([{**vars(event), "sha256": event.sha256} for event in events], fmt, EVENT)
-
-
-def named_at(shelf: ReadOnlyStore, task: str, at: str) -> Iterator[Record]:
-    from store.registry.read_only_store import parse_time
-
-    when = parse_time(at)
-    for alias in sorted({event.alias for event in shelf.queries.history(task) if event.alias is not None}):
-        version = shelf.queries.version_at(task, alias, when)
-        if version is not None:
-            yield {"alias": alias, "version": version, "digest": shelf.queries.digest_at(task, version)}
 
 
 @app.command(epilog=example("diff flowers:3 flowers:4", "diff flowers@prod flowers --format json"))

@@ -48,7 +48,7 @@ def list_keys(
 ) -> None:
     """List API keys. What is shown here lets nobody in."""
     with open_read_only(store, catalogue=catalogue) as opened:
-        rows = [omit(asdict(key), "sha256") for key in opened.queries.keys(tenant)]
+        rows = [omit(asdict(key), "sha256") for key in opened.api_keys(tenant)]
     print_rows(rows, fmt)
 
 
@@ -63,7 +63,7 @@ def revoke_key(
 ) -> None:
     """Make a key worthless for ever."""
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        key = opened.queries.key(identifier)
+        key = opened.api_key(identifier)
         if key is None:
             raise NotFoundError(f"no API key {identifier[:40]!r}: see `onetrunk key ls`")
         said = f"key {key.id} of {key.tenant or 'the operator'}, scopes {', '.join(key.scopes)}"

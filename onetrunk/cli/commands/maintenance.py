@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onetrunk.cli.hints import with_hint
 from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
 from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_rows
 from onetrunk.cli.parsing import parse_duration
@@ -29,11 +30,9 @@ def leases(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOpti
     rows: list[Record] = []
     with open_read_only(store, catalogue=catalogue) as opened:
         for lease in opened.leases():
-            naming = ((digest, row) for digest in lease.digests for row in opened.queries.referencing_versions(digest))
-            held = sorted((row.task, row.version) for digest, row in naming if row.manifest.sha256 == digest)
             expires_at = datetime.fromtimestamp(lease.expires_at, UTC).isoformat(timespec="milliseconds")
-            named = {"versions": [f"{task}:{version}" for task, version in held], "blobs": len(lease.digests)}
-            rows.append({"id": lease.id, "holder": lease.holder, "expires_at": expires_at, **named})
+            held = {"versions": opened.leased_versions(lease), "blobs": len(lease.digests)}
+            rows.append({"id": lease.id, "holder": lease.holder, "expires_at": expires_at, **held})
     print_rows(rows, fmt)
 
 
@@ -57,7 +56,7 @@ def gc(
     with open_store(store, catalogue=catalogue, actor=actor) as opened:
         found = collect_garbage(opened, grace_s=grace_s, dry_run=True, wait=wait)
         if not dry_run:
-            if found.purged or found.freed or found.leftovers:
+            if found.purged or found.freed or found.orphaned:
                 confirm(
                     f"free {found.freed_nbytes} B for ever, of {len(found.purged)} removed versions and "
                     f"{len(found.freed)} blobs?",
@@ -65,21 +64,21 @@ def gc(
                 )
             found = collect_garbage(opened, grace_s=grace_s, wait=wait)
     print_record(
-        asdict(found),
+        found.to_dict(),
         fmt,
         {
             "purged versions": len(found.purged),
             "freed blobs": len(found.freed),
-            "leftovers of broken writes": len(found.leftovers),
+            "leftovers of broken writes": len(found.orphaned),
             "freed bytes": found.freed_nbytes,
-            "marked blobs": len(found.condemned),
-            "marked bytes": found.condemned_nbytes,
+            "marked blobs": len(found.marked),
+            "marked bytes": found.marked_nbytes,
         },
     )
     if dry_run:
         log_to_stderr("nothing was changed: this is what it would do")
-    elif found.condemned:
-        log_to_stderr(f"{found.condemned_nbytes} B are marked: the first `gc` {grace} after they were frees them")
+    elif found.marked:
+        log_to_stderr(f"{found.marked_nbytes} B are marked: the first `gc` {grace} after they were frees them")
 
 
 @app.command("verify", epilog=example("verify", "verify --metadata", "verify --quarantine --format json"))
@@ -98,10 +97,10 @@ def verify_store(
     from store.maintenance.verify import verify
 
     with open_store(store, catalogue=catalogue) as opened:
-        large = sum(opened.queries.next_versions().values()) > LARGE
+        large = opened.count_versions() > LARGE
         others = len(os.sched_getaffinity(0)) - 1 if large else 0
         findings = verify(opened, metadata_only=metadata, quarantine=quarantine, processes=others)
-    print_rows([asdict(finding) for finding in findings], fmt)
+    print_rows([{**asdict(finding), "problem": with_hint(finding.problem)} for finding in findings], fmt)
     if findings:
         raise typer.Exit(1)
     log_to_stderr("history, tables and manifests are right" if metadata else "every digest is right")
@@ -117,7 +116,7 @@ def rebuild(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOpt
     made = rebuild(store, catalogue=catalogue)
     print_record(asdict(made), fmt, {"events": made.events, "versions": made.versions})
     for problem in made.problems:
-        log_to_stderr(problem)
+        log_to_stderr(with_hint(problem))
     if made.problems:
         raise typer.Exit(1)
 
@@ -132,11 +131,11 @@ def migrate(
     fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Bring a store to this onetrunk's format. Older ones can use it no more."""
-    from store.backends.identity import STORE_FORMAT, identity_format
+    from store.backends.identity import STORE_FORMAT, store_format
     from store.backends.urls import open_backend
     from store.maintenance.migrate import migrate
 
-    found = identity_format(open_backend(store))
+    found = store_format(open_backend(store))
     if found < STORE_FORMAT and not dry_run:
         confirm(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
         migrate(store, catalogue=catalogue, actor=actor)

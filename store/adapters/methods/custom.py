@@ -1,8 +1,8 @@
 """The methods that PEFT lacks, and what their config and tensors must say to be served exactly.
 
-`adapter_config.json` has `peft_type`, `target_modules` (places in the blocks by full path, each once),
-`inference_mode`, and what the kind has beside them; `adapter_model.safetensors` has the tensors of each place under
-`PLACE.NAME`, such as `blocks.3.mlp.down.weight`. dim is the backbone's width, out that of what the place gives.
+`adapter_config.json` has `peft_type`, `target_modules` (modules in the blocks by full path, each once),
+`inference_mode`, and the options below; `adapter_model.safetensors` has the tensors of each module under
+`MODULE.NAME`, such as `blocks.3.mlp.down.weight`. dim is the backbone's width, out the width of the module's output.
 
 CONVPASS (Jie and Deng 2022, arXiv 2207.07039): y = scale * up(act(conv(act(down(v))))), act being QuickGELU, at
     `blocks.N.attn` and `blocks.N.mlp`; `r` is the hidden width.
@@ -14,8 +14,8 @@ BOTTLENECK: y = scale * up(act(down(v))), where `preset` says which; `r` is the 
     "houlsby" (Houlsby et al. 2019, arXiv 1902.00751, figure 2): at `blocks.N.attn` and `blocks.N.mlp`, GELU, no scale.
     "adapter+" (Steitz and Roth 2024, arXiv 2406.06820): at `blocks.N.mlp`, GELU, scale (dim).
 SSF (Lian et al. 2022, arXiv 2210.08823): y = scale * f(x) + shift, at linear maps and norms of the blocks: not at the
-    patch embedding, which all tasks share, nor at the last norm, where the head says the same. scale, shift (out).
-BITFIT (Ben Zaken et al. 2022, arXiv 2106.10199): y = f(x) + bias, at the same places; bias (out) is the difference to
+    patch embedding, which all tasks share, nor at the last norm, whose change the head can hold. scale, shift (out).
+BITFIT (Ben Zaken et al. 2022, arXiv 2106.10199): y = f(x) + bias, at the same modules; bias (out) is the difference to
     the backbone's.
 """
 
@@ -28,23 +28,23 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from store.adapters.methods.spec import FLOATS, LINEAR, MAX_NUMBER, NORMS, Method, Shapes, block_widths
-from store.adapters.methods.targets import Config, show
+from store.adapters.methods.targets import Config, shorten
 from store.adapters.safetensors_header import TensorInfo
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
 CONVPASS, BOTTLENECK, SSF, BITFIT = "CONVPASS", "BOTTLENECK", "SSF", "BITFIT"
 PARALLEL_SITES = ("attn", "mlp")
-REMEDY = "write the folder again with what made it"
+REMEDY = "write the folder again with the tool that made it"
 
 Tensors = Mapping[str, tuple[int, ...]]
-"""The shapes of a place's tensors by their names."""
+"""The shapes of a module's tensors by their names."""
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A bottleneck as its paper defines it: where in a block, on what, through what, and scaled by what."""
+    """A bottleneck as its paper defines it: its sites in a block, its input, activation and scale."""
 
-    places: tuple[str, ...]
+    sites: tuple[str, ...]
     input: Literal["residual", "output", "sum"]
     activation: Literal["relu", "gelu"]
     scale: Literal["scalar", "channels"] | None = None
@@ -61,21 +61,21 @@ PRESETS: Mapping[str, Preset] = MappingProxyType(
 
 @dataclass(frozen=True)
 class _Kind:
-    """Where a kind may stand in a block, and the tensors that it has there, by the width of what the place gives."""
+    """The sites of a method in a block, and its tensors there by the width of the module's output."""
 
     name: str
-    places: Callable[[Config], tuple[str, ...]]
+    sites: Callable[[Config], tuple[str, ...]]
     tensors: Callable[[Config, int], Tensors]
 
     def ranks(self, config: Config, infos: Mapping[str, TensorInfo], shapes: Shapes) -> dict[str, int]:
-        """Return the places with the hidden width, 0 where there is none, or raise `AdapterMismatchError`."""
-        widths = _widths(self.places(config), shapes)
-        places = self._targets(config, widths)
-        wanted = {f"{p}.{name}": shape for p in places for name, shape in self.tensors(config, widths[p]).items()}
-        self._check_names(infos, wanted)
-        for name, shape in wanted.items():
+        """Return the modules, each with the hidden width or 0, or raise `AdapterMismatchError`."""
+        widths = _widths(self.sites(config), shapes)
+        modules = self._targets(config, widths)
+        expected = {f"{m}.{name}": shape for m in modules for name, shape in self.tensors(config, widths[m]).items()}
+        self._check_names(infos, expected)
+        for name, shape in expected.items():
             self._check_tensor(name, infos[name], shape)
-        return dict.fromkeys(places, cast(int, config.get("r", 0)))
+        return dict.fromkeys(modules, cast(int, config.get("r", 0)))
 
     def _targets(self, config: Config, widths: Mapping[str, int]) -> list[str]:
         targets = config.get("target_modules")
@@ -86,20 +86,22 @@ class _Kind:
         seen: set[str] = set()
         for target in targets:
             if target in seen or target not in widths:
-                problem = "twice in" if target in seen else f"no place for {self.name} on this backbone, yet in"
+                problem = "is twice in target_modules"
+                if target not in seen:
+                    problem = f"in target_modules is not a module of this backbone that {self.name} adapts"
                 raise AdapterMismatchError(
-                    f"{target[:120]!r} is {problem} target_modules: name {_example(widths)} and the like, each once"
+                    f"{target[:120]!r} {problem}: name {_example(widths)} and the like, each once"
                 )
             seen.add(target)
         return targets
 
-    def _check_names(self, infos: Iterable[str], wanted: Iterable[str]) -> None:
+    def _check_names(self, infos: Iterable[str], expected: Iterable[str]) -> None:
         for names, problem in (
-            (set(infos) - set(wanted), f"in the file and no part of {self.name} at a place in target_modules"),
-            (set(wanted) - set(infos), f"needed by {self.name} at the places in target_modules and not in the file"),
+            (set(infos) - set(expected), f"not a tensor of {self.name} for these target_modules"),
+            (set(expected) - set(infos), f"needed by {self.name} for these target_modules and not in the file"),
         ):
             if names:
-                raise AdapterMismatchError(f"tensor {min(names)[:120]!r} is {problem}, of {len(names)}: {REMEDY}")
+                raise AdapterMismatchError(f"tensor {min(names)[:120]!r} is {problem} ({len(names)} such): {REMEDY}")
 
     def _check_tensor(self, name: str, info: TensorInfo, shape: tuple[int, ...]) -> None:
         if info.dtype not in FLOATS:
@@ -111,9 +113,9 @@ class _Kind:
             )
 
 
-def _widths(places: Iterable[str], shapes: Shapes) -> dict[str, int]:
-    """Give each place of the backbone's blocks, by full path, the width of what it gives."""
-    paths = ((f"{block}.{place}", dim) for block, dim in block_widths(shapes).items() for place in places)
+def _widths(sites: Iterable[str], shapes: Shapes) -> dict[str, int]:
+    """Return the output width of these sites in every block of the backbone, by full path."""
+    paths = ((f"{block}.{site}", dim) for block, dim in block_widths(shapes).items() for site in sites)
     return {path: shapes[path][0] if path in shapes else dim for path, dim in paths}
 
 
@@ -125,7 +127,7 @@ def _hidden(config: Config) -> int:
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER:
         raise AdapterMismatchError(
-            f"r = {show(rank)} is no hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
+            f"r = {shorten(rank)} is not a valid hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
         )
     return rank
 
@@ -134,7 +136,7 @@ def _preset(config: Config) -> Preset:
     name = config.get("preset")
     if type(name) is not str or name not in PRESETS:
         raise UnservedAdapterError(
-            f"preset {show(name)} of {BOTTLENECK} has no exact served form: choose one of {', '.join(PRESETS)}"
+            f"preset {shorten(name)} of {BOTTLENECK} has no exact form: choose one of {', '.join(PRESETS)}"
         )
     return PRESETS[name]
 
@@ -164,17 +166,17 @@ def _method(kind: _Kind, *options: str, variant: Callable[[Config], str] | None 
     return Method(name=kind.name.lower(), free=free, limited={}, ranks=kind.ranks, variant=variant)
 
 
-_SHIFTED = LINEAR + NORMS
+_LINEAR_AND_NORMS = LINEAR + NORMS
 CUSTOM: Mapping[str, Method] = MappingProxyType(
     {
         CONVPASS: _method(_Kind(CONVPASS, lambda _: PARALLEL_SITES, _convpass_tensors), "r"),
         BOTTLENECK: _method(
-            _Kind(BOTTLENECK, lambda c: _preset(c).places, _bottleneck_tensors),
+            _Kind(BOTTLENECK, lambda c: _preset(c).sites, _bottleneck_tensors),
             *("r", "preset"),
             variant=lambda config: str(config["preset"]),
         ),
-        SSF: _method(_Kind(SSF, lambda _: _SHIFTED, partial(_vectors, ("scale", "shift")))),
-        BITFIT: _method(_Kind(BITFIT, lambda _: _SHIFTED, partial(_vectors, ("bias",)))),
+        SSF: _method(_Kind(SSF, lambda _: _LINEAR_AND_NORMS, partial(_vectors, ("scale", "shift")))),
+        BITFIT: _method(_Kind(BITFIT, lambda _: _LINEAR_AND_NORMS, partial(_vectors, ("bias",)))),
     }
 )
 """By `peft_type`."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from store.errors import FormatError
 from store.weights.forms import Forms, TaskWeights
 from store.weights.lowering import low_rank, products, scales
-from store.weights.lowering.custom import OWN_LOWERINGS
+from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
 
 __all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
@@ -31,7 +31,7 @@ def lower(
     dtype: torch.dtype = torch.float32,
     device: str | torch.device = "cpu",
 ) -> TaskWeights:
-    """Lower a published task; its files have passed `store.checkpoint.check` with the backbone's record.
+    """Lower a published task; its files have passed `store.adapters.checkpoint.check` with the backbone's record.
 
     `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
     is not whole.
@@ -44,16 +44,16 @@ def lower(
 def with_head(
     forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
 ) -> TaskWeights:
-    """Put forms, which are where they are to be, together with the head and the class names of their version."""
+    """Return the weights of a task from forms that are on the device, its head and its class names."""
     weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
     return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 
 
-def _load(data: bytes, what: str) -> dict[str, Tensor]:
+def _load(data: bytes, source: str) -> dict[str, Tensor]:
     try:
         return load(data)
     except safetensors.SafetensorError as error:
-        raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None
+        raise FormatError(f"{source} is not a whole safetensors file ({error}): publish the task again") from None
 
 
 LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
@@ -64,7 +64,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "LOHA": products.lower_loha, "LOKR": products.lower_lokr, "HRA": products.lower_hra,
         "MISS": products.lower_miss, "DEFT": products.lower_deft, "PEANUT": products.lower_peanut,
         "IA3": scales.lower_ia3, "BEFT": scales.lower_beft, "LN_TUNING": scales.lower_ln, "GLORA": scales.lower_glora,
-        **OWN_LOWERINGS,
+        **CUSTOM_LOWERINGS,
     }
 )  # fmt: skip
 """By peft_type."""

@@ -37,7 +37,7 @@ def lower_ln(_: Config, tensors: Tensors, backbone: Tensors) -> Forms:
             path = stem.removeprefix(PREFIX)
             if f"{path}.bias" not in backbone:
                 raise AdapterMismatchError(
-                    f"module {path!r} is no norm with weight and bias in this backbone: use the adapter with the "
+                    f"module {path!r} is not a norm with weight and bias in this backbone: use the adapter with the "
                     "backbone it was tuned on"
                 )
             norms[path] = Norm(weight.float(), tensors[stem + LN_BIAS].float())

@@ -170,7 +170,7 @@ def test_a_mistake_ends_a_real_process_as_it_ends_the_call(published):
 def test_a_store_that_is_not_there_is_told_with_what_to_do(tmp_path):
     done = call("ls", store=tmp_path / "nowhere")
     assert done.code == 1
-    assert "make one with `onetrunk demo`" in done.err
+    assert "make one with `open_store(url, create=True)`" in done.err
 
 
 def test_doctor_finds_a_store_in_order_and_a_damaged_one(published, tmp_path):

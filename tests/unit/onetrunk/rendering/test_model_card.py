@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from support.destinations import answers, empty_store
 from support.toy_backbone import Toy, relabel, tune
 
-from onetrunk.rendering.model_card import export_hub, yaml_string
+from onetrunk.rendering.model_card import add_command, export_hub, yaml_string
 from store.errors import ConflictError
-from store.records.backbone import add_command, hub_id, timm_name
+from store.records.backbone import hub_id, timm_name
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.records.manifest import Card
 from store.registry.store import Store, Version

@@ -85,7 +85,7 @@ def test_a_record_that_describes_other_weights_under_the_same_fingerprint_is_ref
     toy: Toy, change: dict[str, object]
 ) -> None:
     (field,) = change
-    with pytest.raises(BackboneMismatchError, match=f"record of backbone 'toy/vit' has {field}.*backbone add"):
+    with pytest.raises(BackboneMismatchError, match=f"record of backbone 'toy/vit' has {field}.*adopt_backbone"):
         check_fingerprint(dataclasses.replace(toy.record, **change), toy.weights)
 
 

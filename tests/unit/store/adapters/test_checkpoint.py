@@ -124,7 +124,7 @@ def test_a_card_of_another_number_of_blocks_is_refused(folder: Path, toy: Toy) -
 
 def test_a_depth_that_contradicts_the_card_is_refused(folder: Path, toy: Toy) -> None:
     write_card(folder, toy)
-    with pytest.raises(AdapterMismatchError, match="says depth 2, 3 is asked for"):
+    with pytest.raises(AdapterMismatchError, match="says depth 2, not 3: leave out `depth=`"):
         fit(folder, toy, 3)
 
 

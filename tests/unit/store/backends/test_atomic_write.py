@@ -108,10 +108,10 @@ def test_what_waits_for_its_turn_is_on_disk_by_then(system: System, backend: Loc
     assert before == [*MADE, *WRITTEN]
 
 
-def test_what_another_process_has_put_is_settled_by_syncing_its_folder(system: System, backend: LocalBackend) -> None:
+def test_what_another_process_has_put_is_synced_by_its_folder(system: System, backend: LocalBackend) -> None:
     backend.put("a/b/x", b"data")
     system.steps.clear()
-    LocalBackend(system.root).settle("a/b/x")
+    LocalBackend(system.root).sync("a/b/x")
     assert system.steps == ["fsync b"]  # that folder was durable before anything was put in it
 
 

@@ -26,7 +26,7 @@ def test_a_link_counts_as_itself_and_is_not_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "big")
     (root / "loop").symlink_to(root)
-    found = {file.path: file.nbytes for file in LocalBackend(root).walk()}
+    found = {file.path: file.nbytes for file in LocalBackend(root).list()}
     assert found == {name: len(str(target)) for name, target in _links(root).items()}
 
 

@@ -41,14 +41,14 @@ def begin_publish(store: Store, draft: ManifestDraft, *, ttl_s: float) -> str:
     return "in flight"
 
 
-def test_what_nothing_names_is_condemned_first_and_swept_after_the_grace(store: Store) -> None:
+def test_what_nothing_names_is_marked_first_and_swept_after_the_grace(store: Store) -> None:
     stray = store.blobs.put(b"left by a publish that died")
     for _ in range(2):
         first = collect_garbage(store, grace_s=GRACE_S)
-        assert (first.condemned, first.condemned_nbytes, first.freed) == ((stray.sha256,), stray.nbytes, ())
+        assert (first.marked, first.marked_nbytes, first.freed) == ((stray.sha256,), stray.nbytes, ())
     time.sleep(GRACE_S)
     second = collect_garbage(store, grace_s=GRACE_S)
-    assert (second.condemned, second.freed, second.freed_nbytes) == ((), (stray.sha256,), stray.nbytes)
+    assert (second.marked, second.freed, second.freed_nbytes) == ((), (stray.sha256,), stray.nbytes)
     assert not store.blobs.holds(stray)
 
 
@@ -60,22 +60,22 @@ def test_a_removed_version_is_purged_after_the_grace_and_its_blobs_after_another
     assert collect_garbage(store, grace_s=GRACE_S).purged == ()
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
-    assert (collected.purged, set(collected.condemned), collected.freed) == (("flowers:1",), own, ())
+    assert (collected.purged, set(collected.marked), collected.freed) == (("flowers:1",), own, ())
     time.sleep(GRACE_S)
     assert set(collect_garbage(store, grace_s=GRACE_S).freed) == own
 
 
-def test_publishing_what_is_condemned_pardons_it(store: Store, folder: Path) -> None:
+def test_publishing_what_is_marked_unmarks_it(store: Store, folder: Path) -> None:
     labels = store.blobs.put((folder / "classes.txt").read_bytes())
-    assert collect_garbage(store, grace_s=GRACE_S).condemned == (labels.sha256,)
+    assert collect_garbage(store, grace_s=GRACE_S).marked == (labels.sha256,)
     publish(store, folder)
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
-    assert (collected.condemned, collected.freed) == ((), ())
+    assert (collected.marked, collected.freed) == ((), ())
     assert verify(store) == []
 
 
-def test_a_blob_named_since_it_was_condemned_has_its_grace_anew(store: Store, folder: Path) -> None:
+def test_a_blob_named_since_it_was_marked_has_its_grace_again(store: Store, folder: Path) -> None:
     labels = store.blobs.put((folder / "classes.txt").read_bytes())
     collect_garbage(store, grace_s=GRACE_S)
     publish(store, folder)
@@ -83,11 +83,11 @@ def test_a_blob_named_since_it_was_condemned_has_its_grace_anew(store: Store, fo
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
     assert collected.purged == ("flowers:1",)
-    assert labels.sha256 in collected.condemned
+    assert labels.sha256 in collected.marked
     assert collected.freed == ()
 
 
-def test_waiting_for_the_grace_frees_in_one_call_what_is_condemned_now(store: Store) -> None:
+def test_waiting_for_the_grace_frees_in_one_call_what_is_marked_now(store: Store) -> None:
     stray = store.blobs.put(b"left")
     start = time.monotonic()
     assert collect_garbage(store, grace_s=GRACE_S, wait=True, dry_run=True).freed == (stray.sha256,)
@@ -101,7 +101,7 @@ def test_a_publish_in_flight_keeps_its_blobs(store: Store, folder: Path) -> None
     lease = begin_publish(store, draft, ttl_s=60)
     for _ in range(2):
         assert collect_garbage(store, grace_s=0).freed == ()
-    store.catalogue.publish("flowers", draft.entry, names=("latest",), lease=lease)
+    store.catalogue.publish("flowers", draft.entry, aliases=("latest",), lease=lease)
     assert verify(store) == []
     assert store.leases() == []
 
@@ -111,7 +111,7 @@ def test_a_publish_that_takes_longer_than_its_lease_is_told_so(store: Store, fol
     lease = begin_publish(store, draft, ttl_s=0)
     assert set(collect_garbage(store, grace_s=0).freed) == {blob.sha256 for blob in draft.contents}
     with pytest.raises(ConflictError, match="publish again"):
-        store.catalogue.publish("flowers", draft.entry, names=("latest",), lease=lease)
+        store.catalogue.publish("flowers", draft.entry, aliases=("latest",), lease=lease)
     assert verify(store) == []
     assert publish(store, folder).version == 1
 
@@ -128,12 +128,12 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     store.release_connections()
     assert snapshot(store.root) == before
     assert collect_garbage(store, grace_s=0) == foreseen
-    assert (foreseen.purged, foreseen.leftovers) == (("flowers:1",), (f"blobs/{PARTIAL}",))
+    assert (foreseen.purged, foreseen.orphaned) == (("flowers:1",), (f"blobs/{PARTIAL}",))
     counted = storage_report(store)
     assert (counted.reclaimable_nbytes, counted.garbage_nbytes) == (0, 0)
 
 
-def test_leftovers_of_writers_go_after_the_grace_and_no_file_of_anyone_else(store: Store) -> None:
+def test_orphaned_files_of_writers_go_after_the_grace_and_no_file_of_anyone_else(store: Store) -> None:
     old, new, foreign = (
         store.root / "journal" / name for name in (PARTIAL, PARTIAL.replace("0", "1"), "movie.partial")
     )
@@ -142,7 +142,7 @@ def test_leftovers_of_writers_go_after_the_grace_and_no_file_of_anyone_else(stor
     for path in (old, foreign):
         os.utime(path, (0, 0))
     collected = collect_garbage(store)
-    assert (collected.leftovers, collected.freed_nbytes) == ((f"journal/{PARTIAL}",), 5)
+    assert (collected.orphaned, collected.freed_nbytes) == ((f"journal/{PARTIAL}",), 5)
     assert (old.exists(), new.exists(), foreign.exists()) == (False, True, True)
 
 
@@ -158,8 +158,8 @@ def test_what_was_set_aside_is_never_collected(store: Store, folder: Path) -> No
 
 
 @pytest.mark.parametrize("grace_s", [-1, float("nan"), float("inf")])
-def test_a_grace_that_is_no_time_is_refused(store: Store, grace_s: float) -> None:
-    with pytest.raises(InvalidSettingError, match="is no time to wait"):
+def test_a_grace_that_is_not_a_valid_time_is_refused(store: Store, grace_s: float) -> None:
+    with pytest.raises(InvalidSettingError, match="is not a valid time"):
         collect_garbage(store, grace_s=grace_s)
 
 
@@ -215,7 +215,7 @@ def test_the_weights_of_a_backbone_whose_record_is_unreadable_are_not_freed(stor
 def test_a_write_goes_on_where_a_collection_takes_its_temporary_file(tmp_path: Path) -> None:
     backend, stop, taken = LocalBackend(tmp_path), threading.Event(), set[str]()
 
-    def take_leftovers() -> None:
+    def take_orphans() -> None:
         while not stop.is_set():
             for path in (tmp_path / "journal").glob(".*.partial"):
                 written = path.name.split(".")[1]
@@ -223,7 +223,7 @@ def test_a_write_goes_on_where_a_collection_takes_its_temporary_file(tmp_path: P
                     taken.add(written)
                     path.unlink(missing_ok=True)
 
-    thread = threading.Thread(target=take_leftovers)
+    thread = threading.Thread(target=take_orphans)
     thread.start()
     try:
         for number in range(300):

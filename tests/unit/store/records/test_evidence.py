@@ -84,7 +84,7 @@ def test_an_older_format_is_written_without_what_it_could_not_say(older: int) ->
         ({"certificate": Certificate(FULL, CUT, curve=(CUT,))}, 2, "curve"),
         ({"lineage": Lineage(parent="a@sha256:" + "0" * 64)}, 1, "parent"),
         ({"certificate": Certificate(None, CUT)}, 3, "certificate without full"),
-        ({}, 0, "is none"),
+        ({}, 0, "is not valid"),
     ],
 )
 def test_what_a_format_cannot_say_is_refused(parts: dict[str, Any], format_: int, key: str) -> None:

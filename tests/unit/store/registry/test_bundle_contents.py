@@ -12,10 +12,10 @@ import torch
 from safetensors.torch import save
 from support.broken_bundles import (
     Parts,
+    add_blob,
     apart,
     bundle_of,
     first,
-    named,
     one_bit,
     parts,
     sealed,
@@ -170,7 +170,9 @@ def test_one_bad_version_keeps_the_good_ones_out(store: Store, folder: Path, tmp
     publish(store, folder)
     value, blobs = apart(parts(bundle_of(store, "cars", "flowers").getvalue()))
     found = json.loads(take(blobs, value["versions"][1]["manifest"]))
-    value["versions"][1]["manifest"] = named(blobs, canonical_json(found | {"adapter": found["adapter"] | {"rank": 9}}))
+    value["versions"][1]["manifest"] = add_blob(
+        blobs, canonical_json(found | {"adapter": found["adapter"] | {"rank": 9}})
+    )
     other = empty_store(tmp_path / "target")
     with pytest.raises(FormatError, match="flowers:1 is not that of its files"):
         import_bundle(other, io.BytesIO(sealed(value, blobs)))

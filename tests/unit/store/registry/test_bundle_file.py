@@ -83,7 +83,7 @@ def test_what_is_not_there_is_neither_exported_nor_imported(store: Store, folder
     with pytest.raises(InvalidSettingError, match="at least one"):
         export_bundle(store, [], tmp_path / "a.tar")
     for path in (tmp_path / "a.tar", tmp_path):
-        with pytest.raises(NotFoundError, match="give a bundle"):
+        with pytest.raises(NotFoundError, match="give one that `export_bundle"):
             import_bundle(store, path)
 
 

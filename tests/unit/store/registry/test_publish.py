@@ -3,6 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from store.errors import (
     VersionNotFoundError,
 )
 from store.maintenance.verify import verify
+from store.records.blob import Blob
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.records.manifest import Card
 from store.registry.store import Store
@@ -143,7 +146,7 @@ def test_an_alias_points_only_at_a_version_that_exists(store: Store, folder: Pat
 
 
 def test_a_folder_that_names_no_backbone_is_asked_for_it(store: Store, folder: Path) -> None:
-    with pytest.raises(BackboneMismatchError, match=r"--backbone; the store has toy/vit"):
+    with pytest.raises(BackboneMismatchError, match=r"`backbone=`; the store has toy/vit"):
         store.publish("flowers", folder)
 
 
@@ -206,3 +209,13 @@ def test_the_exported_card_is_json_for_people(store: Store, folder: Path, tmp_pa
     publish(store, folder)
     data = json.loads((store.export("flowers", tmp_path / "out") / "onetrunk.json").read_text())
     assert data["prune_index"]["depth"] == 2
+
+
+def test_a_publish_that_fails_holds_nothing(store: Store, folder: Path) -> None:
+    labels = Blob.of((folder / "classes.txt").read_bytes())
+    Path(store.blobs.locate(labels)).mkdir(parents=True)
+    with pytest.raises(OSError, match="cannot be written"):
+        publish(store, folder)
+    assert store.leases() == []
+    with closing(sqlite3.connect(store.root / "catalogue.sqlite")) as connection:
+        assert connection.execute("select count(*) from holds").fetchone() == (0,)

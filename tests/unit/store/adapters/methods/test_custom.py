@@ -133,7 +133,7 @@ def test_a_place_that_is_named_twice_is_refused(backbone, folder):
 def test_a_place_without_tensors_and_tensors_without_a_place_are_refused(backbone, folder, method):
     targets = json.loads((folder / "adapter_config.json").read_text())["target_modules"]
     set_option(folder, target_modules=targets[1:])
-    with pytest.raises(AdapterMismatchError, match="no part of"):
+    with pytest.raises(AdapterMismatchError, match="not a tensor of"):
         fit(backbone, folder)
     set_option(folder, target_modules=[*targets, f"blocks.2.{PLACES[method][0]}"])
     with pytest.raises(AdapterMismatchError, match=r"'blocks\.2\..* and not in the file"):
@@ -186,7 +186,7 @@ def test_a_missing_and_an_unknown_tensor_are_refused_by_name(backbone, folder):
         (folder / "adapter_model.safetensors").write_bytes(whole)
     for name in ("blocks.0.mlp.gate", "blocks.3.mlp.down.weight", "base_model.model.blocks.0.mlp.fc1.lora_A.weight"):
         change_tensors(folder, lambda tensors, name=name: tensors.update({name: torch.ones(4)}))
-        with pytest.raises(AdapterMismatchError, match="no part of"):
+        with pytest.raises(AdapterMismatchError, match="not a tensor of"):
             fit(backbone, folder)
         (folder / "adapter_model.safetensors").write_bytes(whole)
 

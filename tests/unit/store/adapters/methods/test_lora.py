@@ -62,7 +62,7 @@ def test_an_initialisation_that_may_change_the_backbone_is_refused(folder: Path,
 @pytest.mark.parametrize("kind", ["BOFT", "HIRA", "PREFIX_TUNING", "lora", "", None, 3, ["LORA"]])
 def test_a_peft_type_that_is_not_served_is_refused_with_the_list(folder: Path, toy: Toy, kind: object) -> None:
     set_option(folder, peft_type=kind)
-    with pytest.raises(UnservedAdapterError, match="served are LORA"):
+    with pytest.raises(UnservedAdapterError, match="supported are LORA"):
         fit(folder, toy)
 
 
@@ -111,11 +111,11 @@ def test_the_pattern_that_also_hits_the_patch_embedding_is_refused(tmp_path: Pat
         (lambda t: [t.pop(f"{QKV}.lora_{side}.weight") for side in "AB"], "has no tensors for it"),
         (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(4, DIM + 1)}), "factors of shapes"),
         (lambda t: t.update({f"{QKV}.lora_B.weight": torch.ones(3 * DIM, 5)}), "factors of shapes"),
-        (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(4, DIM, dtype=torch.int32)}), "no LoRA factor"),
+        (lambda t: t.update({f"{QKV}.lora_A.weight": torch.ones(4, DIM, dtype=torch.int32)}), "not a factor of LoRA"),
         (lambda t: t.update({f"{QKV}.lora_magnitude_vector": torch.ones(3)}), "factors of shapes"),
-        (lambda t: t.update({f"{QKV}.lora_C.weight": torch.ones(3)}), "no LoRA factor"),
-        (lambda t: t.update({"blocks.0.attn.qkv.lora_A.weight": torch.ones(4, DIM)}), "no LoRA factor"),
-        (lambda t: t.update({"base_model.model.x.lora_A.weight": torch.ones(4, DIM)}), "no linear map in a block"),
+        (lambda t: t.update({f"{QKV}.lora_C.weight": torch.ones(3)}), "not a factor of LoRA"),
+        (lambda t: t.update({"blocks.0.attn.qkv.lora_A.weight": torch.ones(4, DIM)}), "not a factor of LoRA"),
+        (lambda t: t.update({"base_model.model.x.lora_A.weight": torch.ones(4, DIM)}), "not a linear map in a block"),
     ],
 )
 def test_tensors_that_do_not_fit_are_refused(

@@ -137,11 +137,11 @@ OPTIONS: dict[str, list[tuple[dict[str, object], str]]] = {
         ({"lora_alpha": 0}, "lora_alpha above 0"), ({"init_r": None}, "init_r >= 1"),
         ({"init_r": 4}, "factors of shapes"),
         ({"use_rslora": True}, "use_rslora"), ({"alpha_pattern": {"qkv": 3}}, "alpha_pattern"),
-        ({"rank_pattern": {"blocks.0.attn.qkv.lora_E": [True, False]}}, "3 times true or false"),
-        ({"rank_pattern": {"blocks.0.attn.qkv.lora_E": [1, 1, 1]}}, "3 times true or false"),
+        ({"rank_pattern": {"blocks.0.attn.qkv.lora_E": [True, False]}}, "3 values true or false"),
+        ({"rank_pattern": {"blocks.0.attn.qkv.lora_E": [1, 1, 1]}}, "3 values true or false"),
         ({"rank_pattern": {"blocks.0.attn.qkv.lora_E": [True, True, False]}}, "factors of shapes"),
     ],
-    "dora": [({"use_dora": False}, "factors of shapes"), ({"lora_bias": True}, "not for DoRA")],
+    "dora": [({"use_dora": False}, "factors of shapes"), ({"lora_bias": True}, "does not go with DoRA")],
     "vera": [({"save_projection": False}, "save_projection=True"), ({"r": 4}, "factors of shapes"),
              ({"exclude_modules": ["fc1"]}, "exclude_modules"), ({"bias": "all"}, "bias"), ({"r": 193}, "above 192")],
     "pvera": [({"r": 193}, "above 192"),
@@ -152,9 +152,9 @@ OPTIONS: dict[str, list[tuple[dict[str, object], str]]] = {
                 ({"gralora_k": None}, "gralora_k >= 1"), ({"alpha": None}, "expected a number")],
     "vblora": [({"r": 193}, "above 192"), ({"topk": 21}, "at most num_vectors"), ({"vector_length": 7}, "must divide"),
                ({"save_only_topk_weights": True}, "factors of shapes"), ({"num_vectors": 21}, "factors of shapes")],
-    "unilora": [({"save_indices": False}, "save_indices=True"), ({"theta_d_length": 51}, "share has shapes")],
+    "unilora": [({"save_indices": False}, "save_indices=True"), ({"theta_d_length": 51}, "share have shapes")],
     "tinylora": [({"save_projection": False}, "save_projection=True"), ({"weight_tying": 1.5}, "expected 0 to 1"),
-                 ({"weight_tying": 1.0}, "no TinyLoRA factor"), ({"u": 4}, "factors of shapes")],
+                 ({"weight_tying": 1.0}, "not a factor of TinyLoRA"), ({"u": 4}, "factors of shapes")],
     "loha": [({"r": 2}, "factors of shapes"), ({"alpha": None}, "a number"), ({"bias": "all"}, "bias")],
     "lokr": [({"decompose_factor": 5}, "factors of shapes"), ({"decompose_factor": None}, "decompose_factor"),
              ({"decompose_both": True, "r": 3}, "factors of shapes")],
@@ -202,7 +202,7 @@ def test_norms_are_adapted_by_norm_tuning_alone(backbone: Backbone, task: Callab
     folder = task("ln")
     stem = f"{PREFIX}blocks.0.mlp.fc1.ln_tuning_layers"
     change_tensors(folder, lambda t: t.update({f"{stem}.weight": torch.ones(48), f"{stem}.bias": torch.ones(48)}))
-    with pytest.raises(AdapterMismatchError, match="no norm in a block"):
+    with pytest.raises(AdapterMismatchError, match="not a norm in a block"):
         fit(folder, backbone)
 
 
@@ -228,4 +228,4 @@ def test_every_method_that_peft_registers_is_served_or_refused_with_its_reason(k
         with pytest.raises(UnservedAdapterError) as caught:
             supported_method({"peft_type": kind})
         assert REASONS[kind] in str(caught.value)
-        assert "served are LORA, ADALORA" in str(caught.value)
+        assert "supported are LORA, ADALORA" in str(caught.value)
