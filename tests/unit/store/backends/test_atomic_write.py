@@ -108,9 +108,7 @@ def test_what_waits_for_its_turn_is_on_disk_by_then(system: System, backend: Loc
     assert before == [*MADE, *WRITTEN]
 
 
-def test_what_another_process_has_put_is_synced_by_its_folder(
-    system: System, backend: LocalBackend
-) -> None:
+def test_what_another_process_has_put_is_synced_by_its_folder(system: System, backend: LocalBackend) -> None:
     backend.put("a/b/x", b"data")
     system.steps.clear()
     LocalBackend(system.root).sync("a/b/x")
