@@ -28,12 +28,12 @@ class Blobs:
         """Keep the bytes durably and return their name; a damaged object of that name is set aside first."""
         blob = Blob.of(data)
         key = blob_key(blob.sha256)
-        kept = self._read(key) if self._probe_existing else None
-        if kept == data:
+        existing = self._read(key) if self._probe_existing else None
+        if existing == data:
             # The writer that put it may not have made it durable yet, and our caller is about to depend on it.
             self._backend.sync(key)
             return blob
-        if kept is not None:
+        if existing is not None:
             self._set_aside(blob)
         self._backend.put(key, data)
         return blob

@@ -74,8 +74,8 @@ MAX_REMEDY = 1000  # characters; a record from elsewhere may hold anything
 def timm_name(record: BackboneRecord) -> str | None:
     """Return the name under which timm finds the weights, None where they came from a file or with onetrunk."""
     base, _, tag = record.source.partition(".")
-    named = base == record.id.architecture and tag != "safetensors"
-    return record.source if named or record.source.startswith(PREFIXES) else None
+    is_timm_tag = base == record.id.architecture and tag != "safetensors"
+    return record.source if is_timm_tag or record.source.startswith(PREFIXES) else None
 
 
 def hub_id(record: BackboneRecord) -> str | None:

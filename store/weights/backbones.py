@@ -134,8 +134,8 @@ def _load_packaged(name: str) -> Backbone:
     tensors = load((folder / f"{PACKAGED[name]}.safetensors").read_bytes())
     with torch.device("meta"):
         model = _create(config["architecture"], config["arguments"])
-    kept = _without_classifier(tensors, model, name)
-    backbone = _describe(name, model, kept, config["arguments"], source="package", preprocessing=preprocessing)
+    weights = _without_classifier(tensors, model, name)
+    backbone = _describe(name, model, weights, config["arguments"], source="package", preprocessing=preprocessing)
     expected = dataclasses.replace(backbone.record.id, fingerprint=config["fingerprint"])
     return check_backbone(Backbone(dataclasses.replace(backbone.record, id=expected), backbone.tensors))
 
@@ -146,8 +146,8 @@ def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> 
         source, model_id = parse_model_name(name)
         if source is not None:
             # Its own arguments are part of what is built, so of what is fingerprinted.
-            _, architecture, own = CONFIG_READERS[source](model_id)
-            arguments = {**(own or {}), **arguments}
+            _, architecture, model_args = CONFIG_READERS[source](model_id)
+            arguments = {**(model_args or {}), **arguments}
         _check_local(source, model_id)
         with torch.device("meta"):
             _create(architecture, arguments)  # what is not served is refused before its weights are fetched

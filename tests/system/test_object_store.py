@@ -123,7 +123,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
     backend = open_backend(bucket)
     messages = []
-    for ask, error in (
+    for call, error in (
         (lambda: backend.read("a"), StorageError),
         (lambda: backend.size("a"), StorageError),
         (lambda: list(backend.list()), StorageError),
@@ -132,7 +132,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
         (lambda: backend.delete(["a"]), OneTrunkError),
     ):
         with pytest.raises(error, match="the credentials in the environment") as caught:
-            ask()
+            call()
         messages.append(str(caught.value))
     hidden = (secret, os.environ["AWS_ACCESS_KEY_ID"], "Signature=", "AWS4-HMAC", "\n")
     assert [message for message in messages if any(word in message for word in hidden)] == []

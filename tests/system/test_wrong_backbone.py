@@ -85,8 +85,8 @@ def test_a_file_that_torch_reads_is_always_told_to_be_the_wrong_one(mutants: lis
 
 def replace_record(store: Store, record: BackboneRecord, weights: bytes) -> None:
     """Put another record, or other weights, in the place of a backbone's own, every digest right."""
-    kept = dataclasses.replace(record, weights=store.blobs.put(weights))
-    blob = store.blobs.put(canonical_json(dataclasses.asdict(kept)))
+    stored = dataclasses.replace(record, weights=store.blobs.put(weights))
+    blob = store.blobs.put(canonical_json(dataclasses.asdict(stored)))
     with sqlite3.connect(store.root / "catalogue.sqlite") as connection:
         connection.execute("update backbones set record = ?, record_nbytes = ?", (blob.sha256, blob.nbytes))
     connection.close()

@@ -48,14 +48,14 @@ def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     if number(config, "lora_alpha") <= 0:
         raise AdapterMismatchError("AdaLoRA needs lora_alpha above 0: PEFT loses its scaling otherwise; tune it again")
     patterns = config.get("rank_pattern") or {}
-    kept = patterns.get(f"{module}.lora_E") if isinstance(patterns, dict) else 0
-    if kept is not None:
-        if not isinstance(kept, list) or len(kept) != rank or not all(type(keep) is bool for keep in kept):
+    mask = patterns.get(f"{module}.lora_E") if isinstance(patterns, dict) else 0
+    if mask is not None:
+        if not isinstance(mask, list) or len(mask) != rank or not all(type(bit) is bool for bit in mask):
             raise AdapterMismatchError(
-                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} values true or false; save the "
+                f"module {module!r} has rank_pattern {shorten(mask)}: expected {rank} values true or false; save the "
                 "adapter with PEFT again"
             )
-        rank = sum(kept)
+        rank = sum(mask)
     return ModuleSpec(rank, {"lora_A": (rank, shape[1]), "lora_B": (shape[0], rank), "lora_E": (rank, 1)})
 
 
@@ -122,8 +122,8 @@ def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     grids = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
     if not config.get("save_only_topk_weights"):
         return ModuleSpec(rank, {name: (*grid, vectors) for name, grid in grids.items()})
-    kept = {f"{name}_topk_indices": (*grid, topk) for name, grid in grids.items()}
-    return ModuleSpec(rank, {**kept, **{f"{name}_topk_weights": (*grid, topk - 1) for name, grid in grids.items()}})
+    indices = {f"{name}_topk_indices": (*grid, topk) for name, grid in grids.items()}
+    return ModuleSpec(rank, {**indices, **{f"{name}_topk_weights": (*grid, topk - 1) for name, grid in grids.items()}})
 
 
 def vblora_shared(config: Config, _: Shapes) -> Sizes:
@@ -139,7 +139,7 @@ def unilora(config: Config, _: str, shape: Shape) -> ModuleSpec:
         )
     rank = integer(config, "r")
     sizes = {"A": (rank, shape[1]), "B": (shape[0], rank)}
-    return ModuleSpec(rank, {f"unilora_{what}_{side}": sizes[side] for what in ("indices", "scales") for side in "AB"})
+    return ModuleSpec(rank, {f"unilora_{kind}_{side}": sizes[side] for kind in ("indices", "scales") for side in "AB"})
 
 
 def unilora_shared(config: Config, _: Shapes) -> Sizes:

@@ -40,12 +40,12 @@ def _lora(config: Config, path: str, parts: Tensors, backbone: Tensors) -> Delta
     scaling = lora_scaling(config, path, len(down))
     up, bias, magnitude = parts["lora_B.weight"] * scaling, parts.get("lora_B.bias"), parts.get("lora_magnitude_vector")
     shift, base = None if bias is None else bias * scaling, bias_of(backbone, path)
-    own = parts.get("base_layer.bias", base)
+    trained = parts.get("base_layer.bias", base)
     if magnitude is None:
-        return low_rank(down, up, shift if own is base else total(shift, own, None if base is None else -base))
+        return low_rank(down, up, shift if trained is base else total(shift, trained, None if base is None else -base))
     norm = torch.linalg.vector_norm(torch.addmm(weight_of(backbone, path), up, down), dim=1)
     scale = require_finite(magnitude / norm, path, "magnitudes")
-    return low_rank(down, up * scale[:, None], total(own, None if base is None else -scale * base), scale)
+    return low_rank(down, up * scale[:, None], total(trained, None if base is None else -scale * base), scale)
 
 
 def lora_scaling(config: Mapping[str, object], path: str, rank: int) -> float:

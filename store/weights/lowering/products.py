@@ -103,10 +103,10 @@ def lower_deft(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     """y = (1 - Q p^T) W x + s Q R x + bias_W: Q and p are P and relu(P), or both P's orthonormal basis."""
     deltas = {}
     for path, parts in by_module(tensors).items():
-        basis, taken = parts["deft_P"], F.relu(parts["deft_P"])
+        basis, projection = parts["deft_P"], F.relu(parts["deft_P"])
         if config.get("decomposition_method") == "qr":
-            basis = taken = torch.linalg.qr(basis).Q
-        down = -(taken.T @ weight_of(backbone, path))
+            basis = projection = torch.linalg.qr(basis).Q
+        down = -(projection.T @ weight_of(backbone, path))
         if "deft_R" in parts:
             alpha = cast(float | None, config.get("alpha"))
             down = down + parts["deft_R"] * (alpha / basis.shape[1] if alpha else 1.0)
@@ -125,10 +125,10 @@ def _peanut(config: Config, parts: Tensors, weight: Tensor) -> Delta:
     act = ACTIVATIONS[cast(str, config.get("act_fn", "relu"))]
     depth, scaling = cast(int, config["depth"]), cast(float, config["scaling"])
     hidden = act(weight.T @ parts["peanut_A.weight"].T)  # (in, rank)
-    kept = []
+    encoded = []
     for index in range(depth):
-        kept.append(hidden)
+        encoded.append(hidden)
         hidden = act(hidden @ parts[f"peanut_encoders.{index}.weight"].T)
     for index in range(depth):
-        hidden = act(hidden @ parts[f"peanut_decoders.{index}.weight"].T) + kept.pop()
+        hidden = act(hidden @ parts[f"peanut_decoders.{index}.weight"].T) + encoded.pop()
     return low_rank(hidden.T, parts["peanut_B.weight"] * scaling)

@@ -40,24 +40,24 @@ def fill(dtype: torch.dtype, shape: list[int]) -> torch.Tensor:
 def test_a_files_bytes_have_the_fingerprint_of_the_tensors_that_torch_reads_from_them(
     specs: dict[str, tuple[torch.dtype, list[int]]],
 ) -> None:
-    made = {name: fill(dtype, shape) for name, (dtype, shape) in specs.items()}
-    assert fingerprint_file(save(made), *NAMED) == fingerprint(*NAMED, made)
+    weights = {name: fill(dtype, shape) for name, (dtype, shape) in specs.items()}
+    assert fingerprint_file(save(weights), *NAMED) == fingerprint(*NAMED, weights)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", [[], [0], [1], [3, 0, 2], [2, 3, 4, 5]], ids=str)
 def test_every_dtype_and_shape_counts(dtype: torch.dtype, shape: list[int]) -> None:
-    made = {"x": fill(dtype, shape), "scalar": fill(dtype, [])}
-    found = fingerprint_file(save(made), *NAMED)
-    assert found == fingerprint(*NAMED, made)
-    reshaped = {**made, "x": made["x"].reshape([1, *shape])}
-    assert fingerprint_file(save(reshaped), *NAMED) != found
+    weights = {"x": fill(dtype, shape), "scalar": fill(dtype, [])}
+    expected = fingerprint_file(save(weights), *NAMED)
+    assert expected == fingerprint(*NAMED, weights)
+    reshaped = {**weights, "x": weights["x"].reshape([1, *shape])}
+    assert fingerprint_file(save(reshaped), *NAMED) != expected
 
 
 def test_the_order_of_the_file_and_its_metadata_do_not_count() -> None:
-    made = {"a": torch.ones(2), "b": torch.ones(3, dtype=torch.float16)}
-    found = fingerprint_file(save(made), *NAMED)
-    assert fingerprint_file(save(dict(reversed(made.items())), {"format": "pt"}), *NAMED) == found
+    weights = {"a": torch.ones(2), "b": torch.ones(3, dtype=torch.float16)}
+    expected = fingerprint_file(save(weights), *NAMED)
+    assert fingerprint_file(save(dict(reversed(weights.items())), {"format": "pt"}), *NAMED) == expected
 
 
 def test_a_dtype_that_torch_does_not_read_from_a_file_is_refused() -> None:

@@ -61,10 +61,10 @@ def test_no_bytes_are_a_blob_too(blobs: Blobs) -> None:
 
 def test_many_who_put_the_same_bytes_at_once_agree(blobs: Blobs, backend: Backend) -> None:
     with ThreadPoolExecutor(8) as pool:
-        named = set(pool.map(blobs.put, [DATA] * 8))
-    assert len(named) == 1
+        names = set(pool.map(blobs.put, [DATA] * 8))
+    assert len(names) == 1
     assert kinds(backend) == ["blob"]
-    assert blobs.get(named.pop()) == DATA
+    assert blobs.get(names.pop()) == DATA
 
 
 def test_the_first_bytes_can_be_had_without_the_rest(blobs: Blobs) -> None:
@@ -73,9 +73,9 @@ def test_the_first_bytes_can_be_had_without_the_rest(blobs: Blobs) -> None:
 
 def test_a_missing_blob_is_said_to_be_missing(blobs: Blobs) -> None:
     blob = Blob.of(DATA)
-    for ask in (lambda: blobs.get(blob), lambda: blobs.prefix(blob, 1)):
+    for call in (lambda: blobs.get(blob), lambda: blobs.prefix(blob, 1)):
         with pytest.raises(IntegrityError, match=f"{blob.sha256} is missing: restore the file"):
-            ask()
+            call()
     assert not blobs.holds(blob)
     assert blobs.quarantine(blob) is None
 
@@ -97,9 +97,9 @@ def test_a_damaged_blob_is_mended_by_the_same_bytes_and_set_aside(
     backend.put(blob_key(blob.sha256), how(DATA))
     assert blobs.put(DATA) == blob
     assert blobs.get(blob) == DATA
-    (kept,) = backend.list("quarantine")
-    assert backend.read(kept.path) == how(DATA)
-    assert blob.sha256 in kept.path
+    (quarantined,) = backend.list("quarantine")
+    assert backend.read(quarantined.path) == how(DATA)
+    assert blob.sha256 in quarantined.path
 
 
 @every_damage

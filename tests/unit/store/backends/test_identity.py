@@ -19,13 +19,13 @@ NAME = "12345678-1234-5678-1234-567812345678"
 
 
 @pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.service)])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("bucket") if request.param == "bucket" else tmp_path / "store")
 
 
 @pytest.fixture
-def backend(place: str) -> Backend:
-    return open_backend(place)
+def backend(url: str) -> Backend:
+    return open_backend(url)
 
 
 def test_a_store_has_one_identity_for_ever(backend: Backend) -> None:
@@ -35,16 +35,16 @@ def test_a_store_has_one_identity_for_ever(backend: Backend) -> None:
     assert store_format(backend) == STORE_FORMAT
 
 
-def test_of_many_who_make_a_store_at_once_one_wins(place: str) -> None:
+def test_of_many_who_make_a_store_at_once_one_wins(url: str) -> None:
     with ThreadPoolExecutor(4) as pool:
-        identities = set(pool.map(lambda _: create_identity(open_backend(place)), range(4)))
-    assert identities == {store_uuid(open_backend(place))}
+        identities = set(pool.map(lambda _: create_identity(open_backend(url)), range(4)))
+    assert identities == {store_uuid(open_backend(url))}
 
 
 def test_no_store_is_said_to_be_none_and_none_is_made(backend: Backend) -> None:
-    for ask in (store_uuid, store_format, write_format):
+    for call in (store_uuid, store_format, write_format):
         with pytest.raises(StoreNotFoundError, match=r"no store at .*open_store\(url, create=True\)"):
-            ask(backend)
+            call(backend)
     assert list(backend.list()) == []
 
 
@@ -83,7 +83,7 @@ def test_a_store_file_that_is_not_ours_is_refused_and_kept(
 ) -> None:
     backend = open_backend(tmp_path)
     backend.put("store.json", content)
-    for ask in (store_uuid, create_identity, write_format):
+    for call in (store_uuid, create_identity, write_format):
         with pytest.raises(error, match=r"store\.json"):
-            ask(backend)
+            call(backend)
     assert backend.read("store.json") == content

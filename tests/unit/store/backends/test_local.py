@@ -26,8 +26,8 @@ def test_a_link_counts_as_itself_and_is_not_followed(tmp_path: Path) -> None:
     (root / "folder").symlink_to(outside)
     (root / "file").symlink_to(outside / "big")
     (root / "loop").symlink_to(root)
-    found = {file.path: file.nbytes for file in LocalBackend(root).list()}
-    assert found == {name: len(str(target)) for name, target in _links(root).items()}
+    sizes = {file.path: file.nbytes for file in LocalBackend(root).list()}
+    assert sizes == {name: len(str(target)) for name, target in _links(root).items()}
 
 
 def _links(root: Path) -> dict[str, Path]:

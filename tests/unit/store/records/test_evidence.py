@@ -1,4 +1,4 @@
-"""What a card says of its cut: checked when it is made, and written as its format could say it."""
+"""What a card says of its cut: checked when it is task_card, and written as its format could say it."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ UNDECIDED = PruneIndex(2, 4, criterion="ridge", tolerance=0.01, candidates=(2, 3
 
 
 def card(**parts: Any) -> Card:
-    given = {"prune_index": PruneIndex(2, 4, criterion="given"), **parts}
-    return Card("0" * 64, **given)
+    fields = {"prune_index": PruneIndex(2, 4, criterion="given"), **parts}
+    return Card("0" * 64, **fields)
 
 
 def test_all_evidence_survives_its_card() -> None:
-    made = card(prune_index=UNDECIDED, certificate=KEPT, lineage=Lineage(code_commit="c0ffee1"))
-    assert made.format == MANIFEST_FORMAT
-    assert Card.from_json(made.to_json()) == made
+    task_card = card(prune_index=UNDECIDED, certificate=KEPT, lineage=Lineage(code_commit="c0ffee1"))
+    assert task_card.format == MANIFEST_FORMAT
+    assert Card.from_json(task_card.to_json()) == task_card
 
 
 def test_a_certificate_may_say_that_what_the_cut_costs_is_not_known() -> None:
-    made = card(certificate=Certificate(None, CUT))
-    assert json.loads(made.to_json())["certificate"]["full"] is None
-    assert Card.from_json(made.to_json()) == made
+    task_card = card(certificate=Certificate(None, CUT))
+    assert json.loads(task_card.to_json())["certificate"]["full"] is None
+    assert Card.from_json(task_card.to_json()) == task_card
 
 
 def test_the_drop_is_in_points_and_a_gain_is_below_zero() -> None:
@@ -67,11 +67,11 @@ def test_candidates_are_depths_and_the_chosen_one_is_among_them(candidates: tupl
 
 @pytest.mark.parametrize("older", range(1, MANIFEST_FORMAT))
 def test_an_older_format_is_written_without_what_it_could_not_say(older: int) -> None:
-    made = card(certificate=Certificate(FULL, CUT), lineage=Lineage("data"), format=older)
-    written = json.loads(made.to_json())
+    task_card = card(certificate=Certificate(FULL, CUT), lineage=Lineage("data"), format=older)
+    written = json.loads(task_card.to_json())
     for part, keys in SINCE.items():
         assert {key for key in keys if key in written[part]} == {k for k, since in keys.items() if since <= older}
-    assert Card.from_json(made.to_json()) == made
+    assert Card.from_json(task_card.to_json()) == task_card
 
 
 @pytest.mark.parametrize(

@@ -55,9 +55,9 @@ def test_models_built_of_one_backbone_share_no_memory(packaged):
 def test_a_stored_backbone_comes_back_as_it_was_and_is_checked(packaged, tmp_path):
     with Store.open(tmp_path / "store", create=True) as store:
         store.add_backbone(packaged.record, encode(packaged))
-        opened = open_backbone(store, store.backbone(DEFAULT_BACKBONE))
-    assert opened.record.id == packaged.record.id
-    assert all(torch.equal(tensor, packaged.tensors[name]) for name, tensor in opened.tensors.items())
+        reopened = open_backbone(store, store.backbone(DEFAULT_BACKBONE))
+    assert reopened.record.id == packaged.record.id
+    assert all(torch.equal(tensor, packaged.tensors[name]) for name, tensor in reopened.tensors.items())
 
 
 def flip_one_bit(backbone: Backbone) -> Backbone:
@@ -141,9 +141,9 @@ def test_a_backbone_left_at_its_source_is_found_there_again_and_pinned(tmp_path)
     source = make_backbone(tmp_path / "source")
     record = dataclasses.replace(source.record, weights=None, source=DEFAULT_BACKBONE)
     with Store.open(tmp_path / "store", create=True) as store:
-        kept = store.add_backbone(record, None)
+        recorded = store.add_backbone(record, None)
         with pytest.raises(BackboneMismatchError):
-            open_backbone(store, kept)
+            open_backbone(store, recorded)
         packaged = load_backbone(DEFAULT_BACKBONE)
         pinned_record = store.add_backbone(dataclasses.replace(packaged.record, source=DEFAULT_BACKBONE), None)
         assert open_backbone(store, pinned_record).record.id == packaged.record.id

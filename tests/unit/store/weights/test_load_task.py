@@ -44,17 +44,17 @@ def slowly(shop: Shop, version: Version, dtype: torch.dtype) -> TaskWeights:
 
 def tensors(task: TaskWeights) -> dict[str, torch.Tensor]:
     forms = {**task.forms.deltas, **task.forms.norms, **task.forms.bottlenecks}
-    found = {
+    parts = {
         f"{path}.{field.name}": getattr(form, field.name)
         for path, form in forms.items()
         for field in dataclasses.fields(form)
     }
-    return {"weight": task.head_weight, "bias": task.head_bias, **{k: v for k, v in found.items() if v is not None}}
+    return {"weight": task.head_weight, "bias": task.head_bias, **{k: v for k, v in parts.items() if v is not None}}
 
 
-def check_same(found: TaskWeights, expected: TaskWeights) -> None:
-    assert (found.depth, found.labels, found.nbytes) == (expected.depth, expected.labels, expected.nbytes)
-    mine, theirs = tensors(found), tensors(expected)
+def check_same(loaded: TaskWeights, expected: TaskWeights) -> None:
+    assert (loaded.depth, loaded.labels, loaded.nbytes) == (expected.depth, expected.labels, expected.nbytes)
+    mine, theirs = tensors(loaded), tensors(expected)
     assert mine.keys() == theirs.keys()
     for name, tensor in theirs.items():
         assert mine[name].dtype == tensor.dtype
@@ -89,15 +89,15 @@ DTYPES = {
 def test_a_task_is_loaded_bit_by_bit_as_reading_and_lowering_it_would(
     shop: Shop, tmp_path: Path, options: dict[str, object], saved: torch.dtype, dtype: torch.dtype
 ) -> None:
-    made = make_task(shop.backbone, tmp_path, **{"depth": 4, "classes": 5, **options})
+    task = make_task(shop.backbone, tmp_path, **{"depth": 4, "classes": 5, **options})
     weights = tmp_path / "adapter_model.safetensors"
     save_file({name: tensor.to(saved) for name, tensor in load_file(weights).items()}, weights)
     try:
-        version = shop.store.publish("task", tmp_path, backbone=shop.backbone.record.name, depth=made.depth)
+        version = shop.store.publish("task", tmp_path, backbone=shop.backbone.record.name, depth=task.depth)
     except UnservedAdapterError as error:  # then there is nothing to load
         pytest.skip(str(error))
-    found = load_task(shop.store, version.manifest, backbone=shop.backbone.tensors, dtype=dtype)
-    check_same(found, slowly(shop, version, dtype))
+    loaded = load_task(shop.store, version.manifest, backbone=shop.backbone.tensors, dtype=dtype)
+    check_same(loaded, slowly(shop, version, dtype))
 
 
 @pytest.mark.parametrize(
@@ -166,5 +166,5 @@ def test_a_backbone_of_the_store_is_mapped_and_its_model_is_memory_of_its_own(sh
 
 def test_tensors_without_numbers_are_tensors_too(tmp_path: Path) -> None:
     save_file({"none": torch.zeros(0, 3), "one": torch.ones(())}, tmp_path / "file")
-    found = tensors_in(map_file(str(tmp_path / "file")), "file")
-    assert {name: tuple(tensor.shape) for name, tensor in found.items()} == {"none": (0, 3), "one": ()}
+    read = tensors_in(map_file(str(tmp_path / "file")), "file")
+    assert {name: tuple(tensor.shape) for name, tensor in read.items()} == {"none": (0, 3), "one": ()}

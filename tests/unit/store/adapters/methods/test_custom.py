@@ -42,23 +42,23 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def made(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("made")
+def folders(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("folders")
     return {method: make_own_task(backbone, folder / method, method, depth=2, rank=4).folder for method in CUSTOM}
 
 
 @pytest.fixture
-def folder(made: dict[str, Path], method: str, tmp_path: Path) -> Path:
+def folder(folders: dict[str, Path], method: str, tmp_path: Path) -> Path:
     """A fresh copy of the method's folder, of two blocks and hidden width 4."""
-    return Path(shutil.copytree(made[method], tmp_path / "task"))
+    return Path(shutil.copytree(folders[method], tmp_path / "task"))
 
 
 @every_method
 def test_it_is_taken_with_its_places_from_the_first_block_up_and_its_hidden_width(backbone, folder, method):
-    found = fit(backbone, folder)
-    assert found.method == method
-    assert list(found.ranks) == [f"blocks.{block}.{place}" for block in (0, 1) for place in PLACES[method]]
-    assert set(found.ranks.values()) == {0 if method in ("ssf", "bitfit") else 4}
+    summary = fit(backbone, folder)
+    assert summary.method == method
+    assert list(summary.ranks) == [f"blocks.{block}.{module}" for block in (0, 1) for module in PLACES[method]]
+    assert set(summary.ranks.values()) == {0 if method in ("ssf", "bitfit") else 4}
 
 
 @every_method
@@ -70,10 +70,10 @@ def test_tensors_of_half_the_width_are_taken(backbone, folder, dtype):
 
 @every_method
 def test_some_of_the_places_are_taken_where_the_tensors_are_theirs(backbone, folder, method):
-    place = f"blocks.1.{PLACES[method][0]}"
-    set_option(folder, target_modules=[place])
-    change_tensors(folder, lambda t: [t.pop(key) for key in list(t) if not key.startswith(f"{place}.")])
-    assert list(fit(backbone, folder).ranks) == [place]
+    module = f"blocks.1.{PLACES[method][0]}"
+    set_option(folder, target_modules=[module])
+    change_tensors(folder, lambda t: [t.pop(key) for key in list(t) if not key.startswith(f"{module}.")])
+    assert list(fit(backbone, folder).ranks) == [module]
 
 
 @every_method

@@ -31,13 +31,13 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture(scope="module")
 def originals(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    made: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
 
     def original(name: str) -> Path:
-        if name not in made:
+        if name not in folders:
             folder = tmp_path_factory.mktemp("task")
-            made[name] = make_peft_task(backbone, TaskFolder(folder, 2), CONFIGS[name](TARGETS, 3), classes=3).folder
-        return made[name]
+            folders[name] = make_peft_task(backbone, TaskFolder(folder, 2), CONFIGS[name](TARGETS, 3), classes=3).folder
+        return folders[name]
 
     return original
 
@@ -177,7 +177,7 @@ OPTIONS: dict[str, list[tuple[dict[str, object], str]]] = {
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "message"), [(name, *each) for name, every in OPTIONS.items() for each in every], ids=str
+    ("name", "options", "message"), [(name, *case) for name, cases in OPTIONS.items() for case in cases], ids=str
 )
 def test_a_config_that_says_something_else_is_refused_with_what_and_why(
     backbone: Backbone, task: Callable[[str], Path], name: str, options: dict[str, object], message: str

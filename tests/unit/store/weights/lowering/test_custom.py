@@ -40,25 +40,25 @@ def images_for(backbone: Backbone, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("arguments", KINDS.values(), ids=KINDS)
 def test_the_engine_answers_as_the_method_within_timm_does(tmp_path, method, arguments):
     backbone = make_backbone(tmp_path / "backbone", **arguments)
-    made = make_own_task(backbone, tmp_path / "task", method, from_block=2)
+    task = make_own_task(backbone, tmp_path / "task", method, from_block=2)
     images = images_for(backbone, 3)
-    answers = Engine(backbone).forward(images, [lowered(backbone, made)] * 3)
-    for answer, alone in zip(answers, own_logits(backbone, made, images), strict=True):
+    answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 3)
+    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 
 @every_method
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_cut_is_served_at_its_depth(backbone, tmp_path, method, depth):
-    made = make_own_task(backbone, tmp_path, method, depth=depth, seed=depth)
+    task = make_own_task(backbone, tmp_path, method, depth=depth, seed=depth)
     images = images_for(backbone, 2)
-    answers = Engine(backbone).forward(images, [lowered(backbone, made)] * 2)
-    for answer, alone in zip(answers, own_logits(backbone, made, images), strict=True):
+    answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 2)
+    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 
 def test_rows_of_every_method_and_of_lora_in_one_batch_are_each_as_alone(backbone, tmp_path):
-    made = [
+    custom = [
         make_own_task(
             backbone,
             tmp_path / f"{seed}",
@@ -71,18 +71,18 @@ def test_rows_of_every_method_and_of_lora_in_one_batch_are_each_as_alone(backbon
         for seed, method in enumerate(CUSTOM * 2)
     ]
     lora = make_task(backbone, tmp_path / "lora", depth=3, classes=5)
-    tasks = [*made, lora, *reversed(made)]
+    tasks = [*custom, lora, *reversed(custom)]
     images = images_for(backbone, len(tasks))
-    answers = Engine(backbone).forward(images, [lowered(backbone, each) for each in tasks])
-    for row, each in enumerate(tasks):
-        alone = reference_logits if each is lora else own_logits
-        assert_close(answers[row], alone(backbone, each, images[row : row + 1])[0], atol=1e-4, rtol=0)
+    answers = Engine(backbone).forward(images, [lowered(backbone, task) for task in tasks])
+    for row, task in enumerate(tasks):
+        alone = reference_logits if task is lora else own_logits
+        assert_close(answers[row], alone(backbone, task, images[row : row + 1])[0], atol=1e-4, rtol=0)
 
 
 @every_method
 def test_the_adapter_does_something(backbone, tmp_path, method):
-    made = make_own_task(backbone, tmp_path, method)
-    weights, images = lowered(backbone, made), images_for(backbone, 2)
+    task = make_own_task(backbone, tmp_path, method)
+    weights, images = lowered(backbone, task), images_for(backbone, 2)
     bare = type(weights)(weights.depth, Forms(), weights.head_weight, weights.head_bias, weights.labels)
     both = Engine(backbone).forward(images, [weights, bare])
     assert (both[0] - Engine(backbone).forward(images[:1], [bare])[0]).abs().max() > 0.1
@@ -102,16 +102,16 @@ FORMS = {
 def test_each_place_is_one_form_in_float32(backbone, tmp_path, method):
     forms = lowered(backbone, make_own_task(backbone, tmp_path, method)).forms
     assert (len(forms.deltas), len(forms.norms), len(forms.bottlenecks)) == FORMS[method]
-    every = (*forms.deltas.values(), *forms.norms.values(), *forms.bottlenecks.values())
-    assert {tensor.dtype for form in every for tensor in form._tensors().values()} == {torch.float32}
+    parts = (*forms.deltas.values(), *forms.norms.values(), *forms.bottlenecks.values())
+    assert {tensor.dtype for form in parts for tensor in form._tensors().values()} == {torch.float32}
 
 
 def test_no_low_rank_product_is_made_of_a_scale_or_a_shift(backbone, tmp_path):
     ssf, bitfit = (
         lowered(backbone, make_own_task(backbone, tmp_path / method, method)).forms for method in ("ssf", "bitfit")
     )
-    assert all(each.a is None and each.out_scale is not None for each in ssf.deltas.values())
-    assert all(each.a is None and each.out_scale is None for each in bitfit.deltas.values())
+    assert all(delta.a is None and delta.out_scale is not None for delta in ssf.deltas.values())
+    assert all(delta.a is None and delta.out_scale is None for delta in bitfit.deltas.values())
 
 
 def test_the_shapes_are_those_of_the_forms(backbone, tmp_path):
@@ -127,12 +127,12 @@ def test_the_shapes_are_those_of_the_forms(backbone, tmp_path):
 
 @every_method
 def test_a_folder_in_bfloat16_is_served_as_its_rounded_numbers_say(backbone, tmp_path: Path, method):
-    made: TaskFolder = make_own_task(backbone, tmp_path, method)
+    task: TaskFolder = make_own_task(backbone, tmp_path, method)
     weights = tmp_path / "adapter_model.safetensors"
     save_file({key: value.bfloat16() for key, value in load_file(weights).items()}, weights)
     images = images_for(backbone, 2)
-    answers = Engine(backbone).forward(images, [lowered(backbone, made)] * 2)
-    for answer, alone in zip(answers, own_logits(backbone, made, images), strict=True):
+    answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 2)
+    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 
