@@ -11,18 +11,6 @@ from typing import Annotated
 
 import typer
 
-StoreUrl = Annotated[
-    str,
-    typer.Option("--store", envvar="ONETRUNK_STORE", help="Folder, s3://BUCKET/PREFIX, gs:// or az:// of the store."),
-]
-Catalogue = Annotated[
-    str | None,
-    typer.Option(envvar="ONETRUNK_CATALOGUE", help="Database URL of the catalogue; default: SQLite in the folder."),
-]
-Actor = Annotated[
-    str | None,
-    typer.Option(envvar="ONETRUNK_ACTOR", help="Who the history says it was; default: this user and machine."),
-]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help="Name or fingerprint of a backbone.")]
 Aliases = Annotated[
     list[str] | None, typer.Option("--alias", help="Point this alias at the new version; may be repeated.")
@@ -35,7 +23,6 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do, a
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 At = Annotated[str | None, typer.Option("--at", help="As it was then: ISO 8601, in UTC unless it says otherwise.")]
 
-STORE = "onetrunk-store"
 PORT = 8265
 REF_HELP = "TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:DIGEST."
 

@@ -9,19 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.cli.options import REF_HELP, STORE, At, Catalogue, StoreUrl, command_group, example
-from onetrunk.cli.output import (
-    VERSION_COLUMNS,
-    Format,
-    FormatOption,
-    log_to_stderr,
-    print_fields,
-    print_rows,
-    show_accuracy,
-)
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import REF_HELP, At, command_group, example
+from onetrunk.cli.output import VERSION_COLUMNS, Format, log_to_stderr, print_fields, print_rows, show_accuracy
 from onetrunk.cli.parsing import parse_pairs
 from onetrunk.rendering.tables import Record, cell, to_json
-from onetrunk.stores import open_catalogue, open_read_only
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -45,7 +37,9 @@ app = command_group()
     "ls --search rose --tag team=garden --format json",
     "ls --alias prod --limit 100 --after garden/roses",
 ))  # fmt: skip
+@with_store()
 def list_versions(
+    options: StoreOptions,
     task: Annotated[str | None, typer.Argument(help="List the versions of this task alone.")] = None,
     limit: Annotated[
         int | None, typer.Option(min=0, help=f"At most so many, {PAGE} tasks unless given; 0: all of them.")
@@ -60,9 +54,6 @@ def list_versions(
     alias: Annotated[str | None, typer.Option(help="The versions that this alias names, for `latest`.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Tasks TENANT/…; '' for those without a tenant.")] = None,
     removed: Annotated[bool, typer.Option("--removed", help="What was removed, and `restore` can bring back.")] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """List the latest version of every task, or every version of one."""
     from store.records.listing import Search
@@ -72,18 +63,18 @@ def list_versions(
     wanted = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
     if (task or removed) and (wanted != Search() or after is not None):
         raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
-    with open_catalogue(store, catalogue=catalogue) as opened:
+    with options.open_catalogue() as store:
         if removed:
-            rows, more = removed_versions(opened, task), False
+            rows, more = removed_versions(store, task), False
         elif task:
-            rows, more = opened.listed(task), False
+            rows, more = store.listed(task), False
         else:
-            rows, more = find_tasks(opened, wanted, after=after, limit=PAGE if limit is None else limit)
+            rows, more = find_tasks(store, wanted, after=after, limit=PAGE if limit is None else limit)
     if limit and len(rows) > limit:  # of one task, the newest are those that are asked for
         log_to_stderr(f"{len(rows) - limit} older ones are left out: --limit 0 lists all")
         rows = rows[-limit:]
     columns = [*VERSION_COLUMNS, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
-    print_rows([summarise_listed(row) for row in rows], fmt, columns)
+    print_rows([summarise_listed(row) for row in rows], options.fmt, columns)
     if more:
         log_to_stderr(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
 
@@ -108,21 +99,20 @@ def removed_versions(listings: CatalogueReader, task: str | None) -> tuple[Versi
 @app.command(epilog=example(
     "show flowers", "show flowers@prod --format json", "show flowers:3", "show flowers@prod --at 2026-03-01",
 ))  # fmt: skip
+@with_store()
 def show(
+    options: StoreOptions,
     ref: Annotated[str, typer.Argument(help=REF_HELP)],
     at: At = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Show a version and the evidence for its cut."""
-    with open_read_only(store, catalogue=catalogue) as opened:
-        version = opened.resolve(ref, at=at)
-        tags = opened.queries.tags(version.task) | opened.queries.tags(version.task, version.version)
-    if fmt is Format.JSON:
+    with options.open_read_only() as store:
+        version = store.resolve(ref, at=at)
+        tags = store.queries.tags(version.task) | store.queries.tags(version.task, version.version)
+    if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
-    elif fmt is Format.CSV:
-        print_rows([{"field": key, "value": value} for key, value in describe(version, tags).items()], fmt)
+    elif options.fmt is Format.CSV:
+        print_rows([{"field": key, "value": value} for key, value in describe(version, tags).items()], options.fmt)
     else:
         print_fields(describe(version, tags))
 
@@ -163,52 +153,50 @@ def describe_certificate(found: Certificate) -> Record:
 @app.command(
     epilog=example("history flowers", "history flowers --format json", "history flowers --at 2026-03-01T12:00")
 )
+@with_store()
 def history(
+    options: StoreOptions,
     task: Annotated[str, typer.Argument(help="A task; a purged one still has its history.")],
     at: At = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Tell who did what to a task, and when. With --at, what each of its aliases named then."""
-    with open_read_only(store, catalogue=catalogue) as opened:
-        events = opened.history(task)
+    with options.open_read_only() as store:
+        events = store.history(task)
         if at is not None:
-            print_rows(list(named_at(opened, task, at)), fmt)
+            print_rows(list(named_at(store, task, at)), options.fmt)
             return
-    print_rows([{**vars(event), "sha256": event.sha256} for event in events], fmt, EVENT)
+    print_rows([{**vars(event), "sha256": event.sha256} for event in events], options.fmt, EVENT)
 
 
-def named_at(shelf: ReadOnlyStore, task: str, at: str) -> Iterator[Record]:
+def named_at(store: ReadOnlyStore, task: str, at: str) -> Iterator[Record]:
     from store.registry.read_only_store import parse_time
 
     when = parse_time(at)
-    for alias in sorted({event.alias for event in shelf.queries.history(task) if event.alias is not None}):
-        version = shelf.queries.version_at(task, alias, when)
+    for alias in sorted({event.alias for event in store.queries.history(task) if event.alias is not None}):
+        version = store.queries.version_at(task, alias, when)
         if version is not None:
-            yield {"alias": alias, "version": version, "digest": shelf.queries.digest_at(task, version)}
+            yield {"alias": alias, "version": version, "digest": store.queries.digest_at(task, version)}
 
 
 @app.command(epilog=example("diff flowers:3 flowers:4", "diff flowers@prod flowers --format json"))
+@with_store()
 def diff(
+    options: StoreOptions,
     left: Annotated[str, typer.Argument(help=REF_HELP)],
     right: Annotated[str, typer.Argument(help=REF_HELP)],
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Tell where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
     from store.adapters.checkpoint import parse_classes
     from store.registry.diff import Side, diff
 
-    with open_read_only(store, catalogue=catalogue) as opened:
-        manifests = [opened.resolve(ref).manifest for ref in (left, right)]
-        sides = [Side(found, parse_classes(opened.read(found.head.labels))) for found in manifests]
+    with options.open_read_only() as store:
+        manifests = [store.resolve(ref).manifest for ref in (left, right)]
+        sides = [Side(found, parse_classes(store.read(found.head.labels))) for found in manifests]
     found = diff(*sides)
-    if fmt is Format.JSON:
+    if options.fmt is Format.JSON:
         typer.echo(to_json([asdict(row) for row in found]))
     else:
-        print_rows([readable(row) for row in found], fmt)
+        print_rows([readable(row) for row in found], options.fmt)
     if not found:
         log_to_stderr("no difference")
 

@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
-from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_rows
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import DryRun, Yes, command_group, example
+from onetrunk.cli.output import confirm, log_to_stderr, print_record, print_rows
 from onetrunk.cli.parsing import parse_duration
 from onetrunk.rendering.tables import Record
-from onetrunk.stores import open_read_only, open_store
 
 GRACE = "1h"
 LARGE = 5_000
@@ -22,40 +22,39 @@ app = command_group()
 
 
 @app.command(epilog=example("leases", "leases --format json"))
-def leases(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOption = Format.TABLE) -> None:
+@with_store()
+def leases(options: StoreOptions) -> None:
     """List what servers and publishes hold, and `rm` and `gc` spare."""
     from datetime import UTC, datetime
 
     rows: list[Record] = []
-    with open_read_only(store, catalogue=catalogue) as opened:
-        for lease in opened.leases():
-            naming = ((digest, row) for digest in lease.digests for row in opened.queries.referencing_versions(digest))
+    with options.open_read_only() as store:
+        for lease in store.leases():
+            naming = ((digest, row) for digest in lease.digests for row in store.queries.referencing_versions(digest))
             held = sorted((row.task, row.version) for digest, row in naming if row.manifest.sha256 == digest)
             expires_at = datetime.fromtimestamp(lease.expires_at, UTC).isoformat(timespec="milliseconds")
             named = {"versions": [f"{task}:{version}" for task, version in held], "blobs": len(lease.digests)}
             rows.append({"id": lease.id, "holder": lease.holder, "expires_at": expires_at, **named})
-    print_rows(rows, fmt)
+    print_rows(rows, options.fmt)
 
 
 @app.command(epilog=example("gc --dry-run", "gc --grace 14d --yes", "gc --grace 0 --yes --format json"))
+@with_store(write=True)
 def gc(
+    options: StoreOptions,
     grace: Annotated[
         str, typer.Option(help="How long ago it was removed, at least: seconds, or 15m, 1h, 14d.")
     ] = GRACE,
     wait: Annotated[bool, typer.Option("--wait", help="Stay for the grace time, and free all in one go.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Free what was removed, and blobs that nothing names. They are marked, and freed after the grace time."""
     grace_s = parse_duration(grace)
     from store.maintenance.garbage import collect_garbage
 
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        found = collect_garbage(opened, grace_s=grace_s, dry_run=True, wait=wait)
+    with options.open() as store:
+        found = collect_garbage(store, grace_s=grace_s, dry_run=True, wait=wait)
         if not dry_run:
             if found.purged or found.freed or found.leftovers:
                 confirm(
@@ -63,10 +62,10 @@ def gc(
                     f"{len(found.freed)} blobs?",
                     yes=yes,
                 )
-            found = collect_garbage(opened, grace_s=grace_s, wait=wait)
+            found = collect_garbage(store, grace_s=grace_s, wait=wait)
     print_record(
         asdict(found),
-        fmt,
+        options.fmt,
         {
             "purged versions": len(found.purged),
             "freed blobs": len(found.freed),
@@ -83,25 +82,24 @@ def gc(
 
 
 @app.command("verify", epilog=example("verify", "verify --metadata", "verify --quarantine --format json"))
+@with_store()
 def verify_store(
+    options: StoreOptions,
     metadata: Annotated[
         bool, typer.Option("--metadata", help="History, tables, manifests and records alone, no other blob.")
     ] = False,
     quarantine: Annotated[
         bool, typer.Option("--quarantine", help="Set damaged blobs aside, so that they can be put again.")
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Check every digest and the history. Exits with 1 where something is damaged."""
     from store.maintenance.verify import verify
 
-    with open_store(store, catalogue=catalogue) as opened:
-        large = sum(opened.queries.next_versions().values()) > LARGE
+    with options.open() as store:
+        large = sum(store.queries.next_versions().values()) > LARGE
         others = len(os.sched_getaffinity(0)) - 1 if large else 0
-        findings = verify(opened, metadata_only=metadata, quarantine=quarantine, processes=others)
-    print_rows([asdict(finding) for finding in findings], fmt)
+        findings = verify(store, metadata_only=metadata, quarantine=quarantine, processes=others)
+    print_rows([asdict(finding) for finding in findings], options.fmt)
     if findings:
         raise typer.Exit(1)
     log_to_stderr("history, tables and manifests are right" if metadata else "every digest is right")
@@ -110,12 +108,13 @@ def verify_store(
 @app.command(
     epilog=example("rebuild", "rebuild --store s3://models/vision --catalogue postgresql+psycopg://me@db/models")
 )
-def rebuild(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOption = Format.TABLE) -> None:
+@with_store()
+def rebuild(options: StoreOptions) -> None:
     """Make a lost catalogue again, from journal and manifests. Exits with 1 where some cannot be read."""
     from store.maintenance.rebuild import rebuild
 
-    made = rebuild(store, catalogue=catalogue)
-    print_record(asdict(made), fmt, {"events": made.events, "versions": made.versions})
+    made = rebuild(options.url, catalogue=options.catalogue)
+    print_record(asdict(made), options.fmt, {"events": made.events, "versions": made.versions})
     for problem in made.problems:
         log_to_stderr(problem)
     if made.problems:
@@ -123,23 +122,21 @@ def rebuild(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOpt
 
 
 @app.command(epilog=example("migrate --dry-run", "migrate --yes"))
+@with_store(write=True)
 def migrate(
+    options: StoreOptions,
     dry_run: DryRun = False,
     yes: Yes = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Bring a store to this onetrunk's format. Older ones can use it no more."""
     from store.backends.identity import STORE_FORMAT, identity_format
     from store.backends.urls import open_backend
     from store.maintenance.migrate import migrate
 
-    found = identity_format(open_backend(store))
+    found = identity_format(open_backend(options.url))
     if found < STORE_FORMAT and not dry_run:
         confirm(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
-        migrate(store, catalogue=catalogue, actor=actor)
-    print_record({"from": found, "to": STORE_FORMAT}, fmt)
+        migrate(options.url, catalogue=options.catalogue, actor=options.actor)
+    print_record({"from": found, "to": STORE_FORMAT}, options.fmt)
     if dry_run:
         log_to_stderr("nothing was changed: this is what it would do")

@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, cast
 
 import typer
 
-from onetrunk.cli.options import (
-    REF_HELP,
-    STORE,
-    Catalogue,
-    Device,
-    Dtype,
-    DtypeOption,
-    StoreUrl,
-    command_group,
-    example,
-)
-from onetrunk.cli.output import Format, FormatOption, print_rows
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import REF_HELP, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.output import Format, print_rows
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.stores import open_store
 from store.errors import InvalidSettingError
 
 app = command_group()
@@ -36,7 +26,9 @@ app = command_group()
         "predict flowers a.jpg --url http://127.0.0.1:8265",
     )
 )
+@with_store()
 def predict(
+    options: StoreOptions,
     ref: Annotated[str, typer.Argument(help=REF_HELP)],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     further: Annotated[
@@ -53,39 +45,54 @@ def predict(
     ] = False,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Answer images, in process or by a server."""
-    missing = [str(path) for path in images if not path.is_file()]
-    if missing:
-        raise InvalidSettingError(f"{missing[0]!r} is no file: give paths of images")
-    refs, rows = [ref, *(further or [])], []
-    with contextlib.ExitStack() as stack:
-        if url is None:
-            from serving.runtime.predictor import Predictor
-
-            opened = stack.enter_context(open_store(store, catalogue=catalogue))
-            backbone = opened.resolve(ref).manifest.backbone
-            service = stack.enter_context(Predictor(opened, backbone=backbone, dtype=dtype, device=device))
-
-            def ask(image: bytes) -> Sequence[Record]:
-                return [answer.result().to_dict(top=top, logits=logits) for answer in service.submit_many(refs, image)]
-        else:
-            from serving.client import Client
-
-            connection = stack.enter_context(contextlib.closing(Client(url, key=key or None)))
-
-            def ask(image: bytes) -> Sequence[Record]:
-                return connection.predict_many(refs, image, top=top, logits=logits)
-
-        for path in images:
-            rows += [{"image": str(path), **answer} for answer in ask(path.read_bytes())]
-    if fmt is Format.JSON:
+    for path in images:
+        if not path.is_file():
+            raise InvalidSettingError(f"{str(path)!r} is no file: give paths of images")
+    refs = [ref, *(further or [])]
+    if url is None:
+        answers = predict_here(options, refs, images, dtype=dtype, device=device, top=top, logits=logits)
+    else:
+        answers = predict_by_server(url, key, refs, images, top=top, logits=logits)
+    rows = [{"image": str(path), **answer} for path, answer in answers]
+    if options.fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:
-        print_rows([flatten_answer(row) for row in rows], fmt)
+        print_rows([flatten_answer(row) for row in rows], options.fmt)
+
+
+def predict_here(
+    options: StoreOptions,
+    refs: Sequence[str],
+    images: Sequence[Path],
+    *,
+    dtype: str,
+    device: str,
+    top: int,
+    logits: bool,
+) -> Iterator[tuple[Path, Record]]:
+    """Yield the answers for each image in turn, a task at a time, from this process."""
+    from serving.runtime.predictor import Predictor
+
+    with options.open() as store:
+        backbone = store.resolve(refs[0]).manifest.backbone
+        with Predictor(store, backbone=backbone, dtype=dtype, device=device) as predictor:
+            for path in images:
+                for answer in predictor.submit_many(refs, path.read_bytes()):
+                    yield path, answer.result().to_dict(top=top, logits=logits)
+
+
+def predict_by_server(
+    url: str, key: str | None, refs: Sequence[str], images: Sequence[Path], *, top: int, logits: bool
+) -> Iterator[tuple[Path, Record]]:
+    """Yield the answers for each image in turn, a task at a time, from a server."""
+    from serving.client import Client
+
+    with contextlib.closing(Client(url, key=key or None)) as client:
+        for path in images:
+            for answer in client.predict_many(refs, path.read_bytes(), top=top, logits=logits):
+                yield path, answer
 
 
 def flatten_answer(row: Record) -> Record:

@@ -6,27 +6,19 @@ from typing import Annotated
 
 import typer
 
-from onetrunk.cli.options import (
-    PORT,
-    STORE,
-    BackboneName,
-    Catalogue,
-    Device,
-    Dtype,
-    DtypeOption,
-    StoreUrl,
-    command_group,
-    example,
-)
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
-from onetrunk.stores import absolute_catalogue, absolute_store, open_store
+from onetrunk.stores import absolute_catalogue, absolute_store
 
 app = command_group()
 
 
 @app.command(epilog=example("serve", "serve --port 9000 --dtype float32", "serve --keys --store s3://models/vision"))
+@with_store(fmt=False)
 def serve(
+    options: StoreOptions,
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     backbone: BackboneName = None,
@@ -40,16 +32,14 @@ def serve(
     keys: Annotated[
         bool, typer.Option("--keys", help="Answer only who sends an API key (`onetrunk key add`).")
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
-    open_store(store, catalogue=catalogue).close()
+    options.open().close()
     from serving.app import ServeConfig, running
 
     settings = ServeConfig(
-        store=absolute_store(store),
-        catalogue=absolute_catalogue(catalogue),
+        store=absolute_store(options.url),
+        catalogue=absolute_catalogue(options.catalogue),
         backbone=backbone,
         dtype=dtype,
         device=device,

@@ -8,24 +8,10 @@ from typing import Annotated
 
 import typer
 
-from onetrunk.cli.options import (
-    REF_HELP,
-    STORE,
-    Actor,
-    Aliases,
-    BackboneName,
-    Catalogue,
-    DryRun,
-    Force,
-    Parent,
-    StoreUrl,
-    Yes,
-    command_group,
-    example,
-)
-from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_versions
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import REF_HELP, Aliases, BackboneName, DryRun, Force, Parent, Yes, command_group, example
+from onetrunk.cli.output import confirm, log_to_stderr, print_record, print_versions
 from onetrunk.rendering.tables import size
-from onetrunk.stores import open_store
 from onetrunk.workflows import publish_folder
 from store.errors import InvalidSettingError
 
@@ -41,7 +27,9 @@ class Layout(enum.StrEnum):
     "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
+@with_store(write=True)
 def publish(
+    options: StoreOptions,
     task: str,
     folder: Annotated[
         Path, typer.Argument(help="PEFT's two files, head.safetensors, classes.txt, perhaps onetrunk.json.")
@@ -52,15 +40,11 @@ def publish(
     parent: Parent = None,
     code_commit: Annotated[str | None, typer.Option(help="What git calls the code that tuned it.")] = None,
     force: Force = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Publish a PEFT checkpoint and a head as a new version. What cannot be served exactly is refused."""
-    with open_store(store, create=True, catalogue=catalogue, actor=actor) as opened:
+    with options.open(create=True) as store:
         version = publish_folder(
-            opened,
+            store,
             task,
             folder,
             backbone=backbone,
@@ -70,13 +54,15 @@ def publish(
             parent=parent,
             code_commit=code_commit,
         )
-    print_versions([version], fmt)
+    print_versions([version], options.fmt)
 
 
 @app.command("import", epilog=example(
     "import flowers.bundle", "import flowers.bundle --as spring/flowers --alias prod", "import ./flowers --as flowers",
 ))  # fmt: skip
+@with_store(write=True)
 def import_versions(
+    options: StoreOptions,
     path: Annotated[Path, typer.Argument(help="A bundle of `export --bundle`, or a task's folder.")],
     task: Annotated[
         str | None, typer.Option("--as", help="Publish under this name; a folder must be given one.")
@@ -84,10 +70,6 @@ def import_versions(
     alias: Aliases = None,
     tenant: Annotated[str | None, typer.Option(help="Put every task of a bundle under this tenant.")] = None,
     backbone: BackboneName = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Publish what a bundle or a folder holds. What the store has already stays as it is."""
     if path.is_dir() and (task is None or tenant is not None):
@@ -95,14 +77,14 @@ def import_versions(
     if not path.is_dir() and backbone is not None:
         raise InvalidSettingError("a bundle says its backbone itself: leave out --backbone")
     aliases = tuple(alias or ())
-    with open_store(store, create=True, catalogue=catalogue, actor=actor) as opened:
+    with options.open(create=True) as store:
         if task is not None and path.is_dir():
-            versions = [publish_folder(opened, task, path, backbone=backbone, aliases=aliases)]
+            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases)]
         else:
             from store.registry.bundle import import_bundle
 
-            versions = import_bundle(opened, path, task=task, tenant=tenant, aliases=aliases)
-    print_versions(versions, fmt)
+            versions = import_bundle(store, path, task=task, tenant=tenant, aliases=aliases)
+    print_versions(versions, options.fmt)
 
 
 @app.command(epilog=example(
@@ -110,7 +92,9 @@ def import_versions(
     "export flowers@prod ./flowers --layout hub",
     "export flowers@prod roses@prod garden.bundle --bundle",
 ))  # fmt: skip
+@with_store(fmt=False)
 def export(
+    options: StoreOptions,
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help=f"{REF_HELP} A bundle takes several.")],
     target: Annotated[Path, typer.Argument(help="A new folder, or with --bundle a new file.")],
     layout: Annotated[Layout, typer.Option(help="hub: with a model card, as the Hub wants it.")] = Layout.PEFT,
@@ -118,47 +102,43 @@ def export(
     without_backbone: Annotated[
         bool, typer.Option("--without-backbone", help="Leave the backbone's weights out of the bundle.")
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
 ) -> None:
     """Write a version as a folder for stock PEFT, or as a bundle. Byte for byte as it was published."""
     if not bundle and (len(refs) > 1 or without_backbone):
         raise InvalidSettingError("a folder holds one version and no backbone: add --bundle, or name one REF alone")
     if bundle and layout is not Layout.PEFT:
         raise InvalidSettingError(f"a bundle has a layout of its own: leave out --bundle, or --layout {layout}")
-    with open_store(store, catalogue=catalogue) as opened:
+    with options.open() as store:
         if bundle:
             from store.registry.bundle import export_bundle
 
-            export_bundle(opened, refs, target, with_backbone=not without_backbone)
+            export_bundle(store, refs, target, with_backbone=not without_backbone)
         elif layout is Layout.HUB:
             from onetrunk.rendering.model_card import export_hub
 
-            export_hub(opened, refs[0], target)
+            export_hub(store, refs[0], target)
         else:
-            opened.export(refs[0], target)
+            store.export(refs[0], target)
     typer.echo(str(target))
 
 
 @app.command(epilog=example("rm flowers:3 --dry-run", "rm flowers:3", "rm flowers --all-versions --yes"))
+@with_store(write=True)
 def rm(
+    options: StoreOptions,
     ref: Annotated[str, typer.Argument(help="TASK:NUMBER or TASK@sha256:DIGEST; TASK with --all-versions.")],
     all_versions: Annotated[bool, typer.Option("--all-versions", help="The whole task.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Take away a version that no alias and no server holds. Until `gc` has freed it, `restore` brings it back."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        removal = opened.remove(ref, all_versions=all_versions, dry_run=True)
+    with options.open() as store:
+        removal = store.remove(ref, all_versions=all_versions, dry_run=True)
         if not dry_run:
             confirm(f"remove {', '.join(removal.versions)}?", yes=yes)
-            removal = opened.remove(ref, all_versions=all_versions)
+            removal = store.remove(ref, all_versions=all_versions)
     freed = {"versions": list(removal.versions), "freed_nbytes": removal.freed_nbytes}
-    print_record(freed, fmt, {"removed": removal.versions, "freed by gc": f"{removal.freed_nbytes} B"})
+    print_record(freed, options.fmt, {"removed": removal.versions, "freed by gc": f"{removal.freed_nbytes} B"})
     if dry_run:
         log_to_stderr("nothing was changed: this is what it would do")
     else:
@@ -169,31 +149,27 @@ def rm(
 
 
 @app.command(epilog=example("restore flowers 3", "restore flowers"))
+@with_store(write=True)
 def restore(
+    options: StoreOptions,
     task: str,
     number: Annotated[int | None, typer.Argument(min=1, help="One version; default: all that were removed.")] = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Bring back what was removed and not freed yet."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        versions = [opened.resolve(f"{task}:{number}") for number in opened.restore(task, number)]
-    print_versions(versions, fmt)
+    with options.open() as store:
+        versions = [store.resolve(f"{task}:{number}") for number in store.restore(task, number)]
+    print_versions(versions, options.fmt)
 
 
 @app.command(epilog=example("rollback flowers prod", "rollback flowers"))
+@with_store(write=True)
 def rollback(
+    options: StoreOptions,
     task: str,
     alias: Annotated[str, typer.Argument(help="The alias to move back.")] = "latest",
     force: Force = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Point an alias at the version that it named before. Again, at the one before that."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        version = opened.rollback(task, alias, force=force)
-    print_versions([version], fmt)
+    with options.open() as store:
+        version = store.rollback(task, alias, force=force)
+    print_versions([version], options.fmt)

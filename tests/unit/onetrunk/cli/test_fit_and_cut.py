@@ -12,7 +12,7 @@ from support.toy_backbone import Toy
 from support.toy_datasets import haze
 
 import onetrunk.cli.fit_options as onetrunk_options
-from onetrunk.cli.commands.fit import say_index
+from onetrunk.cli.commands.fit import log_index
 from sls.adapters.methods import METHODS
 from sls.pipeline.fit import WHEN
 from sls.pipeline.retune import MODES
@@ -162,9 +162,9 @@ def test_a_mistake_is_told_before_anything_is_trained(shop, data, words, message
 
 
 def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(capsys):
-    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21, candidates=(3, 5)))
+    log_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21, candidates=(3, 5)))
     assert "undecided: scores within their noise of the threshold leave depths 3 and 5 open" in capsys.readouterr().err
-    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21))
+    log_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21))
     assert capsys.readouterr().err == "depth 5 of 12, sls, threshold 0.210\n"
 
 
