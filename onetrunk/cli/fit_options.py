@@ -50,11 +50,12 @@ Alpha = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Of sls, silhouette and cka: cut where a block is below alpha x the top; by default 0.3, of cka 0.7.",
+        help="For sls, silhouette, cka: the threshold as a share of the last block's score; default: 0.3, cka 0.7.",
     ),
 ]
 Tolerance = Annotated[
-    float, typer.Option(min=0, max=0.99, help="Of ncm, ridge and knn: the share of accuracy to give up; 0.01: a point.")
+    float,
+    typer.Option(min=0, max=0.99, help="For ncm, ridge, knn: the share of accuracy to give up; 0.01 is a point."),
 ]
 Every = Annotated[bool, typer.Option("--all", help="Score the blocks below the cut too, for the picture.")]
 Method = Annotated[MethodName, typer.Option(help="The adapters to tune.")]
@@ -66,8 +67,8 @@ Mode = Annotated[
     ModeName | None,
     typer.Option(
         "--retune",
-        help="How to go on at the cut: at a constant rate of 1e-5, with the rate rewound (the default), from scratch, "
-        "with a closed-form head alone, or not at all.",
+        help="How to tune again at the cut: at a constant rate of 1e-5, with the rate rewound (the default), "
+        "from scratch, with a closed-form head alone, or not at all.",
     ),
 ]
 MaxDrop = Annotated[
@@ -76,20 +77,20 @@ MaxDrop = Annotated[
         min=0,
         max=100,
         metavar="POINTS",
-        help="Walk the cut up until it loses at most so many points of validation accuracy; at full depth, do not cut.",
+        help="Raise the cut, up to full depth, until it costs at most this many points of validation accuracy.",
     ),
 ]
-FromBlock = Annotated[int, typer.Option(min=1, help="Adapt this block and those above; those below run once an image.")]
+FromBlock = Annotated[
+    int, typer.Option(min=1, help="Adapt this block and those above; those below run once per image.")
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images, before the cut.")]
 RetuneEpochs = Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")]
 Patience = Annotated[
-    int, typer.Option(min=0, help="Stop after so many epochs without a better validation accuracy; 0: never.")
+    int, typer.Option(min=0, help="Stop after this many epochs without a better validation accuracy; 0: never.")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="Leave the task's folders here. The same command goes on from where an earlier one was interrupted."
-    ),
+    typer.Option(help="Keep the task's folders here. The same command then resumes an interrupted run."),
 ]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
@@ -101,8 +102,8 @@ Scale = Annotated[
     float,
     typer.Option(help="Scale of RepAdapter and Convpass, Adapter+'s first one, ten times AdaptFormer's; above 0."),
 ]
-DataRoot = Annotated[Path | None, typer.Option(help="Where a data set of timm's is, or shall be, on disk.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many images of each part.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder where timm finds or downloads a dataset.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,7 @@ class ResultOptions(OptionGroup):
     def check(self) -> None:
         """Raise, before anything is trained, where the result could not go where it should."""
         if self.no_publish and self.out is None:
-            raise InvalidSettingError("--no-publish leaves nothing behind: say with --out DIR where the folders go")
+            raise InvalidSettingError("--no-publish keeps nothing without --out: add --out DIR for the folders")
         if self.no_publish and (self.parent or self.alias):
             raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
 

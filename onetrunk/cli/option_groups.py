@@ -30,7 +30,7 @@ Catalogue = Annotated[
 ]
 Actor = Annotated[
     str | None,
-    typer.Option(envvar="ONETRUNK_ACTOR", help="Who the history says it was; default: this user and machine."),
+    typer.Option(envvar="ONETRUNK_ACTOR", help="Name that the history records; default: this user and machine."),
 ]
 
 Command = Callable[..., None]
@@ -38,7 +38,7 @@ Command = Callable[..., None]
 
 @dataclass(frozen=True)
 class StoreOptions:
-    """The store that a command works on, who the history says it was, and how the result is printed."""
+    """The store that a command opens, the actor that its history records, and the format of the output."""
 
     url: str = STORE
     catalogue: str | None = None

@@ -1,4 +1,4 @@
-"""Commands for aliases, which move from version to version, and for the rules of moving them."""
+"""Commands for aliases and for the rules of moving them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def remove_alias(
     alias: str,
     force: Force = False,
 ) -> None:
-    """Take an alias away. Its versions stay."""
+    """Remove an alias. Its versions stay."""
     with options.open() as store:
         store.remove_alias(task, alias, force=force)
 
@@ -62,7 +62,7 @@ def list_aliases(
 
 
 def alias_rows(store: ReadOnlyStore, task: str) -> list[Record]:
-    named = store.aliases(task)
+    versions = store.aliases(task)
     rules: dict[str, AliasRule] = {}
     for rule in store.rules(task):  # a task's own come first
         rules.setdefault(rule.alias, rule)
@@ -70,10 +70,10 @@ def alias_rows(store: ReadOnlyStore, task: str) -> list[Record]:
     return [
         {
             "alias": alias,
-            "version": named.get(alias),
+            "version": versions.get(alias),
             **(rule_row(rules[alias], of_task=True) if alias in rules else blank),
         }
-        for alias in sorted({*named, *rules})
+        for alias in sorted({*versions, *rules})
     ]
 
 
@@ -91,21 +91,29 @@ def rule_row(rule: AliasRule, *, of_task: bool = False) -> Record:
 @with_store(write=True)
 def set_rule(
     options: StoreOptions,
-    task: Annotated[str, typer.Argument(help="TASK, 'TENANT/*' or '*': the nearest rule holds.")],
+    task: Annotated[str, typer.Argument(help="TASK, 'TENANT/*' or '*'; the most specific rule applies.")],
     alias: str,
-    protect: Annotated[bool | None, typer.Option("--protect/--no-protect", help="Only --force moves it.")] = None,
-    max_drop: Annotated[float | None, typer.Option(help="Points that the cut may cost at most, 0 to 100.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(help="Share of images right at the cut, 0 to 1.")] = None,
-    clear: Annotated[bool, typer.Option("--clear", help="Ask nothing, but for what else is given.")] = False,
+    protect: Annotated[
+        bool | None, typer.Option("--protect/--no-protect", help="Move the alias only with --force.")
+    ] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of accuracy that the cut may cost at most, 0 to 100.")
+    ] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(help="Accuracy that the cut must have at least, 0 to 1.")
+    ] = None,
+    clear: Annotated[
+        bool, typer.Option("--clear", help="Drop all requirements, then set those that are given.")
+    ] = False,
 ) -> None:
-    """Say what an alias asks before it moves. What is not given stays as it is."""
+    """Set what a version must have before an alias moves to it. What is not given stays as it is."""
     from store.records.events import AliasRule
 
     if protect is None and max_drop is None and min_accuracy is None and not clear:
         raise InvalidSettingError("no rule was given: add --protect, --max-drop, --min-accuracy or --clear")
     with options.open() as store:
-        kept = [rule for rule in store.rules() if (rule.task, rule.alias) == (task, alias) and not clear]
-        rule = kept[0] if kept else AliasRule(task, alias)
+        rules = [rule for rule in store.rules() if (rule.task, rule.alias) == (task, alias) and not clear]
+        rule = rules[0] if rules else AliasRule(task, alias)
         rule = replace(
             rule,
             protected=rule.protected if protect is None else protect,

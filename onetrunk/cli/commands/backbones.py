@@ -12,7 +12,7 @@ import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import DryRun, Yes, command_group, example
-from onetrunk.cli.output import confirm, log_to_stderr, print_rows
+from onetrunk.cli.output import confirm, log_dry_run, print_rows
 from onetrunk.rendering.tables import Record, to_json
 from store.errors import InvalidSettingError
 
@@ -37,19 +37,23 @@ def add_backbone(
     ],
     weights: Annotated[Path | None, typer.Option(help="Local safetensors file of the architecture.")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for timm's create_model; may be repeated.")] = None,
-    label: Annotated[str | None, typer.Option("--as", help="Name to keep it under.")] = None,
+    label: Annotated[str | None, typer.Option("--as", help="Name in the store.")] = None,
     by_reference: Annotated[
-        bool, typer.Option("--by-reference", help="Leave the weights where they are, pinned by fingerprint.")
+        bool,
+        typer.Option(
+            "--by-reference",
+            help="Do not copy the weights: load them from their source, pinned by fingerprint.",
+        ),
     ] = False,
 ) -> None:
     """Add a backbone to the store. Its weights are kept once, for all tasks."""
     from store.weights.backbones import encode, load_backbone
 
-    found = load_backbone(name, weights=weights, arguments=parse_arguments(arg or []), label=label)
+    backbone = load_backbone(name, weights=weights, arguments=parse_arguments(arg or []), label=label)
     if by_reference and weights is not None:
-        raise InvalidSettingError("--by-reference cannot find a local file again: leave one of the two options out")
+        raise InvalidSettingError("--by-reference cannot find a local file again: leave out one of the two options")
     with options.open(create=True) as store:
-        record = store.add_backbone(found.record, None if by_reference else encode(found))
+        record = store.add_backbone(backbone.record, None if by_reference else encode(backbone))
     print_rows([backbone_row(record)], options.fmt)
 
 
@@ -77,19 +81,19 @@ def remove_backbone(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Forget a backbone that no version stands on. `gc` frees its weights."""
+    """Remove a backbone that no version uses. `gc` frees its weights."""
     with options.open() as store:
         record = store.backbone(name)
         blobs = store.queries.backbone_blobs()
         own = {blob for owner, blob in blobs if owner == record.name} - {b for o, b in blobs if o != record.name}
         users = sum(row.backbone == record.id.fingerprint for row in store.queries.versions(removed=True))
         if not dry_run:
-            confirm(f"forget backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
+            confirm(f"remove backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
             store.remove_backbone(name)
     row = {"name": record.name, "versions": users, "freed_nbytes": 0 if users else sum(blob.nbytes for blob in own)}
     print_rows([row], options.fmt)
     if dry_run:
-        log_to_stderr("nothing was changed: this is what it would do")
+        log_dry_run()
 
 
 def backbone_row(record: BackboneRecord) -> Record:

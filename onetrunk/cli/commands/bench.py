@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from store.registry.store import Store
     from store.weights.backbones import Backbone
 
-SHARE = "share of peak"  # the one figure of which more is better
+SHARE = "share of peak"  # the one figure where more is better
 PICTURES = frozenset({".svg", ".png"})
 
 app = command_group()
@@ -44,7 +44,7 @@ def bench(
     With a store, its backbone and its own tasks are measured; without one, the packaged backbone.
     """
     if plot is not None and plot.suffix not in PICTURES:
-        raise InvalidSettingError(f"--plot {str(plot)!r} is no picture: name a file that ends in .svg or .png")
+        raise InvalidSettingError(f"--plot {str(plot)!r} is not a picture: name a file that ends in .svg or .png")
     from serving.benchmark.figures import QUICK, Plan
     from serving.benchmark.figures import bench as measure
     from serving.runtime.device import choose_dtype
@@ -53,19 +53,19 @@ def bench(
     keep_freed_memory()
     plan = QUICK if quick else Plan()
     plan = replace(plan, tasks=tasks or plan.tasks, rounds=rounds or plan.rounds)
-    with subject(options, backbone, plan.tasks) as (chosen, published), progress() as report:
-        said = choose_dtype(dtype, device)
-        figures = measure(chosen, plan, dtype=said, device=device, published=published, report=report)
-    print_rows([{**asdict(figure), "backbone": chosen.record.name, "dtype": str(said).removeprefix("torch.")}
+    with subject(options, backbone, plan.tasks) as (model, published), progress() as report:
+        precision = choose_dtype(dtype, device)
+        figures = measure(model, plan, dtype=precision, device=device, published=published, report=report)
+    print_rows([{**asdict(figure), "backbone": model.record.name, "dtype": str(precision).removeprefix("torch.")}
                 for figure in figures], options.fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
     if plot is not None:
-        draw(figures, plot, title=f"{chosen.record.name}, {str(said).removeprefix('torch.')}, {device}")
+        draw(figures, plot, title=f"{model.record.name}, {str(precision).removeprefix('torch.')}, {device}")
         log_to_stderr(f"drawn: {plot}")
 
 
 @contextmanager
 def subject(options: StoreOptions, name: str | None, count: int) -> Iterator[tuple[Backbone, Published | None]]:
-    """Give the backbone that is measured and, where the store has tasks on it, some of them."""
+    """Yield the backbone that is measured and, where the store has tasks on it, some of them."""
     from serving.benchmark.figures import Published
     from serving.runtime.device import choose_backbone
     from store.weights.backbones import DEFAULT_BACKBONE, load_backbone, open_backbone
@@ -91,14 +91,14 @@ def find_manifests(store: Store, backbone: str, count: int) -> list[Manifest]:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Show the last line told on a terminal; elsewhere say nothing."""
+    """Show the last line on a terminal, and nothing elsewhere."""
     console = terminal(stderr=True)
     with console.status("") as status:
         yield lambda line: status.update(line)
 
 
 def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
-    """Draw each ratio as a dot with its 10th to 90th percentile, and the 1 that it is to be seen against."""
+    """Draw each ratio as a dot with its 10th to 90th percentile, and a line at 1."""
     from matplotlib.figure import Figure as Picture
 
     from sls.plots.style import BLUE, GREY, ORANGE

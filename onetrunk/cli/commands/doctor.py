@@ -16,7 +16,7 @@ app = command_group()
 @app.command(epilog=example("doctor", "doctor --format json"))
 @with_store()
 def doctor(options: StoreOptions, port: int = PORT) -> None:
-    """Tell what is wrong with machine and store, and how to mend it. Exits with 1 on a fault."""
+    """Check the machine and the store, and say how to repair what is wrong. Exits with 1 on a fault."""
     from onetrunk.doctor import examine
 
     findings = examine(options.url, catalogue=options.catalogue, port=port)

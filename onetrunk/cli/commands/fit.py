@@ -28,10 +28,10 @@ from onetrunk.cli.output import (
     print_record,
     print_rows,
     print_versions,
-    show_accuracy,
     terminal,
 )
 from onetrunk.cli.progress import show_progress
+from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
 
@@ -68,7 +68,7 @@ def fit(
     images: DataOptions,
     output: ResultOptions,
 ) -> None:
-    """Tune on DATA, cut, tune again, measure and publish. What is measured on are held-out images."""
+    """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
     from sls.pipeline import fit as pipeline
     from store.malloc import keep_freed_memory
 
@@ -168,7 +168,7 @@ def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder
 
 
 def describe_fit(task: str, result: FitResult) -> Record:
-    """Return what a fit that is not published is asked for."""
+    """Return what is printed of a fit that is not published."""
     full = result.certificate.full
     return {
         "task": task,
@@ -188,8 +188,8 @@ def log_result(result: FitResult) -> None:
             "no model was tuned at full depth: what the cut costs is not known; --max-drop tunes one to compare with"
         )
     else:
-        log_to_stderr(f"accuracy at full depth: {show_accuracy(result.certificate.full)}")
-    log_to_stderr(f"accuracy at the cut: {show_accuracy(result.certificate.cut)}")
+        log_to_stderr(f"accuracy at full depth: {with_interval(result.certificate.full)}")
+    log_to_stderr(f"accuracy at the cut: {with_interval(result.certificate.cut)}")
     if result.certificate.validation is not None:
         log_to_stderr(
             f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"

@@ -1,4 +1,4 @@
-"""Commands that look into a store: what there is, what it was, what it costs."""
+"""Commands that show the contents of a store, now and at an earlier time."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import REF_HELP, At, command_group, example
-from onetrunk.cli.output import VERSION_COLUMNS, Format, log_to_stderr, print_fields, print_rows, show_accuracy
+from onetrunk.cli.output import VERSION_COLUMNS, Format, log_to_stderr, print_fields, print_rows
 from onetrunk.cli.parsing import parse_pairs
+from onetrunk.rendering.accuracy import percent, with_interval
 from onetrunk.rendering.tables import Record, cell, to_json
 from store.errors import InvalidSettingError
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from store.registry.store import Version
 
 PAGE = 50
-ALL = 1000  # tasks asked for at a time where all are wanted
+ALL = 1000  # tasks of one page where all are listed
 EVENT = ("number", "at", "actor", "action", "version", "alias", "details")
 
 app = command_group()
@@ -42,36 +43,36 @@ def list_versions(
     options: StoreOptions,
     task: Annotated[str | None, typer.Argument(help="List the versions of this task alone.")] = None,
     limit: Annotated[
-        int | None, typer.Option(min=0, help=f"At most so many, {PAGE} tasks unless given; 0: all of them.")
+        int | None, typer.Option(min=0, help=f"Number of rows at most; default: {PAGE} tasks; 0: all.")
     ] = None,
-    after: Annotated[str | None, typer.Option(help="Go on after this task.")] = None,
+    after: Annotated[str | None, typer.Option(help="Start after this task.")] = None,
     search: Annotated[str | None, typer.Option(help="Tasks with this in their name.")] = None,
     tag: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the version or its task; may be repeated.")
     ] = None,
     backbone: Annotated[str | None, typer.Option(help="Tasks on this backbone.")] = None,
     method: Annotated[str | None, typer.Option(help="Tasks of this PEFT method, such as lora.")] = None,
-    alias: Annotated[str | None, typer.Option(help="The versions that this alias names, for `latest`.")] = None,
+    alias: Annotated[str | None, typer.Option(help="List the versions that this alias names.")] = None,
     tenant: Annotated[str | None, typer.Option(help="Tasks TENANT/…; '' for those without a tenant.")] = None,
-    removed: Annotated[bool, typer.Option("--removed", help="What was removed, and `restore` can bring back.")] = False,
+    removed: Annotated[bool, typer.Option("--removed", help="List versions that `restore` can bring back.")] = False,
 ) -> None:
     """List the latest version of every task, or every version of one."""
     from store.records.listing import Search
     from store.records.version import summarise_listed
 
     tags = parse_pairs(tag or [], option="--tag")
-    wanted = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
-    if (task or removed) and (wanted != Search() or after is not None):
-        raise InvalidSettingError("a search is through all tasks: leave out TASK and --removed, or the search")
+    query = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
+    if (task or removed) and (query != Search() or after is not None):
+        raise InvalidSettingError("a search covers all tasks: leave out TASK and --removed, or the search options")
     with options.open_catalogue() as store:
         if removed:
             rows, more = removed_versions(store, task), False
         elif task:
             rows, more = store.listed(task), False
         else:
-            rows, more = find_tasks(store, wanted, after=after, limit=PAGE if limit is None else limit)
-    if limit and len(rows) > limit:  # of one task, the newest are those that are asked for
-        log_to_stderr(f"{len(rows) - limit} older ones are left out: --limit 0 lists all")
+            rows, more = find_tasks(store, query, after=after, limit=PAGE if limit is None else limit)
+    if limit and len(rows) > limit:  # of one task, the newest are shown
+        log_to_stderr(f"{len(rows) - limit} older versions are not shown: --limit 0 lists all")
         rows = rows[-limit:]
     columns = [*VERSION_COLUMNS, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
     print_rows([summarise_listed(row) for row in rows], options.fmt, columns)
@@ -118,7 +119,7 @@ def show(
 
 
 def describe(version: Version, tags: dict[str, str]) -> Record:
-    """Return what a person asks of a version."""
+    """Return what `show` prints of a version."""
     from store.records.version import summarise
 
     manifest, index, lineage = version.manifest, version.manifest.prune_index, version.manifest.lineage
@@ -135,18 +136,18 @@ def describe(version: Version, tags: dict[str, str]) -> Record:
     return fields
 
 
-def describe_certificate(found: Certificate) -> Record:
-    """Return test accuracies, which chose nothing, and validation accuracies, which may have."""
-    measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
+def describe_certificate(certificate: Certificate) -> Record:
+    """Return the test accuracies, by which nothing was chosen, and the validation accuracies."""
+    measured = {"full": certificate.full, "cut": certificate.cut, "cut before retune": certificate.cut_before_retune}
     fields: dict[str, object] = {
-        f"accuracy {name}": accuracy and show_accuracy(accuracy) for name, accuracy in measured.items()
+        f"accuracy {name}": accuracy and with_interval(accuracy) for name, accuracy in measured.items()
     }
-    if found.validation:
-        fields["validation full"] = show_accuracy(found.validation.full)
-        fields["validation cut"] = show_accuracy(found.validation.cut)
-        fields["points lost at the cut"] = f"{found.validation.drop:.2f}"
-    fields["points allowed to lose"] = found.max_drop
-    fields["closed-form head, block 1 first"] = " ".join(f"{accuracy.value:.1%}" for accuracy in found.curve)
+    if certificate.validation:
+        fields["validation full"] = with_interval(certificate.validation.full)
+        fields["validation cut"] = with_interval(certificate.validation.cut)
+        fields["points lost at the cut"] = f"{certificate.validation.drop:.2f}"
+    fields["points allowed to lose"] = certificate.max_drop
+    fields["closed-form head, block 1 first"] = " ".join(map(percent, certificate.curve))
     return fields
 
 
@@ -159,7 +160,7 @@ def history(
     task: Annotated[str, typer.Argument(help="A task; a purged one still has its history.")],
     at: At = None,
 ) -> None:
-    """Tell who did what to a task, and when. With --at, what each of its aliases named then."""
+    """Show who changed a task, how and when. With --at, the version that each of its aliases named then."""
     with options.open_read_only() as store:
         events = store.history(task)
         if at is not None:
@@ -185,19 +186,19 @@ def diff(
     left: Annotated[str, typer.Argument(help=REF_HELP)],
     right: Annotated[str, typer.Argument(help=REF_HELP)],
 ) -> None:
-    """Tell where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
+    """Show where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
     from store.adapters.checkpoint import parse_classes
     from store.registry.diff import Side, diff
 
     with options.open_read_only() as store:
         manifests = [store.resolve(ref).manifest for ref in (left, right)]
-        sides = [Side(found, parse_classes(store.read(found.head.labels))) for found in manifests]
-    found = diff(*sides)
+        sides = [Side(manifest, parse_classes(store.read(manifest.head.labels))) for manifest in manifests]
+    differences = diff(*sides)
     if options.fmt is Format.JSON:
-        typer.echo(to_json([asdict(row) for row in found]))
+        typer.echo(to_json([asdict(row) for row in differences]))
     else:
-        print_rows([readable(row) for row in found], options.fmt)
-    if not found:
+        print_rows([readable(row) for row in differences], options.fmt)
+    if not differences:
         log_to_stderr("no difference")
 
 
@@ -206,7 +207,7 @@ def readable(row: Difference) -> Record:
 
     def read(value: object) -> object:
         if isinstance(value, Mapping):
-            return show_accuracy(Accuracy(value["correct"], value["total"]))
+            return with_interval(Accuracy(value["correct"], value["total"]))
         if isinstance(value, str) and value.startswith("sha256:"):
             return f"{value[:19]}…"
         return cell(row.field, value) if row.field == "nbytes" else value

@@ -1,4 +1,4 @@
-"""Commands that keep a store in order: check it, free what nothing names, repair it."""
+"""Commands that maintain a store: check it, free unreferenced blobs, rebuild and migrate it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import DryRun, Yes, command_group, example
-from onetrunk.cli.output import confirm, log_to_stderr, print_record, print_rows
+from onetrunk.cli.output import confirm, log_dry_run, log_to_stderr, print_record, print_rows
 from onetrunk.cli.parsing import parse_duration
 from onetrunk.rendering.tables import Record
 
 GRACE = "1h"
 LARGE = 5_000
-"""Versions from which on other processes help to verify: below it, they take longer to start."""
+"""From this many versions on, other processes help to verify; with fewer, starting them takes longer."""
 
 app = command_group()
 
@@ -24,7 +24,7 @@ app = command_group()
 @app.command(epilog=example("leases", "leases --format json"))
 @with_store()
 def leases(options: StoreOptions) -> None:
-    """List what servers and publishes hold, and `rm` and `gc` spare."""
+    """List the leases of servers and publishes: `rm` and `gc` keep what they protect."""
     from datetime import UTC, datetime
 
     rows: list[Record] = []
@@ -43,42 +43,39 @@ def leases(options: StoreOptions) -> None:
 def gc(
     options: StoreOptions,
     grace: Annotated[
-        str, typer.Option(help="How long ago it was removed, at least: seconds, or 15m, 1h, 14d.")
+        str, typer.Option(help="Free what was removed at least this long ago: seconds, or 15m, 1h, 14d.")
     ] = GRACE,
-    wait: Annotated[bool, typer.Option("--wait", help="Stay for the grace time, and free all in one go.")] = False,
+    wait: Annotated[bool, typer.Option("--wait", help="Wait for the grace time, and free all in one run.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Free what was removed, and blobs that nothing names. They are marked, and freed after the grace time."""
+    """Free removed versions and unreferenced blobs. Blobs are marked first, and freed after the grace time."""
     grace_s = parse_duration(grace)
     from store.maintenance.garbage import collect_garbage
 
     with options.open() as store:
-        found = collect_garbage(store, grace_s=grace_s, dry_run=True, wait=wait)
+        report = collect_garbage(store, grace_s=grace_s, dry_run=True, wait=wait)
         if not dry_run:
-            if found.purged or found.freed or found.leftovers:
-                confirm(
-                    f"free {found.freed_nbytes} B for ever, of {len(found.purged)} removed versions and "
-                    f"{len(found.freed)} blobs?",
-                    yes=yes,
-                )
-            found = collect_garbage(store, grace_s=grace_s, wait=wait)
+            if report.purged or report.freed or report.leftovers:
+                contents = f"{len(report.purged)} removed versions and {len(report.freed)} blobs"
+                confirm(f"free {report.freed_nbytes} B of {contents}? This cannot be undone", yes=yes)
+            report = collect_garbage(store, grace_s=grace_s, wait=wait)
     print_record(
-        asdict(found),
+        asdict(report),
         options.fmt,
         {
-            "purged versions": len(found.purged),
-            "freed blobs": len(found.freed),
-            "leftovers of broken writes": len(found.leftovers),
-            "freed bytes": found.freed_nbytes,
-            "marked blobs": len(found.condemned),
-            "marked bytes": found.condemned_nbytes,
+            "purged versions": len(report.purged),
+            "freed blobs": len(report.freed),
+            "orphaned temporary files": len(report.leftovers),
+            "freed bytes": report.freed_nbytes,
+            "marked blobs": len(report.condemned),
+            "marked bytes": report.condemned_nbytes,
         },
     )
     if dry_run:
-        log_to_stderr("nothing was changed: this is what it would do")
-    elif found.condemned:
-        log_to_stderr(f"{found.condemned_nbytes} B are marked: the first `gc` {grace} after they were frees them")
+        log_dry_run()
+    elif report.condemned:
+        log_to_stderr(f"{report.condemned_nbytes} B are marked: a `gc` at least {grace} later frees them")
 
 
 @app.command("verify", epilog=example("verify", "verify --metadata", "verify --quarantine --format json"))
@@ -86,10 +83,10 @@ def gc(
 def verify_store(
     options: StoreOptions,
     metadata: Annotated[
-        bool, typer.Option("--metadata", help="History, tables, manifests and records alone, no other blob.")
+        bool, typer.Option("--metadata", help="Check only history, tables, manifests and records, no other blobs.")
     ] = False,
     quarantine: Annotated[
-        bool, typer.Option("--quarantine", help="Set damaged blobs aside, so that they can be put again.")
+        bool, typer.Option("--quarantine", help="Set damaged blobs aside, so that they can be written again.")
     ] = False,
 ) -> None:
     """Check every digest and the history. Exits with 1 where something is damaged."""
@@ -102,7 +99,7 @@ def verify_store(
     print_rows([asdict(finding) for finding in findings], options.fmt)
     if findings:
         raise typer.Exit(1)
-    log_to_stderr("history, tables and manifests are right" if metadata else "every digest is right")
+    log_to_stderr("history, tables and manifests are consistent" if metadata else "every digest matches")
 
 
 @app.command(
@@ -110,14 +107,14 @@ def verify_store(
 )
 @with_store()
 def rebuild(options: StoreOptions) -> None:
-    """Make a lost catalogue again, from journal and manifests. Exits with 1 where some cannot be read."""
+    """Rebuild a lost catalogue from the journal and the manifests. Exits with 1 if some cannot be read."""
     from store.maintenance.rebuild import rebuild
 
-    made = rebuild(options.url, catalogue=options.catalogue)
-    print_record(asdict(made), options.fmt, {"events": made.events, "versions": made.versions})
-    for problem in made.problems:
+    result = rebuild(options.url, catalogue=options.catalogue)
+    print_record(asdict(result), options.fmt, {"events": result.events, "versions": result.versions})
+    for problem in result.problems:
         log_to_stderr(problem)
-    if made.problems:
+    if result.problems:
         raise typer.Exit(1)
 
 
@@ -128,15 +125,16 @@ def migrate(
     dry_run: DryRun = False,
     yes: Yes = False,
 ) -> None:
-    """Bring a store to this onetrunk's format. Older ones can use it no more."""
+    """Migrate a store to the format of this version of onetrunk. Older versions cannot open it afterwards."""
     from store.backends.identity import STORE_FORMAT, identity_format
     from store.backends.urls import open_backend
     from store.maintenance.migrate import migrate
 
-    found = identity_format(open_backend(options.url))
-    if found < STORE_FORMAT and not dry_run:
-        confirm(f"migrate from format {found} to {STORE_FORMAT}? Stop older onetrunks first, and keep a copy", yes=yes)
+    old = identity_format(open_backend(options.url))
+    if old < STORE_FORMAT and not dry_run:
+        advice = "Stop older versions of onetrunk first, and keep a copy"
+        confirm(f"migrate from format {old} to {STORE_FORMAT}? {advice}", yes=yes)
         migrate(options.url, catalogue=options.catalogue, actor=options.actor)
-    print_record({"from": found, "to": STORE_FORMAT}, options.fmt)
+    print_record({"from": old, "to": STORE_FORMAT}, options.fmt)
     if dry_run:
-        log_to_stderr("nothing was changed: this is what it would do")
+        log_dry_run()

@@ -1,4 +1,4 @@
-"""The command that answers images, in process or by a server."""
+"""The command that predicts labels of images, in this process or by a server."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     further: Annotated[
         list[str] | None,
-        typer.Option("--with", help="A further task for the same images, again for more; shared blocks run once."),
+        typer.Option("--with", help="Another task for the same images; may be repeated. Shared blocks run once."),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this server; default: in process.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this server; default: predict in this process.")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an API key, where the server asks for one.")
+        str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an API key, if the server requires one.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many labels.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels.")] = 5,
     logits: Annotated[
         bool, typer.Option("--logits", help="Add every class's logit, in the order of classes.txt.")
     ] = False,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
 ) -> None:
-    """Answer images, in process or by a server."""
+    """Predict labels of images, in this process or by a server."""
     for path in images:
         if not path.is_file():
-            raise InvalidSettingError(f"{str(path)!r} is no file: give paths of images")
+            raise InvalidSettingError(f"{str(path)!r} is not a file: give paths of images")
     refs = [ref, *(further or [])]
     if url is None:
         answers = predict_here(options, refs, images, dtype=dtype, device=device, top=top, logits=logits)

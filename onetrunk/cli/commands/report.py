@@ -28,23 +28,23 @@ class ReportFormat(enum.StrEnum):
 @with_store(fmt=False)
 def print_report(
     options: StoreOptions,
-    fmt: Annotated[ReportFormat, typer.Option("--format", help="How to print.")] = ReportFormat.TABLE,
+    fmt: Annotated[ReportFormat, typer.Option("--format", help="Output format.")] = ReportFormat.TABLE,
 ) -> None:
-    """Account for every byte of the store, beside that of copies."""
+    """Account for every byte of the store, and compare with full copies of the model."""
     from onetrunk.rendering.html import to_html
     from onetrunk.rendering.storage_report import sections, title
     from store.maintenance.report import storage_report
 
     with options.open_read_only() as store:
-        counted = storage_report(store)
+        report = storage_report(store)
     if fmt is ReportFormat.JSON:
-        typer.echo(to_json(counted.to_json()))
+        typer.echo(to_json(report.to_json()))
     elif fmt is ReportFormat.CSV:
-        typer.echo(to_csv([asdict(task) for task in counted.tasks]))
+        typer.echo(to_csv([asdict(task) for task in report.tasks]))
     elif fmt is ReportFormat.HTML:
-        typer.echo(to_html(title(counted), store.url, sections(counted)))
+        typer.echo(to_html(title(report), store.url, sections(report)))
     else:
-        for section in sections(counted):
+        for section in sections(report):
             if fmt is ReportFormat.MD:
                 typer.echo(f"## {section.title}\n\n{section.text}\n\n{to_markdown(section.rows)}\n")
             else:

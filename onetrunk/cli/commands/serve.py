@@ -27,10 +27,10 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine; default: all cores.")] = None,
     batch_invariant: Annotated[
         bool,
-        typer.Option("--batch-invariant", help="The same image and task give the same bytes whatever else is asked."),
+        typer.Option("--batch-invariant", help="The bytes of an answer do not depend on the rest of the batch."),
     ] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", help="Answer only who sends an API key (`onetrunk key add`).")
+        bool, typer.Option("--keys", help="Answer only requests with an API key (`onetrunk key add`).")
     ] = False,
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""

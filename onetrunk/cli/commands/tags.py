@@ -25,7 +25,7 @@ app.add_typer(tag_app, name="tag")
 def set_tags(
     options: StoreOptions,
     target: Annotated[str, typer.Argument(help="TASK for the task itself; any other REF for that version.")],
-    pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="What to set.")],
+    pairs: Annotated[list[str], typer.Argument(metavar="KEY=VALUE...", help="Tags to set.")],
 ) -> None:
     """Set tags of a task or of a version."""
     change_tags(options, target, parse_pairs(pairs, option="tag"))
@@ -36,15 +36,15 @@ def set_tags(
 def remove_tags(
     options: StoreOptions,
     target: Annotated[str, typer.Argument(help="TASK for the task itself; any other REF for that version.")],
-    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="What to take away.")],
+    keys: Annotated[list[str], typer.Argument(metavar="KEY...", help="Tags to remove.")],
 ) -> None:
-    """Take tags of a task or of a version away. One that is not there is no mistake."""
+    """Remove tags of a task or of a version. A tag that does not exist is not an error."""
     change_tags(options, target, dict.fromkeys(keys))
 
 
 def change_tags(options: StoreOptions, target: str, values: Mapping[str, str | None]) -> None:
     with options.open() as store:
-        task, version = tagged(store, target)
+        task, version = parse_target(store, target)
         for key, value in values.items():
             store.set_tag(task, key, value, version=version)
 
@@ -57,12 +57,12 @@ def list_tags(
 ) -> None:
     """List the tags of a task or of a version."""
     with options.open_read_only() as store:
-        found = store.tags(*tagged(store, target))
-    print_rows([{"key": key, "value": value} for key, value in found.items()], options.fmt)
+        tags = store.tags(*parse_target(store, target))
+    print_rows([{"key": key, "value": value} for key, value in tags.items()], options.fmt)
 
 
-def tagged(store: ReadOnlyStore, target: str) -> tuple[str, int | None]:
-    """Return the task, and the number where a version is meant and not the task itself."""
+def parse_target(store: ReadOnlyStore, target: str) -> tuple[str, int | None]:
+    """Return the task and, unless the target is the task itself, the version's number."""
     from store.records.refs import Ref
 
     ref = Ref.parse(target)

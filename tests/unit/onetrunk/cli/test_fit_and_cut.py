@@ -142,7 +142,7 @@ def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
     ("words", "message"),
     [
         (["--parity"], "--parity is sls-authors at alpha 0.3: leave out --criterion ridge"),
-        (["--no-publish"], "say with --out DIR where the folders go"),
+        (["--no-publish"], "add --out DIR for the folders"),
         (["--no-publish", "--out", "here", "--alias", "prod"], "leave out --alias and --parent"),
         (["--when", "before", "--retune", "head"], "leave out --retune head"),
         (["--when", "later"], "'later' is not one of 'after', 'before'"),
