@@ -1,1 +1,170 @@
-"""Serve many image tasks from one frozen vision transformer."""
+"""Serve many image tasks from one frozen vision transformer.
+
+    import onetrunk
+
+    dataset = onetrunk.load_dataset("onetrunk/digits")
+    with onetrunk.open_store("store", create=True) as store:
+        version = onetrunk.fit_and_publish(store, "digits", dataset)
+        with onetrunk.Predictor(store) as predictor:
+            print(predictor.predict("digits", "image.png").top(3))
+
+Each name is imported when it is first used: `import onetrunk` itself loads nothing.
+"""
+
+TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes longer to import than all of this
+
+if TYPE_CHECKING:
+    from serving.prediction import Prediction
+
+    from onetrunk.stores import open_read_only, open_store
+    from onetrunk.workflows import adopt_backbone, fit_and_publish, publish_folder
+    from serving.app import serve
+    from serving.client import Client
+    from serving.runtime.predictor import Predictor
+    from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
+    from sls.data.dataset import Dataset
+    from sls.data.loading import load_dataset
+    from sls.pipeline.fit import FitConfig, FitResult, fit
+    from sls.plots.depth_plot import draw_depths
+    from sls.plots.tsne_maps import draw_maps
+    from sls.progress import Progress
+    from sls.training.recipe import TrainingConfig
+    from store import errors
+    from store.errors import OneTrunkError
+    from store.maintenance.garbage import GarbageReport, collect_garbage
+    from store.maintenance.migrate import migrate
+    from store.maintenance.rebuild import rebuild
+    from store.maintenance.report import StorageReport, storage_report
+    from store.maintenance.verify import verify
+    from store.maintenance.verify_versions import Finding
+    from store.records.events import AliasRule, ApiKey
+    from store.records.evidence import Certificate, PruneIndex
+    from store.records.listing import Page, Search
+    from store.records.manifest import Manifest
+    from store.records.refs import Ref
+    from store.records.version import Version
+    from store.registry.api_keys import new_key
+    from store.registry.bundle import export_bundle, import_bundle
+    from store.registry.diff import diff
+    from store.registry.read_only_store import ReadOnlyStore
+    from store.registry.store import Store
+    from store.registry.tenant_store import TenantStore
+    from store.weights.backbones import Backbone, load_backbone
+
+_MODULES = {
+    "AliasRule": "store.records.events",
+    "ApiKey": "store.records.events",
+    "Backbone": "store.weights.backbones",
+    "Certificate": "store.records.evidence",
+    "Client": "serving.client",
+    "Dataset": "sls.data.dataset",
+    "DepthChoice": "sls.choose_depth",
+    "Finding": "store.maintenance.verify_versions",
+    "FitConfig": "sls.pipeline.fit",
+    "FitResult": "sls.pipeline.fit",
+    "GarbageReport": "store.maintenance.garbage",
+    "Manifest": "store.records.manifest",
+    "OneTrunkError": "store.errors",
+    "Page": "store.records.listing",
+    "Prediction": "serving.prediction",
+    "Predictor": "serving.runtime.predictor",
+    "Progress": "sls.progress",
+    "PruneIndex": "store.records.evidence",
+    "ReadOnlyStore": "store.registry.read_only_store",
+    "Ref": "store.records.refs",
+    "ScoreConfig": "sls.choose_depth",
+    "Search": "store.records.listing",
+    "StorageReport": "store.maintenance.report",
+    "Store": "store.registry.store",
+    "TenantStore": "store.registry.tenant_store",
+    "TrainingConfig": "sls.training.recipe",
+    "Version": "store.records.version",
+    "adopt_backbone": "onetrunk.workflows",
+    "choose_depth": "sls.choose_depth",
+    "collect_garbage": "store.maintenance.garbage",
+    "diff": "store.registry.diff",
+    "draw_depths": "sls.plots.depth_plot",
+    "draw_maps": "sls.plots.tsne_maps",
+    "errors": "store.errors",
+    "export_bundle": "store.registry.bundle",
+    "fit": "sls.pipeline.fit",
+    "fit_and_publish": "onetrunk.workflows",
+    "import_bundle": "store.registry.bundle",
+    "load_backbone": "store.weights.backbones",
+    "load_dataset": "sls.data.loading",
+    "migrate": "store.maintenance.migrate",
+    "new_key": "store.registry.api_keys",
+    "open_read_only": "onetrunk.stores",
+    "open_store": "onetrunk.stores",
+    "publish_folder": "onetrunk.workflows",
+    "rebuild": "store.maintenance.rebuild",
+    "serve": "serving.app",
+    "storage_report": "store.maintenance.report",
+    "verify": "store.maintenance.verify",
+}
+"""The module of each public name."""
+
+__all__ = [
+    "AliasRule",
+    "ApiKey",
+    "Backbone",
+    "Certificate",
+    "Client",
+    "Dataset",
+    "DepthChoice",
+    "Finding",
+    "FitConfig",
+    "FitResult",
+    "GarbageReport",
+    "Manifest",
+    "OneTrunkError",
+    "Page",
+    "Prediction",
+    "Predictor",
+    "Progress",
+    "PruneIndex",
+    "ReadOnlyStore",
+    "Ref",
+    "ScoreConfig",
+    "Search",
+    "StorageReport",
+    "Store",
+    "TenantStore",
+    "TrainingConfig",
+    "Version",
+    "adopt_backbone",
+    "choose_depth",
+    "collect_garbage",
+    "diff",
+    "draw_depths",
+    "draw_maps",
+    "errors",
+    "export_bundle",
+    "fit",
+    "fit_and_publish",
+    "import_bundle",
+    "load_backbone",
+    "load_dataset",
+    "migrate",
+    "new_key",
+    "open_read_only",
+    "open_store",
+    "publish_folder",
+    "rebuild",
+    "serve",
+    "storage_report",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    module = importlib.import_module(_MODULES[name])
+    return getattr(module, name, module)  # `errors` is a module itself
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -66,12 +66,11 @@ def _store(url: str, catalogue: str | None) -> Iterator[Check]:
 
 
 def _contents(store: Store) -> Iterator[Check]:
-    access, tasks = "read-only" if store.read_only else "writable", len(store.queries.tasks())
-    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.queries.backbones())} backbones")
-    database = store.catalogue.database
-    kind = "SQLite" if database.is_sqlite else "server"
-    yield Check("catalogue", True, f"{kind}, format {store.queries.format()}: {database.place}")
-    keys = store.queries.keys()
+    access, tasks = "read-only" if store.read_only else "writable", len(store.tasks())
+    yield Check("store", True, f"{store.url}: {access}, {tasks} tasks, {len(store.backbone_names())} backbones")
+    what = f"{store.catalogue_kind}, format {store.catalogue_format()}"
+    yield Check("catalogue", True, f"{what}: {store.catalogue_location}")
+    keys = store.api_keys()
     revoked = sum(key.revoked_at is not None for key in keys)
     yield Check("keys", True, f"{len(keys) - revoked} valid, {revoked} revoked")
 

@@ -15,41 +15,50 @@ if TYPE_CHECKING:
 ACTOR_LENGTH = 300
 
 
-def is_on_a_server(catalogue: str | None) -> bool:
-    return catalogue is not None and not catalogue.startswith("sqlite:")
+def open_store(
+    url: str | Path, *, create: bool = False, catalogue: str | None = None, actor: str | None = None
+) -> Store:
+    """Open a store to read and write it; close it, or use it as a context manager.
 
-
-def open_catalogue(root: str, *, catalogue: str | None) -> CatalogueReader:
-    """Open a store to list what it holds; with a catalogue in SQLite, without all that lies deeper."""
-    if is_on_a_server(catalogue):
-        return open_store(root, catalogue=catalogue)
-    from store.registry.catalogue_reader import CatalogueReader
-
-    return CatalogueReader.open(root, catalogue=catalogue)
-
-
-def open_read_only(root: str, *, catalogue: str | None) -> ReadOnlyStore:
-    """Open a store to read it; with a catalogue in SQLite, without the database library, which takes 0.3 s to load."""
-    if is_on_a_server(catalogue):
-        return open_store(root, catalogue=catalogue)
-    from store.registry.read_only_store import ReadOnlyStore
-
-    return ReadOnlyStore.open(root, catalogue=catalogue)
-
-
-def open_store(root: str, *, catalogue: str | None, actor: str | None = None, create: bool = False) -> Store:
+    `url` is a folder, `s3://BUCKET/PREFIX`, `gs://…` or `az://…`. With `create`, a store that is not there is made.
+    `catalogue` is the database URL of the catalogue, by default SQLite in the folder. `actor` is who the history says
+    it was, by default this user and machine. Raises `StoreNotFoundError` where there is no store, `StorageError` where
+    the address cannot be reached, `InvalidSettingError` for an actor or a URL that is not valid.
+    """
     from store.registry.store import Store
 
     if actor and not (actor.isprintable() and len(actor) <= ACTOR_LENGTH):
         raise InvalidSettingError(f"actor {actor[:80]!r}: use at most {ACTOR_LENGTH} printable characters")
-    return Store.open(root, create=create, catalogue=catalogue, actor=actor or None)
+    return Store.open(url, create=create, catalogue=catalogue, actor=actor or None)
 
 
-def absolute_store(root: str) -> str:
+def open_read_only(url: str | Path, *, catalogue: str | None = None) -> ReadOnlyStore:
+    """Open a store to read it; with a catalogue in SQLite, without the database library, which takes 0.3 s to load."""
+    if is_on_a_server(catalogue):
+        return open_store(url, catalogue=catalogue)
+    from store.registry.read_only_store import ReadOnlyStore
+
+    return ReadOnlyStore.open(url, catalogue=catalogue)
+
+
+def open_catalogue(url: str | Path, *, catalogue: str | None = None) -> CatalogueReader:
+    """Open a store to list its contents; with a catalogue in SQLite, without all that lies deeper."""
+    if is_on_a_server(catalogue):
+        return open_store(url, catalogue=catalogue)
+    from store.registry.catalogue_reader import CatalogueReader
+
+    return CatalogueReader.open(url, catalogue=catalogue)
+
+
+def is_on_a_server(catalogue: str | None) -> bool:
+    return catalogue is not None and not catalogue.startswith("sqlite:")
+
+
+def absolute_store(url: str) -> str:
     """Return the address as a process in another folder may use it."""
     from store.backends.urls import SCHEME
 
-    return root if SCHEME.match(root) else str(Path(root).resolve())
+    return url if SCHEME.match(url) else str(Path(url).resolve())
 
 
 def absolute_catalogue(catalogue: str | None) -> str | None:

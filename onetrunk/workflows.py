@@ -1,46 +1,74 @@
-"""What the command line and scripts share: whole jobs that need sls and store, or serving and store, together."""
+"""What the command line and scripts share: whole jobs that need several packages.
+
+Libraries are imported where they are needed: to publish a folder takes no torch.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.stores import open_store
 from store.errors import StoreNotFoundError
+from store.records.refs import check_name
 
 if TYPE_CHECKING:
+    from sls.data.dataset import Dataset
+    from sls.pipeline.fit import FitConfig
+    from sls.progress import Progress
     from store.registry.store import Store, Version
     from store.weights.backbones import Backbone
 
-
-def borrow_backbone(root: str, name: str, catalogue: str | None) -> Backbone:
-    """Open a backbone of the store, or load it by name; the store, where there is one, stays as it is."""
-    from store.weights.backbones import load_backbone, open_backbone
-
-    with contextlib.suppress(StoreNotFoundError), open_store(root, catalogue=catalogue) as opened:
-        for record in opened.backbones():
-            if name in (record.name, record.id.fingerprint):
-                return open_backbone(opened, record)
-    return load_backbone(name)
+DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
+"""The packaged backbone, which needs no download."""
 
 
-def adopt_backbone(store: Store, name: str) -> Backbone:
-    """Open a backbone of the store; one that it has not yet is loaded by name and kept."""
-    from store.weights.backbones import encode, load_backbone, open_backbone
+def fit_and_publish(
+    store: Store,
+    task: str,
+    dataset: Dataset,
+    *,
+    backbone: str = DEFAULT_BACKBONE,
+    config: FitConfig | None = None,
+    aliases: tuple[str, ...] = (),
+    parent: str | None = None,
+    out: Path | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> Version:
+    """Tune a task on a backbone of the store, cut it, tune it again, certify it and publish it.
 
-    known = [record for record in store.backbones() if name in (record.name, record.id.fingerprint)]
-    if known:
-        return open_backbone(store, known[0])
-    backbone = load_backbone(name)
-    store.add_backbone(backbone.record, encode(backbone))
-    return backbone
+    A backbone that the store does not have is loaded by its timm name and added. `parent` is a ref of the version that
+    this one was made from. `out` keeps the task's folders, and an interrupted call with the same arguments goes on from
+    there; by default they go once the version is published. Raises what `fit` and `Store.publish` raise; a name that
+    is not valid and a parent that does not exist are refused before anything is tuned.
+    """
+    from sls.pipeline.fit import FitConfig, fit
+    from sls.progress import ignore_progress
+
+    check_name(task, "task")
+    for alias in aliases:
+        check_name(alias, "alias")
+    if parent is not None:
+        store.resolve(parent)
+    with contextlib.ExitStack() as stack:
+        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        result = fit(
+            dataset,
+            adopt_backbone(store, backbone),
+            out=folder,
+            config=config or FitConfig(),
+            progress=progress or ignore_progress,
+        )
+        return publish_folder(store, task, result.cut, aliases=aliases, parent=parent)
 
 
 def publish_folder(
-    opened: Store,
+    store: Store,
     task: str,
-    folder: Path,
+    folder: str | Path,
     *,
     backbone: str | None = None,
     depth: int | None = None,
@@ -49,16 +77,42 @@ def publish_folder(
     parent: str | None = None,
     code_commit: str | None = None,
 ) -> Version:
-    """Publish the folder, with what is known of its making beside what it says."""
+    """Publish a task's folder as `Store.publish` does, with a parent version or a code commit added to its lineage.
+
+    `parent` is a ref of the version that this one was made from, `code_commit` what git calls the code that tuned it.
+    """
     from store.adapters.checkpoint import read_checkpoint
     from store.adapters.lineage import with_lineage
+    from store.registry.publish import PublishOptions
 
-    checkpoint = read_checkpoint(folder)
-    made_from = None if parent is None else opened.resolve(parent)
+    checkpoint = read_checkpoint(Path(folder))
+    parent_version = None if parent is None else store.resolve(parent)
     name = backbone or (checkpoint.card.backbone if checkpoint.card else None)
-    if name is not None and (made_from or code_commit):
-        record = opened.backbone(name)
-        checkpoint = with_lineage(checkpoint, record, depth=depth, parent=made_from, code_commit=code_commit)
-    return opened.publish_checkpoint(
-        task, checkpoint, where=str(folder), backbone=backbone, depth=depth, aliases=aliases, force=force
-    )
+    if name is not None and (parent_version or code_commit):
+        record = store.backbone(name)
+        checkpoint = with_lineage(checkpoint, record, depth=depth, parent=parent_version, code_commit=code_commit)
+    options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
+    return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
+
+
+def adopt_backbone(store: Store, name: str) -> Backbone:
+    """Open a backbone of the store by name or fingerprint; one that it does not have is loaded by name and added."""
+    from store.weights.backbones import encode, load_backbone, open_backbone
+
+    for record in store.backbones():
+        if name in (record.name, record.id.fingerprint):
+            return open_backbone(store, record)
+    backbone = load_backbone(name)
+    store.add_backbone(backbone.record, encode(backbone))
+    return backbone
+
+
+def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None) -> Backbone:
+    """Open a backbone of the store at this address, or load it by name; the store stays as it is, or absent."""
+    from store.weights.backbones import load_backbone, open_backbone
+
+    with contextlib.suppress(StoreNotFoundError), open_store(url, catalogue=catalogue) as store:
+        for record in store.backbones():
+            if name in (record.name, record.id.fingerprint):
+                return open_backbone(store, record)
+    return load_backbone(name)

@@ -115,7 +115,7 @@ def publish(store: Store, template: Manifest, task: str, number: int, versions: 
     manifest = replace(template, task=task, lineage=Lineage(data=task, recipe={"seed": number}))
     blob = store.blobs.put(manifest.to_json())
     names = ("latest", "production") if number == max(1, versions // 2) else ("latest",)
-    made = store.catalogue.publish(task, entry_of(manifest, blob), names=names).version
+    made = store.catalogue.publish(task, entry_of(manifest, blob), aliases=names).version
     assert made == number, f"{task}: expected version {number}, got {made}"
     if number == 1:
         store.set_tag(task, "team", task.partition("/")[0])

@@ -10,6 +10,7 @@ from safetensors.torch import save
 
 from store.adapters.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_checkpoint
 from store.adapters.methods.spec import block_number
+from store.registry.publish import PublishOptions
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone
 
@@ -47,6 +48,5 @@ def lora_files(
 def publish_lora(store: Store, task: str, backbone: Backbone, **options: Any) -> Version:
     """Publish a task with random weights; options as for `lora_files`."""
     checkpoint = parse_checkpoint(lora_files(backbone, **options))
-    return store.publish_checkpoint(
-        task, checkpoint, where=task, backbone=backbone.record.name, depth=options.get("depth")
-    )
+    publish = PublishOptions(backbone=backbone.record.name, depth=options.get("depth"))
+    return store.publish_checkpoint(task, checkpoint, where=task, options=publish)

@@ -41,18 +41,44 @@ from store.records.evidence import Accuracy
 from store.registry.store import Store, Version
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
 
-TASKS = ("digits", "letter", "slant", "position", "orientation")
-SETTINGS = FitConfig(tune=TrainingConfig(epochs=4), score=ScoreConfig(samples=250), retune=TrainingConfig(epochs=3))
-"""Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
 CLIENTS = 4
-IMAGES_PER_TASK = 30
-ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which embedded tasks, how each is tuned, and how many images are sent to each afterwards."""
+
+    tasks: tuple[str, ...]
+    config: FitConfig
+    limit: int | None
+    """Images of each part of a dataset at most."""
+    images_per_task: int
+    rounds: int
+
+
+WHOLE = Plan(
+    ("digits", "letter", "slant", "position", "orientation"),
+    FitConfig(tune=TrainingConfig(epochs=4), score=ScoreConfig(samples=250), retune=TrainingConfig(epochs=3)),
+    limit=None,
+    images_per_task=30,
+    rounds=3,
+)
+"""Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
+QUICK = Plan(
+    ("digits", "slant"),
+    FitConfig(tune=TrainingConfig(epochs=2), score=ScoreConfig(samples=60), retune=TrainingConfig(epochs=1)),
+    limit=80,
+    images_per_task=10,
+    rounds=1,
+)
+"""Chosen for everything to happen once in under a minute: the accuracies say nothing."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """Where the demo keeps its things, where it prints, and how it shows progress."""
+    """What the demo does, where it keeps its things, where it prints, and how it shows progress."""
 
+    plan: Plan
     folder: Path
     out: Console
     err: Console
@@ -72,7 +98,7 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     """Run the demo; with `wait`, the server stays up until that returns."""
     keep_freed_memory()
     folder, out, err = demo.folder, demo.out, demo.err
-    tasks = {name: load_dataset(f"onetrunk/{name}") for name in TASKS}
+    tasks = {name: load_embedded(demo.plan, name) for name in demo.plan.tasks}
     with Store.open(demo.store, create=True) as store, Store.open(demo.full_store, create=True) as full_store:
         fit_tasks(demo, store, full_store)
         versions = [store.resolve(name) for name in tasks]
@@ -105,13 +131,13 @@ def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
     for opened in (store, full_store):
         opened.add_backbone(backbone.record, encode(backbone))
     present = {version.task for version in store.versions()} & {version.task for version in full_store.versions()}
-    missing = [name for name in TASKS if name not in present]
-    for name in filter(present.__contains__, TASKS):
+    missing = [name for name in demo.plan.tasks if name not in present]
+    for name in filter(present.__contains__, demo.plan.tasks):
         demo.err.print(f"{name}: in the store already")
     # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
     workers = max(1, min(len(missing), os.cpu_count() or 1))
     with demo.watch(demo.err) as watch, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as work:
-        waiting = [pool.submit(fit_apart, name, Path(work) / name, workers, watch(name)) for name in missing]
+        waiting = [pool.submit(fit_apart, demo.plan, name, Path(work) / name, workers, watch(name)) for name in missing]
         for name, fitted in zip(missing, waiting, strict=True):
             result = fitted.result()
             assert result.full is not None  # the demo tunes at full depth first
@@ -122,11 +148,11 @@ def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
             demo.err.print(f"{name}: {depth} ({seconds})", highlight=False, soft_wrap=True)
 
 
-def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], None]) -> FitResult:
+def fit_apart(plan: Plan, name: str, out: Path, workers: int, report: Callable[[Progress], None]) -> FitResult:
     """Fit a task in a process of its own, and pass its progress on; threads of one process would share torch's."""
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=fit_task, args=(name, out, workers, sender), daemon=True)
+    process = context.Process(target=fit_task, args=(plan, name, out, workers, sender), daemon=True)
     process.start()
     sender.close()
     result = None
@@ -139,11 +165,15 @@ def fit_apart(name: str, out: Path, workers: int, report: Callable[[Progress], N
     return result
 
 
-def fit_task(name: str, out: Path, workers: int, sender: Connection) -> None:
+def fit_task(plan: Plan, name: str, out: Path, workers: int, sender: Connection) -> None:
     keep_freed_memory()
     torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
-    dataset = load_dataset(f"onetrunk/{name}")
-    sender.send(fit(dataset, load_backbone(DEFAULT_BACKBONE), out=out, config=SETTINGS, progress=sender.send))
+    dataset = load_embedded(plan, name)
+    sender.send(fit(dataset, load_backbone(DEFAULT_BACKBONE), out=out, config=plan.config, progress=sender.send))
+
+
+def load_embedded(plan: Plan, name: str) -> Dataset:
+    return load_dataset(f"onetrunk/{name}", limit=plan.limit)
 
 
 def task_rows(versions: Sequence[Version]) -> list[Record]:
@@ -175,21 +205,21 @@ def draw_picture(versions: Sequence[Version], stem: Path) -> Path:
 
 def serve_stream(demo: Demo, tasks: dict[str, Dataset], url: str) -> Section:
     """Send the same mixed stream to the cut tasks and to the uncut ones, in turn, and compare."""
-    samples = draw_samples(tasks)
+    samples = draw_samples(tasks, demo.plan.images_per_task)
     demo.err.print(
-        f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {ROUNDS} rounds each"
+        f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {demo.plan.rounds} rounds"
     )
     cut, full = [], []
     for path in ("", "/full-depth"):
         run_load(url + path, samples[: 8 * CLIENTS], clients=CLIENTS)
-    for _ in range(ROUNDS):
+    for _ in range(demo.plan.rounds):
         cut.append(run_load(url, samples, clients=CLIENTS))
         full.append(run_load(f"{url}/full-depth", samples, clients=CLIENTS))
     rows = [outcome_row("each at its depth", cut), outcome_row("all at full depth", full)]
     ratios = sorted(c.images_per_second / f.images_per_second for c, f in zip(cut, full, strict=True))
     text = (
         f"Cut tasks answer {statistics.median(ratios):.2f} times as many images a second "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {ROUNDS} rounds). {compare_offline(demo, cut[0])}"
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {demo.plan.rounds} rounds). {compare_offline(demo, cut[0])}"
     )
     return Section("Served over HTTP", text, rows)
 
@@ -217,11 +247,11 @@ def outcome_row(name: str, outcomes: Sequence[LoadResult]) -> Record:
     }
 
 
-def draw_samples(tasks: dict[str, Dataset]) -> list[LoadRequest]:
+def draw_samples(tasks: dict[str, Dataset], images_per_task: int) -> list[LoadRequest]:
     """Take test images of every task, encoded as PNG, in one mixed order that is the same each time."""
     samples = []
     for name, task in tasks.items():
-        for index in range(min(IMAGES_PER_TASK, len(task.test))):
+        for index in range(min(images_per_task, len(task.test))):
             out = BytesIO()
             task.test.image(index).save(out, "PNG")
             samples.append(LoadRequest(name, out.getvalue(), task.classes[task.test.labels[index]]))

@@ -36,7 +36,7 @@ class ApiKeyCache:
     def find(self, secret: str) -> ApiKey:
         """Look the key up; raise `UnknownKeyError` unless it is in force."""
         known = self._known
-        key = authenticate(self._store.queries, secret)
+        key = authenticate(self._store, secret)
         known[key.sha256] = key
         return key
 

@@ -36,7 +36,7 @@ def list_tasks(
 ) -> Json:
     """List tasks by name, a page at a time: `next` is what `after` must be in the next request; `tag` is KEY=VALUE."""
     search = Search(text=text, tags=parse_tags(tag or []), backbone=backbone, method=method, alias=alias)
-    page = caller.page(search=search, after=after, limit=limit)
+    page = caller.search(search, after=after, limit=limit)
     return {"tasks": [dataclasses.asdict(row) for row in page.rows], "next": page.next}
 
 
@@ -45,7 +45,7 @@ def show_task(task: str, caller: Caller, *, removed: bool = False) -> Json:
     """Show a task: every version, where its aliases point, what they ask, and the task's tags."""
     return {
         "task": task,
-        "versions": [dataclasses.asdict(row) for row in caller.listed(task, removed=removed)],
+        "versions": [dataclasses.asdict(row) for row in caller.list_versions(task, removed=removed)],
         "aliases": caller.aliases(task),
         "rules": [dataclasses.asdict(rule) for rule in caller.rules(task)],
         "tags": caller.tags(task),

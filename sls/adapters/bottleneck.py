@@ -80,7 +80,7 @@ def _near_zero(adapter: Adapter) -> Adapter:
 
 def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> OwnMethod:
     preset = PRESETS[name]
-    return OwnMethod(BOTTLENECK, preset.places, make, insert_beside(preset.input), options={"preset": name})
+    return OwnMethod(BOTTLENECK, preset.sites, make, insert_beside(preset.input), options={"preset": name})
 
 
 _MAKE = {"adaptformer": adaptformer, "houlsby": houlsby, "adapter+": adapter_plus}

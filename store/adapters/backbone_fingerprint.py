@@ -61,9 +61,9 @@ def fingerprint_file(
     return fingerprint_of(architecture, arguments, preprocessing, leaves_of(data, "backbone weights"))
 
 
-def leaves_of(data: bytes | memoryview, what: str) -> tuple[Leaf, ...]:
+def leaves_of(data: bytes | memoryview, source: str) -> tuple[Leaf, ...]:
     view = memoryview(data)
-    return tuple(_leaf(view, name, info, what) for name, info in parse_view(view, what).items())
+    return tuple(_leaf(view, name, info, source) for name, info in parse_view(view, source).items())
 
 
 def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
@@ -74,10 +74,10 @@ def check_fingerprint(record: BackboneRecord, data: bytes) -> None:
 def check_leaves(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
     """Raise `BackboneMismatchError` unless these tensors, built and fed as the record says, have its fingerprint."""
     identity = record.id
-    found = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
-    if found != identity.fingerprint:
+    fingerprint = fingerprint_of(identity.architecture, identity.arguments, identity.preprocessing, leaves)
+    if fingerprint != identity.fingerprint:
         raise BackboneMismatchError(
-            f"backbone {record.name!r} has fingerprint {found[:12]}, expected {identity.fingerprint[:12]}: "
+            f"backbone {record.name!r} has fingerprint {fingerprint[:12]}, expected {identity.fingerprint[:12]}: "
             "its weights, architecture or preprocessing changed; restore the original"
         )
     _check_description(record, leaves)
@@ -108,16 +108,17 @@ def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
         "dim": (record.dim, next(iter(weights.get("blocks.0.norm1", ())), 0)),
         "modules": (dict(record.modules), modules),
     }
-    for what, (said, found) in described.items():
-        if said != found:
+    for field, (recorded, measured) in described.items():
+        if recorded != measured:
             raise BackboneMismatchError(
-                f"the record of backbone {record.name!r} has {what} {str(said)[:80]}, its weights {str(found)[:80]}: "
+                f"the record of backbone {record.name!r} has {field} {str(recorded)[:80]}, "
+                f"its weights {str(measured)[:80]}: "
                 "add the backbone again with `onetrunk backbone add`"
             )
 
 
-def _leaf(view: memoryview, name: str, info: TensorInfo, what: str) -> Leaf:
+def _leaf(view: memoryview, name: str, info: TensorInfo, source: str) -> Leaf:
     if info.dtype not in TORCH_NAMES:
-        raise FormatError(f"{what}: tensor {name[:120]!r} is {info.dtype}, which torch does not read: convert it")
+        raise FormatError(f"{source}: tensor {name[:120]!r} is {info.dtype}, which torch does not read: convert it")
     sha256 = hashlib.sha256(view[info.offset : info.offset + info.nbytes]).hexdigest()
     return Leaf(name, TORCH_NAMES[info.dtype], info.shape, sha256)

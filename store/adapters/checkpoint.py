@@ -123,7 +123,7 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
     _check_complete(checkpoint.settings, method, ranks, record, depth)
     _check_head(checkpoint, record)
     modules = sorted(ranks, key=lambda module: (block_number(module), module))
-    return AdapterSummary(method.called(checkpoint.settings), {module: ranks[module] for module in modules})
+    return AdapterSummary(method.name_for(checkpoint.settings), {module: ranks[module] for module in modules})
 
 
 def _refuse_pickle(folder: Path, name: str) -> None:
@@ -200,8 +200,8 @@ def _check_complete(
 def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
     infos, classes = checkpoint.head_infos, len(checkpoint.classes)
     if infos.keys() != {"weight", "bias"} or any(info.dtype not in FLOATS for info in infos.values()):
-        found = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
-        raise HeadMismatchError(f"{HEAD} has {found}: it must have weight and bias alone, each {', '.join(FLOATS)}")
+        dtypes = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
+        raise HeadMismatchError(f"{HEAD} has {dtypes}: it must have weight and bias alone, each {', '.join(FLOATS)}")
     weight, bias = infos["weight"].shape, infos["bias"].shape
     if len(weight) != 2 or bias != weight[:1]:
         raise HeadMismatchError(f"{HEAD} has weight {weight} and bias {bias}: expected (classes, dim) and (classes,)")

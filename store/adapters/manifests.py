@@ -26,7 +26,7 @@ class ManifestDraft:
 
 
 def build_manifest(
-    task: str, checkpoint: Checkpoint, fit: AdapterSummary, record: BackboneRecord, depth: int
+    task: str, checkpoint: Checkpoint, summary: AdapterSummary, record: BackboneRecord, depth: int
 ) -> ManifestDraft:
     """Describe the folder's files; without a card, the depth is what was given.
 
@@ -46,9 +46,9 @@ def build_manifest(
         backbone_name=record.name,
         prune_index=card.prune_index if card else PruneIndex(depth, record.blocks, criterion="given"),
         adapter=Adapter(
-            method=fit.method,
-            rank=max(fit.ranks.values()),
-            modules=tuple(fit.ranks),
+            method=summary.method,
+            rank=max(summary.ranks.values()),
+            modules=tuple(summary.ranks),
             config=keep(checkpoint.config),
             weights=keep(checkpoint.weights),
         ),

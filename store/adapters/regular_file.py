@@ -22,26 +22,26 @@ def read_regular(path: Path, *, limit: int, check: Callable[[BinaryIO, int, str]
         _require_regular(path, path.stat(), limit)  # before it is opened: a pipe waits, a device may act
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with os.fdopen(descriptor, "rb") as file:
-            found = os.fstat(descriptor)
-            _require_regular(path, found, limit)
+            status = os.fstat(descriptor)
+            _require_regular(path, status, limit)
             if check is not None:
-                check(file, found.st_size, path.name)
+                check(file, status.st_size, path.name)
                 file.seek(0)
-            data = file.read(found.st_size + 1)
+            data = file.read(status.st_size + 1)
     except FileNotFoundError:
         if not path.is_symlink():
             raise
         raise FormatError(f"{path} is a link to nothing: copy the file itself there") from None
     except OSError as error:
         raise FormatError(f"{path} cannot be read ({error.strerror}): give a file that this user may read") from None
-    if len(data) != found.st_size:
+    if len(data) != status.st_size:
         raise FormatError(f"{path} changed while it was read: wait until it is written")
     return data
 
 
-def _require_regular(path: Path, found: os.stat_result, limit: int) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        kind = KINDS.get(stat.S_IFMT(found.st_mode), "a device")
+def _require_regular(path: Path, status: os.stat_result, limit: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = KINDS.get(stat.S_IFMT(status.st_mode), "a device")
         raise FormatError(f"{path} is {kind}, expected a regular file: put its content there")
-    if found.st_size > limit:
-        raise FormatError(f"{path} has {found.st_size} bytes, at most {limit} are read: is it the right file?")
+    if status.st_size > limit:
+        raise FormatError(f"{path} has {status.st_size} bytes, at most {limit} are read: is it the right file?")

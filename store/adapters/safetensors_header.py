@@ -48,93 +48,94 @@ EXPONENTS = {
 }
 
 
-def check_tensors(data: bytes, what: str) -> dict[str, TensorInfo]:
+def check_tensors(data: bytes, source: str) -> dict[str, TensorInfo]:
     """Return every tensor of a whole, well-formed file of finite numbers, in the order of the file."""
-    infos = parse_header(data, len(data), what)
+    infos = parse_header(data, len(data), source)
     for name, info in infos.items():
         if not _is_finite(data, info):
             raise RefusedError(
-                f"{what}: tensor {name[:120]!r} has a NaN or an infinity: train it again from before it diverged"
+                f"{source}: tensor {name[:120]!r} has a NaN or an infinity: train it again from before it diverged"
             )
     return infos
 
 
-def header_nbytes(prefix: bytes, what: str) -> int:
+def header_nbytes(prefix: bytes, source: str) -> int:
     """Return the size of the length field and the JSON that it announces."""
     if len(prefix) < 8:
-        raise FormatError(f"{what} has {len(prefix)} bytes, a safetensors file at least 8: {REMEDY}")
+        raise FormatError(f"{source} has {len(prefix)} bytes, a safetensors file at least 8: {REMEDY}")
     return 8 + int.from_bytes(prefix[:8], "little")
 
 
-def check_header(file: BinaryIO, nbytes: int, what: str) -> None:
+def check_header(file: BinaryIO, nbytes: int, source: str) -> None:
     """Raise `FormatError` unless the file of `nbytes` bytes, read from its start, has a sound header."""
     prefix = file.read(8)
-    prefix += file.read(min(header_nbytes(prefix, what) - 8, MAX_HEADER_NBYTES))
-    parse_header(prefix, nbytes, what)
+    prefix += file.read(min(header_nbytes(prefix, source) - 8, MAX_HEADER_NBYTES))
+    parse_header(prefix, nbytes, source)
 
 
-def parse_header(prefix: bytes, nbytes: int, what: str) -> dict[str, TensorInfo]:
+def parse_header(prefix: bytes, nbytes: int, source: str) -> dict[str, TensorInfo]:
     """Return every tensor of a file of `nbytes` bytes, of which `prefix` holds at least the header."""
-    start = header_nbytes(prefix, what)
+    start = header_nbytes(prefix, source)
     if start - 8 > MAX_HEADER_NBYTES:
         raise FormatError(
-            f"{what}: its header takes {start - 8} bytes, at most {MAX_HEADER_NBYTES} are read: no safetensors, or no "
-            f"adapter or backbone; {REMEDY}"
+            f"{source}: its header takes {start - 8} bytes, at most {MAX_HEADER_NBYTES} are read: "
+            f"no safetensors, or no adapter or backbone; {REMEDY}"
         )
     if start > min(len(prefix), nbytes):
         raise FormatError(
-            f"{what}: its header should take {start} of {nbytes} bytes: cut short or no safetensors; {REMEDY}"
+            f"{source}: its header should take {start} of {nbytes} bytes: cut short or no safetensors; {REMEDY}"
         )
-    entries = _decode(prefix[8:start], what)
+    entries = _decode(prefix[8:start], source)
     metadata = entries.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(type(value) is str for value in metadata.values()):
-        raise FormatError(f"{what}: __metadata__ must map strings to strings: {REMEDY}")
-    infos = {name: _parse_entry(entry, start, f"{what}: tensor {name[:120]!r}") for name, entry in entries.items()}
+        raise FormatError(f"{source}: __metadata__ must map strings to strings: {REMEDY}")
+    infos = {name: _parse_entry(entry, start, f"{source}: tensor {name[:120]!r}") for name, entry in entries.items()}
     in_order = dict(sorted(infos.items(), key=lambda item: (item[1].offset, item[1].nbytes)))
-    _check_contiguous(in_order, start, nbytes, what)
+    _check_contiguous(in_order, start, nbytes, source)
     return in_order
 
 
-def _decode(header: bytes, what: str) -> dict[str, object]:
+def _decode(header: bytes, source: str) -> dict[str, object]:
     if not header.startswith(b"{"):
-        raise FormatError(f"{what}: its header does not start with '{{': {REMEDY}")
+        raise FormatError(f"{source}: its header does not start with '{{': {REMEDY}")
     try:
         text = header.decode("utf-8", "strict")
-        entries = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        entries = json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
         "".join(entries).encode()  # JSON can spell lone surrogates, UTF-8 cannot
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what}: its header is not valid JSON ({error}): {REMEDY}") from None
+        raise FormatError(f"{source}: its header is not valid JSON ({error}): {REMEDY}") from None
     return dict(entries)
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return entries
 
 
 def _refuse_constant(name: str) -> object:
     raise ValueError(f"{name} is not JSON")
 
 
-def _parse_entry(entry: object, start: int, where: str) -> TensorInfo:
+def _parse_entry(entry: object, start: int, subject: str) -> TensorInfo:
     if not isinstance(entry, Mapping) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        raise FormatError(f"{where} must have exactly dtype, shape and data_offsets: {REMEDY}")
+        raise FormatError(f"{subject} must have exactly dtype, shape and data_offsets: {REMEDY}")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in WIDTHS:
-        raise FormatError(f"{where} has dtype {_show(dtype)}, known are {', '.join(WIDTHS)}: convert it")
+        raise FormatError(f"{subject} has dtype {_shorten(dtype)}, known are {', '.join(WIDTHS)}: convert it")
     if not _is_sizes(shape) or not _is_sizes(offsets) or len(offsets) != 2:
-        raise FormatError(f"{where} must have sizes >= 0 as shape and two as data_offsets: {REMEDY}")
+        raise FormatError(f"{subject} must have sizes >= 0 as shape and two as data_offsets: {REMEDY}")
     nbytes = math.prod(shape) * WIDTHS[dtype]
     if offsets[1] - offsets[0] != nbytes:
         raise FormatError(
-            f"{where}: {dtype} {str(shape)[:80]} takes {str(nbytes)[:40]} bytes, its offsets {offsets} do not: {REMEDY}"
+            f"{subject}: {dtype} {str(shape)[:80]} takes {str(nbytes)[:40]} bytes, "
+            f"its offsets {offsets} do not: {REMEDY}"
         )
     return TensorInfo(dtype, tuple(shape), start + offsets[0], nbytes)
 
 
-def _show(value: object) -> str:
+def _shorten(value: object) -> str:
     return repr(value)[:40] if isinstance(value, str) else f"a {type(value).__name__}"
 
 
@@ -146,15 +147,15 @@ def _is_sizes(value: object) -> bool:
     )
 
 
-def _check_contiguous(infos: Mapping[str, TensorInfo], start: int, nbytes: int, what: str) -> None:
+def _check_contiguous(infos: Mapping[str, TensorInfo], start: int, nbytes: int, source: str) -> None:
     end = start
     for name, info in infos.items():
         if info.offset != end:
-            raise FormatError(f"{what}: tensor {name[:120]!r} starts at byte {info.offset}, expected {end}: {REMEDY}")
+            raise FormatError(f"{source}: tensor {name[:120]!r} starts at byte {info.offset}, expected {end}: {REMEDY}")
         end += info.nbytes
     if end != nbytes:
         problem = "cut short" if nbytes < end else "followed by bytes of nothing"
-        raise FormatError(f"{what} is {problem}: {nbytes} bytes, its header promises {end}; {REMEDY}")
+        raise FormatError(f"{source} is {problem}: {nbytes} bytes, its header promises {end}; {REMEDY}")
 
 
 def _is_finite(data: bytes, info: TensorInfo) -> bool:
@@ -169,6 +170,6 @@ def _is_finite(data: bytes, info: TensorInfo) -> bool:
     return not any(following[match.start()] & mask == mask for match in exponent.top.finditer(top))
 
 
-def parse_view(view: memoryview, what: str) -> dict[str, TensorInfo]:
+def parse_view(view: memoryview, source: str) -> dict[str, TensorInfo]:
     """Do what `store.tensors.parse_header` does, copying the header alone."""
-    return parse_header(bytes(view[: header_nbytes(bytes(view[:8]), what)]), len(view), what)
+    return parse_header(bytes(view[: header_nbytes(bytes(view[:8]), source)]), len(view), source)

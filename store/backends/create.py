@@ -6,7 +6,7 @@ import json
 import uuid
 
 from store.backends.base import Backend
-from store.backends.identity import STORE_FORMAT, read_identity
+from store.backends.identity import STORE_FORMAT, store_uuid
 from store.backends.layout import IDENTITY
 from store.backends.probe import FOLDER, require_creation
 from store.errors import ConflictError
@@ -19,12 +19,12 @@ def create_identity(backend: Backend) -> str:
         if backend.remote:
             require_creation(backend)
         backend.create(IDENTITY, _encode(str(uuid.uuid4())))
-    return read_identity(backend)
+    return store_uuid(backend)
 
 
 def write_format(backend: Backend) -> None:
     """Say that the store is in `STORE_FORMAT` now; it keeps its UUID."""
-    backend.put(IDENTITY, _encode(read_identity(backend)))
+    backend.put(IDENTITY, _encode(store_uuid(backend)))
 
 
 def _encode(name: str) -> bytes:
@@ -35,6 +35,6 @@ def _refuse_foreign_objects(backend: Backend) -> None:
     # Everything under the root is the store's, to count and to collect, so a folder in use cannot become one.
     # What a creation that died, or that runs beside us, has left is no obstacle.
     ours = (f"{FOLDER}/", f".{IDENTITY}.")
-    found = next((file for file in backend.list() if not file.path.startswith(ours)), None)
-    if found is not None and backend.size(IDENTITY) is None:
-        raise ConflictError(f"{backend.url} holds {found.path!r} and no store: choose an empty or a new place")
+    foreign = next((file for file in backend.list() if not file.path.startswith(ours)), None)
+    if foreign is not None and backend.size(IDENTITY) is None:
+        raise ConflictError(f"{backend.url} holds {foreign.path!r} and no store: choose an empty or a new place")

@@ -25,12 +25,12 @@ class Identity:
     uuid: str
 
 
-def read_identity(backend: Backend) -> str:
+def store_uuid(backend: Backend) -> str:
     """Return the store's UUID."""
     return _read(backend).uuid
 
 
-def identity_format(backend: Backend) -> int:
+def store_format(backend: Backend) -> int:
     """Return the format that the store is in, 1 to `STORE_FORMAT`."""
     return _read(backend).format
 
@@ -46,18 +46,18 @@ def _read(backend: Backend) -> Identity:
     return _parse(data, backend.locate(IDENTITY))
 
 
-def _parse(data: bytes, place: str) -> Identity:
+def _parse(data: bytes, location: str) -> Identity:
     try:
         identity = json.loads(data)
         number, name = identity["format"], str(uuid.UUID(identity["uuid"]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise FormatError(f"{place} is not onetrunk's: {REMEDY}") from None
+        raise FormatError(f"{location} is not onetrunk's: {REMEDY}") from None
     if not isinstance(number, int) or number < 1:
-        raise FormatError(f"{place} has format {number!r}, expected 1 or above: {REMEDY}")
+        raise FormatError(f"{location} has format {number!r}, expected 1 or above: {REMEDY}")
     if number > STORE_FORMAT:
         raise NewerFormatError(
-            f"{place} has format {number}, this onetrunk reads up to {STORE_FORMAT}: upgrade onetrunk"
+            f"{location} has format {number}, this onetrunk reads up to {STORE_FORMAT}: upgrade onetrunk"
         )
     if name != identity["uuid"]:
-        raise FormatError(f"{place} has uuid {identity['uuid'][:80]!r}, expected {name}: {REMEDY}")
+        raise FormatError(f"{location} has uuid {identity['uuid'][:80]!r}, expected {name}: {REMEDY}")
     return Identity(number, name)

@@ -20,12 +20,12 @@ BLOB_KEY = re.compile(rf"{BLOBS}/([0-9a-f]{{2}})/(\1[0-9a-f]{{62}})")
 JOURNAL_KEY = re.compile(rf"{JOURNAL}/[0-9]{{20}}\.json")
 
 TEMPORARY = r"(?:[A-Za-z0-9._-]+/)*\.[A-Za-z0-9._-]+\.[0-9a-f]{16}\.partial"
-LEFTOVER = re.compile(rf"{TEMPORARY}(-wal|-shm|-journal)?|probe/[A-Za-z0-9-]+")
+TEMPORARY_KEY = re.compile(rf"{TEMPORARY}(-wal|-shm|-journal)?|probe/[A-Za-z0-9-]+")
 
 
-def is_leftover(key: str) -> bool:
+def is_temporary(key: str) -> bool:
     """Say whether a writer or a probe that died left this, under a name that nothing reads."""
-    return LEFTOVER.fullmatch(key) is not None
+    return TEMPORARY_KEY.fullmatch(key) is not None
 
 
 def blob_key(sha256: str) -> str:

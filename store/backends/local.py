@@ -35,7 +35,7 @@ class LocalBackend:
     @property
     def writable(self) -> bool:
         paths = (self.root, self.root / BLOBS, self.root / JOURNAL, self.root / CATALOGUE)
-        return all(_may_write(path) for path in paths if path.exists())
+        return all(_is_writable(path) for path in paths if path.exists())
 
     @property
     def remote(self) -> bool:
@@ -59,23 +59,23 @@ class LocalBackend:
     def size(self, key: str) -> int | None:
         try:
             with self._reading(key) as path:
-                found = Path(path).stat()
+                status = Path(path).stat()
         except FileNotFoundError:
             return None
-        return found.st_size if stat.S_ISREG(found.st_mode) else None
+        return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def put(self, key: str, data: bytes) -> None:
-        _again(lambda: self._put(key, data))
+        _retry(lambda: self._put(key, data))
 
     def create(self, key: str, data: bytes, *, before_commit: Callable[[], None] = no_op) -> bool:
-        return _again(lambda: self._create(key, data, before_commit))
+        return _retry(lambda: self._create(key, data, before_commit))
 
     def _put(self, key: str, data: bytes) -> None:
-        with self._new(key, data) as (path, temporary):
+        with self._temporary(key, data) as (path, temporary):
             temporary.replace(path)
 
     def _create(self, key: str, data: bytes, before_commit: Callable[[], None]) -> bool:
-        with self._new(key, data) as (path, temporary):
+        with self._temporary(key, data) as (path, temporary):
             before_commit()
             try:
                 path.hardlink_to(temporary)
@@ -121,10 +121,10 @@ class LocalBackend:
                 yield from self._list(path)
                 continue
             try:
-                found = entry.stat(follow_symlinks=False)  # a link counts as itself
+                status = entry.stat(follow_symlinks=False)  # a link counts as itself
             except FileNotFoundError:  # another process finished with its temporary file
                 continue
-            yield StoredFile(path.relative_to(self.root).as_posix(), found.st_size, found.st_mtime)
+            yield StoredFile(path.relative_to(self.root).as_posix(), status.st_size, status.st_mtime)
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -142,7 +142,7 @@ class LocalBackend:
             ) from None
 
     @contextmanager
-    def _new(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
+    def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
         """Give the path and a synced file of these bytes to name so; its folder is synced after that."""
         path = self._path(key)
         with writing(path):
@@ -152,12 +152,12 @@ class LocalBackend:
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder and its parents, each durable before the next."""
-        found = path.is_dir()
-        if found and (path in self._durable or not path.is_relative_to(self.root)):
+        exists = path.is_dir()
+        if exists and (path in self._durable or not path.is_relative_to(self.root)):
             return
         if path != path.parent:
             self._make_folder(path.parent)
-        if not found:
+        if not exists:
             path.mkdir(exist_ok=True)
         # Also where it was there: whoever made it may not have synced it yet, and what we put in it would go with it.
         try:
@@ -168,7 +168,7 @@ class LocalBackend:
         self._durable.add(path)
 
 
-def _again(write: Callable[[], T]) -> T:
+def _retry(write: Callable[[], T]) -> T:
     """Write once more where a collection without a grace time has taken the temporary file for a leftover."""
     for _ in range(TRIES):
         with suppress(FileNotFoundError):
@@ -176,6 +176,6 @@ def _again(write: Callable[[], T]) -> T:
     return write()
 
 
-def _may_write(path: Path) -> bool:
+def _is_writable(path: Path) -> bool:
     mode = os.W_OK | os.X_OK if path.is_dir() else os.W_OK
     return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)

@@ -38,6 +38,6 @@ def map_file(path: str) -> memoryview:
 
 def _read(file: FileIO, nbytes: int) -> memoryview:
     data, end = memoryview(bytearray(nbytes)), 0
-    while found := file.readinto(data[end:]):
-        end += found
+    while count := file.readinto(data[end:]):
+        end += count
     return data[:end]

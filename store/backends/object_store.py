@@ -26,7 +26,7 @@ PART_NBYTES = 16 * 2**20
 
 CREATE_TRIES = 6
 MARK = "writeid"  # letters alone: Azure takes no hyphen in a name, and some proxies drop underscores
-READ, WRITTEN, DELETED, LISTING_COLUMNS = "read", "written", "deleted", "listed"
+READ, WRITTEN, DELETED, LISTED = "read", "written", "deleted", "listed"
 CODE = re.compile(r"<Code>(\w+)</Code>")
 STATUS = re.compile(r"status code: (\d{3}[A-Za-z ]*)")
 
@@ -109,9 +109,9 @@ class ObjectStoreBackend:
                 pass
             except StorageError as error:
                 problem = error
-            found = self._mark_of(key)
-            if found is not None:
-                return found == mark
+            existing = self._mark_of(key)
+            if existing is not None:
+                return existing == mark
             # S3 may refuse both of two requests that meet (409), and the one that we met may have been lost too.
             time.sleep(random.uniform(0, 0.05 * 2**attempt))
         raise problem
@@ -141,10 +141,10 @@ class ObjectStoreBackend:
         self.delete([key])
 
     def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        with self._typed(prefix or None, LISTING_COLUMNS):
+        with self._typed(prefix or None, LISTED):
             for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1000):
-                for found in page:
-                    yield StoredFile(found["path"], found["size"], found["last_modified"].timestamp())
+                for entry in page:
+                    yield StoredFile(entry["path"], entry["size"], entry["last_modified"].timestamp())
 
     def _part(self, key: str, start: int, end: int) -> bytes:
         return obstore.get_range(self._store, key, start=start, end=end).to_bytes()
@@ -160,21 +160,21 @@ class ObjectStoreBackend:
     @contextmanager
     def _typed(self, key: str | None, done: str) -> Iterator[None]:
         """Check the key, and turn what obstore raises into our errors; `done` is what could not be done."""
-        place = self._url if key is None else self.locate(check_key(key))
+        location = self._url if key is None else self.locate(check_key(key))
         if os.getpid() != first_process():
-            raise StorageError(f"{place} cannot be {done} by a forked process: start a new one (spawn)")
+            raise StorageError(f"{location} cannot be {done} by a forked process: start a new one (spawn)")
         try:
             yield
         except AlreadyExistsError:
             raise
         except FileNotFoundError:
-            if done in (WRITTEN, LISTING_COLUMNS):
-                raise StorageError(f"{place} cannot be {done}: there is no such bucket; make it first") from None
-            raise FileNotFoundError(f"{place} is missing") from None
+            if done in (WRITTEN, LISTED):
+                raise StorageError(f"{location} cannot be {done}: there is no such bucket; make it first") from None
+            raise FileNotFoundError(f"{location} is missing") from None
         except BaseError as error:
-            refused = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
-            raise (ReadOnlyStoreError if refused else StorageError)(
-                f"{place} cannot be {done} ({_reason(error)}): check the bucket's address, the keys in the "
+            denied = isinstance(error, PermissionDeniedError) and done in (WRITTEN, DELETED)
+            raise (ReadOnlyStoreError if denied else StorageError)(
+                f"{location} cannot be {done} ({_reason(error)}): check the bucket's address, the keys in the "
                 "environment and what they allow"
             ) from None
 
@@ -204,7 +204,7 @@ def _check_url(url: str) -> str:
 def _reason(error: Exception) -> str:
     """Say what the service answered, and no more: its full answer may quote the request with its signature."""
     text = str(error)
-    found = CODE.search(text) or STATUS.search(text)
-    if found:
-        return found.group(1).strip()
+    match = CODE.search(text) or STATUS.search(text)
+    if match:
+        return match.group(1).strip()
     return "no answer" if "HTTP error" in text else type(error).__name__

@@ -1,29 +1,23 @@
-"""Change what exists and by which names, in transactions that write their own history."""
+"""The operations that change the catalogue, each one transaction that records its own events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from functools import partial
 from typing import TypeVar
 
 import sqlalchemy as sa
 
-from store.catalogue.aliases import (
-    check_protected,
-    delete_alias,
-    move_alias,
-    require,
-    rollback_target,
-    rule_of,
-    write_alias,
-)
+from store.catalogue.aliases import check_protected, rollback_target, rule_of
+from store.catalogue.api_keys import put_key, revoke_key
+from store.catalogue.backbones import put_backbone, remove_backbone
 from store.catalogue.database import Database
 from store.catalogue.leases import end_lease, release_lease, serve_lease, take_lease
-from store.catalogue.removal import Removal, leaving, removal_of
-from store.catalogue.schema import backbones, keys, meta, rules, schema, tags, versions
+from store.catalogue.removal import Removal, removable_versions, removal_of
+from store.catalogue.schema import meta, rules, schema, tags
 from store.catalogue.transaction import Transaction
-from store.catalogue.versions import add_version, check_backbone_name, mark_removed, pardon, purge_version
-from store.errors import BackboneNotFoundError, ConflictError, InUseError, NotFoundError, VersionNotFoundError
+from store.catalogue.versions import add_version, purge_version, require_version, set_removed
+from store.errors import VersionNotFoundError
 from store.queries.reader import CATALOGUE_FORMAT
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
@@ -36,7 +30,7 @@ T = TypeVar("T")
 
 
 class Catalogue:
-    """Every verb that changes the catalogue; `committed` hears of a transaction before its caller does."""
+    """Change the catalogue; `committed` is called with the events of each transaction before the operation returns."""
 
     def __init__(
         self, database: Database, *, actor: str | None, committed: Callable[[list[Event], int | None], None]
@@ -49,10 +43,10 @@ class Catalogue:
         self.database.close()
 
     def write(self, change: Callable[[Transaction], T], *, actor: str | None = None, historic: bool = True) -> T:
-        """Run the change in a transaction; raise what it raises, with nothing changed.
+        """Run the change in a transaction; what it raises is raised, and nothing is changed.
 
-        A change that finds all as it should be acknowledges what an earlier one did, who may have died before its
-        journal: so `committed` hears of it too, unless the change is none that history tells of (`historic`).
+        A change that records no event may repeat an earlier one, whose writer died before it wrote the journal. So
+        `committed` is called for it too, unless the history does not record changes of its kind (`historic=False`).
         """
         with self.database.write() as connection:
             transaction = Transaction(connection, actor or self.actor)
@@ -62,9 +56,9 @@ class Catalogue:
         return result
 
     def create(self, identity: str, *, check: Callable[[], None]) -> None:
-        """Make the tables unless they are there; the first event ties them to the store of this identity.
+        """Create the tables unless they exist; the first event names the identity of the store.
 
-        `check` raises where the store has a history already, and must not begin another.
+        `check` raises where the store has a history already: it must not get a second one.
         """
         with self.database.write() as connection:
             if sa.inspect(connection).has_table("meta"):
@@ -77,79 +71,40 @@ class Catalogue:
         self._committed(transaction.events, transaction.previous_batch)
 
     def put_backbone(
-        self, record: BackboneRecord, kept_as: Blob, *, seen: BackboneRow | None, lease: str | None = None
+        self, record: BackboneRecord, record_blob: Blob, *, seen: BackboneRow | None, lease: str | None = None
     ) -> bool:
-        """Add the backbone, or give the one that was seen another record; say whether it was still what was seen."""
-        fingerprint, weights = record.id.fingerprint, record.weights
-        row = {
-            "record": kept_as.sha256,
-            "record_nbytes": kept_as.nbytes,
-            "weights": weights.sha256 if weights else None,
-            "weights_nbytes": weights.nbytes if weights else None,
-        }
+        """Add the backbone, or write another record for `seen`; return False where the catalogue no longer has it.
 
-        def change(transaction: Transaction) -> bool:
-            if lease is not None:
-                end_lease(transaction, lease)
-            check_backbone_name(transaction.queries, record.name, fingerprint)
-            if transaction.queries.backbone(fingerprint) != seen:
-                return False
-            if seen is None:
-                transaction.connection.execute(
-                    backbones.insert().values(name=record.name, fingerprint=fingerprint, **row)
-                )
-            else:
-                same = backbones.c.fingerprint == fingerprint
-                transaction.connection.execute(backbones.update().where(same).values(**row))
-                pardon(transaction, [seen.record])
-            details = {"fingerprint": fingerprint, "nbytes": kept_as.nbytes}
-            transaction.record("backbone", record.name, digest=kept_as.sha256, details=details)
-            return True
-
-        return self.write(change)
+        `seen` is what the caller read of the backbone before. `lease` is the one that has protected the blobs so far.
+        """
+        return self.write(lambda transaction: put_backbone(transaction, record, record_blob, seen=seen, lease=lease))
 
     def remove_backbone(self, fingerprint: str, name: str) -> None:
-        """Forget a backbone that no version stands on."""
-
-        def change(transaction: Transaction) -> None:
-            if transaction.queries.backbone(fingerprint) is None:
-                raise BackboneNotFoundError(f"backbone {name!r} has just been removed: see `onetrunk backbone ls`")
-            users = transaction.connection.scalar(
-                sa.select(sa.func.count()).select_from(versions).where(versions.c.backbone == fingerprint)
-            )
-            if users:
-                raise InUseError(
-                    f"{users} versions stand on backbone {name!r}, removed ones until `onetrunk gc` among them: "
-                    "remove them first"
-                )
-            pardon(transaction, [blob.sha256 for owner, blob in transaction.queries.backbone_blobs() if owner == name])
-            transaction.connection.execute(backbones.delete().where(backbones.c.fingerprint == fingerprint))
-            transaction.record("backbone-rm", name, details={"fingerprint": fingerprint})
-
-        self.write(change)
+        """Remove a backbone; raise `InUseError` while a version uses it."""
+        self.write(lambda transaction: remove_backbone(transaction, fingerprint, name))
 
     def publish(
         self,
         task: str,
         entry: CatalogueEntry,
         *,
-        names: tuple[str, ...],
+        aliases: tuple[str, ...],
         lease: str | None = None,
         force: bool = False,
         actor: str | None = None,
     ) -> VersionRow:
-        """Return the version of this manifest, a new one unless the task has it, and point the aliases at it.
+        """Return the version with this manifest, a new one unless the task has it, and point the aliases at it.
 
-        A removed version of the same content is restored. `lease` is the one that protected the blobs until now.
+        A removed version of the same content is restored. `lease` is the one that has protected the blobs so far.
         """
 
         def change(transaction: Transaction) -> VersionRow:
             if lease is not None:
                 end_lease(transaction, lease)
             number = add_version(transaction, task, entry)
-            for alias in names:
-                move_alias(transaction, task, alias, number, entry.certificate, force=force)
-            return require(transaction.queries, task, number)
+            for alias in aliases:
+                transaction.move_alias(task, alias, number, entry.certificate, force=force)
+            return require_version(transaction.queries, task, number)
 
         return self.write(change, actor=actor)
 
@@ -162,143 +117,124 @@ class Catalogue:
         *,
         force: bool = False,
     ) -> None:
-        """Point the alias at a version, if its rule lets it."""
+        """Point the alias at a version, if its rule allows it."""
 
         def change(transaction: Transaction) -> None:
-            require(transaction.queries, task, version)
-            move_alias(transaction, task, alias, version, certificate, force=force)
+            require_version(transaction.queries, task, version)
+            transaction.move_alias(task, alias, version, certificate, force=force)
 
         self.write(change)
 
     def rollback(
         self, task: str, alias: str, certify: Callable[[VersionRow], Certificate | None], *, force: bool
     ) -> VersionRow:
-        """Point the alias at the version that it named before; `certify` reads the certificate of a version."""
+        """Point the alias at the version before its current one; `certify` reads the certificate of a version."""
 
         def change(transaction: Transaction) -> VersionRow:
-            there = {row.version for row in transaction.queries.versions(task)}
-            target = rollback_target(transaction.queries.history(task), alias, there)
+            available = {row.version for row in transaction.queries.versions(task)}
+            target = rollback_target(transaction.queries.history(task), alias, available)
             if target is None:
                 raise VersionNotFoundError(
-                    f"{task}@{alias} has no earlier version that is still there: see `onetrunk history {task}`"
+                    f"{task}@{alias} has no earlier version that is still there: see `store.history(task)`"
                 )
-            row = require(transaction.queries, task, target)
-            move_alias(transaction, task, alias, target, certify(row), force=force, rollback=True)
-            return require(transaction.queries, task, target)
+            row = require_version(transaction.queries, task, target)
+            transaction.move_alias(task, alias, target, certify(row), force=force, rollback=True)
+            return require_version(transaction.queries, task, target)
 
         return self.write(change)
 
     def remove_alias(self, task: str, alias: str, *, force: bool) -> None:
         def change(transaction: Transaction) -> None:
             if alias not in transaction.queries.aliases(task):
-                raise VersionNotFoundError(f"{task} has no alias {alias!r}: see `onetrunk alias ls {task}`")
+                raise VersionNotFoundError(f"{task} has no alias {alias!r}: see `store.aliases(task)`")
             check_protected(rule_of(transaction.queries, task, alias), task, force=force)
-            delete_alias(transaction, task, alias)
+            transaction.delete_alias(task, alias)
 
         self.write(change)
 
     def set_rule(self, rule: AliasRule) -> None:
-        """Set the rule of an alias; one that asks nothing takes it away."""
+        """Set the rule of an alias; an empty rule deletes it."""
 
         def change(transaction: Transaction) -> None:
-            nothing = AliasRule(rule.task, rule.alias)
+            empty = AliasRule(rule.task, rule.alias)
             known = {(known.task, known.alias): known for known in transaction.queries.rules()}
-            if known.get((rule.task, rule.alias), nothing) == rule:
+            if known.get((rule.task, rule.alias), empty) == rule:
                 return
-            place = (rules.c.task == rule.task) & (rules.c.alias == rule.alias)
-            transaction.connection.execute(rules.delete().where(place))
-            asks = {"protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
-            if rule != nothing:
-                row = {**asks, "protected": int(rule.protected)}
+            same = (rules.c.task == rule.task) & (rules.c.alias == rule.alias)
+            transaction.connection.execute(rules.delete().where(same))
+            requirements = {"protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
+            if rule != empty:
+                row = {**requirements, "protected": int(rule.protected)}
                 transaction.connection.execute(rules.insert().values(task=rule.task, alias=rule.alias, **row))
-            transaction.record("rule", rule.task, alias=rule.alias, details=asks)
+            transaction.record("rule", rule.task, alias=rule.alias, details=requirements)
 
         self.write(change)
 
     def set_tag(self, task: str, version: int, key: str, value: str | None) -> None:
-        """Set a tag of a version, or of the task where the version is 0; None takes it away."""
+        """Set a tag of a version, or of the task where the version is 0; None deletes it."""
 
         def change(transaction: Transaction) -> None:
             if version:
-                require(transaction.queries, task, version)
+                require_version(transaction.queries, task, version)
             current = transaction.queries.tags(task, version).get(key)
             if current == value:
                 return
-            place = (tags.c.task == task) & (tags.c.version == version) & (tags.c.key == key)
-            transaction.connection.execute(tags.delete().where(place))
+            same = (tags.c.task == task) & (tags.c.version == version) & (tags.c.key == key)
+            transaction.connection.execute(tags.delete().where(same))
             if value is not None:
                 transaction.connection.execute(tags.insert().values(task=task, version=version, key=key, value=value))
             transaction.record("tag", task, version=version or None, details={"key": key, "value": value})
 
         self.write(change)
 
-    def remove(self, task: str, wanted: Ref | None, *, tenant: str | None = None) -> Removal:
-        """Make one version or, where none is named, all of them invisible; raise as `leaving` does."""
+    def remove(self, task: str, ref: Ref | None, *, tenant: str | None = None) -> Removal:
+        """Make one version invisible, or without a ref all of the task; raise as `removable_versions` does."""
 
         def change(transaction: Transaction) -> Removal:
-            rows, whole = leaving(transaction.queries, task, wanted), wanted is None
+            rows = removable_versions(transaction.queries, task, ref)
             removal = removal_of(transaction.queries, task, rows, tenant=tenant)
-            if whole and LATEST in transaction.queries.aliases(task):
-                delete_alias(transaction, task, LATEST)
+            if ref is None and LATEST in transaction.queries.aliases(task):
+                transaction.delete_alias(task, LATEST)
             for row in rows:
                 event = transaction.record("rm", task, version=row.version)
-                mark_removed(transaction, task, row.version, event.at)
+                set_removed(transaction, task, row.version, event.at)
             return removal
 
         return self.write(change)
 
     def restore(self, task: str, version: int | None) -> list[int]:
-        """Bring back one removed version, or all, and point `latest` at the newest where it names none."""
+        """Restore one removed version, or all of them; a task without `latest` gets it again, at its newest version."""
 
         def change(transaction: Transaction) -> list[int]:
-            gone = [row for row in transaction.queries.versions(task, removed=True) if row.removed_at is not None]
-            chosen = [row for row in gone if version in (None, row.version)]
+            removed = [row for row in transaction.queries.versions(task, removed=True) if row.removed_at is not None]
+            chosen = [row for row in removed if version in (None, row.version)]
             if not chosen:
-                wanted = f"{task}:{version}" if version else task
+                name = f"{task}:{version}" if version else task
                 raise VersionNotFoundError(
-                    f"{wanted} has nothing to restore: it was not removed, or `onetrunk gc` has freed it"
+                    f"{name} has nothing to restore: it was not removed, or `collect_garbage(store)` has freed it"
                 )
             for row in chosen:
                 transaction.record("restore", task, version=row.version)
-                mark_removed(transaction, task, row.version, None)
+                set_removed(transaction, task, row.version, None)
             if LATEST not in transaction.queries.aliases(task):
                 newest = max(row.version for row in transaction.queries.versions(task))
-                write_alias(transaction, task, LATEST, newest, current=None)
+                transaction.write_alias(task, LATEST, newest, current=None)
             return [row.version for row in chosen]
 
         return self.write(change)
 
     def put_key(self, key: ApiKey) -> ApiKey:
         """Keep an API key; its time of creation is the event's."""
-
-        def change(transaction: Transaction) -> ApiKey:
-            if transaction.queries.key(key.id) is not None:
-                raise ConflictError(f"API key {key.id[:40]!r} is there already: make one with another id")
-            details = {"tenant": key.tenant, "scopes": list(key.scopes), "sha256": key.sha256}
-            event = transaction.record("key", key.id, details=details)
-            kept = ApiKey(key.id, key.tenant, key.scopes, key.sha256, event.at)
-            transaction.connection.execute(keys.insert().values(**{**asdict(kept), "scopes": " ".join(key.scopes)}))
-            return kept
-
-        return self.write(change)
+        return self.write(partial(put_key, key=key))
 
     def revoke_key(self, identifier: str) -> None:
-        """Make a key worthless from now on; revoking twice changes nothing."""
-
-        def change(transaction: Transaction) -> None:
-            key = transaction.queries.key(identifier)
-            if key is None:
-                raise NotFoundError(f"no API key {identifier[:40]!r}: see `onetrunk key ls`")
-            if key.revoked_at is None:
-                event = transaction.record("key-revoke", identifier)
-                transaction.connection.execute(keys.update().where(keys.c.id == identifier).values(revoked_at=event.at))
-
-        self.write(change)
+        """Revoke a key; revoking it twice changes nothing."""
+        self.write(partial(revoke_key, identifier=identifier))
 
     def lease(
         self, identifier: str, digests: Iterable[str], *, holder: str, expires_at: float, served: bool = False
     ) -> None:
-        """Hold digests until a time; a lease of served versions may be renewed, and they must still be there."""
+        """Hold digests until a time; a lease of served versions may be renewed, and the versions must still exist."""
         take = serve_lease if served else take_lease
         self.write(
             lambda transaction: take(transaction, identifier, digests, holder=holder, expires_at=expires_at),
@@ -309,15 +245,14 @@ class Catalogue:
         self.write(lambda transaction: release_lease(transaction, identifier), historic=False)
 
     def purge(self, before: str) -> list[str]:
-        """Forget versions removed before a time (ISO 8601); return `TASK:NUMBER` of each."""
+        """Purge versions removed up to a time (ISO 8601); return `TASK:NUMBER` of each."""
 
         def change(transaction: Transaction) -> list[str]:
-            gone = [
-                row for row in transaction.queries.versions(removed=True) if row.removed_at and row.removed_at <= before
-            ]
-            for row in gone:
+            rows = transaction.queries.versions(removed=True)
+            outdated = [row for row in rows if row.removed_at and row.removed_at <= before]
+            for row in outdated:
                 transaction.record("purge", row.task, version=row.version)
                 purge_version(transaction, row.task, row.version)
-            return [f"{row.task}:{row.version}" for row in gone]
+            return [f"{row.task}:{row.version}" for row in outdated]
 
         return self.write(change)

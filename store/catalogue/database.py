@@ -1,4 +1,4 @@
-"""The engine that changes the catalogue: SQLite in the store's folder, or whatever an URL names."""
+"""The database of the catalogue: an SQLite file, or a server by its SQLAlchemy URL."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from store.queries.sqlite import connect, translated
 Statement = sa.Insert | sa.Update | sa.Delete
 Parameters = dict[str, object]
 Execute = Callable[..., int]
-"""Run a statement, made once at import, with rows of named parameters, every one given; return how many it changed."""
+"""Run a statement built at import with one or more rows of named parameters; return how many rows it changed."""
 
 QUEUE = 0x6F6E6574  # names the advisory lock on PostgreSQL: "onet"
 
@@ -32,7 +32,7 @@ class Database:
 
     def __init__(self, path: Path | None, *, url: str | None, read_only: bool) -> None:
         self.url = url
-        self.place = str(path) if path is not None else _shown(url or "")
+        self.place = str(path) if path is not None else _without_password(url or "")
         self.path = path
         self._engine = _sqlite_engine(path, read_only=read_only) if path is not None else _server_engine(url or "")
         self._pid = os.getpid()
@@ -62,8 +62,8 @@ class Database:
 
     @contextmanager
     def _queued(self) -> Iterator[None]:
-        # SQLite's writers poll for its lock with growing naps, so that of sixteen most sleep while it is free.
-        # The kernel's file lock wakes the next at once; it only orders them, what is right stays SQLite's matter.
+        # SQLite's writers poll for its lock with growing sleeps, so that of sixteen most sleep while it is free.
+        # The kernel's file lock wakes the next at once. It only orders them: SQLite's own lock protects the data.
         if self.path is None:
             yield
             return
@@ -82,14 +82,14 @@ class Database:
 
 
 def selecting(connection: sa.Connection) -> Select:
-    """Let a reader ask within this transaction."""
+    """Return what runs queries within this transaction."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # a tenth of the time, within the lock that bounds all writers
 
-        def ask(sql: str, **parameters: object) -> Iterable[Row]:
+        def select_directly(sql: str, **parameters: object) -> Iterable[Row]:
             return driver.execute(sql, parameters)
 
-        return ask
+        return select_directly
 
     def select(sql: str, **parameters: object) -> Iterable[Row]:
         return (tuple(row) for row in connection.execute(_text(sql), parameters))
@@ -98,15 +98,15 @@ def selecting(connection: sa.Connection) -> Select:
 
 
 def executing(connection: sa.Connection) -> Execute:
-    """Let a statement run within this transaction, for one row of parameters or for many."""
+    """Return what runs a statement within this transaction, for one row of parameters or many."""
     driver = connection.connection.driver_connection
     if isinstance(driver, sqlite3.Connection):  # as above
 
-        def run(statement: Statement, *rows: Parameters) -> int:
+        def execute_directly(statement: Statement, *rows: Parameters) -> int:
             sql = _sqlite_text(statement)
             return (driver.execute(sql, rows[0]) if len(rows) == 1 else driver.executemany(sql, rows)).rowcount
 
-        return run
+        return execute_directly
 
     def execute(statement: Statement, *rows: Parameters) -> int:
         return int(connection.execute(statement, rows[0] if len(rows) == 1 else rows).rowcount)
@@ -153,32 +153,36 @@ def _sqlite_engine(path: Path, *, read_only: bool) -> sa.Engine:
     return engine
 
 
-def _shown(url: str) -> str:
-    return url.rpartition("@")[2]  # no password in a message
+def _without_password(url: str) -> str:
+    return url.rpartition("@")[2]
 
 
 @contextmanager
 def typed(place: str) -> Iterator[None]:
-    """Turn what the driver raises into our errors."""
+    """Raise our errors for those of the driver."""
     try:
         yield
     except PoolTimeout as error:
-        raise ConflictError(f"the catalogue {place} has no connection free ({error}): let others end") from None
+        raise ConflictError(
+            f"the catalogue {place} has no free connection ({error}): wait until other work ends"
+        ) from None
     except DBAPIError as error:
-        raise _ours(error, place) from None
+        raise _translated(error, place) from None
     except sqlite3.Error as error:
         raise translated(error, place) from None
 
 
-def _ours(error: DBAPIError, place: str) -> BaseException:
+def _translated(error: DBAPIError, place: str) -> BaseException:
     cause = error.orig
     if isinstance(cause, sqlite3.Error):
         return translated(cause, place)
     line = (str(cause).strip().splitlines() or ["no answer"])[0]
     if isinstance(error, sa.exc.ProgrammingError):  # a table is missing
-        return IntegrityError(f"the catalogue {place} is damaged ({line}): restore it from a copy, or name its own one")
+        return IntegrityError(
+            f"the catalogue {place} is damaged ({line}): restore it from a copy, or name another with `catalogue=`"
+        )
     if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError):
         return StorageError(
-            f"the catalogue {place} does not answer ({line}): see that the database runs and is reached"
+            f"the catalogue {place} does not answer ({line}): check that the database runs and is reachable"
         )
     return error

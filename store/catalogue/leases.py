@@ -1,4 +1,4 @@
-"""Leases in the catalogue: what a publish in flight or a replica holds, so that it is neither removed nor collected."""
+"""Leases in the catalogue: they protect what a publish in flight or a replica holds from removal and collection."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from store.catalogue.transaction import Transaction
 from store.errors import ConflictError, VersionNotFoundError
 
 PUBLISHING = "publish"
-"""Who holds the blobs of a publish in flight: they stay, but what they are published as already may be removed."""
+"""The holder of the blobs of a publish in flight: they stay, but versions that have them already may be removed."""
 
-# Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+# Built once: building a statement costs SQLAlchemy more than SQLite takes to run it.
 INSERT_LEASE = leases.insert()
 INSERT_HOLDS = holds.insert()
 RENEW = leases.update().where(leases.c.id == sa.bindparam("of_lease")).values(expires_at=sa.bindparam("until"))
 EXPIRES = sa.select(leases.c.expires_at).where(leases.c.id == sa.bindparam("lease"))
 HELD = sa.select(holds.c.digest).where(holds.c.lease == sa.bindparam("lease"))
 DROP = holds.delete().where(holds.c.lease == sa.bindparam("of_lease"), holds.c.digest == sa.bindparam("of_digest"))
-THERE = (
+AVAILABLE = (
     sa.select(versions.c.task)
     .where(versions.c.digest == sa.bindparam("digest"), versions.c.removed_at.is_(None))
     .limit(1)
@@ -40,17 +40,17 @@ def take_lease(transaction: Transaction, lease: str, digests: Iterable[str], *, 
 def serve_lease(
     transaction: Transaction, lease: str, digests: Iterable[str], *, holder: str, expires_at: float
 ) -> None:
-    """Let the lease hold these versions and no others; raise unless those that it did not hold are still there."""
-    wanted, until = set(digests), transaction.connection.scalar(EXPIRES, {"lease": lease})
+    """Let the lease hold exactly these versions; raise where one that it did not hold yet is not available."""
+    served, until = set(digests), transaction.connection.scalar(EXPIRES, {"lease": lease})
     held = set(transaction.connection.scalars(HELD, {"lease": lease})) if until is not None else set()
-    _check_there(transaction, wanted if until is None or until <= time.time() else wanted - held)
+    _check_available(transaction, served if until is None or until <= time.time() else served - held)
     if until is None:
-        take_lease(transaction, lease, wanted, holder=holder, expires_at=expires_at)
+        take_lease(transaction, lease, served, holder=holder, expires_at=expires_at)
         return
     transaction.execute(RENEW, {"of_lease": lease, "until": expires_at})
-    if gone := held - wanted:
-        transaction.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(gone)))
-    _insert(transaction, lease, wanted - held)
+    if dropped := held - served:
+        transaction.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(dropped)))
+    _insert(transaction, lease, served - held)
 
 
 def release_lease(transaction: Transaction, lease: str) -> None:
@@ -59,7 +59,7 @@ def release_lease(transaction: Transaction, lease: str) -> None:
 
 
 def end_lease(transaction: Transaction, lease: str) -> None:
-    """Let go of what a publish held; raise `ConflictError` where that is gone and its blobs may be, too."""
+    """End the lease of a publish; raise `ConflictError` where it has expired, as its blobs may have been collected."""
     transaction.execute(END_HOLDS, {"of_lease": lease})
     if transaction.execute(END_VALID, {"of_lease": lease, "now": time.time()}) != 1:
         raise ConflictError(
@@ -67,10 +67,10 @@ def end_lease(transaction: Transaction, lease: str) -> None:
         )
 
 
-def _check_there(transaction: Transaction, digests: set[str]) -> None:
-    """Raise `VersionNotFoundError` unless each manifest is of a version that is there."""
+def _check_available(transaction: Transaction, digests: set[str]) -> None:
+    """Raise `VersionNotFoundError` unless each digest is of a version that is not removed."""
     for digest in sorted(digests):
-        if transaction.connection.execute(THERE, {"digest": digest}).first() is None:
+        if transaction.connection.execute(AVAILABLE, {"digest": digest}).first() is None:
             raise VersionNotFoundError(f"version sha256:{digest[:16]}… was removed: name another")
 
 

@@ -1,4 +1,4 @@
-"""The catalogue's tables beside the state that the history adds up to: compared, and filled from it."""
+"""Compare the tables of the catalogue with the state that the history replays to, and fill them from it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ import sqlalchemy as sa
 
 from store.adapters.manifests import entry_of
 from store.backends.blobs import Blobs
-from store.catalogue.replay import Published, State
-from store.catalogue.schema import aliases, backbones, keys, meta, named, rules, tags, tasks, versions
-from store.catalogue.versions import names_of, row_of
+from store.catalogue.api_keys import row_of_key
+from store.catalogue.replay import CatalogueState, PublishedVersion
+from store.catalogue.schema import aliases, backbones, keys, meta, rules, tags, tasks, version_blobs, versions
+from store.catalogue.versions import blob_rows, row_of
 from store.errors import FormatError, IntegrityError
 from store.queries.reader import CATALOGUE_FORMAT, Queries
 from store.queries.references import read_backbone_record, read_manifest
 from store.queries.sql import UNREADABLE
 from store.records.blob import Blob
-from store.records.events import ApiKey, BackboneRow
+from store.records.events import BackboneRow
 from store.records.listing import CatalogueEntry, VersionRow
 from store.records.refs import tenant_of
 
@@ -28,64 +29,65 @@ CHUNK = 1000  # rows inserted at a time
 K = TypeVar("K")
 V = TypeVar("V")
 
-REMEDY = "it was changed behind the history; restore the catalogue from a copy, or move it away and `onetrunk rebuild`"
+REMEDY = (
+    "it was changed behind the history; restore the catalogue from a copy, or move it "
+    "away and rebuild it with `rebuild(url)`"
+)
 
 
-def differences(state: State, reader: Queries) -> Iterator[tuple[str, str]]:
-    """Yield, with its owner, everything that a table says and the history does not, or the other way round."""
-    yield from _compare_versions(state, reader)
-    yield from _compare("next version", reader.next_versions(), state.next_versions, str)
-    yield from _compare("tenant of", reader.tenants(), {task: tenant_of(task) for task in state.next_versions}, str)
-    moved = {(task, alias): version for task, alias, version in reader.all_aliases()}
-    yield from _compare("alias", moved, state.aliases, _at)
-    said = {(task, version, key): value for task, version, key, value in reader.all_tags()}
-    yield from _compare("tag", said, state.tags, lambda place: f"{place[0]}:{place[1]} {place[2]}")
-    asked = {(rule.task, rule.alias): rule for rule in reader.rules()}
-    yield from _compare("rule", asked, state.rules, _at)
-    yield from _compare("backbone", {row.fingerprint: row for row in reader.backbones()}, state.backbones, str)
-    yield from _compare("API key", {key.id: key for key in reader.keys(None)}, state.keys, str)
+def differences(state: CatalogueState, queries: Queries) -> Iterator[tuple[str, str]]:
+    """Yield what differs between the tables and the state, as pairs of owner and problem."""
+    yield from _compare_versions(state, queries)
+    yield from _compare("next version", queries.next_versions(), state.next_versions, str)
+    yield from _compare("tenant of", queries.tenants(), {task: tenant_of(task) for task in state.next_versions}, str)
+    aliases_now = {(task, alias): version for task, alias, version in queries.all_aliases()}
+    yield from _compare("alias", aliases_now, state.aliases, _at)
+    tags_now = {(task, version, key): value for task, version, key, value in queries.all_tags()}
+    yield from _compare("tag", tags_now, state.tags, lambda key: f"{key[0]}:{key[1]} {key[2]}")
+    rules_now = {(rule.task, rule.alias): rule for rule in queries.rules()}
+    yield from _compare("rule", rules_now, state.rules, _at)
+    yield from _compare("backbone", {row.fingerprint: row for row in queries.backbones()}, state.backbones, str)
+    yield from _compare("API key", {key.id: key for key in queries.api_keys()}, state.keys, str)
 
 
-def _compare_versions(state: State, reader: Queries) -> Iterator[tuple[str, str]]:
+def _compare_versions(state: CatalogueState, queries: Queries) -> Iterator[tuple[str, str]]:
     """Compare task by task: a store may hold more versions than memory should hold twice."""
-    said: defaultdict[str, dict[str, Published]] = defaultdict(dict)
+    expected: defaultdict[str, dict[str, PublishedVersion]] = defaultdict(dict)
     for (task, number), published in state.versions.items():
-        said[task][f"{task}:{number}"] = published
-    for task in sorted({*said, *reader.all_tasks()}):
+        expected[task][f"{task}:{number}"] = published
+    for task in sorted({*expected, *queries.all_tasks()}):
         table = {
-            f"{task}:{row.version}": Published(
+            f"{task}:{row.version}": PublishedVersion(
                 row.manifest.sha256, row.manifest.nbytes, row.backbone, row.published_at, row.removed_at
             )
-            for row in reader.versions(task, removed=True)
+            for row in queries.versions(task, removed=True)
         }
-        yield from _compare("version", table, said[task], str)
+        yield from _compare("version", table, expected[task], str)
 
 
-def _at(place: tuple[object, object]) -> str:
-    return f"{place[0]}@{place[1]}"
+def _at(key: tuple[object, object]) -> str:
+    return f"{key[0]}@{key[1]}"
 
 
 def _compare(
-    kind: str, table: Mapping[K, V], said: Mapping[K, V], name: Callable[[K], str]
+    kind: str, table: Mapping[K, V], state: Mapping[K, V], name: Callable[[K], str]
 ) -> Iterator[tuple[str, str]]:
-    for place in sorted(table.keys() | said.keys(), key=str):
-        if table.get(place) != said.get(place):
-            yield (
-                name(place),
-                f"{kind} {name(place)} is {table.get(place)}, the history says {said.get(place)}: {REMEDY}",
-            )
+    for key in sorted(table.keys() | state.keys(), key=str):
+        if table.get(key) != state.get(key):
+            owner = name(key)
+            yield owner, f"{kind} {owner} is {table.get(key)}, the history says {state.get(key)}: {REMEDY}"
 
 
 class ManifestReader:
-    """Read what the history does not say: manifests and records; what cannot be read is told in `problems`, a line
-    each, and keeps its name and its digest.
+    """Read what the history does not record: manifests and backbone records. `problems` has a line for each that
+    cannot be read; its version or backbone keeps its name and digest.
     """
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self.problems: list[str] = []
 
-    def version(self, task: str, number: int, published: Published) -> CatalogueEntry:
+    def version(self, task: str, number: int, published: PublishedVersion) -> CatalogueEntry:
         manifest = Blob(published.digest, published.nbytes)
         row = VersionRow(task, number, manifest, published.published_at, None, published.backbone, ())
         try:
@@ -104,39 +106,35 @@ class ManifestReader:
         return {**asdict(row), "weights": sha256, "weights_nbytes": nbytes}
 
 
-def fill(connection: sa.Connection, state: State, describing: ManifestReader) -> None:
+def fill(connection: sa.Connection, state: CatalogueState, manifests: ManifestReader) -> None:
     """Write the whole state into empty tables."""
     connection.execute(meta.insert().values(key="format", value=str(CATALOGUE_FORMAT)))
-    _insert(connection, backbones, (describing.backbone(row) for row in state.backbones.values()))
+    _insert(connection, backbones, (manifests.backbone(row) for row in state.backbones.values()))
     _insert(
         connection,
         tasks,
         ({"task": t, "tenant": tenant_of(t), "next_version": n} for t, n in state.next_versions.items()),
     )
     rows: list[dict[str, object]] = []
-    names: list[dict[str, object]] = []
+    blobs: list[dict[str, object]] = []
     for (task, version), published in state.versions.items():
-        entry = describing.version(task, version, published)
-        kept = {"backbone": published.backbone, "removed_at": published.removed_at}
-        rows.append({"task": task, "version": version, **row_of(entry, published.published_at), **kept})
-        names += names_of(task, version, entry)
+        entry = manifests.version(task, version, published)
+        recorded = {"backbone": published.backbone, "removed_at": published.removed_at}
+        rows.append({"task": task, "version": version, **row_of(entry, published.published_at), **recorded})
+        blobs += blob_rows(task, version, entry)
         if len(rows) == CHUNK:
             _insert(connection, versions, iter(rows))
-            _insert(connection, named, iter(names))
-            rows, names = [], []
+            _insert(connection, version_blobs, iter(blobs))
+            rows, blobs = [], []
     _insert(connection, versions, iter(rows))
-    _insert(connection, named, iter(names))
+    _insert(connection, version_blobs, iter(blobs))
     _insert(connection, aliases, ({"task": t, "alias": a, "version": v} for (t, a), v in state.aliases.items()))
     _insert(connection, tags, ({"task": t, "version": n, "key": k, "value": v} for (t, n, k), v in state.tags.items()))
     _insert(connection, rules, ({**asdict(r), "protected": int(r.protected)} for r in state.rules.values()))
-    _insert(connection, keys, (_key(key) for key in state.keys.values()))
+    _insert(connection, keys, (row_of_key(key) for key in state.keys.values()))
 
 
 def _insert(connection: sa.Connection, table: sa.Table, rows: Iterator[dict[str, object]]) -> None:
     values = list(rows)
     if values:
         connection.execute(table.insert(), values)
-
-
-def _key(key: ApiKey) -> dict[str, object]:
-    return {**asdict(key), "scopes": " ".join(key.scopes)}

@@ -1,11 +1,12 @@
-"""What is to go, whether it may, and what that would free."""
+"""Removing versions: which ones, whether they may be removed, and the bytes that this frees."""
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
-from store.catalogue.aliases import check_unused
-from store.errors import TaskNotFoundError, VersionNotFoundError
+from store.catalogue.leases import PUBLISHING
+from store.errors import InUseError, TaskNotFoundError, VersionNotFoundError
 from store.queries.reader import Queries
 from store.records.events import LATEST
 from store.records.listing import VersionRow
@@ -14,31 +15,47 @@ from store.records.refs import Ref
 
 @dataclass(frozen=True)
 class Removal:
-    """What was removed (`TASK:NUMBER`), and the bytes that the collector will free for it."""
+    """The versions removed (`TASK:NUMBER`), and the bytes that the next collection frees for them."""
 
     versions: tuple[str, ...]
     freed_nbytes: int
 
 
-def leaving(reader: Queries, task: str, wanted: Ref | None) -> list[VersionRow]:
-    """Return the version named, or all of the task; raise `InUseError` while an alias or a lease holds one of them.
+def removable_versions(queries: Queries, task: str, ref: Ref | None) -> list[VersionRow]:
+    """Return the version of the ref, or all of the task; raise `InUseError` while an alias or a lease holds one.
 
-    That every task has its `latest` does not hold a task that goes as a whole.
+    The alias `latest` does not hold the versions of a task that is removed as a whole.
     """
-    if wanted is None:
-        rows = reader.versions(task)
+    if ref is None:
+        rows = queries.versions(task)
         if not rows:
-            raise TaskNotFoundError(f"no task {task!r}: see `onetrunk ls`")
+            raise TaskNotFoundError(f"no task {task!r}: see `store.search()`")
     else:
-        row = reader.find(task, version=wanted.version, digest=wanted.digest, alias=wanted.alias)
+        row = queries.find(task, version=ref.version, digest=ref.digest, alias=ref.alias)
         if row is None:
-            raise VersionNotFoundError(f"no such version of {task}: see `onetrunk ls {task}`")
+            raise VersionNotFoundError(f"no such version of {task}: see `store.versions(task)`")
         rows = [row]
     for row in rows:
-        check_unused(reader, row, but=(LATEST,) if wanted is None else ())
+        _check_unused(queries, row, ignore=(LATEST,) if ref is None else ())
     return rows
 
 
-def removal_of(reader: Queries, task: str, rows: list[VersionRow], *, tenant: str | None) -> Removal:
+def removal_of(queries: Queries, task: str, rows: list[VersionRow], *, tenant: str | None) -> Removal:
     numbers = [row.version for row in rows]
-    return Removal(tuple(f"{task}:{number}" for number in numbers), reader.freed_nbytes(task, numbers, tenant=tenant))
+    return Removal(tuple(f"{task}:{number}" for number in numbers), queries.freed_nbytes(task, numbers, tenant=tenant))
+
+
+def _check_unused(queries: Queries, row: VersionRow, *, ignore: tuple[str, ...]) -> None:
+    """Raise `InUseError` while an alias, other than those to ignore, or a lease holds the version."""
+    aliases = [alias for alias in row.aliases if alias not in ignore]
+    if aliases:
+        raise InUseError(
+            f"{row.task}:{row.version} is named by alias {', '.join(aliases)}: point it at another version first, "
+            "with `store.set_alias(task, alias, version)`"
+        )
+    holders = [h for h in queries.holders(row.manifest.sha256, now_s=time.time()) if h != PUBLISHING]
+    if holders:
+        raise InUseError(
+            f"{row.task}:{row.version} is in use by {', '.join(holders[:3])}: its lease expires five minutes after the "
+            "last request for it, or ends when the server stops"
+        )

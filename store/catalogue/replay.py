@@ -1,8 +1,8 @@
-"""What a history adds up to."""
+"""Replay the history: from its events to the state of the catalogue."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from sys import intern
 from typing import cast
@@ -15,8 +15,8 @@ from store.records.events import GENESIS, AliasRule, ApiKey, BackboneRow, Event
 
 
 @dataclass(frozen=True, slots=True)
-class Published:
-    """A version as the history knows it: its manifest's digest and size in bytes, and the backbone's fingerprint."""
+class PublishedVersion:
+    """A version in the history: its manifest's digest and size in bytes, and the backbone's fingerprint."""
 
     digest: str
     nbytes: int
@@ -26,20 +26,20 @@ class Published:
 
 
 @dataclass
-class State:
-    """All that the catalogue says, but for leases and marks of the collector, which do not outlive a disaster."""
+class CatalogueState:
+    """All that the catalogue holds, except for leases and marks, which a rebuild does not bring back."""
 
     identity: str = ""
     backbones: dict[str, BackboneRow] = field(default_factory=dict)
     next_versions: dict[str, int] = field(default_factory=dict)
-    versions: dict[tuple[str, int], Published] = field(default_factory=dict)
+    versions: dict[tuple[str, int], PublishedVersion] = field(default_factory=dict)
     aliases: dict[tuple[str, str], int] = field(default_factory=dict)
     rules: dict[tuple[str, str], AliasRule] = field(default_factory=dict)
     tags: dict[tuple[str, int, str], str] = field(default_factory=dict)
     keys: dict[str, ApiKey] = field(default_factory=dict)
 
     def apply(self, event: Event) -> None:
-        """Take one event in; those of format 1 are summed up by the `migrate` event after them."""
+        """Apply one event; events of format 1 are skipped, as the `migrate` event after them has their whole state."""
         if event.action == "create":
             self.identity = event.subject
         elif event.batch is not None:
@@ -57,19 +57,11 @@ class State:
                 ) from None
 
 
-def fold(events: Iterable[Event]) -> State:
-    """Add up a history from its start: obviously right, and slow."""
-    state = State()
-    for event in events:
-        state.apply(event)
-    return state
-
-
 def _details(event: Event) -> dict[str, object]:
     return dict(event.details or {})
 
 
-def _backbone(state: State, event: Event) -> None:
+def _backbone(state: CatalogueState, event: Event) -> None:
     details = _details(event)
     fingerprint = cast(str, details["fingerprint"])
     state.backbones[fingerprint] = BackboneRow(
@@ -77,29 +69,29 @@ def _backbone(state: State, event: Event) -> None:
     )
 
 
-def _backbone_rm(state: State, event: Event) -> None:
+def _backbone_rm(state: CatalogueState, event: Event) -> None:
     del state.backbones[cast(str, _details(event)["fingerprint"])]
 
 
-def _publish(state: State, event: Event) -> None:
+def _publish(state: CatalogueState, event: Event) -> None:
     details, number = _details(event), cast(int, event.version)
     state.next_versions[event.subject] = number + 1
-    state.versions[event.subject, number] = Published(
+    state.versions[event.subject, number] = PublishedVersion(
         cast(str, event.digest), cast(int, details["nbytes"]), intern(cast(str, details["backbone"])), event.at
     )
 
 
-def _alias(state: State, event: Event) -> None:
+def _alias(state: CatalogueState, event: Event) -> None:
     if event.alias is None or event.version is None:
         raise ValueError
     state.aliases[event.subject, event.alias] = event.version
 
 
-def _alias_rm(state: State, event: Event) -> None:
+def _alias_rm(state: CatalogueState, event: Event) -> None:
     del state.aliases[event.subject, cast(str, event.alias)]
 
 
-def _rule(state: State, event: Event) -> None:
+def _rule(state: CatalogueState, event: Event) -> None:
     rule = AliasRule(event.subject, cast(str, event.alias), **cast(dict[str, bool], _details(event)))
     if rule == AliasRule(rule.task, rule.alias):
         state.rules.pop((rule.task, rule.alias), None)
@@ -107,33 +99,33 @@ def _rule(state: State, event: Event) -> None:
         state.rules[rule.task, rule.alias] = rule
 
 
-def _tag(state: State, event: Event) -> None:
+def _tag(state: CatalogueState, event: Event) -> None:
     details = _details(event)
-    place = (event.subject, event.version or 0, cast(str, details["key"]))
+    key = (event.subject, event.version or 0, cast(str, details["key"]))
     if details["value"] is None:
-        del state.tags[place]
+        del state.tags[key]
     else:
-        state.tags[place] = cast(str, details["value"])
+        state.tags[key] = cast(str, details["value"])
 
 
-def _rm(state: State, event: Event) -> None:
-    place = (event.subject, cast(int, event.version))
-    state.versions[place] = replace(state.versions[place], removed_at=event.at)
+def _rm(state: CatalogueState, event: Event) -> None:
+    key = (event.subject, cast(int, event.version))
+    state.versions[key] = replace(state.versions[key], removed_at=event.at)
 
 
-def _restore(state: State, event: Event) -> None:
-    place = (event.subject, cast(int, event.version))
-    state.versions[place] = replace(state.versions[place], removed_at=None)
+def _restore(state: CatalogueState, event: Event) -> None:
+    key = (event.subject, cast(int, event.version))
+    state.versions[key] = replace(state.versions[key], removed_at=None)
 
 
-def _purge(state: State, event: Event) -> None:
+def _purge(state: CatalogueState, event: Event) -> None:
     number = cast(int, event.version)
     del state.versions[event.subject, number]
-    for place in [place for place in state.tags if place[:2] == (event.subject, number)]:
-        del state.tags[place]
+    for key in [key for key in state.tags if key[:2] == (event.subject, number)]:
+        del state.tags[key]
 
 
-def _key(state: State, event: Event) -> None:
+def _key(state: CatalogueState, event: Event) -> None:
     details = _details(event)
     state.keys[event.subject] = ApiKey(
         event.subject,
@@ -144,21 +136,21 @@ def _key(state: State, event: Event) -> None:
     )
 
 
-def _key_revoke(state: State, event: Event) -> None:
+def _key_revoke(state: CatalogueState, event: Event) -> None:
     state.keys[event.subject] = replace(state.keys[event.subject], revoked_at=event.at)
 
 
-def _migrate(state: State, event: Event) -> None:
-    """Take the whole state of a store of format 1, which its own events do not say in full."""
+def _migrate(state: CatalogueState, event: Event) -> None:
+    """Set the whole state of a store of format 1, whose own events do not record all of it."""
     details = cast(dict[str, list[list[object]]], _details(event))
     state.backbones = {cast(str, row[1]): BackboneRow(*cast(list[str], row)) for row in details["backbones"]}  # type: ignore[arg-type]
     for task, version, *rest in details["versions"]:
-        state.versions[cast(str, task), cast(int, version)] = Published(*cast(list[str], rest))  # type: ignore[arg-type]
+        state.versions[cast(str, task), cast(int, version)] = PublishedVersion(*cast(list[str], rest))  # type: ignore[arg-type]
     state.next_versions = {cast(str, task): cast(int, number) for task, number in details["next_versions"]}
     state.aliases = {(cast(str, t), cast(str, a)): cast(int, v) for t, a, v in details["aliases"]}
 
 
-APPLY: Mapping[str, Callable[[State, Event], None]] = {
+APPLY: Mapping[str, Callable[[CatalogueState, Event], None]] = {
     "backbone": _backbone,
     "backbone-rm": _backbone_rm,
     "publish": _publish,
@@ -175,8 +167,8 @@ APPLY: Mapping[str, Callable[[State, Event], None]] = {
 }
 
 
-def snapshot_details(state: State) -> dict[str, object]:
-    """Write what `migrate` reads."""
+def snapshot_details(state: CatalogueState) -> dict[str, object]:
+    """Return the state as the details of a `migrate` event."""
     return {
         "backbones": [[r.name, r.fingerprint, r.record, r.record_nbytes] for r in state.backbones.values()],
         "versions": [
@@ -188,8 +180,8 @@ def snapshot_details(state: State) -> dict[str, object]:
     }
 
 
-def replay(backend: Backend) -> Iterator[Event]:
-    """Yield the history that the journal holds; raise `IntegrityError` where it is not one unbroken chain."""
+def read_journal(backend: Backend) -> Iterator[Event]:
+    """Yield the events of the journal; raise `IntegrityError` where they are not one unbroken chain."""
     number, previous = 1, GENESIS
     for key in sorted(file.path for file in backend.list(JOURNAL) if JOURNAL_KEY.fullmatch(file.path)):
         place = backend.locate(key)
@@ -198,7 +190,7 @@ def replay(backend: Backend) -> Iterator[Event]:
         except FormatError as error:
             raise IntegrityError(f"{error}; the journal is damaged there: restore the file from a copy") from None
         if not events or key != journal_key(events[0].number):
-            raise IntegrityError(f"{place} does not hold the events that it should: restore it from a copy")
+            raise IntegrityError(f"{place} does not hold the events that its name says: restore it from a copy")
         for event in events:
             if (event.number, event.previous) != (number, previous):
                 raise IntegrityError(
@@ -209,6 +201,6 @@ def replay(backend: Backend) -> Iterator[Event]:
             yield event
 
 
-def decode_events(data: bytes, what: str) -> list[Event]:
-    """Decode one journal object: an event a line."""
-    return [decode(Event, line, what, newest=0) for line in data.splitlines()]
+def decode_events(data: bytes, where: str) -> list[Event]:
+    """Decode one journal object, which has one event a line; `where` it lies is for messages."""
+    return [decode(Event, line, where, newest=0) for line in data.splitlines()]

@@ -35,8 +35,8 @@ tasks = sa.Table(
     schema,
     sa.Column("task", NAME, primary_key=True),
     sa.Column("tenant", NAME, nullable=False),
-    sa.Column("next_version", sa.Integer, nullable=False),  # survives the versions: no number is given twice
-    sa.Index("tasks_by_tenant", "tenant", "task"),  # what one tenant lists must not take longer for what others have
+    sa.Column("next_version", sa.Integer, nullable=False),  # outlives the versions: no number is used again
+    sa.Index("tasks_by_tenant", "tenant", "task"),  # a tenant's listing must not take longer for the tasks of others
 )
 versions = sa.Table(
     "versions",
@@ -56,7 +56,7 @@ versions = sa.Table(
     sa.UniqueConstraint("task", "digest"),
     sa.Index("versions_by_digest", "digest"),
 )
-named = sa.Table(
+version_blobs = sa.Table(
     "named",
     schema,
     sa.Column("task", NAME, primary_key=True),
@@ -107,7 +107,7 @@ holds = sa.Table(
     sa.Column("digest", DIGEST, primary_key=True),
     sa.Index("holds_by_digest", "digest"),
 )
-condemned = sa.Table(
+marks = sa.Table(
     "condemned",
     schema,
     sa.Column("digest", DIGEST, primary_key=True),

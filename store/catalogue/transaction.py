@@ -1,4 +1,4 @@
-"""One open transaction on the catalogue, and what it records of itself."""
+"""One open transaction on the catalogue, which records its own events."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from collections.abc import Mapping
 
 import sqlalchemy as sa
 
+from store.catalogue.aliases import check_rule, rule_of
 from store.catalogue.database import executing, selecting
-from store.catalogue.schema import history
+from store.catalogue.schema import aliases, history
 from store.queries.reader import Queries
 from store.records.blob import canonical_json
 from store.records.events import COLUMNS, GENESIS, Event, now
+from store.records.evidence import Certificate
 
-INSERT = history.insert()
+# Built once: building a statement costs SQLAlchemy more than SQLite takes to run it.
+INSERT_EVENT = history.insert()
+SAME_ALIAS = (aliases.c.task == sa.bindparam("of_task")) & (aliases.c.alias == sa.bindparam("of_alias"))
+INSERT_ALIAS = aliases.insert()
+UPDATE_ALIAS = aliases.update().where(SAME_ALIAS).values(version=sa.bindparam("to_version"))
+DELETE_ALIAS = aliases.delete().where(SAME_ALIAS)
 
 
 def row_of_event(event: Event) -> dict[str, object]:
@@ -21,7 +28,7 @@ def row_of_event(event: Event) -> dict[str, object]:
 
 
 class Transaction:
-    """One open transaction: asks with `reader`, records each event, and knows the events recorded so far."""
+    """One open transaction: `queries` read within it, and `events` are those that it has recorded so far."""
 
     def __init__(self, connection: sa.Connection, actor: str | None) -> None:
         self.connection = connection
@@ -48,7 +55,7 @@ class Transaction:
         number = 1 if last is None else last.number + 1
         event = Event(
             number=number,
-            at=max(now(), last.at if last else ""),  # a clock that was set back must not turn the history around
+            at=max(now(), last.at if last else ""),  # a clock that was set back must not reverse the history
             action=action,
             subject=subject,
             version=version,
@@ -59,7 +66,37 @@ class Transaction:
             details=details,
             batch=self.events[0].number if self.events else number,
         )
-        self.execute(INSERT, row_of_event(event))
+        self.execute(INSERT_EVENT, row_of_event(event))
         self.events.append(event)
         self._last = event
         return event
+
+    def move_alias(
+        self,
+        task: str,
+        alias: str,
+        version: int,
+        certificate: Certificate | None,
+        *,
+        force: bool,
+        rollback: bool = False,
+    ) -> None:
+        """Point the alias at the version, unless it does so already; raise where its rule does not allow it."""
+        current = self.queries.aliases(task).get(alias)
+        if current == version:
+            return
+        check_rule(rule_of(self.queries, task, alias), f"{task}:{version}", certificate, force=force)
+        self.write_alias(task, alias, version, current=current, rollback=rollback)
+
+    def write_alias(self, task: str, alias: str, version: int, *, current: int | None, rollback: bool = False) -> None:
+        """Point the alias at the version, whatever its rule; `current` is the version that it points at now."""
+        if current is None:
+            self.execute(INSERT_ALIAS, {"task": task, "alias": alias, "version": version})
+        else:
+            self.execute(UPDATE_ALIAS, {"of_task": task, "of_alias": alias, "to_version": version})
+        details = {"from": current, **({"rollback": True} if rollback else {})}
+        self.record("alias", task, version=version, alias=alias, details=details)
+
+    def delete_alias(self, task: str, alias: str) -> None:
+        self.execute(DELETE_ALIAS, {"of_task": task, "of_alias": alias})
+        self.record("alias-rm", task, alias=alias)

@@ -6,37 +6,46 @@ import sqlite3
 
 import sqlalchemy as sa
 
-from store.catalogue.schema import condemned, named, tags, tasks, versions
+from store.catalogue.schema import marks, tags, tasks, version_blobs, versions
 from store.catalogue.transaction import Transaction
-from store.errors import BackboneNotFoundError, ConflictError, InvalidNameError
+from store.errors import BackboneNotFoundError, VersionNotFoundError
 from store.queries.reader import Queries
-from store.records.blob import SHA256
-from store.records.listing import CatalogueEntry
+from store.records.listing import CatalogueEntry, VersionRow
 from store.records.refs import tenant_of
 
-# Made once: to build a statement costs SQLAlchemy more than SQLite takes to run it.
+# Built once: building a statement costs SQLAlchemy more than SQLite takes to run it.
 KNOWN = "SELECT version, removed_at FROM versions WHERE task = :task AND digest = :digest"
 NEXT = "SELECT next_version FROM tasks WHERE task = :task"
 INSERT_VERSION = versions.insert()
-INSERT_NAMES = named.insert()
+INSERT_BLOBS = version_blobs.insert()
 INSERT_TASK = tasks.insert()
-TAKE = tasks.update().where(tasks.c.task == sa.bindparam("of_task")).values(next_version=sa.bindparam("to_version"))
-MARK = (
+SAME_TASK = tasks.c.task == sa.bindparam("of_task")
+TAKE_NUMBER = tasks.update().where(SAME_TASK).values(next_version=sa.bindparam("to_version"))
+SET_REMOVED = (
     versions.update()
     .where(versions.c.task == sa.bindparam("of_task"), versions.c.version == sa.bindparam("of_version"))
     .values(removed_at=sa.bindparam("at"))
 )
 
 
+def require_version(queries: Queries, task: str, version: int) -> VersionRow:
+    row = queries.find(task, version=version)
+    if row is None:
+        raise VersionNotFoundError(f"no version {task}:{version}: see `store.versions(task)`")
+    return row
+
+
 def add_version(transaction: Transaction, task: str, entry: CatalogueEntry) -> int:
-    """Return the number of the version with this manifest, a new one unless the task has it."""
-    found = next(iter(transaction.select(KNOWN, task=task, digest=entry.manifest.sha256)), None)
-    if found is None:
+    """Return the number of the version with this manifest: the one that the task has, restored if removed, or a new
+    one.
+    """
+    known = next(iter(transaction.select(KNOWN, task=task, digest=entry.manifest.sha256)), None)
+    if known is None:
         return _insert(transaction, task, entry)
-    number, removed_at = found
+    number, removed_at = known
     if removed_at is not None:
         transaction.record("restore", task, version=number)
-        mark_removed(transaction, task, number, None)
+        set_removed(transaction, task, number, None)
     return int(number)
 
 
@@ -51,11 +60,11 @@ def _insert(transaction: Transaction, task: str, entry: CatalogueEntry) -> int:
     )
     try:
         transaction.execute(INSERT_VERSION, {"task": task, "version": number, **row_of(entry, event.at)})
-    except (sqlite3.IntegrityError, sa.exc.IntegrityError):  # another process can have taken away what it refers to
+    except (sqlite3.IntegrityError, sa.exc.IntegrityError):  # another process may have removed the backbone
         raise BackboneNotFoundError(
             f"backbone {entry.backbone[:16]}… of {task} has just been removed: add it again, then publish"
         ) from None
-    transaction.execute(INSERT_NAMES, *names_of(task, number, entry))
+    transaction.execute(INSERT_BLOBS, *blob_rows(task, number, entry))
     return number
 
 
@@ -75,42 +84,33 @@ def row_of(entry: CatalogueEntry, published_at: str) -> dict[str, object]:
     }
 
 
-def names_of(task: str, version: int, entry: CatalogueEntry) -> list[dict[str, object]]:
+def blob_rows(task: str, version: int, entry: CatalogueEntry) -> list[dict[str, object]]:
+    """Return a row for each blob that the version references."""
     blobs = sorted({entry.manifest, *entry.blobs}, key=lambda blob: blob.sha256)
     return [{"task": task, "version": version, "digest": blob.sha256, "nbytes": blob.nbytes} for blob in blobs]
 
 
 def _take_number(transaction: Transaction, task: str) -> int:
-    found = next(iter(transaction.select(NEXT, task=task)), None)
-    if found is None:
+    row = next(iter(transaction.select(NEXT, task=task)), None)
+    if row is None:
         transaction.execute(INSERT_TASK, {"task": task, "tenant": tenant_of(task), "next_version": 2})
         return 1
-    (number,) = found
-    transaction.execute(TAKE, {"of_task": task, "to_version": number + 1})
+    (number,) = row
+    transaction.execute(TAKE_NUMBER, {"of_task": task, "to_version": number + 1})
     return int(number)
 
 
-def mark_removed(transaction: Transaction, task: str, version: int, at: str | None) -> None:
-    transaction.execute(MARK, {"of_task": task, "of_version": version, "at": at})
+def set_removed(transaction: Transaction, task: str, version: int, at: str | None) -> None:
+    """Set the time (ISO 8601) at which the version was removed; None restores it."""
+    transaction.execute(SET_REMOVED, {"of_task": task, "of_version": version, "at": at})
 
 
 def purge_version(transaction: Transaction, task: str, version: int) -> None:
-    pardon(transaction, [digest for digest, _ in transaction.queries.names_of(task)[version]])
-    for table in (tags, named, versions):
+    unmark(transaction, [digest for digest, _ in transaction.queries.blobs_by_version(task)[version]])
+    for table in (tags, version_blobs, versions):
         transaction.connection.execute(table.delete().where((table.c.task == task) & (table.c.version == version)))
 
 
-def pardon(transaction: Transaction, digests: list[str]) -> None:
-    """Let the grace time of blobs begin anew: they were condemned before, and something has named them since."""
-    transaction.connection.execute(condemned.delete().where(condemned.c.digest.in_(digests)))
-
-
-def check_backbone_name(reader: Queries, name: str, fingerprint: str) -> None:
-    """Raise `ConflictError` where another backbone has the name, `InvalidNameError` where it could be a fingerprint."""
-    if SHA256.fullmatch(name):
-        raise InvalidNameError(f"backbone name {name!r} looks like a fingerprint: choose another with --as")
-    holder = reader.backbone(name)
-    if holder is not None and holder.name == name and holder.fingerprint != fingerprint:
-        raise ConflictError(
-            f"backbone name {name!r} is taken by fingerprint {holder.fingerprint}: choose another for {fingerprint}"
-        )
+def unmark(transaction: Transaction, digests: list[str]) -> None:
+    """Start the grace time of blobs again: a mark set before something referenced them no longer counts."""
+    transaction.connection.execute(marks.delete().where(marks.c.digest.in_(digests)))

@@ -1,4 +1,4 @@
-"""What the same tasks would take in other ways: as models of their own, uncut, in memory."""
+"""What the same tasks would take in other forms: as whole models, pruned or deduplicated, and in memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SERVING = 2  # bfloat16
 
 @dataclass(frozen=True)
 class Counterfactuals:
-    """What the latest versions would take as models of their own, adapters merged in, headers not counted.
+    """Bytes that the latest versions would take as whole models with merged adapters, without headers.
 
     Pruned copies keep blocks 1..depth in fp32; deduplicated copies are full fp32 ones that store equal tensors once:
     a task then owns the linear maps that it adapts, and its head.
@@ -35,14 +35,14 @@ class Counterfactuals:
 
 @dataclass(frozen=True)
 class Resident:
-    """Memory with every task loaded as stored: one backbone and all adapters, and a whole model a task."""
+    """Bytes in memory with every task loaded: one backbone and all adapters, or one whole model for each task."""
 
     shared_nbytes: int
     copies_nbytes: int
 
 
 @dataclass(frozen=True)
-class Measured:
+class TaskTensors:
     """A task's latest version with the headers of its two tensor files."""
 
     version: Version
@@ -60,15 +60,15 @@ class Measured:
 
     @property
     def adapted(self) -> Counter[str]:
-        """Parameters of the linear maps and norms that the task adapts; what stands beside attention has none."""
+        """Parameters of each linear map and norm that the task adapts; parallel adapters adapt none."""
         linear, norm = self.record.modules, 2 * self.record.dim
         modules = (m for m in self.version.manifest.adapter.modules if not m.endswith(PARALLEL_SITES))
         return Counter({m: math.prod(linear[m]) if m in linear else norm for m in modules})
 
 
-def measure(blobs: Blobs, version: Version, records: Mapping[str, BackboneRecord]) -> Measured:
+def read_tensors(blobs: Blobs, version: Version, records: Mapping[str, BackboneRecord]) -> TaskTensors:
     manifest = version.manifest
-    return Measured(
+    return TaskTensors(
         version,
         records[manifest.backbone],
         _header(blobs, manifest.adapter.weights),
@@ -77,50 +77,50 @@ def measure(blobs: Blobs, version: Version, records: Mapping[str, BackboneRecord
 
 
 def _header(blobs: Blobs, blob: Blob) -> dict[str, TensorInfo]:
-    what = blobs.locate(blob)
-    size = min(header_nbytes(blobs.prefix(blob, 8), what), blob.nbytes)
-    return parse_header(blobs.prefix(blob, size), blob.nbytes, what)
+    path = blobs.locate(blob)
+    size = min(header_nbytes(blobs.prefix(blob, 8), path), blob.nbytes)
+    return parse_header(blobs.prefix(blob, size), blob.nbytes, path)
 
 
-def saved_by_cut(task: Measured) -> int:
-    """Return the payload that the blocks above the cut would take, each as much as an adapted block does on average."""
+def saved_by_cut(task: TaskTensors) -> int:
+    """Return the bytes that adapters above the cut would take, each block as much as an adapted one on average."""
     manifest = task.version.manifest
     adapted = {block_number(module) for module in manifest.adapter.modules} - {0}
     payload = sum(info.nbytes for name, info in task.adapter.items() if "blocks." in name)
     return payload * (task.record.blocks - manifest.depth) // max(1, len(adapted))
 
 
-def counterfactuals(tasks: list[Measured]) -> Counterfactuals:
-    by_trunk: defaultdict[str, list[Measured]] = defaultdict(list)
+def counterfactuals(tasks: list[TaskTensors]) -> Counterfactuals:
+    by_backbone: defaultdict[str, list[TaskTensors]] = defaultdict(list)
     for task in tasks:
-        by_trunk[task.record.id.fingerprint].append(task)
+        by_backbone[task.record.id.fingerprint].append(task)
     full = sum(task.record.parameters + task.head_parameters for task in tasks)
     pruned = sum(_kept_parameters(task) + task.head_parameters for task in tasks)
     return Counterfactuals(
         full_copies_fp32=FP32 * full,
         full_copies_serving_dtype=SERVING * full,
         pruned_copies=FP32 * pruned,
-        deduplicated_copies=FP32 * sum(map(_deduplicated, by_trunk.values())),
+        deduplicated_copies=FP32 * sum(map(_deduplicated, by_backbone.values())),
     )
 
 
-def _kept_parameters(task: Measured) -> int:
+def _kept_parameters(task: TaskTensors) -> int:
     cut = task.record.blocks - task.version.manifest.depth
     return task.record.parameters - cut * task.record.block_parameters
 
 
-def _deduplicated(tasks: list[Measured]) -> int:
-    """Return the parameters of tasks on one backbone: of its own tensors, those that some task leaves as they are."""
+def _deduplicated(tasks: list[TaskTensors]) -> int:
+    """Return the parameters of tasks on one backbone: their own, and those of the backbone that a task shares."""
     own = sum(task.adapted.total() + task.head_parameters for task in tasks)
     replaced = set.intersection(*(set(task.adapted) for task in tasks))
     return tasks[0].record.parameters - sum(tasks[0].adapted[module] for module in replaced) + own
 
 
-def resident(tasks: list[Measured]) -> Resident:
-    trunks = {task.record.id.fingerprint: task.record.nbytes for task in tasks}
+def resident(tasks: list[TaskTensors]) -> Resident:
+    backbones = {task.record.id.fingerprint: task.record.nbytes for task in tasks}
     heads = sum(info.nbytes for task in tasks for info in task.head.values())
     return Resident(
-        shared_nbytes=sum(trunks.values()) + sum(task.payload_nbytes for task in tasks),
+        shared_nbytes=sum(backbones.values()) + sum(task.payload_nbytes for task in tasks),
         copies_nbytes=sum(task.record.nbytes for task in tasks) + heads,
     )
 

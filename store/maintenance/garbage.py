@@ -1,15 +1,16 @@
-"""Free what nothing names, in two steps with a grace time between, so that nothing at work loses what it needs.
+"""Free what nothing references, in two steps with a grace time between them: mark and sweep.
 
-A blob that no version, backbone or lease names is condemned. One that was condemned longer ago than the grace time,
-and that nothing has named since, is swept. A publish takes a lease on its blobs before it looks whether they exist,
-and the sweep looks for leases and deletes within one write transaction; writers come one at a time, so a publish
-either is seen by the sweep or begins after it.
+A blob that no version, backbone or lease references is marked. One that has been marked for longer than the grace
+time, and that nothing has referenced since, is swept: deleted. A publish takes a lease on its blobs before it looks
+whether they exist, and the sweep looks for leases and deletes within one write transaction. There is one writer at a
+time, so the sweep sees the lease of a publish, or the publish begins after it.
 """
 
 from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -18,8 +19,8 @@ import sqlalchemy as sa
 
 from store.backends.base import Backend, StoredFile
 from store.backends.blobs import Blobs
-from store.backends.layout import BLOBS, blob_key, is_leftover
-from store.catalogue.schema import backbones, condemned, holds, leases, named
+from store.backends.layout import BLOBS, blob_key, is_temporary
+from store.catalogue.schema import backbones, holds, leases, marks, version_blobs
 from store.catalogue.transaction import Transaction
 from store.errors import IntegrityError, InvalidSettingError
 from store.queries.reader import Queries
@@ -32,148 +33,156 @@ BATCH = 200  # blobs deleted in one transaction, while other writers wait
 
 @dataclass(frozen=True)
 class GarbageReport:
-    """What a collection did, or in a dry run would do: versions purged, blobs freed and condemned, and leftovers of
-    writers that died. Freed bytes are those of blobs and leftovers.
+    """What a collection did, or in a dry run would do: versions purged, blobs freed and marked, and orphaned temporary
+    files deleted. `freed_nbytes` counts blobs and orphaned files.
     """
 
     purged: tuple[str, ...]
     freed: tuple[str, ...]
     freed_nbytes: int
-    condemned: tuple[str, ...]
-    condemned_nbytes: int
-    leftovers: tuple[str, ...]
+    marked: tuple[str, ...]
+    marked_nbytes: int
+    orphaned: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the report for JSON; its keys are older than the words of this class."""
+        return {
+            "purged": self.purged,
+            "freed": self.freed,
+            "freed_nbytes": self.freed_nbytes,
+            "condemned": self.marked,
+            "condemned_nbytes": self.marked_nbytes,
+            "leftovers": self.orphaned,
+        }
 
 
 def collect_garbage(store: Store, *, grace_s: float = 3600, dry_run: bool = False, wait: bool = False) -> GarbageReport:
-    """Purge, condemn and sweep; with `wait`, stay for the grace time so that all is swept that is condemned now."""
+    """Purge, mark and sweep; with `wait`, sleep for the grace time and sweep what is marked now."""
     store.check_writable()
-    backend, blobs, catalogue, reader = store.backend, store.blobs, store.catalogue, store.queries
     if not 0 <= grace_s < math.inf:
-        raise InvalidSettingError(f"grace {grace_s:g} s is no time to wait: use 0 or above")
-    start = time.time()
+        raise InvalidSettingError(f"grace {grace_s:g} s is not a valid time: use 0 or more")
+    backend, catalogue, start = store.backend, store.catalogue, time.time()
     before = datetime.fromtimestamp(start - grace_s, UTC).isoformat(timespec="milliseconds")
     files = {f.sha256: f for f in backend.list(BLOBS) if f.sha256 is not None}
-    leftovers = [f for f in backend.list() if is_leftover(f.path) and f.modified_at <= start - grace_s]
+    orphaned = [f for f in backend.list() if is_temporary(f.path) and f.modified_at <= start - grace_s]
     if dry_run:
-        _check_readable(reader, blobs, purged_before=before)
-        return _foresee(reader, files, leftovers, before=before, start=start, grace_s=grace_s, all_now=wait)
+        _check_readable(store.queries, store.blobs, purged_before=before)
+        latest = math.inf if wait else start - grace_s
+        purged, due, marked = _foresee(store.queries, set(files), before=before, start=start, latest=latest)
+        return _report(files, purged, due, marked, orphaned)
     purged = catalogue.purge(before)
-    _check_readable(reader, blobs)
-    marked = catalogue.write(lambda transaction: _mark(transaction, set(files), start), historic=False)
+    _check_readable(store.queries, store.blobs)
+    since = catalogue.write(lambda transaction: _mark(transaction, set(files), start), historic=False)
     if wait:
         time.sleep(grace_s)
-    limit = (time.time() if wait else start) - grace_s  # however long it took to come here
-    due = [digest for digest, since in marked.items() if since <= limit]
+    latest = (time.time() if wait else start) - grace_s  # however long the steps before took
+    due = [digest for digest, marked_at in since.items() if marked_at <= latest]
     freed: list[str] = []
     for first in range(0, len(due), BATCH):
-        chosen = due[first : first + BATCH]
-        freed += catalogue.write(partial(_sweep, backend=backend, digests=chosen), historic=False)
-    backend.delete([f.path for f in leftovers])
-    left = sorted(marked.keys() - set(freed))
-    return _collection(files, purged, freed, left, leftovers)
+        batch = due[first : first + BATCH]
+        freed += catalogue.write(partial(_sweep, backend=backend, digests=batch), historic=False)
+    backend.delete([f.path for f in orphaned])
+    return _report(files, purged, freed, sorted(since.keys() - set(freed)), orphaned)
 
 
 def _mark(transaction: Transaction, present: set[str], now_s: float) -> dict[str, float]:
-    """Condemn what nothing names and pardon what something names; return since when each is condemned."""
+    """Mark what nothing references, unmark what something references; return since when each blob is marked."""
     connection = transaction.connection
     expired = sa.select(leases.c.id).where(leases.c.expires_at <= time.time())
     connection.execute(holds.delete().where(holds.c.lease.in_(expired)))
     connection.execute(leases.delete().where(leases.c.expires_at <= time.time()))
-    unnamed = present - live_digests(transaction.queries)
-    since = {row.digest: row.since for row in connection.execute(sa.select(condemned))}
-    pardoned = [{"gone": digest} for digest in since.keys() - unnamed]
-    if pardoned:
-        connection.execute(condemned.delete().where(condemned.c.digest == sa.bindparam("gone")), pardoned)
-    new = sorted(unnamed - since.keys())
+    unreferenced = present - live_digests(transaction.queries)
+    since = {row.digest: row.since for row in connection.execute(sa.select(marks))}
+    _delete_marks(connection, sorted(since.keys() - unreferenced))
+    new = sorted(unreferenced - since.keys())
     if new:
-        connection.execute(condemned.insert(), [{"digest": digest, "since": now_s} for digest in new])
-    return {digest: since.get(digest, now_s) for digest in sorted(unnamed)}
+        connection.execute(marks.insert(), [{"digest": digest, "since": now_s} for digest in new])
+    return {digest: since.get(digest, now_s) for digest in sorted(unreferenced)}
 
 
 def _sweep(transaction: Transaction, *, backend: Backend, digests: list[str]) -> list[str]:
-    """Delete those that are still condemned and unnamed; return them."""
+    """Delete those that are still marked and not referenced; return them."""
     connection = transaction.connection
-    still = [digest for digest in digests if _is_condemned(connection, digest) and not _is_named(connection, digest)]
-    backend.delete([blob_key(digest) for digest in still])
-    if still:
-        gone = [{"gone": digest} for digest in still]
-        connection.execute(condemned.delete().where(condemned.c.digest == sa.bindparam("gone")), gone)
-    return still
+    swept = [digest for digest in digests if _is_marked(connection, digest) and not _is_referenced(connection, digest)]
+    backend.delete([blob_key(digest) for digest in swept])
+    _delete_marks(connection, swept)
+    return swept
 
 
-def _is_condemned(connection: sa.Connection, digest: str) -> bool:
-    row = connection.execute(sa.select(condemned.c.digest).where(condemned.c.digest == digest)).first()
+def _delete_marks(connection: sa.Connection, digests: list[str]) -> None:
+    if digests:
+        rows = [{"of_digest": digest} for digest in digests]
+        connection.execute(marks.delete().where(marks.c.digest == sa.bindparam("of_digest")), rows)
+
+
+def _is_marked(connection: sa.Connection, digest: str) -> bool:
+    row = connection.execute(sa.select(marks.c.digest).where(marks.c.digest == digest)).first()
     return row is not None
 
 
-def _is_named(connection: sa.Connection, digest: str) -> bool:
+def _is_referenced(connection: sa.Connection, digest: str) -> bool:
     held = sa.select(holds.c.digest).join(leases, leases.c.id == holds.c.lease)
-    asked = (
-        sa.select(named.c.digest).where(named.c.digest == digest),
+    selects = (
+        sa.select(version_blobs.c.digest).where(version_blobs.c.digest == digest),
         sa.select(backbones.c.record).where(sa.or_(backbones.c.record == digest, backbones.c.weights == digest)),
         held.where(holds.c.digest == digest, leases.c.expires_at > time.time()),
     )
-    return any(connection.execute(question.limit(1)).first() is not None for question in asked)
+    return any(connection.execute(select.limit(1)).first() is not None for select in selects)
 
 
-def live_digests(reader: Queries, *, purged_before: str | None = None) -> set[str]:
-    """Return every digest that a version, a backbone or a lease names, but for versions about to be purged."""
-    gone = {(row.task, row.version) for row in _outdated(reader, purged_before)}
-    live = {blob.sha256 for task, version, blob, _ in reader.named() if (task, version) not in gone}
-    live |= {blob.sha256 for _, blob in reader.backbone_blobs()}
-    return live | {digest for lease in reader.leases(now_s=time.time()) for digest in lease.digests}
+def live_digests(queries: Queries, *, purged_before: str | None = None) -> set[str]:
+    """Return every digest that a version, backbone or lease references, except by versions about to be purged."""
+    purged = {(row.task, row.version) for row in _outdated(queries, purged_before)}
+    live = {blob.sha256 for task, version, blob, _ in queries.version_blobs() if (task, version) not in purged}
+    live |= {blob.sha256 for _, blob in queries.backbone_blobs()}
+    return live | {digest for lease in queries.leases(now_s=time.time()) for digest in lease.digests}
 
 
-def _outdated(reader: Queries, before: str | None) -> list[VersionRow]:
-    rows = reader.versions(removed=True) if before else []
+def _outdated(queries: Queries, before: str | None) -> list[VersionRow]:
+    rows = queries.versions(removed=True) if before else []
     return [row for row in rows if row.removed_at and before and row.removed_at <= before]
 
 
-def _check_readable(reader: Queries, blobs: Blobs, *, purged_before: str | None = None) -> None:
-    """Raise `IntegrityError` where it is unknown what a version or a backbone names: its blobs would seem unnamed."""
-    gone = {(row.task, row.version) for row in _outdated(reader, purged_before)}
-    for task, version in reader.unreadable():
-        if (task, version) not in gone:
+def _check_readable(queries: Queries, blobs: Blobs, *, purged_before: str | None = None) -> None:
+    """Raise `IntegrityError` where the blobs of a version or backbone are unknown: they would seem unreferenced."""
+    purged = {(row.task, row.version) for row in _outdated(queries, purged_before)}
+    for task, version in queries.unreadable():
+        if (task, version) not in purged:
             raise IntegrityError(
-                f"the manifest of {task}:{version} could not be read when the catalogue was rebuilt, and names blobs "
-                "that nobody knows: restore it, move the catalogue away and `onetrunk rebuild`, or remove the version"
+                f"the manifest of {task}:{version} could not be read when the catalogue was rebuilt, so its blobs are "
+                "unknown: restore it and rebuild the catalogue with `rebuild(url)`, or remove the version"
             )
-    for row in reader.backbones(without_weights=True):
+    for row in queries.backbones(without_weights=True):
         if read_backbone_record(blobs, row).weights is not None:
             raise IntegrityError(
-                f"the catalogue does not know the weights of backbone {row.name}: move it away and `onetrunk rebuild`"
+                f"the catalogue does not know the weights of backbone {row.name}: move it away and rebuild it "
+                "with `rebuild(url)`"
             )
 
 
 def _foresee(
-    reader: Queries,
-    files: dict[str, StoredFile],
-    leftovers: list[StoredFile],
-    *,
-    before: str,
-    start: float,
-    grace_s: float,
-    all_now: bool,
-) -> GarbageReport:
-    purged = [f"{row.task}:{row.version}" for row in _outdated(reader, before)]
-    unnamed = sorted(files.keys() - live_digests(reader, purged_before=before))
-    since = reader.condemned()
-    due = [d for d in unnamed if all_now or since.get(d, start) <= start - grace_s]
-    return _collection(files, purged, due, [d for d in unnamed if d not in set(due)], leftovers)
+    queries: Queries, present: set[str], *, before: str, start: float, latest: float
+) -> tuple[list[str], list[str], list[str]]:
+    """Return what a collection would purge, free and leave marked; it frees blobs marked up to the time `latest`."""
+    purged = [f"{row.task}:{row.version}" for row in _outdated(queries, before)]
+    unreferenced = sorted(present - live_digests(queries, purged_before=before))
+    since = queries.marks()
+    due = [digest for digest in unreferenced if since.get(digest, start) <= latest]
+    return purged, due, [digest for digest in unreferenced if digest not in set(due)]
 
 
-def _collection(
-    files: dict[str, StoredFile],
+def _report(
+    files: Mapping[str, StoredFile],
     purged: list[str],
     freed: list[str],
-    left: list[str],
-    leftovers: list[StoredFile],
+    marked: list[str],
+    orphaned: list[StoredFile],
 ) -> GarbageReport:
     return GarbageReport(
         purged=tuple(purged),
         freed=tuple(sorted(freed)),
-        freed_nbytes=sum(files[d].nbytes for d in freed) + sum(f.nbytes for f in leftovers),
-        condemned=tuple(left),
-        condemned_nbytes=sum(files[d].nbytes for d in left),
-        leftovers=tuple(f.path for f in leftovers),
+        freed_nbytes=sum(files[d].nbytes for d in freed) + sum(f.nbytes for f in orphaned),
+        marked=tuple(marked),
+        marked_nbytes=sum(files[d].nbytes for d in marked),
+        orphaned=tuple(f.path for f in orphaned),
     )

@@ -1,4 +1,4 @@
-"""Where every byte of the store is, and what the same tasks would take in other ways."""
+"""The storage report: what every byte of the store is for, and what the same tasks would take in other forms."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from store.backends.base import StoredFile
 from store.backends.layout import kind_of
 from store.maintenance.counterfactuals import (
     Counterfactuals,
-    Measured,
     Resident,
+    TaskTensors,
     counterfactuals,
-    measure,
+    read_tensors,
     resident,
     saved_by_cut,
 )
@@ -30,7 +30,7 @@ class TaskReport:
     """The latest version of a task; payload + header + manifest are its bytes, and so are unique + shared.
 
     Payload is tensors, header what safetensors puts before them, manifest the rest: manifest, config and class names.
-    Shared bytes are of blobs that another task names too. Deleting frees what only this task names, in any version.
+    Shared bytes are of blobs that another task references too. Deleting the task frees blobs that only it references.
     """
 
     task: str
@@ -50,7 +50,7 @@ class TaskReport:
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """A backbone; one whose weights are kept elsewhere stores its record alone."""
+    """A backbone; where its weights are kept elsewhere, the store has its record alone."""
 
     name: str
     fingerprint: str
@@ -64,10 +64,9 @@ class BackboneReport:
 class StorageReport:
     """`total = live + reclaimable + garbage + overhead`, each the sum of the sizes of files.
 
-    Live are blobs that a version or a backbone names, reclaimable those that none does (any more), overhead the
-    catalogue, the journal and the store's identity, garbage every other file; `quarantined` is the part of the garbage
-    that was set aside as damaged, and that nothing deletes. `run_blocks` of `all_blocks` is the compute of one image
-    a task.
+    Live blobs are referenced by a version or a backbone, reclaimable ones by none. Overhead is the catalogue, the
+    journal and the store's identity; garbage is every other file. `quarantined` is the part of the garbage that was
+    set aside as damaged; nothing deletes it. One image for each task takes `run_blocks` of `all_blocks`.
     """
 
     total_nbytes: int
@@ -93,19 +92,19 @@ class StorageReport:
 
 
 def storage_report(store: ReadOnlyStore) -> StorageReport:
-    """Count the store as it is now; every call reads the catalogue, headers and sizes anew."""
-    # The catalogue first, and at rest when the files are counted: its log is then part of its file.
+    """Report on the store as it is now; each call reads the catalogue, tensor headers and file sizes again."""
+    # Read the catalogue first and close it before files are counted: its log is then part of its file.
     versions = store.versions()
     backbones = [(row, read_backbone_record(store.blobs, row)) for row in store.queries.backbones()]
     records = {row.fingerprint: record for row, record in backbones}
-    used = [use for row, record in backbones for use in backbone_references(row, record)]
-    used += [use for v in versions for use in version_references(v.task, v.version, v.manifest_blob, v.manifest)]
-    owned = _owned(used)
+    references = [r for row, record in backbones for r in backbone_references(row, record)]
+    references += [r for v in versions for r in version_references(v.task, v.version, v.manifest_blob, v.manifest)]
+    owned = _owned(references)
     latest = {version.task: version for version in versions}
-    tasks = [measure(store.blobs, version, records) for version in latest.values()]
+    tasks = [read_tensors(store.blobs, version, records) for version in latest.values()]
     counts = Counter(version.task for version in versions)
     store.release_connections()
-    sizes = _classify(store.backend.list(), {use.blob.sha256 for use in used})
+    sizes = _classify(store.backend.list(), {reference.blob.sha256 for reference in references})
     return StorageReport(
         total_nbytes=sum(file.nbytes for kind in sizes.values() for file in kind),
         live_nbytes=sum(file.nbytes for file in sizes["live"]),
@@ -115,7 +114,7 @@ def storage_report(store: ReadOnlyStore) -> StorageReport:
         quarantined_nbytes=sum(f.nbytes for f in sizes["garbage"] if kind_of(f.path) == "quarantine"),
         garbage_files=tuple(sorted(file.path for file in sizes["garbage"])),
         tasks=tuple(_task_report(task, counts[task.version.task], owned[task.version.task]) for task in tasks),
-        backbones=tuple(_backbone_report(record, used, tasks) for record in records.values()),
+        backbones=tuple(_backbone_report(record, references, tasks) for record in records.values()),
         counterfactuals=counterfactuals(tasks),
         resident=resident(tasks),
         run_blocks=sum(task.version.manifest.depth for task in tasks),
@@ -124,7 +123,7 @@ def storage_report(store: ReadOnlyStore) -> StorageReport:
 
 
 def _classify(files: Iterable[StoredFile], live: set[str]) -> defaultdict[str, list[StoredFile]]:
-    """Give every file exactly one kind, which makes the identity of the report hold by construction."""
+    """Give every file exactly one kind, so that the sum of the report holds by construction."""
     kinds: defaultdict[str, list[StoredFile]] = defaultdict(list)
     for file in files:
         kind = kind_of(file.path)
@@ -134,19 +133,19 @@ def _classify(files: Iterable[StoredFile], live: set[str]) -> defaultdict[str, l
     return kinds
 
 
-def _owned(used: list[BlobReference]) -> defaultdict[str | None, set[Blob]]:
-    """Return the blobs that one task alone names, by task."""
-    namers: defaultdict[Blob, set[str | None]] = defaultdict(set)
-    for use in used:
-        namers[use.blob].add(use.task)
+def _owned(references: list[BlobReference]) -> defaultdict[str | None, set[Blob]]:
+    """Return the blobs that one task alone references, by task."""
+    tasks_of: defaultdict[Blob, set[str | None]] = defaultdict(set)
+    for reference in references:
+        tasks_of[reference.blob].add(reference.task)
     owned: defaultdict[str | None, set[Blob]] = defaultdict(set)
-    for blob, tasks in namers.items():
+    for blob, tasks in tasks_of.items():
         if len(tasks) == 1:
             owned[next(iter(tasks))].add(blob)
     return owned
 
 
-def _task_report(task: Measured, versions: int, own: set[Blob]) -> TaskReport:
+def _task_report(task: TaskTensors, versions: int, own: set[Blob]) -> TaskReport:
     version, manifest = task.version, task.version.manifest
     unique = sum(blob.nbytes for blob in own & {*manifest.blobs, version.manifest_blob})
     tensors = manifest.adapter.weights.nbytes + manifest.head.weights.nbytes
@@ -167,8 +166,10 @@ def _task_report(task: Measured, versions: int, own: set[Blob]) -> TaskReport:
     )
 
 
-def _backbone_report(record: BackboneRecord, used: list[BlobReference], tasks: list[Measured]) -> BackboneReport:
-    own = {use.blob for use in used if use.task is None and use.owner == f"backbone {record.name}"}
+def _backbone_report(
+    record: BackboneRecord, references: list[BlobReference], tasks: list[TaskTensors]
+) -> BackboneReport:
+    own = {r.blob for r in references if r.task is None and r.owner == f"backbone {record.name}"}
     return BackboneReport(
         name=record.name,
         fingerprint=record.id.fingerprint,

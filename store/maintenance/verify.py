@@ -1,4 +1,4 @@
-"""Is everything still what it was when it was published?"""
+"""Verify a store: is everything still what it was when it was published?"""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from functools import partial
 
 from store.backends.layout import BLOBS, blob_key
 from store.catalogue.reconcile import REMEDY, differences
-from store.catalogue.replay import State
+from store.catalogue.replay import CatalogueState
 from store.errors import FormatError, IntegrityError
 from store.maintenance.verify_versions import Finding, WorkerPool, checking_versions, disagreement, report_unreadable
 from store.queries.reader import Queries
@@ -22,132 +22,135 @@ from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 ALL = -(1 << 63)
-LOOKS = 3  # at a store that others change meanwhile, before what is found is believed
+ATTEMPTS = 3  # at a store that others change meanwhile, before findings are reported
 
 
-def verify(shelf: Store, *, metadata_only: bool = False, quarantine: bool = False, processes: int = 0) -> list[Finding]:
-    """Follow the history from its start, compare it with every table and the journal, read every manifest and record,
-    and unless `metadata_only` hash every blob, named or not.
+def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = False, processes: int = 0) -> list[Finding]:
+    """Replay the history, compare it with every table and the journal, read every manifest and backbone record, and
+    unless `metadata_only` hash every blob, referenced or not.
 
-    `quarantine` sets damaged blobs aside, so that what they were can be put again; nothing is ever deleted.
-    With `processes`, that many others read the manifests meanwhile: they import the caller's main module, which
-    must be guarded as `multiprocessing` says.
+    `quarantine` sets damaged blobs aside, so that they can be written again; nothing is ever deleted.
+    With `processes`, so many other processes read the manifests: they import the caller's main module, which must be
+    guarded as `multiprocessing` requires.
 
-    A version that is purged and collected while we look is no damage: where others were at work, look again.
+    A version that is purged and collected meanwhile is not damaged: where others changed the store, verify again.
     """
     if quarantine:
-        shelf.check_writable()
-    journal, place = shelf.journal, shelf.catalogue.database.place
-    reopen = partial(type(shelf).open, shelf.url, catalogue=shelf.catalogue.database.url)
-    elsewhere = WorkerPool(processes, reopen) if processes else None
+        store.check_writable()
+    journal, place = store.journal, store.catalogue.database.place
+    reopen = partial(type(store).open, store.url, catalogue=store.catalogue.database.url)
+    workers = WorkerPool(processes, reopen) if processes else None
     findings: list[Finding] = []
-    for _ in range(LOOKS):
-        before = _last_event(shelf)
-        with _checking_file(shelf, place, beside=elsewhere is not None) as of_file:
-            others = [*_look(shelf, journal, place, elsewhere, metadata_only=metadata_only, quarantine=quarantine)]
-            findings = [*of_file(), *others]
-        if not findings or quarantine or _last_event(shelf) == before:
+    for _ in range(ATTEMPTS):
+        before = _last_event(store)
+        with _checking_file(store, place, in_thread=workers is not None) as file_findings:
+            others = [*_check(store, journal, place, workers, metadata_only=metadata_only, quarantine=quarantine)]
+            findings = [*file_findings(), *others]
+        if not findings or quarantine or _last_event(store) == before:
             break
     return findings
 
 
-def _look(
-    shelf: ReadOnlyStore,
+def _check(
+    store: ReadOnlyStore,
     journal: Journal,
     place: str,
-    elsewhere: WorkerPool | None,
+    workers: WorkerPool | None,
     *,
     metadata_only: bool,
     quarantine: bool,
 ) -> Iterator[Finding]:
-    mend, state = not shelf.read_only, State()
-    with shelf.queries.connect() as select:
-        reader = Queries.within(select)
+    repair, state = not store.read_only, CatalogueState()
+    with store.queries.connect() as select:
+        queries = Queries.within(select)
         damaged: set[str] = set()
         if not metadata_only:
-            for finding in report_unreadable(_check_blobs(shelf, reader, quarantine=quarantine), place):
+            for finding in report_unreadable(_check_blobs(store, queries, quarantine=quarantine), place):
                 damaged.add(finding.path)
                 yield finding
-        with checking_versions(shelf, reader, place, damaged, elsewhere) as of_versions:
-            yield from report_unreadable(_check_history(reader, journal, state, place, mend=mend), place)
-            said = (Finding(place, (owner,), problem) for owner, problem in differences(state, reader))
-            yield from report_unreadable(said, place)
-            yield from report_unreadable(_check_backbones(shelf, reader, place, damaged), place)
-            yield from of_versions
-    yield from report_unreadable(_check_end(journal), place)  # outside the snapshot: a writer may have gone on since
+        with checking_versions(store, queries, place, damaged, workers) as version_findings:
+            yield from report_unreadable(_check_history(queries, journal, state, place, repair=repair), place)
+            different = (Finding(place, (owner,), problem) for owner, problem in differences(state, queries))
+            yield from report_unreadable(different, place)
+            yield from report_unreadable(_check_backbones(store, queries, place, damaged), place)
+            yield from version_findings
+    # Outside the snapshot: a writer may have added events since.
+    yield from report_unreadable(_check_end(journal), place)
 
 
 @contextmanager
-def _checking_file(shelf: ReadOnlyStore, place: str, *, beside: bool) -> Iterator[Callable[[], list[Finding]]]:
-    """Give what tells what is wrong with the catalogue's file; a thread of its own looks meanwhile if `beside`."""
-    if not beside:
-        found = _check_file(shelf, place)
-        yield lambda: found
+def _checking_file(store: ReadOnlyStore, place: str, *, in_thread: bool) -> Iterator[Callable[[], list[Finding]]]:
+    """Give a function that returns the findings of the catalogue's file; `in_thread` checks it during the block."""
+    if not in_thread:
+        findings = _check_file(store, place)
+        yield lambda: findings
         return
-    with ThreadPoolExecutor(max_workers=1) as pool:  # SQLite reads the whole file, and lets Python run
+    with ThreadPoolExecutor(max_workers=1) as pool:  # SQLite reads the whole file without the GIL
 
-        def look() -> list[Finding]:
+        def check() -> list[Finding]:
             try:
-                return _check_file(shelf, place)
+                return _check_file(store, place)
             finally:
-                shelf.release_connections()
+                store.release_connections()
 
-        yield pool.submit(look).result
+        yield pool.submit(check).result
 
 
-def _check_file(shelf: ReadOnlyStore, place: str) -> list[Finding]:
-    problems = shelf.catalogue_problems()
+def _check_file(store: ReadOnlyStore, place: str) -> list[Finding]:
+    problems = store.catalogue_problems()
     return [Finding(place, (), f"the catalogue {place} is damaged ({problem}): {REMEDY}") for problem in problems]
 
 
-def _last_event(shelf: ReadOnlyStore) -> Event | str | None:
+def _last_event(store: ReadOnlyStore) -> Event | str | None:
     try:
-        return shelf.queries.event()
+        return store.queries.event()
     except FormatError as error:
         return str(error)
 
 
-def _check_blobs(shelf: ReadOnlyStore, reader: Queries, *, quarantine: bool) -> Iterator[Finding]:
-    named: defaultdict[Blob, list[str]] = defaultdict(list)
-    for use in references(reader, shelf.blobs):
-        named[use.blob].append(str(use))
-    known = {blob.sha256 for blob in named}
-    for blob in named:
-        yield from _check_blob(shelf, blob, tuple(named[blob]), quarantine=quarantine)
-    for file in shelf.backend.list(BLOBS):
+def _check_blobs(store: ReadOnlyStore, queries: Queries, *, quarantine: bool) -> Iterator[Finding]:
+    uses: defaultdict[Blob, list[str]] = defaultdict(list)
+    for reference in references(queries, store.blobs):
+        uses[reference.blob].append(str(reference))
+    known = {blob.sha256 for blob in uses}
+    for blob in uses:
+        yield from _check_blob(store, blob, tuple(uses[blob]), quarantine=quarantine)
+    for file in store.backend.list(BLOBS):
         if file.sha256 is not None and file.sha256 not in known:
-            yield from _check_blob(shelf, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
+            yield from _check_blob(store, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
 
 
-def _check_blob(shelf: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
-    problem = _problem(partial(shelf.blobs.get, blob))
-    if problem is None or (not used_by and shelf.backend.size(blob_key(blob.sha256)) is None):
+def _check_blob(store: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
+    problem = _problem(partial(store.blobs.get, blob))
+    if problem is None or (not used_by and store.backend.size(blob_key(blob.sha256)) is None):
         return
-    moved = shelf.blobs.quarantine(blob) if quarantine else None
-    aside = f"; set aside as {shelf.backend.locate(moved)}" if moved else ""
-    yield Finding(shelf.blobs.locate(blob), used_by, problem + aside)
+    moved = store.blobs.quarantine(blob) if quarantine else None
+    aside = f"; set aside as {store.backend.locate(moved)}" if moved else ""
+    yield Finding(store.blobs.locate(blob), used_by, problem + aside)
 
 
-def _check_history(reader: Queries, journal: Journal, state: State, place: str, *, mend: bool) -> Iterator[Finding]:
-    """Check the chain, add it up in `state`, and compare it with the journal, transaction by transaction."""
+def _check_history(
+    queries: Queries, journal: Journal, state: CatalogueState, place: str, *, repair: bool
+) -> Iterator[Finding]:
+    """Check the chain, replay it into `state`, and compare it with the journal, transaction by transaction."""
     previous = GENESIS
     batch: list[Event] = []
-    missing: list[Event] = []  # the first events of transactions that the journal lacks, since the last that it has
-    if mend:
-        journal.mend()
-    for number, event in enumerate(reader.history(since=ALL), start=1):
+    missing: list[Event] = []  # first events of transactions that the journal lacks, after the last that it has
+    if repair:
+        journal.repair()
+    for number, event in enumerate(queries.history(since=ALL), start=1):
         problem = _chain_problem(event, number, previous) or _problem(partial(state.apply, event))
         if problem:
             yield Finding(place, (str(event.subject),), problem)
             return
         if batch and (event.batch is None or event.batch != batch[0].batch):
-            yield from _check_entry(journal, batch, missing, mend=mend)
+            yield from _check_entry(journal, batch, missing, repair=repair)
             batch = []
         batch.append(event)
         previous = event.sha256
     if batch:
-        yield from _check_entry(journal, batch, missing, mend=mend)
-    if mend:  # else the last ones may be those of writers that are at work, or died: whoever may write writes them
+        yield from _check_entry(journal, batch, missing, repair=repair)
+    if repair:  # in a read-only store, the last ones may be of writers still at work
         yield from (_missing(journal, first) for first in missing)
 
 
@@ -162,43 +165,43 @@ def _chain_problem(event: Event, number: int, previous: str) -> str | None:
     return f"history breaks before event {event.number}: it was changed; restore the catalogue from a copy"
 
 
-def _check_entry(journal: Journal, events: list[Event], missing: list[Event], *, mend: bool) -> Iterator[Finding]:
-    first, kept = events[0], journal.read(events[0].number)
-    if kept is None:
+def _check_entry(journal: Journal, events: list[Event], missing: list[Event], *, repair: bool) -> Iterator[Finding]:
+    first, entry = events[0], journal.read(events[0].number)
+    if entry is None:
         missing.append(first)
         return
     for lost in missing:
         yield _missing(journal, lost)
-        if mend:
-            journal.mend(lost.number)
+        if repair:
+            journal.repair(lost.number)
     missing.clear()
-    if kept != encode(events):
+    if entry != encode(events):
         yield _journal_finding(
             journal,
             first,
-            f"is not what the history says: the catalogue was changed if `history {first.subject}` looks wrong, else "
-            "restore this file from a copy, or remove it and run `onetrunk verify` again",
+            "is not what the history says: the catalogue was changed if `store.history(task)` looks wrong, else "
+            "restore this file from a copy, or remove it and run `verify(store)` again",
         )
 
 
 def _missing(journal: Journal, first: Event) -> Finding:
-    return _journal_finding(journal, first, "is missing: run `onetrunk verify` again, which writes it anew")
+    return _journal_finding(journal, first, "is missing: run `verify(store)` again, which has written it")
 
 
 def _journal_finding(journal: Journal, first: Event, problem: str) -> Finding:
     return Finding(journal.locate(first.number), (str(first.subject),), f"journal of event {first.number} {problem}")
 
 
-def _check_backbones(shelf: ReadOnlyStore, reader: Queries, place: str, damaged: Collection[str]) -> Iterator[Finding]:
-    """Read every record, and compare what the catalogue keeps of it."""
-    blobs = reader.backbone_blobs()
-    for row in reader.backbones():
+def _check_backbones(store: ReadOnlyStore, queries: Queries, place: str, damaged: Collection[str]) -> Iterator[Finding]:
+    """Read every backbone record, and compare the catalogue with it."""
+    blobs = queries.backbone_blobs()
+    for row in queries.backbones():
         record = Blob(row.record, row.record_nbytes)
-        if damaged and shelf.blobs.locate(record) in damaged:
+        if damaged and store.blobs.locate(record) in damaged:
             continue
         owner = f"backbone {row.name}"
         try:
-            weights = read_backbone_record(shelf.blobs, row).weights
+            weights = read_backbone_record(store.blobs, row).weights
         except (IntegrityError, FormatError) as error:
             yield Finding(place, (owner,), str(error))
             continue

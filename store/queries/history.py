@@ -1,28 +1,28 @@
-"""What is asked of the history, in SQL that SQLite and PostgreSQL share."""
+"""Queries of the history, in SQL that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from store.queries.sql import EVENT, QueryBase, event_of, given, scalar
+from store.queries.sql import EVENT, QueryBase, event_of, scalar, without_none
 from store.records.events import Event
 
 
 class HistoryQueries(QueryBase):
-    """Ask for events."""
+    """Find events."""
 
     def history(self, subject: str | None = None, *, since: int = 0) -> Iterator[Event]:
         """Yield every event after number `since`, or those of one subject, oldest first."""
-        chosen = "AND subject = :subject" if subject is not None else ""
+        where = "AND subject = :subject" if subject is not None else ""
         with self.connect() as select:
             for row in select(
-                f"SELECT {EVENT} FROM history WHERE number > :since {chosen} ORDER BY number",
-                **given(since=since, subject=subject),
+                f"SELECT {EVENT} FROM history WHERE number > :since {where} ORDER BY number",
+                **without_none(since=since, subject=subject),
             ):
                 yield event_of(row)
 
     def batch(self, number: int) -> list[Event]:
-        """Return the events of the transaction that this number belongs to the first of; format 1 had one an event."""
+        """Return the events of the transaction whose first event has this number; format 1 had one event in each."""
         with self.connect() as select:
             rows = select(
                 f"SELECT {EVENT} FROM history WHERE number >= :number AND COALESCE(batch, number) = :number "
@@ -33,13 +33,15 @@ class HistoryQueries(QueryBase):
 
     def event(self, number: int | None = None) -> Event | None:
         """Return the event of this number, or the last."""
-        chosen = "WHERE number = :number" if number is not None else ""
+        where = "WHERE number = :number" if number is not None else ""
         with self.connect() as select:
-            rows = select(f"SELECT {EVENT} FROM history {chosen} ORDER BY number DESC LIMIT 1", **given(number=number))
+            rows = select(
+                f"SELECT {EVENT} FROM history {where} ORDER BY number DESC LIMIT 1", **without_none(number=number)
+            )
             return next((event_of(row) for row in rows), None)
 
     def version_at(self, task: str, alias: str, at: str) -> int | None:
-        """Return the version that the alias named at a time (ISO 8601, UTC, milliseconds), None where it named none."""
+        """Return the version that the alias pointed at then (ISO 8601, UTC, milliseconds), or None."""
         with self.connect() as select:
             rows = select(
                 "SELECT action, version FROM history WHERE subject = :task AND alias = :alias AND at <= :at "
@@ -51,13 +53,13 @@ class HistoryQueries(QueryBase):
             return next((version for action, version in rows if action == "alias"), None)
 
     def digest_at(self, task: str, version: int) -> str | None:
-        """Return the digest that this number was published with, even where the version is gone."""
+        """Return the digest that this number was published with, even if the version has been purged."""
         with self.connect() as select:
-            found = scalar(
+            digest = scalar(
                 select(
                     "SELECT digest FROM history WHERE subject = :task AND version = :version AND action = 'publish'",
                     task=task,
                     version=version,
                 )
             )
-            return None if found is None else str(found)
+            return None if digest is None else str(digest)

@@ -1,6 +1,6 @@
-"""Everything that is ever asked of the catalogue, in SQL that SQLite and PostgreSQL share.
+"""Every query of the catalogue, in SQL that SQLite and PostgreSQL share.
 
-Reading needs no database library beyond the standard one where the catalogue is SQLite: what only lists starts fast.
+With a catalogue in SQLite these need the standard library alone, so a command that only lists starts fast.
 """
 
 from __future__ import annotations
@@ -10,37 +10,37 @@ from collections.abc import Iterable, Iterator
 
 from store.errors import IntegrityError
 from store.queries.history import HistoryQueries
-from store.queries.sql import PROTECTED, among, given, key_of, scalar, within_tenant
+from store.queries.sql import PROTECTED, api_key_of, in_tasks, scalar, within_tenant, without_none
 from store.queries.versions import VersionQueries
 from store.records.blob import Blob
 from store.records.events import AliasRule, ApiKey, BackboneRow
 from store.records.listing import Lease
 
 CATALOGUE_FORMAT = 2
-"""Raise it when the tables change, and teach `store.migrate` the step."""
+"""Raise it when the tables change, and add the step to `store.maintenance.migrate`."""
 
 
 class Queries(VersionQueries, HistoryQueries):
-    """Ask for anything."""
+    """Every query in one class."""
 
     def format(self) -> int:
         with self.connect() as select:
-            found = str(scalar(select("SELECT value FROM meta WHERE key = 'format'")) or 0)
-        if not found.isascii() or not found.isdigit():
-            raise IntegrityError(f"the catalogue has format {found[:40]!r}: restore it from a copy")
-        return int(found)
+            text = str(scalar(select("SELECT value FROM meta WHERE key = 'format'")) or 0)
+        if not text.isascii() or not text.isdigit():
+            raise IntegrityError(f"the catalogue has format {text[:40]!r}: restore it from a copy")
+        return int(text)
 
     def identity(self) -> str | None:
-        """Return the UUID of the store that the history began with."""
+        """Return the UUID of the store, which the first event names."""
         with self.connect() as select:
-            found = scalar(select("SELECT subject FROM history WHERE number = 1"))
-            return None if found is None else str(found)
+            uuid = scalar(select("SELECT subject FROM history WHERE number = 1"))
+            return None if uuid is None else str(uuid)
 
     def backbones(self, *, without_weights: bool = False) -> list[BackboneRow]:
-        """Return every backbone, or those of which the catalogue knows no weights."""
-        chosen = "WHERE weights IS NULL" if without_weights else ""
+        """Return every backbone, or those without weights in the catalogue."""
+        where = "WHERE weights IS NULL" if without_weights else ""
         with self.connect() as select:
-            rows = select(f"SELECT name, fingerprint, record, record_nbytes FROM backbones {chosen} ORDER BY name")
+            rows = select(f"SELECT name, fingerprint, record, record_nbytes FROM backbones {where} ORDER BY name")
             return [BackboneRow(*row) for row in rows]
 
     def backbone(self, name_or_fingerprint: str) -> BackboneRow | None:
@@ -53,63 +53,63 @@ class Queries(VersionQueries, HistoryQueries):
             return next((BackboneRow(*row) for row in rows), None)
 
     def backbone_blobs(self) -> list[tuple[str, Blob]]:
-        """Return the blobs of backbones, each with the backbone's name."""
+        """Return the blobs of backbones, each with the name of its backbone."""
         with self.connect() as select:
             rows = list(select("SELECT name, record, record_nbytes, weights, weights_nbytes FROM backbones"))
         records = [(name, Blob(record, nbytes)) for name, record, nbytes, _, _ in rows]
         return records + [(name, Blob(weights, nbytes or 0)) for name, _, _, weights, nbytes in rows if weights]
 
     def rules(self, task: str | None = None) -> list[AliasRule]:
-        """Return every rule, or those that hold for a task, its own before its tenant's before everyone's."""
+        """Return every rule, or those that apply to a task: its own, then its tenant's, then those of all tasks."""
         scopes = [task, f"{task.partition('/')[0]}/*" if "/" in task else "*", "*"] if task else []
-        chosen, parameters = among(scopes or None)
+        where, parameters = in_tasks(scopes or None)
         with self.connect() as select:
             rows = [
                 AliasRule(name, alias, PROTECTED.get(protected, protected), max_drop, min_accuracy)
                 for name, alias, protected, max_drop, min_accuracy in select(
-                    f"SELECT task, alias, protected, max_drop, min_accuracy FROM rules {chosen} ORDER BY task, alias",
+                    f"SELECT task, alias, protected, max_drop, min_accuracy FROM rules {where} ORDER BY task, alias",
                     **parameters,
                 )
             ]
         return sorted(rows, key=lambda rule: scopes.index(rule.task)) if task else rows
 
-    def keys(self, tenant: str | None = None) -> list[ApiKey]:
+    def api_keys(self, tenant: str | None = None) -> list[ApiKey]:
         """Return every API key, or those of one tenant."""
-        chosen = "WHERE tenant = :tenant" if tenant is not None else ""
+        where = "WHERE tenant = :tenant" if tenant is not None else ""
         with self.connect() as select:
             return [
-                key_of(row)
+                api_key_of(row)
                 for row in select(
-                    f"SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys {chosen} ORDER BY id",
-                    **given(tenant=tenant),
+                    f"SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys {where} ORDER BY id",
+                    **without_none(tenant=tenant),
                 )
             ]
 
-    def key(self, identifier: str) -> ApiKey | None:
+    def api_key(self, identifier: str) -> ApiKey | None:
         with self.connect() as select:
             rows = select(
                 "SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys WHERE id = :id", id=identifier
             )
-            return next((key_of(row) for row in rows), None)
+            return next((api_key_of(row) for row in rows), None)
 
     def leases(self, *, now_s: float) -> list[Lease]:
-        """Return those that have not expired."""
-        held = defaultdict(list)
+        """Return the leases that have not expired."""
+        digests = defaultdict(list)
         with self.connect() as select:
             rows = list(
                 select("SELECT id, holder, expires_at FROM leases WHERE expires_at > :now ORDER BY id", now=now_s)
             )
             for lease, digest in select("SELECT lease, digest FROM holds ORDER BY digest"):
-                held[lease].append(digest)
-        return [Lease(i, holder, expires_at, tuple(held[i])) for i, holder, expires_at in rows]
+                digests[lease].append(digest)
+        return [Lease(i, holder, expires_at, tuple(digests[i])) for i, holder, expires_at in rows]
 
-    def condemned(self) -> dict[str, float]:
-        """Return what the collector has marked, and since when, in seconds since the epoch."""
+    def marks(self) -> dict[str, float]:
+        """Return the digests that a collection has marked, and since when, in seconds since the epoch."""
         with self.connect() as select:
             return dict(select("SELECT digest, since FROM condemned"))
 
     def holders(self, digest: str, *, now_s: float) -> list[str]:
-        """Return who holds the digest with a lease that has not expired."""
+        """Return the holders of leases on the digest that have not expired."""
         with self.connect() as select:
             rows = select(
                 "SELECT l.holder FROM holds h JOIN leases l ON l.id = h.lease "
@@ -119,7 +119,7 @@ class Queries(VersionQueries, HistoryQueries):
             )
             return [holder for (holder,) in rows]
 
-    def named(self) -> Iterator[tuple[str, int, Blob, bool]]:
+    def version_blobs(self) -> Iterator[tuple[str, int, Blob, bool]]:
         """Yield every blob of every version, with task and number, and whether the version is removed."""
         with self.connect() as select:
             for task, version, digest, nbytes, removed_at in select(
@@ -128,24 +128,24 @@ class Queries(VersionQueries, HistoryQueries):
             ):
                 yield task, version, Blob(digest, nbytes), removed_at is not None
 
-    def names_of(self, task: str) -> dict[int, set[tuple[str, int]]]:
-        """Return the digest and size of each blob that a version of a task names, by version, removed ones too."""
-        found: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
+    def blobs_by_version(self, task: str) -> dict[int, set[tuple[str, int]]]:
+        """Return digest and size of each blob that a version of a task references, by version, removed ones too."""
+        blobs: defaultdict[int, set[tuple[str, int]]] = defaultdict(set)
         with self.connect() as select:
             for version, digest, nbytes in select(
                 "SELECT version, digest, nbytes FROM named WHERE task = :task", task=task
             ):
-                found[version].add((digest, nbytes))
-        return found
+                blobs[version].add((digest, nbytes))
+        return blobs
 
     def freed_nbytes(self, task: str, versions: Iterable[int], *, tenant: str | None = None) -> int:
-        """Return the bytes of blobs that only these versions name, and such as are removed already, among all tasks or
-        among one tenant's.
+        """Return the bytes of blobs that only these versions and removed ones reference, among all tasks or those of
+        one tenant.
         """
-        leaving = {(task, version) for version in versions}
+        removal = {(task, version) for version in versions}
         freed: dict[str, int] = {}
         with self.connect() as select:
-            for version in sorted(version for _, version in leaving):
+            for version in sorted(version for _, version in removal):
                 for digest, nbytes in select(
                     "SELECT digest, nbytes FROM named WHERE task = :task AND version = :version",
                     task=task,
@@ -153,12 +153,12 @@ class Queries(VersionQueries, HistoryQueries):
                 ):
                     freed[digest] = nbytes
             for digest in list(freed):
-                names = select(
+                references = select(
                     "SELECT n.task, n.version FROM named n "
                     "JOIN versions v ON v.task = n.task AND v.version = n.version "
                     f"WHERE n.digest = :digest AND v.removed_at IS NULL {within_tenant(tenant, 'n.task')}",
-                    **given(digest=digest, tenant=tenant),
+                    **without_none(digest=digest, tenant=tenant),
                 )
-                if not all(name in leaving for name in names):
+                if not all(reference in removal for reference in references):
                     del freed[digest]
         return sum(freed.values())

@@ -1,4 +1,4 @@
-"""Which blobs are there for what."""
+"""Which blobs versions and backbones reference, and in which role."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def read_backbone_record(blobs: Blobs, row: BackboneRow) -> BackboneRecord:
     return record
 
 
-def references(reader: Queries, blobs: Blobs) -> Iterator[BlobReference]:
-    """Yield every use that the catalogue knows; what a damaged manifest or record names stays unknown."""
-    for row in reader.backbones():
+def references(queries: Queries, blobs: Blobs) -> Iterator[BlobReference]:
+    """Yield every reference in the catalogue; those of a damaged manifest or record are unknown, its own is given."""
+    for row in queries.backbones():
         yield from _readable_backbone_references(row, blobs)
-    for version in reader.versions(removed=True):
+    for version in queries.versions(removed=True):
         yield from _readable_version_references(version, blobs)
 
 
-def references_to(blob: Blob, reader: Queries, blobs: Blobs) -> list[BlobReference]:
-    """Return the uses of one blob."""
-    found = [use for row in reader.backbones() for use in _readable_backbone_references(row, blobs) if use.blob == blob]
-    for version in reader.referencing_versions(blob.sha256):
-        found += [use for use in _readable_version_references(version, blobs) if use.blob == blob]
-    return found
+def references_to(blob: Blob, queries: Queries, blobs: Blobs) -> list[BlobReference]:
+    """Return the references to one blob."""
+    candidates = [r for row in queries.backbones() for r in _readable_backbone_references(row, blobs)]
+    for version in queries.referencing_versions(blob.sha256):
+        candidates += _readable_version_references(version, blobs)
+    return [reference for reference in candidates if reference.blob == blob]
 
 
 def backbone_references(row: BackboneRow, record: BackboneRecord) -> list[BlobReference]:
@@ -68,9 +68,9 @@ def backbone_references(row: BackboneRow, record: BackboneRecord) -> list[BlobRe
     return [BlobReference(blob, role, f"backbone {row.name}", None) for role, blob in roles.items() if blob is not None]
 
 
-def version_references(task: str, version: int, named: Blob, manifest: Manifest) -> list[BlobReference]:
+def version_references(task: str, version: int, manifest_blob: Blob, manifest: Manifest) -> list[BlobReference]:
     roles = {
-        "manifest": named,
+        "manifest": manifest_blob,
         "adapter config": manifest.adapter.config,
         "adapter weights": manifest.adapter.weights,
         "head weights": manifest.head.weights,

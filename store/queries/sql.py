@@ -1,4 +1,4 @@
-"""What the catalogue answers with, and the words in which it is asked."""
+"""SQL that the queries share: columns, clauses, and the records that rows become."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ from store.records.events import ApiKey, Event, parse_details
 from store.records.listing import VersionListing, VersionRow
 
 UNREADABLE = "unreadable"
-"""The method of a version of which nothing but its digest is known."""
+"""The method of a version whose manifest a rebuild could not read: only its digest is known."""
 EVENT = "number, at, action, subject, version, alias, digest, previous, actor, details, batch"
 VERSION = "v.task, v.version, v.digest, v.nbytes, v.published_at, v.removed_at, v.backbone"
-LISTING_COLUMNS = f"{VERSION}, v.depth, v.blocks, v.classes, v.method, v.total_nbytes, b.name"
-PROTECTED: Mapping[Any, Any] = {0: False, 1: True}  # another value stays what it is, for the audit to find
+LISTING: Mapping[str, str] = {
+    "task": "v.task",
+    "version": "v.version",
+    "digest": "v.digest",
+    "published_at": "v.published_at",
+    "removed_at": "v.removed_at",
+    "depth": "v.depth",
+    "blocks": "v.blocks",
+    "classes": "v.classes",
+    "method": "v.method",
+    "nbytes": "v.total_nbytes",
+    "backbone": "b.name",
+}
+"""Fields of a `VersionListing` -> their columns."""
+LISTING_COLUMNS = ", ".join(LISTING.values())
+PROTECTED: Mapping[Any, Any] = {0: False, 1: True}  # another value stays as it is, and verify reports it
 
 Row = tuple[Any, ...]
 Select = Callable[..., Iterable[Row]]
@@ -33,64 +47,42 @@ def version_row(row: Row, aliases: tuple[str, ...]) -> VersionRow:
     return VersionRow(task, version, Blob(digest, nbytes), published_at, removed_at, backbone, aliases)
 
 
-def listed_of(select: Select, rows: list[Row]) -> tuple[VersionListing, ...]:
+def version_listings(select: Select, rows: list[Row]) -> tuple[VersionListing, ...]:
+    """Add aliases and tags to rows of `LISTING_COLUMNS`."""
     tasks = sorted({row[0] for row in rows})
-    names, tags = names_by_version(select, tasks), tags_by_version(select, tasks)
+    aliases, tags = aliases_by_version(select, tasks), tags_by_version(select, tasks)
     return tuple(
         VersionListing(
-            task=task,
-            version=version,
-            aliases=tuple(names[task, version]),
-            backbone=backbone,
-            depth=depth,
-            blocks=blocks,
-            classes=classes,
-            method=method,
-            nbytes=nbytes,
-            digest=digest,
-            published_at=published_at,
-            removed_at=removed_at,
-            tags={**tags[task, 0], **tags[task, version]},
+            **dict(zip(LISTING, row, strict=True)),
+            aliases=tuple(aliases[row[0], row[1]]),
+            tags={**tags[row[0], 0], **tags[row[0], row[1]]},
         )
-        for (
-            task,
-            version,
-            digest,
-            _,
-            published_at,
-            removed_at,
-            _,
-            depth,
-            blocks,
-            classes,
-            method,
-            nbytes,
-            backbone,
-        ) in rows
+        for row in rows
     )
 
 
-def names_by_version(select: Select, tasks: list[str] | None) -> defaultdict[tuple[str, int], list[str]]:
-    chosen, parameters = among(tasks)
-    names: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
+def aliases_by_version(select: Select, tasks: list[str] | None) -> defaultdict[tuple[str, int], list[str]]:
+    where, parameters = in_tasks(tasks)
+    aliases: defaultdict[tuple[str, int], list[str]] = defaultdict(list)
     for task, alias, version in select(
-        f"SELECT task, alias, version FROM aliases {chosen} ORDER BY alias", **parameters
+        f"SELECT task, alias, version FROM aliases {where} ORDER BY alias", **parameters
     ):
-        names[task, version].append(alias)
-    return names
+        aliases[task, version].append(alias)
+    return aliases
 
 
 def tags_by_version(select: Select, tasks: list[str] | None) -> defaultdict[tuple[str, int], dict[str, str]]:
-    chosen, parameters = among(tasks)
+    where, parameters = in_tasks(tasks)
     tags: defaultdict[tuple[str, int], dict[str, str]] = defaultdict(dict)
     for task, version, key, value in select(
-        f"SELECT task, version, key, value FROM tags {chosen} ORDER BY key", **parameters
+        f"SELECT task, version, key, value FROM tags {where} ORDER BY key", **parameters
     ):
         tags[task, version][key] = value
     return tags
 
 
-def among(tasks: list[str] | None) -> tuple[str, dict[str, str]]:
+def in_tasks(tasks: list[str] | None) -> tuple[str, dict[str, str]]:
+    """Return a WHERE clause for these tasks and its parameters; None means all tasks."""
     if tasks is None:
         return "", {}
     parameters = {f"task{number}": task for number, task in enumerate(tasks)}
@@ -98,7 +90,7 @@ def among(tasks: list[str] | None) -> tuple[str, dict[str, str]]:
 
 
 def within_tenant(tenant: str | None, task: str) -> str:
-    """Narrow to the tasks of a tenant, found by its index: the time must not depend on what others have."""
+    """Return a condition for the tasks of a tenant; it uses an index, so the time does not depend on other tenants."""
     return "" if tenant is None else f"AND {task} IN (SELECT task FROM tasks WHERE tenant = :tenant)"
 
 
@@ -106,7 +98,7 @@ def tag_value(version: str, number: int) -> str:
     return f"(SELECT value FROM tags WHERE task = v.task AND version = {version} AND key = :key{number})"
 
 
-def key_of(row: Row) -> ApiKey:
+def api_key_of(row: Row) -> ApiKey:
     identifier, tenant, scopes, sha256, created_at, revoked_at = row
     return ApiKey(identifier, tenant, tuple(scopes.split()), sha256, created_at, revoked_at)
 
@@ -115,24 +107,24 @@ def scalar(rows: Iterable[Row]) -> Any:
     return next((row[0] for row in rows), None)
 
 
-def given(**parameters: object) -> dict[str, object]:
-    """Leave out what is None: a statement names only the parameters that it needs."""
+def without_none(**parameters: object) -> dict[str, object]:
+    """Leave out parameters that are None: a statement names only those that it needs."""
     return {name: value for name, value in parameters.items() if value is not None}
 
 
-def escaped(text: str) -> str:
+def escape_like(text: str) -> str:
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
 
 
 class QueryBase:
-    """Ask questions within a snapshot that `connect` opens."""
+    """Run queries, each within a snapshot that `connect` opens."""
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Select]]) -> None:
         self.connect = connect
 
     @classmethod
     def within(cls, select: Select) -> Self:
-        """Read within a transaction that is open already."""
+        """Run the queries within a transaction that is already open."""
 
         @contextmanager
         def connect() -> Iterator[Select]:

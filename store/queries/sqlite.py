@@ -1,4 +1,4 @@
-"""The catalogue's SQLite file through the standard library: connections, and reading without another library."""
+"""The catalogue's SQLite file through the standard library: connections, snapshots and errors."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ FAILED = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL})
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """A connection of the process that made it: a fork must not use it."""
+class _ThreadConnection:
+    """A thread's connection and the process that opened it: a fork must not use it."""
 
     connection: sqlite3.Connection
     pid: int
 
 
 class SqliteRows:
-    """Give snapshots of the file; a writable one keeps a connection a thread, as opening costs more than asking."""
+    """Snapshots of the file; a writable one keeps one connection per thread, as opening costs more than a query."""
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
         self._path = path
@@ -42,13 +42,13 @@ class SqliteRows:
     def snapshot(self) -> Iterator[Select]:
         with typed(str(self._path)):
             connection = self._connection()
-            within = connection.in_transaction  # of a snapshot further out in this thread, which goes on
-            if not within:
+            nested = connection.in_transaction  # within an outer snapshot of this thread, which goes on
+            if not nested:
                 connection.execute("BEGIN")
             try:
                 yield lambda sql, **parameters: _rows(connection, sql, parameters)
             finally:
-                if not within:
+                if not nested:
                     connection.rollback()
                 if self._read_only:
                     connection.close()
@@ -59,26 +59,26 @@ class SqliteRows:
             return [line for (line,) in select("PRAGMA integrity_check(10)") if line != "ok"]
 
     def close(self) -> None:
-        """Close this thread's connection; the last one to close folds the write-ahead log into the file."""
-        kept: _Kept | None = getattr(self._local, "kept", None)
-        if kept is not None and kept.pid == os.getpid():
-            kept.connection.close()
+        """Close this thread's connection; the last one to close moves the write-ahead log into the file."""
+        own: _ThreadConnection | None = getattr(self._local, "own", None)
+        if own is not None and own.pid == os.getpid():
+            own.connection.close()
         self._local = threading.local()
 
     def _connection(self) -> sqlite3.Connection:
         if self._read_only:
             return connect(self._path, read_only=True)
-        kept: _Kept | None = getattr(self._local, "kept", None)
-        if kept is None or kept.pid != os.getpid():
-            kept = self._local.kept = _Kept(connect(self._path, read_only=False), os.getpid())
-        return kept.connection
+        own: _ThreadConnection | None = getattr(self._local, "own", None)
+        if own is None or own.pid != os.getpid():
+            own = self._local.own = _ThreadConnection(connect(self._path, read_only=False), os.getpid())
+        return own.connection
 
 
 def _rows(connection: sqlite3.Connection, sql: str, parameters: dict[str, object]) -> Iterator[Row]:
     try:
         return connection.execute(sql, parameters)
     except UnicodeEncodeError as error:
-        raise InvalidNameError(f"{error.object[:80]!r} is no text that can be written: use valid Unicode") from None
+        raise InvalidNameError(f"{error.object[:80]!r} cannot be written as UTF-8: use valid Unicode") from None
 
 
 def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
@@ -99,7 +99,7 @@ def connect(path: Path, *, read_only: bool) -> sqlite3.Connection:
 
 
 def make_file(path: Path) -> None:
-    """Make the empty file that SQLite takes for a new database, durably, unless there is one."""
+    """Make an empty file, which SQLite reads as a new database, durably, unless there is one."""
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
@@ -107,29 +107,29 @@ def make_file(path: Path) -> None:
 
 
 def _has_log(path: Path) -> bool:
-    """Say whether a writer is at work or has crashed; without one, SQLite needs no file beside the catalogue."""
+    """Return whether a writer is at work or has crashed; without one, SQLite needs no file beside the catalogue."""
     log = path.with_name(path.name + "-wal")
     return log.exists() and log.stat().st_size > 0
 
 
 @contextmanager
 def typed(place: str) -> Iterator[None]:
-    """Turn what SQLite raises into our errors."""
+    """Raise our errors for those of SQLite."""
     try:
         yield
     except sqlite3.Error as error:
         raise translated(error, place) from None
-    except UnicodeDecodeError:  # SQLite quotes what it found where it should not be
-        raise translated(sqlite3.OperationalError("its text is no UTF-8"), place) from None
+    except UnicodeDecodeError:  # SQLite quotes the bytes that it cannot read
+        raise translated(sqlite3.OperationalError("its text is not UTF-8"), place) from None
 
 
 def translated(error: BaseException, place: str) -> BaseException:
-    """Return our error for SQLite's, and anything else as it is."""
+    """Return our error for one of SQLite, and any other error unchanged."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte of an extended code is its family
-    if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is no UTF-8
+    if code in DAMAGED or (isinstance(error, sqlite3.OperationalError) and code == 0):  # 0: text that is not UTF-8
         return IntegrityError(
-            f"the catalogue {place} is damaged ({str(error)!a}): restore it from a copy, or move it away and "
-            "`onetrunk rebuild`"
+            f"the catalogue {place} is damaged ({str(error)!a}): restore it from a copy, or move it away "
+            "and rebuild it with `rebuild(url)`"
         )
     if code in BUSY:
         return ConflictError(f"the catalogue {place} was locked for {BUSY_S:.0f} s: let the other writer end")

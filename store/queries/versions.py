@@ -1,4 +1,4 @@
-"""What is asked of tasks and versions, in SQL that SQLite and PostgreSQL share."""
+"""Queries of tasks and versions, in SQL that SQLite and PostgreSQL share."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from store.queries.sql import (
     VERSION,
     QueryBase,
     Row,
-    escaped,
-    given,
-    listed_of,
-    names_by_version,
+    aliases_by_version,
+    escape_like,
+    scalar,
     tag_value,
+    version_listings,
     version_row,
     within_tenant,
+    without_none,
 )
 from store.records.events import LATEST
 from store.records.listing import Page, Search, VersionListing, VersionRow
 
 
 class VersionQueries(QueryBase):
-    """Ask for tasks, their versions, aliases and tags."""
+    """Find tasks, their versions, aliases and tags."""
 
     def tasks(self, tenant: str | None = None) -> list[str]:
         """Return the names of tasks that have a version, of one tenant if given."""
@@ -31,14 +32,14 @@ class VersionQueries(QueryBase):
             rows = select(
                 "SELECT DISTINCT v.task FROM versions v WHERE v.removed_at IS NULL "
                 f"{within_tenant(tenant, 'v.task')} ORDER BY v.task",
-                **given(tenant=tenant),
+                **without_none(tenant=tenant),
             )
             return [task for (task,) in rows]
 
     def has_task(self, task: str, *, removed: bool = False) -> bool:
-        chosen = "" if removed else "AND removed_at IS NULL"
+        where = "" if removed else "AND removed_at IS NULL"
         with self.connect() as select:
-            rows = select(f"SELECT 1 FROM versions WHERE task = :task {chosen} LIMIT 1", task=task)
+            rows = select(f"SELECT 1 FROM versions WHERE task = :task {where} LIMIT 1", task=task)
             return next(iter(rows), None) is not None
 
     def find(
@@ -46,37 +47,37 @@ class VersionQueries(QueryBase):
     ) -> VersionRow | None:
         """Find one version by number, digest or alias."""
         by_alias = "JOIN aliases a ON a.task = v.task AND a.version = v.version AND a.alias = :alias" if alias else ""
-        chosen = "AND v.version = :version" if version else "AND v.digest = :digest" if digest else ""
+        where = "AND v.version = :version" if version else "AND v.digest = :digest" if digest else ""
         with self.connect() as select:
             rows = select(
-                f"SELECT {VERSION} FROM versions v {by_alias} WHERE v.task = :task AND v.removed_at IS NULL {chosen}",
-                **given(task=task, version=version, digest=digest, alias=alias),
+                f"SELECT {VERSION} FROM versions v {by_alias} WHERE v.task = :task AND v.removed_at IS NULL {where}",
+                **without_none(task=task, version=version, digest=digest, alias=alias),
             )
             row = next(iter(rows), None)
             if row is None:
                 return None
-            names = select(
+            aliases = select(
                 "SELECT alias FROM aliases WHERE task = :task AND version = :version ORDER BY alias",
                 task=task,
                 version=row[1],
             )
-            return version_row(row, tuple(name for (name,) in names))
+            return version_row(row, tuple(alias for (alias,) in aliases))
 
     def versions(self, task: str | None = None, *, removed: bool = False) -> list[VersionRow]:
-        """Return every version, or those of one task, by task and number; with `removed`, those not yet purged too."""
-        chosen = ["1 = 1"] + ["v.task = :task"] * (task is not None) + ["v.removed_at IS NULL"] * (not removed)
+        """Return every version, or those of one task, by task and number; with `removed`, removed ones too."""
+        conditions = ["1 = 1"] + ["v.task = :task"] * (task is not None) + ["v.removed_at IS NULL"] * (not removed)
         with self.connect() as select:
             rows = list(
                 select(
-                    f"SELECT {VERSION} FROM versions v WHERE {' AND '.join(chosen)} ORDER BY v.task, v.version",
-                    **given(task=task),
+                    f"SELECT {VERSION} FROM versions v WHERE {' AND '.join(conditions)} ORDER BY v.task, v.version",
+                    **without_none(task=task),
                 )
             )
-            names = names_by_version(select, [task] if task is not None else None)
-        return [version_row(row, tuple(names[row[0], row[1]])) for row in rows]
+            aliases = aliases_by_version(select, [task] if task is not None else None)
+        return [version_row(row, tuple(aliases[row[0], row[1]])) for row in rows]
 
     def unreadable(self) -> list[tuple[str, int]]:
-        """Return the versions whose manifests a rebuild could not read: the blobs that they name are unknown."""
+        """Return the versions whose manifests a rebuild could not read: which blobs they reference is unknown."""
         with self.connect() as select:
             rows = select(
                 "SELECT task, version FROM versions WHERE method = :method ORDER BY task, version", method=UNREADABLE
@@ -84,7 +85,7 @@ class VersionQueries(QueryBase):
             return [(task, version) for task, version in rows]
 
     def referencing_versions(self, digest: str) -> list[VersionRow]:
-        """Return the versions that name a blob, removed ones too."""
+        """Return the versions that reference a blob, removed ones too."""
         with self.connect() as select:
             rows = select(
                 f"SELECT {VERSION} FROM named n JOIN versions v ON v.task = n.task AND v.version = n.version "
@@ -93,25 +94,25 @@ class VersionQueries(QueryBase):
             )
             return [version_row(row, ()) for row in rows]
 
-    def page(self, search: Search, *, after: str | None, limit: int) -> Page:
-        """List the version that each task's `latest` (or the alias searched for) names."""
-        wanted = ["a.alias = :alias", "v.removed_at IS NULL"]
-        wanted += ["v.task > :after"] * (after is not None)
-        wanted += ["lower(v.task) LIKE :text ESCAPE '!'"] * (search.text is not None)
-        wanted += ["(b.name = :backbone OR b.fingerprint = :backbone)"] * (search.backbone is not None)
-        wanted += ["v.method = :method"] * (search.method is not None)
-        parameters = given(
-            alias=search.alias or LATEST,
+    def search(self, query: Search, *, after: str | None, limit: int) -> Page:
+        """List the version that `latest`, or the alias of the query, points at, for each task that matches."""
+        conditions = ["a.alias = :alias", "v.removed_at IS NULL"]
+        conditions += ["v.task > :after"] * (after is not None)
+        conditions += ["lower(v.task) LIKE :text ESCAPE '!'"] * (query.text is not None)
+        conditions += ["(b.name = :backbone OR b.fingerprint = :backbone)"] * (query.backbone is not None)
+        conditions += ["v.method = :method"] * (query.method is not None)
+        parameters = without_none(
+            alias=query.alias or LATEST,
             after=after,
-            text=None if search.text is None else f"%{escaped(search.text.lower())}%",
-            backbone=search.backbone,
-            method=search.method,
-            tenant=search.tenant,
+            text=None if query.text is None else f"%{escape_like(query.text.lower())}%",
+            backbone=query.backbone,
+            method=query.method,
+            tenant=query.tenant,
             limit=limit + 1,
         )
-        for number, (key, value) in enumerate(search.tags.items()):
+        for number, (key, value) in enumerate(query.tags.items()):
             own, of_task = tag_value("v.version", number), tag_value("0", number)
-            wanted.append(f"COALESCE({own}, {of_task}) = :value{number}")  # as it is shown
+            conditions.append(f"COALESCE({own}, {of_task}) = :value{number}")  # a version's own tag before its task's
             parameters |= {f"key{number}": key, f"value{number}": value}
         with self.connect() as select:
             rows = list(
@@ -119,26 +120,26 @@ class VersionQueries(QueryBase):
                     f"SELECT {LISTING_COLUMNS} FROM aliases a "
                     "JOIN versions v ON v.task = a.task AND v.version = a.version "
                     "JOIN backbones b ON b.fingerprint = v.backbone "
-                    f"WHERE {' AND '.join(wanted)} {within_tenant(search.tenant, 'a.task')} "
+                    f"WHERE {' AND '.join(conditions)} {within_tenant(query.tenant, 'a.task')} "
                     "ORDER BY v.task LIMIT :limit",
                     **parameters,
                 )
             )
-            listed = listed_of(select, rows[:limit])
-        return Page(listed, listed[-1].task if len(rows) > limit else None)
+            listings = version_listings(select, rows[:limit])
+        return Page(listings, listings[-1].task if len(rows) > limit else None)
 
-    def listed(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
+    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
         """List every version of one task."""
-        chosen = "" if removed else "AND v.removed_at IS NULL"
+        where = "" if removed else "AND v.removed_at IS NULL"
         with self.connect() as select:
             rows = list(
                 select(
                     f"SELECT {LISTING_COLUMNS} FROM versions v JOIN backbones b ON b.fingerprint = v.backbone "
-                    f"WHERE v.task = :task {chosen} ORDER BY v.version",
+                    f"WHERE v.task = :task {where} ORDER BY v.version",
                     task=task,
                 )
             )
-            return listed_of(select, rows)
+            return version_listings(select, rows)
 
     def aliases(self, task: str) -> dict[str, int]:
         with self.connect() as select:
@@ -163,6 +164,11 @@ class VersionQueries(QueryBase):
         with self.connect() as select:
             yield from select("SELECT task, version, key, value FROM tags")
 
+    def count_versions(self) -> int:
+        """Return how many versions there are, removed ones too."""
+        with self.connect() as select:
+            return int(scalar(select("SELECT COUNT(*) FROM versions")))
+
     def all_tasks(self) -> list[str]:
         """Return the tasks of all versions, removed ones too."""
         with self.connect() as select:
@@ -177,9 +183,9 @@ class VersionQueries(QueryBase):
         with self.connect() as select:
             return dict(select("SELECT task, tenant FROM tasks"))
 
-    def described(self, task: str) -> list[tuple[VersionRow, Row]]:
-        """Return every version of one task, removed ones too, without its aliases, each with what the catalogue
-        repeats of its manifest: depth, blocks, classes, method, and the bytes that it takes at rest.
+    def manifest_columns(self, task: str) -> list[tuple[VersionRow, Row]]:
+        """Return every version of one task, removed ones too, without its aliases, each with the columns that repeat
+        its manifest: depth, blocks, classes, method, and the bytes that it takes at rest.
         """
         with self.connect() as select:
             rows = select(

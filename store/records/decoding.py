@@ -27,22 +27,22 @@ class _WrongValueError(Exception):
         self.path = ""
 
 
-def decode(cls: type[T], data: bytes, what: str, *, newest: int) -> T:
+def decode(cls: type[T], data: bytes, source: str, *, newest: int) -> T:
     """Decode a record; raise `FormatError` on wrong keys or types, `NewerFormatError` on what a newer version wrote."""
     try:
         value = JSON.decode(data.decode())
         if b"\\u" in data:
             json.dumps(value, ensure_ascii=False).encode()  # JSON can spell lone surrogates, UTF-8 cannot
     except (ValueError, RecursionError) as error:
-        raise FormatError(f"{what} is not JSON ({error}): {REMEDY}") from None
+        raise FormatError(f"{source} is not JSON ({error}): {REMEDY}") from None
     if isinstance(value, dict) and isinstance(value.get("format"), int) and value["format"] > newest:
         raise NewerFormatError(
-            f"{what} has format {str(value['format'])[:20]}, this onetrunk reads up to {newest}: upgrade onetrunk"
+            f"{source} has format {str(value['format'])[:20]}, this onetrunk reads up to {newest}: upgrade onetrunk"
         )
     try:
         return typing.cast(T, _decoder(typing.cast(typing.Any, cls))(value))
     except _WrongValueError as wrong:
-        raise FormatError(f"{what}{wrong.path} {wrong.problem}: {REMEDY}") from None
+        raise FormatError(f"{source}{wrong.path} {wrong.problem}: {REMEDY}") from None
 
 
 def _refuse_constant(name: str) -> object:
@@ -56,14 +56,14 @@ def _finite(text: str) -> float:
     return number
 
 
-def _without_repeats(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
         raise ValueError("a key occurs twice")
-    return found
+    return entries
 
 
-JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_without_repeats)
+JSON = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_unique_keys)
 """Made once: `json.loads` would make one for every record."""
 
 
@@ -76,7 +76,7 @@ def _decoder(kind: typing.Any) -> Decoder:
     if origin in (typing.Union, types.UnionType):
         return _optional(_decoder(next(option for option in arguments if option is not type(None))))
     if origin is tuple and arguments[-1] is Ellipsis:
-        return _sequence(_decoder(arguments[0]), _as_they_are(arguments[0]))
+        return _sequence(_decoder(arguments[0]), _plain_types(arguments[0]))
     if origin is tuple:
         return _tuple([_decoder(argument) for argument in arguments])
     if origin is Mapping:
@@ -90,7 +90,7 @@ def _record(kind: typing.Any) -> Decoder:
     required = {f.name for f in fields if f.default is missing and f.default_factory is missing}
     known = frozenset(f.name for f in fields)
     decoders = {f.name: _decoder(hints[f.name]) for f in fields}
-    as_they_are = {f.name: _as_they_are(hints[f.name]) for f in fields}
+    plain = {f.name: _plain_types(hints[f.name]) for f in fields}
 
     def build(value: typing.Any) -> typing.Any:
         _expect(value, dict, "an object")
@@ -98,32 +98,32 @@ def _record(kind: typing.Any) -> Decoder:
             raise _WrongValueError(_key_problem(value.keys(), required, known))
         arguments = {}
         for key, item in value.items():
-            arguments[key] = item if type(item) in as_they_are[key] else _within(decoders[key], item, key)
+            arguments[key] = item if type(item) in plain[key] else _within(decoders[key], item, key)
         return kind(**arguments)
 
     return build
 
 
-def _as_they_are(kind: typing.Any) -> frozenset[type]:
+def _plain_types(kind: typing.Any) -> frozenset[type]:
     """Return the types of values that need no decoder: most are such, and a call costs more than all else here."""
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return frozenset(one for option in typing.get_args(kind) for one in (*_as_they_are(option), type(None)))
+        return frozenset(one for option in typing.get_args(kind) for one in (*_plain_types(option), type(None)))
     return frozenset({kind} & set(PLAIN))
 
 
-def _key_problem(given: Set[str], required: Set[str], known: Set[str]) -> str:
-    unknown = sorted(given - known)
-    return f"has unknown key {unknown[0]!r}" if unknown else f"has missing key {sorted(required - given)[0]!r}"
+def _key_problem(keys: Set[str], required: Set[str], known: Set[str]) -> str:
+    unknown = sorted(keys - known)
+    return f"has unknown key {unknown[0]!r}" if unknown else f"has missing key {sorted(required - keys)[0]!r}"
 
 
 def _optional(decoder: Decoder) -> Decoder:
     return lambda value: None if value is None else decoder(value)
 
 
-def _sequence(decoder: Decoder, as_they_are: frozenset[type]) -> Decoder:
+def _sequence(decoder: Decoder, plain: frozenset[type]) -> Decoder:
     def build(value: typing.Any) -> typing.Any:
         _expect(value, list, "a list")
-        if as_they_are.issuperset(map(type, value)):
+        if plain.issuperset(map(type, value)):
             return tuple(value)
         return tuple([_within(decoder, item, index) for index, item in enumerate(value)])
 

@@ -71,7 +71,7 @@ class Card:
         _check_format(self)
 
     def to_json(self) -> bytes:
-        value = _in_its_format(dataclasses.asdict(self))
+        value = _without_newer_keys(dataclasses.asdict(self))
         return json.dumps(value, indent=2, sort_keys=True, allow_nan=False).encode() + b"\n"
 
     @classmethod
@@ -107,7 +107,7 @@ class Manifest:
 
     def to_json(self) -> bytes:
         """Encode as the format that it is in was written, so that the digest stays what it was."""
-        return canonical_json(_in_its_format(dataclasses.asdict(self)))
+        return canonical_json(_without_newer_keys(dataclasses.asdict(self)))
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
@@ -129,7 +129,7 @@ def _check_format(record: Card | Manifest) -> None:
             raise FormatError(f"format {record.format} has no {newer[0]}: write {MANIFEST_FORMAT}")
 
 
-def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
+def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
         for key, since in keys.items():
             if since > value["format"] and value[name] is not None:
@@ -137,6 +137,6 @@ def _in_its_format(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     return value
 
 
-def decode(cls: type[T], data: bytes, what: str, *, newest: int = MANIFEST_FORMAT) -> T:
+def decode(cls: type[T], data: bytes, source: str, *, newest: int = MANIFEST_FORMAT) -> T:
     """Decode a record as `store.decoding` does, of a format up to `newest`."""
-    return decoding.decode(cls, data, what, newest=newest)
+    return decoding.decode(cls, data, source, newest=newest)

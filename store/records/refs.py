@@ -38,12 +38,12 @@ class Ref:
         return cls(match["task"], int(match["version"]) if match["version"] else None, match["digest"], match["alias"])
 
 
-def suggest(wanted: str, existing: Iterable[str]) -> str:
+def suggest(name: str, existing: Iterable[str]) -> str:
     """Say what exists, the likeliest alone where one is close."""
     known = sorted(existing)
-    place = bisect.bisect(known, wanted)
-    near = known[max(0, place - NEAR) : place + NEAR]  # to compare with all of many takes seconds
-    close = difflib.get_close_matches(wanted[:300], near, n=1)
+    position = bisect.bisect(known, name)
+    near = known[max(0, position - NEAR) : position + NEAR]  # to compare with all of many takes seconds
+    close = difflib.get_close_matches(name[:300], near, n=1)
     if close:
         return f"did you mean {close[0]!r}?"
     if not known:

@@ -1,8 +1,8 @@
 """Versions in one self-contained file, for a machine that no network reaches.
 
-The file is a plain tar (`store.archive`): `bundle.json`, then every manifest, blob, backbone record and backbone as
+The file is a plain tar (`bundle_archive`): `bundle.json`, then every manifest, blob, backbone record and backbone as
 `blobs/<sha256>`. Equal versions give equal bytes. A version's digest is that of its manifest, which names the task and
-the backbone: brought in under both names it is the same; under another name the manifest differs and the blobs do not.
+the backbone. Imported under the same names it stays the same; under others the manifest differs, the blobs do not.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from store.adapters.backbone_fingerprint import check_fingerprint
 from store.adapters.checkpoint import check
 from store.adapters.manifests import build_manifest
 from store.errors import BackboneNotFoundError, ConflictError, FormatError, InvalidSettingError
-from store.records.backbone import BackboneRecord, add_command
+from store.records.backbone import BackboneRecord, timm_name
 from store.records.blob import Blob, canonical_json
 from store.records.refs import check_name
 from store.records.version import Version
-from store.registry.bundle_archive import INDEX, REMEDY, blob_name, created, write_end, write_member
+from store.registry.bundle_archive import INDEX, REMEDY, blob_name, new_file, write_end, write_member
 from store.registry.bundle_contents import (
     MAX_INDEX_NBYTES,
     Bundle,
@@ -31,13 +31,14 @@ from store.registry.bundle_contents import (
     check_sizes,
     open_bundle,
 )
+from store.registry.publish import PublishOptions
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 
 @dataclass(frozen=True)
-class Bundled:
-    """What was written: versions as `TASK:NUMBER`, and the size of the file."""
+class BundleSummary:
+    """What a bundle holds: versions as `TASK:NUMBER`, and the size of the file."""
 
     versions: tuple[str, ...]
     nbytes: int
@@ -45,10 +46,10 @@ class Bundled:
 
 def export_bundle(
     store: ReadOnlyStore, refs: Iterable[str], destination: Path | BinaryIO, *, with_backbone: bool = True
-) -> Bundled:
-    """Write the versions to a new file; weights of a backbone that the store keeps elsewhere are not in it."""
-    found = {(v.task, v.version): v for v in map(store.resolve, refs)}
-    versions = [found[key] for key in sorted(found)]
+) -> BundleSummary:
+    """Write the versions to a new file, with the weights of their backbones where the store holds these."""
+    resolved = {(v.task, v.version): v for v in map(store.resolve, refs)}
+    versions = [resolved[key] for key in sorted(resolved)]
     if not versions:
         raise InvalidSettingError("no version to export: name at least one")
     backbones = {name: store.backbone(name) for name in sorted({v.manifest.backbone for v in versions})}
@@ -58,19 +59,19 @@ def export_bundle(
         backbones=tuple(BundledBackbone(name, Blob.of(data)) for name, data in records.items()),
     )
     weights = [record.weights for record in backbones.values() if record.weights is not None and with_backbone]
-    made = {Blob.of(data): data for data in records.values()}
-    blobs = {*made, *weights, *(blob for v in versions for blob in (v.manifest_blob, *v.manifest.blobs))}
+    record_blobs = {Blob.of(data): data for data in records.values()}
+    blobs = {*record_blobs, *weights, *(blob for v in versions for blob in (v.manifest_blob, *v.manifest.blobs))}
     index = contents.to_json()
     if len(index) > MAX_INDEX_NBYTES:
         raise InvalidSettingError(f"{len(versions)} versions are too many for one bundle: export them in parts")
     for version in versions:
         check_sizes(version.manifest, f"{version.task}:{version.version}")
-    with created(destination) as file:
+    with new_file(destination) as file:
         nbytes = write_member(file, INDEX, index)
         for blob in sorted(blobs, key=lambda blob: blob.sha256):
-            nbytes += write_member(file, blob_name(blob.sha256), made.get(blob) or store.read(blob))
+            nbytes += write_member(file, blob_name(blob.sha256), record_blobs.get(blob) or store.read(blob))
         nbytes += write_end(file)
-    return Bundled(tuple(map(str, contents.versions)), nbytes)
+    return BundleSummary(tuple(map(str, contents.versions)), nbytes)
 
 
 def import_bundle(
@@ -82,11 +83,11 @@ def import_bundle(
     aliases: tuple[str, ...] = (),
     add_backbone: bool = True,
 ) -> list[Version]:
-    """Publish what the bundle holds, in its order, and point the aliases at the last version of each task.
+    """Publish the versions of the bundle, in its order, and point the aliases at the last version of each task.
 
-    Nothing is written before all of it is checked as `publish` would; then each version comes whole or not at all.
-    What the store has already stays as it is.
-    `task` names the one task that is in it anew; `tenant` puts every task under that tenant.
+    Nothing is written before all of it is checked as `publish` would; then each version is published whole or not at
+    all. What the store has already stays as it is.
+    `task` renames the only task of the bundle; `tenant` puts every task under that tenant.
     """
     with open_bundle(source) as bundle:
         names = _names(bundle.contents.versions, task, tenant)
@@ -105,7 +106,7 @@ def import_bundle(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What one version is to be in the store: the digest is that of its manifest under the names there."""
+    """One version to publish: `task` is its name in the store, `digest` that of its manifest there."""
 
     version: BundledVersion
     task: str
@@ -128,26 +129,32 @@ def _names(versions: Iterable[BundledVersion], task: str | None, tenant: str | N
 
 
 def _record(store: Store, bundle: Bundle, backbone: BundledBackbone, *, add: bool) -> BackboneRecord:
-    """Return the backbone as the store has it, or is going to: checked against the weights that come with it."""
-    brought = bundle.record(backbone)
-    comes = brought.weights is not None and bundle.holds(brought.weights)
-    if brought.weights is not None and comes:
-        check_fingerprint(brought, bundle.read(brought.weights))
+    """Return the backbone's record as the store has it, or will have it; check the weights in the bundle against it."""
+    bundled = bundle.record(backbone)
+    complete = bundled.weights is not None and bundle.holds(bundled.weights)
+    if bundled.weights is not None and complete:
+        check_fingerprint(bundled, bundle.read(bundled.weights))
     if store.queries.backbone(backbone.fingerprint) is not None:
         known = store.backbone(backbone.fingerprint)
-        return dataclasses.replace(known, weights=known.weights or brought.weights) if add and comes else known
-    if not add or not comes:
+        return dataclasses.replace(known, weights=known.weights or bundled.weights) if add and complete else known
+    if not add or not complete:
         raise BackboneNotFoundError(
-            f"the store has no backbone {backbone.fingerprint[:16]}… ({brought.name}), and none is taken from "
-            f"{bundle.where}: run `{add_command(brought)}`, then import again"
+            f"the store has no backbone {backbone.fingerprint[:16]}… ({bundled.name}), and none is taken from "
+            f"{bundle.where}: add {_origin(bundled)} with `adopt_backbone(store, name)`, then import again"
         )
-    holder = store.queries.backbone(brought.name)
-    taken = holder is not None and holder.name == brought.name
-    return dataclasses.replace(brought, name=f"{brought.name}-{backbone.fingerprint[:12]}") if taken else brought
+    holder = store.queries.backbone(bundled.name)
+    taken = holder is not None and holder.name == bundled.name
+    return dataclasses.replace(bundled, name=f"{bundled.name}-{backbone.fingerprint[:12]}") if taken else bundled
+
+
+def _origin(record: BackboneRecord) -> str:
+    """Return the name under which the backbone is loaded, or where its weights came from."""
+    name = record.name if record.source == "package" else timm_name(record)
+    return repr(name[:200]) if name is not None else f"{record.id.architecture} with weights {record.source[:200]!r}"
 
 
 def _plan(bundle: Bundle, version: BundledVersion, task: str, records: Mapping[str, BackboneRecord]) -> _Plan:
-    """Check the version as `publish` would, and that its manifest says of its files what publishing them would say."""
+    """Check the version as `publish` would, and that publishing its files gives its manifest."""
     manifest = bundle.manifest(version)
     record = records.get(manifest.backbone)
     if record is None:
@@ -155,9 +162,9 @@ def _plan(bundle: Bundle, version: BundledVersion, task: str, records: Mapping[s
             f"{bundle.where}: {INDEX} names no backbone {manifest.backbone[:80]!r} for {version}: {REMEDY}"
         )
     checkpoint = bundle.checkpoint(manifest)
-    as_it_was = dataclasses.replace(record, name=manifest.backbone_name)
+    original = dataclasses.replace(record, name=manifest.backbone_name)
     fit = check(checkpoint, record, manifest.depth)
-    if build_manifest(manifest.task, checkpoint, fit, as_it_was, manifest.depth).manifest != manifest:
+    if build_manifest(manifest.task, checkpoint, fit, original, manifest.depth).manifest != manifest:
         raise FormatError(f"{bundle.where}: the manifest of {version} is not that of its files: {REMEDY}")
     renamed = dataclasses.replace(manifest, task=task, backbone_name=record.name)
     return _Plan(version, task, Blob.of(renamed.to_json()).sha256)
@@ -171,12 +178,14 @@ def _add_backbone(store: Store, bundle: Bundle, record: BackboneRecord) -> None:
 
 
 def _publish(store: Store, bundle: Bundle, plan: _Plan, aliases: tuple[str, ...]) -> None:
-    """Publish the version unless the task has it: then only aliases that point elsewhere move."""
+    """Publish the version; where the task has it already, only move the aliases that point elsewhere."""
     known = store.queries.find(plan.task, digest=plan.digest)
     if known is None:
         checkpoint = bundle.checkpoint(bundle.manifest(plan.version))
         where = f"{bundle.where}: {plan.version}"
-        published = store.publish_checkpoint(plan.task, checkpoint, where=where, aliases=aliases)
+        published = store.publish_checkpoint(
+            plan.task, checkpoint, where=where, options=PublishOptions(aliases=aliases)
+        )
         assert published.digest == plan.digest, plan
         return
     for alias in aliases:

@@ -1,7 +1,7 @@
-"""The one form of tar that a bundle has: plain files under two forms of name, nothing optional, no byte left to choose.
+"""The form of tar that a bundle has: plain files under two forms of name, nothing optional, every byte determined.
 
-A member is taken only where its header is, byte for byte, the one that `write_member` would have written. So no link,
-device, folder, sparse file, long name or pax override is ever interpreted, and nothing is unpacked by its name.
+A member is accepted only where its header is, byte for byte, the one that `write_member` would have written. So no
+link, device, folder, sparse file, long name or pax override is ever interpreted, and no name is used as a path.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from store.errors import ConflictError, FormatError, InvalidSettingError, NotFou
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
-MAX_NBYTES = 8**11 - 1  # what the eleven octal digits of a POSIX header can say
+MAX_NBYTES = 8**11 - 1  # the largest size that eleven octal digits of a POSIX header can hold
 CHUNK_NBYTES = 1 << 20
 INDEX = "bundle.json"
 FOLDER = "blobs/"
 NAME = re.compile(r"bundle\.json|blobs/[0-9a-f]{64}")
 HEADER = struct.Struct("100s8s8s8s12s12s8sc100s6s2s32s32s8s8s155s12x")
-REMEDY = "make it again with `onetrunk export --bundle`, or copy it again"
+REMEDY = "make it again with `export_bundle(store, refs, path)`, or copy it again"
 
 ARCHIVES = {b"\x1f\x8b": "gzip", b"PK": "zip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 FOREIGN = {
@@ -50,7 +50,7 @@ FOREIGN = {
 
 
 @contextmanager
-def created(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
+def new_file(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
     """Give a file to write; at a path it appears whole and durable at the end, or not at all, and replaces nothing."""
     if not isinstance(destination, Path):
         yield destination
@@ -61,7 +61,7 @@ def created(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
             with temporary.open("xb") as file:
                 yield file
             sync_file(temporary)
-            _name(temporary, destination)
+            _publish(temporary, destination)
             sync_folder(destination.parent)
     except OSError as error:
         if isinstance(error, OneTrunkError):
@@ -70,18 +70,18 @@ def created(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def opened(source: Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
-    """Give the archive to read, and what messages call it; a file that is open already must be one that can seek."""
+def open_archive(source: Path | BinaryIO) -> Iterator[tuple[BinaryIO, str]]:
+    """Give the archive to read, and its name in messages; a file that is open already must be seekable."""
     if isinstance(source, Path):
         try:
             with source.open("rb") as file:
                 yield file, str(source)
         except (FileNotFoundError, IsADirectoryError):
-            raise NotFoundError(f"no file {source}: give a bundle that `onetrunk export --bundle` made") from None
+            raise NotFoundError(f"no file {source}: give one that `export_bundle(store, refs, path)` wrote") from None
     elif source.seekable():
         yield source, "the bundle"
     else:
-        raise InvalidSettingError("a bundle is read twice, and a stream can be once: write it to a file first")
+        raise InvalidSettingError("a bundle is read twice, a stream can be read once: write it to a file first")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def blob_name(sha256: str) -> str:
 
 
 def write_member(file: BinaryIO, name: str, data: bytes) -> int:
-    """Append the member and return the bytes that it takes."""
+    """Append the member; return its size in the archive, in bytes."""
     assert NAME.fullmatch(name), name
     if len(data) > MAX_NBYTES:
         raise FormatError(f"{name} has {len(data)} bytes, a tar member at most {MAX_NBYTES}: leave the backbone out")
@@ -118,26 +118,26 @@ def write_end(file: BinaryIO) -> int:
 
 
 def read_members(file: BinaryIO, where: str) -> Iterator[Member]:
-    """Yield the members from first to last, each whole and its digest checked; then nothing but the end may follow.
+    """Yield the members from first to last, each complete and its digest checked; then only the end may follow.
 
-    The index comes first, the blobs in ascending order, so that none can be there twice. Memory is bounded by a chunk.
+    The index comes first, the blobs in ascending order, so that none can occur twice. Memory is bounded by a chunk.
     """
     nbytes, offset, last = file.seek(0, os.SEEK_END), 0, ""
     while (block := _read(file, offset, BLOCK)) != bytes(BLOCK):
         member = _parse(block, offset, nbytes, where)
         if (member.name == INDEX) != (offset == 0) or (last and member.name <= last):
-            raise FormatError(f"{where}: {member.name} at byte {offset} is out of order or there twice: {REMEDY}")
+            raise FormatError(f"{where}: {member.name} at byte {offset} is out of order or occurs twice: {REMEDY}")
         _check_bytes(file, member, where)
         yield member
         last = "" if offset == 0 else member.name
         offset = member.offset + member.nbytes + _padding(member.nbytes)
     if offset == 0 or _read(file, offset, len(END) + 1) != END:
-        problem = "cut short" if nbytes < offset + len(END) else "followed by bytes of nothing"
+        problem = "cut short" if nbytes < offset + len(END) else "followed by more bytes"
         raise FormatError(f"{where} is {'empty' if offset == 0 else problem} at byte {offset}: {REMEDY}")
 
 
 def read_member(file: BinaryIO, member: Member, where: str) -> bytes:
-    """Return the member's bytes; raise `FormatError` where they are not those that its name promises."""
+    """Return the member's bytes; raise `FormatError` where their digest is not its name."""
     data = _read(file, member.offset, member.nbytes)
     _check_digest(member, hashlib.sha256(data).hexdigest(), where)
     return data
@@ -149,10 +149,10 @@ def _check_free(path: Path) -> None:
 
 
 def _taken(path: Path) -> ConflictError:
-    return ConflictError(f"{path} is there already and is not replaced: choose a new name")
+    return ConflictError(f"{path} exists and is not replaced: choose a new name")
 
 
-def _name(temporary: Path, path: Path) -> None:
+def _publish(temporary: Path, path: Path) -> None:
     try:
         path.hardlink_to(temporary)
     except FileExistsError:
@@ -184,7 +184,7 @@ def _parse(block: bytes, offset: int, nbytes: int, where: str) -> Member:
 
 
 def _foreign(block: bytes, name: str, offset: int) -> str:
-    """Say what is there in place of a member of ours."""
+    """Describe what the archive has where a member of a bundle should be."""
     archive = next((kind for magic, kind in ARCHIVES.items() if offset == 0 and block.startswith(magic)), None)
     if archive is not None:
         return f"a {archive} file, a bundle is a plain tar"
@@ -193,24 +193,24 @@ def _foreign(block: bytes, name: str, offset: int) -> str:
     if block[156:157] in FOREIGN:
         return f"member {name[:80]!r} at byte {offset} is {FOREIGN[block[156:157]]}, a bundle has plain files alone"
     if not NAME.fullmatch(name):
-        return f"member {name[:80]!r} at byte {offset} is none of {INDEX} and blobs/64 hex digits"
+        return f"member {name[:80]!r} at byte {offset} is neither {INDEX} nor blobs/64 hex digits"
     return f"member {name[:80]!r} at byte {offset} has a header that onetrunk does not write"
 
 
 def _check_bytes(file: BinaryIO, member: Member, where: str) -> None:
-    digest, left = hashlib.sha256(), member.nbytes
+    digest, remaining = hashlib.sha256(), member.nbytes
     file.seek(member.offset)
-    while left and (chunk := file.read(min(left, CHUNK_NBYTES))):
+    while remaining and (chunk := file.read(min(remaining, CHUNK_NBYTES))):
         digest.update(chunk)
-        left -= len(chunk)
-    if left or file.read(_padding(member.nbytes)).strip(b"\0"):
+        remaining -= len(chunk)
+    if remaining or file.read(_padding(member.nbytes)).strip(b"\0"):
         raise FormatError(f"{where}: {member.name} is cut short or not padded with zeros: {REMEDY}")
     _check_digest(member, digest.hexdigest(), where)
 
 
-def _check_digest(member: Member, found: str, where: str) -> None:
-    if member.name not in (INDEX, blob_name(found)):
-        raise FormatError(f"{where}: {member.name} has sha256 {found[:16]}…, not the one that names it: {REMEDY}")
+def _check_digest(member: Member, digest: str, where: str) -> None:
+    if member.name not in (INDEX, blob_name(digest)):
+        raise FormatError(f"{where}: {member.name} has sha256 {digest[:16]}…, not the one that names it: {REMEDY}")
 
 
 def _read(file: BinaryIO, offset: int, nbytes: int) -> bytes:

@@ -1,4 +1,4 @@
-"""What a bundle says that it holds, and the bytes behind that, each read only where it is what it says."""
+"""The index of a bundle, and its blobs; whatever is read is checked against its digest and its size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
 from store.records.manifest import Manifest, decode
 from store.records.refs import check_name
-from store.registry.bundle_archive import INDEX, REMEDY, Member, blob_name, opened, read_member, read_members
+from store.registry.bundle_archive import INDEX, REMEDY, Member, blob_name, open_archive, read_member, read_members
 
 BUNDLE_FORMAT = 1
 """Raise it when an older onetrunk would misread a new bundle, and teach `open_bundle` both."""
@@ -25,13 +25,13 @@ BUNDLE_FORMAT = 1
 MAX_INDEX_NBYTES = 8 << 20  # some 40,000 versions
 MAX_JSON_NBYTES = 4 << 20  # of any other: JSON takes up to some twenty times its size in memory
 MAX_LABELS_NBYTES = 16 << 20
-MEMBERS_OF_A_VERSION = 5  # its manifest and what that names
+MEMBERS_OF_A_VERSION = 5  # its manifest and the blobs that it names
 MEMBERS_OF_A_BACKBONE = 2  # its record and its weights
 
 
 @dataclass(frozen=True)
 class BundledVersion:
-    """`version` and `aliases` say what it was where it came from; where it goes it gets its own."""
+    """A version in a bundle; `version` and `aliases` are those of the store that it comes from."""
 
     task: str
     version: int
@@ -72,7 +72,7 @@ class Contents:
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle open for reading: every digest is right, what the blobs mean is looked at as they are asked for."""
+    """A bundle open for reading: every digest has been checked; the contents of a blob are checked when it is read."""
 
     file: BinaryIO
     where: str
@@ -97,11 +97,11 @@ class Bundle:
 
     def manifest(self, version: BundledVersion) -> Manifest:
         data = self._read_json(version.manifest)
-        what = f"{self.where}: manifest of {version}"
-        manifest = decode(Manifest, data, what)
-        _check_canonical(manifest.to_json, data, what)
+        subject = f"{self.where}: manifest of {version}"
+        manifest = decode(Manifest, data, subject)
+        _check_canonical(manifest.to_json, data, subject)
         if manifest.task != version.task:
-            raise FormatError(f"{what} is of {manifest.task}: {REMEDY}")
+            raise FormatError(f"{subject} is of {manifest.task}: {REMEDY}")
         return manifest
 
     def checkpoint(self, manifest: Manifest) -> Checkpoint:
@@ -110,23 +110,23 @@ class Bundle:
         return parse_checkpoint(restore_files(manifest, self.read))
 
     def check_members(self) -> None:
-        """Raise unless every blob is here that a version needs, and none that nothing names."""
-        named = {b.record.sha256 for b in self.contents.backbones}
-        named |= {weights.sha256 for b in self.contents.backbones if (weights := self.record(b).weights) is not None}
+        """Raise unless the bundle has every blob that its versions need, and no other."""
+        needed = {b.record.sha256 for b in self.contents.backbones}
+        needed |= {weights.sha256 for b in self.contents.backbones if (weights := self.record(b).weights) is not None}
         for version in self.contents.versions:
             blobs = (version.manifest, *self.manifest(version).blobs)
-            named |= {blob.sha256 for blob in blobs}
+            needed |= {blob.sha256 for blob in blobs}
             for blob in blobs:
                 self._member(blob)
-        unnamed = sorted(self.members.keys() - named)
-        if unnamed:
-            raise FormatError(f"{self.where}: {blob_name(unnamed[0])} is named by nothing: {REMEDY}")
+        extra = sorted(self.members.keys() - needed)
+        if extra:
+            raise FormatError(f"{self.where}: {blob_name(extra[0])} is named by nothing: {REMEDY}")
 
     def _member(self, blob: Blob) -> Member:
         member = self.members.get(blob.sha256)
         if member is None or member.nbytes != blob.nbytes:
-            found = "is missing" if member is None else f"has {member.nbytes} bytes, not {blob.nbytes}"
-            raise FormatError(f"{self.where}: {blob_name(blob.sha256)} {found}: {REMEDY}")
+            problem = "is missing" if member is None else f"has {member.nbytes} bytes, not {blob.nbytes}"
+            raise FormatError(f"{self.where}: {blob_name(blob.sha256)} {problem}: {REMEDY}")
         return member
 
     def _read_json(self, blob: Blob) -> bytes:
@@ -136,8 +136,8 @@ class Bundle:
 
 @contextmanager
 def open_bundle(source: Path | BinaryIO) -> Iterator[Bundle]:
-    """Read the whole bundle once, and raise `FormatError` unless it is one and each digest is right."""
-    with opened(source) as (file, where):
+    """Read the whole bundle once; raise `FormatError` unless it is a bundle and each digest is right."""
+    with open_archive(source) as (file, where):
         members = read_members(file, where)
         index = next(members)
         if index.nbytes > MAX_INDEX_NBYTES:
@@ -146,12 +146,12 @@ def open_bundle(source: Path | BinaryIO) -> Iterator[Bundle]:
         contents = decode(Contents, data, f"{where}: {INDEX}", newest=BUNDLE_FORMAT)
         _check_canonical(contents.to_json, data, f"{where}: {INDEX}")
         limit = MEMBERS_OF_A_VERSION * len(contents.versions) + MEMBERS_OF_A_BACKBONE * len(contents.backbones)
-        found: dict[str, Member] = {}
+        blobs: dict[str, Member] = {}
         for member in members:
-            if len(found) == limit:
+            if len(blobs) == limit:
                 raise FormatError(f"{where} has more than the {limit} blobs that {INDEX} can name: {REMEDY}")
-            found[member.sha256] = member
-        yield Bundle(file, where, contents, found)
+            blobs[member.sha256] = member
+        yield Bundle(file, where, contents, blobs)
 
 
 def check_sizes(manifest: Manifest, where: str) -> None:
@@ -167,11 +167,11 @@ def _check_size(text: Blob, limit: int, where: str) -> None:
         )
 
 
-def _check_canonical(encode: Callable[[], bytes], data: bytes, what: str) -> None:
-    """Raise unless these are the very bytes that onetrunk writes for the value: no key twice, no number beyond JSON."""
+def _check_canonical(encode: Callable[[], bytes], data: bytes, subject: str) -> None:
+    """Raise unless these are the exact bytes that onetrunk writes for the value: no key twice, no NaN."""
     try:
         same = encode() == data
     except (ValueError, RecursionError):
         same = False
     if not same:
-        raise FormatError(f"{what} is not written as onetrunk writes it: {REMEDY}")
+        raise FormatError(f"{subject} is not written as onetrunk writes it: {REMEDY}")

@@ -1,6 +1,6 @@
-"""A store open for listing: what its catalogue says, without a look into what was published.
+"""A store open for listing: what its catalogue says, without reading manifests or blobs.
 
-It loads nothing that this does not need, as a command that lists should answer at once.
+The module imports only what this needs, so a command that lists answers at once.
 """
 
 from __future__ import annotations
@@ -11,15 +11,12 @@ from types import TracebackType
 from typing import Self
 
 from store.backends.base import Backend
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
-from store.errors import (
-    InvalidSettingError,
-    TaskNotFoundError,
-)
+from store.errors import InvalidSettingError, TaskNotFoundError
 from store.queries.reader import CATALOGUE_FORMAT, Queries
 from store.queries.sqlite import SqliteRows
-from store.records.events import OF_TASKS, AliasRule, Event
+from store.records.events import TASK_ACTIONS, AliasRule, ApiKey, Event
 from store.records.listing import Lease, Page, Search, VersionListing
 from store.records.refs import check_name, suggest, tenant_of
 from store.registry.opening import catalogue_path, check_catalogue, check_compatible, check_format, may_write
@@ -28,17 +25,17 @@ from store.registry.opening import catalogue_path, check_catalogue, check_compat
 class CatalogueReader:
     """List what a store holds; made by `open`."""
 
-    def __init__(self, backend: Backend, reader: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
+    def __init__(self, backend: Backend, queries: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
         self.backend = backend
-        self.queries = reader
+        self.queries = queries
         self.read_only = read_only
         self._sqlite = rows
 
     @classmethod
     def open(cls, root: str | Path, *, catalogue: str | None = None) -> Self:
-        """Open the store at this address; `catalogue` may be the URL of an SQLite file."""
+        """Open the store at this URL or folder; `catalogue` may be the URL of an SQLite file."""
         backend = open_backend(root)
-        identity = read_identity(backend)
+        identity = store_uuid(backend)
         check_format(backend)
         path = catalogue_path(backend, catalogue)
         if path is None:
@@ -46,22 +43,29 @@ class CatalogueReader:
         check_catalogue(backend, path)
         read_only = not may_write(backend, path)
         rows = SqliteRows(path, read_only=read_only)
-        reader = Queries(rows.snapshot)
-        check_compatible(reader, backend, identity, str(path))
-        return cls(backend, reader, read_only=read_only, rows=rows)
+        queries = Queries(rows.snapshot)
+        check_compatible(queries, backend, identity, str(path))
+        return cls(backend, queries, read_only=read_only, rows=rows)
 
     @property
     def url(self) -> str:
         return self.backend.url
 
+    @property
+    def catalogue_kind(self) -> str:
+        return "SQLite" if self._sqlite is not None else "server"
+
+    def catalogue_format(self) -> int:
+        return self.queries.format()
+
     def catalogue_problems(self) -> list[str]:
-        """Return what is wrong with the catalogue's own file or format, before what it says is looked at."""
-        found = self.queries.format()
-        wrong = [] if found == CATALOGUE_FORMAT else [f"its format is {found}, expected {CATALOGUE_FORMAT}"]
-        return wrong + (self._sqlite.problems() if self._sqlite is not None else [])
+        """Return what is wrong with the catalogue's format or its SQLite file; its contents are not checked."""
+        number = self.queries.format()
+        problems = [] if number == CATALOGUE_FORMAT else [f"its format is {number}, expected {CATALOGUE_FORMAT}"]
+        return problems + (self._sqlite.problems() if self._sqlite is not None else [])
 
     def release_connections(self) -> None:
-        """Close this thread's connections, which folds SQLite's log into its file; the next question opens one."""
+        """Close this thread's connections, which moves SQLite's log into its file; the next query opens one."""
         if self._sqlite is not None:
             self._sqlite.close()
 
@@ -76,16 +80,29 @@ class CatalogueReader:
     ) -> None:
         self.close()
 
-    def page(self, *, search: Search | None = None, after: str | None = None, limit: int = 50) -> Page:
-        """List one version a task: the one that `latest` names, or the alias searched for."""
+    def search(self, query: Search | None = None, *, after: str | None = None, limit: int = 50) -> Page:
+        """List one version of each task: the one that `latest`, or the alias of the query, points at."""
         if limit < 1:
-            raise InvalidSettingError(f"limit {limit} lists nothing: use at least 1")
-        return self.queries.page(search or Search(), after=after, limit=limit)
+            raise InvalidSettingError(f"limit {limit} is not valid: use at least 1")
+        return self.queries.search(query or Search(), after=after, limit=limit)
 
-    def listed(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
-        """List every version of one task."""
+    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
+        """List every version of one task; with `removed`, removed ones too."""
         self.require_task(task, removed=removed)
-        return self.queries.listed(task, removed=removed)
+        return self.queries.list_versions(task, removed=removed)
+
+    def list_removed(self, task: str | None = None) -> tuple[VersionListing, ...]:
+        """List the removed versions of one task, or of all tasks."""
+        tasks = [task] if task else sorted({row.task for row in self.queries.versions(removed=True) if row.removed_at})
+        return tuple(row for name in tasks for row in self.list_versions(name, removed=True) if row.removed_at)
+
+    def tasks(self, tenant: str | None = None) -> list[str]:
+        """Return the names of tasks that have a version; with `tenant`, those of one tenant."""
+        return self.queries.tasks(tenant)
+
+    def count_versions(self) -> int:
+        """Return how many versions there are, removed ones too."""
+        return self.queries.count_versions()
 
     def aliases(self, task: str) -> dict[str, int]:
         self.require_task(task)
@@ -99,12 +116,33 @@ class CatalogueReader:
         self.require_task(task)
         return self.queries.tags(task, version or 0)
 
+    def effective_tags(self, task: str, version: int) -> dict[str, str]:
+        """Return the tags of a version over those of its task; no error where the version does not exist."""
+        return self.queries.tags(task) | self.queries.tags(task, version)
+
     def leases(self) -> list[Lease]:
+        """Return the leases that have not expired."""
         return self.queries.leases(now_s=time.time())
 
+    def leased_versions(self, lease: Lease) -> list[str]:
+        """Return the versions (`TASK:NUMBER`) whose manifests the lease holds."""
+        rows = ((digest, row) for digest in lease.digests for row in self.queries.referencing_versions(digest))
+        held = sorted((row.task, row.version) for digest, row in rows if row.manifest.sha256 == digest)
+        return [f"{task}:{version}" for task, version in held]
+
+    def api_keys(self, tenant: str | None = None) -> list[ApiKey]:
+        """Return every API key, or those of one tenant; of a secret only the digest is known."""
+        return self.queries.api_keys(tenant)
+
+    def api_key(self, identifier: str) -> ApiKey | None:
+        return self.queries.api_key(identifier)
+
+    def backbone_names(self) -> list[str]:
+        return [row.name for row in self.queries.backbones()]
+
     def history(self, task: str) -> list[Event]:
-        """Return what happened to a task, oldest first; one that was purged still has its history."""
-        events = [e for e in self.queries.history(check_name(task, "task")) if e.action in OF_TASKS]
+        """Return the events of a task, oldest first; a purged task still has its history."""
+        events = [e for e in self.queries.history(check_name(task, "task")) if e.action in TASK_ACTIONS]
         if not events:
             self.require_task(task)
         return events
@@ -115,6 +153,5 @@ class CatalogueReader:
             raise self._no_task(task)
 
     def _no_task(self, task: str) -> TaskNotFoundError:
-        return TaskNotFoundError(
-            f"no task {task!r} in {self.url}: {suggest(task, self.queries.tasks(tenant_of(task)))}; see `onetrunk ls`"
-        )
+        suggestion = suggest(task, self.queries.tasks(tenant_of(task)))
+        return TaskNotFoundError(f"no task {task!r} in {self.url}: {suggestion}; see `store.search()`")

@@ -1,4 +1,4 @@
-"""Two versions compared: what they run, how well, in how many bytes, for which labels, and where they came from."""
+"""Compare two versions: backbone, depth, evidence, accuracy, adapter, labels, bytes and lineage."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from store.records.manifest import Manifest
 
 @dataclass(frozen=True)
 class Side:
-    """A version to be compared; `classes` are its labels in the order of the head's rows."""
+    """A version to compare; `classes` are its labels in the order of the head's rows."""
 
     manifest: Manifest
     classes: tuple[str, ...]
@@ -19,7 +19,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Difference:
-    """One field that differs, in values that JSON has; None where a side has none."""
+    """One field that differs, with JSON values; None where a side does not have it."""
 
     field: str
     left: object
@@ -27,7 +27,7 @@ class Difference:
 
 
 def diff(left: Side, right: Side) -> tuple[Difference, ...]:
-    """Return the fields that differ, in the order in which a person would ask."""
+    """Return the fields that differ, the most important first."""
     rows = [*_compare(_head(left), _head(right)), *_modules(left, right), *_labels(left.classes, right.classes)]
     return (*rows, *_compare(_rest(left), _rest(right)))
 
@@ -60,15 +60,24 @@ def _head(side: Side) -> dict[str, object]:
 
 
 def _accuracies(manifest: Manifest) -> dict[str, object]:
-    found = manifest.certificate
-    if found is None:
+    certificate = manifest.certificate
+    if certificate is None:
         return {}
-    measured = {"full": found.full, "cut": found.cut, "cut before retune": found.cut_before_retune}
-    return {f"accuracy {name}": _accuracy(value) for name, value in measured.items() if value is not None}
+    values = {
+        "full": certificate.full,
+        "cut": certificate.cut,
+        "cut before retune": certificate.cut_before_retune,
+    }
+    return {f"accuracy {name}": _accuracy(value) for name, value in values.items() if value is not None}
 
 
-def _accuracy(found: Accuracy) -> dict[str, object]:
-    return {"correct": found.correct, "total": found.total, "value": found.value, "interval": list(found.interval)}
+def _accuracy(accuracy: Accuracy) -> dict[str, object]:
+    return {
+        "correct": accuracy.correct,
+        "total": accuracy.total,
+        "value": accuracy.value,
+        "interval": list(accuracy.interval),
+    }
 
 
 def _modules(left: Side, right: Side) -> Iterator[Difference]:
@@ -76,7 +85,7 @@ def _modules(left: Side, right: Side) -> Iterator[Difference]:
 
 
 def _labels(left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
-    """Yield what is in one alone, and of what both have, the labels that stand in another order."""
+    """Yield the labels that one version alone has, and those that both have in another order."""
     yield from _compare({"classes": len(left)}, {"classes": len(right)})
     yield from _only("labels", left, right)
     common = set(left) & set(right)
@@ -86,11 +95,11 @@ def _labels(left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
         yield Difference("labels in another order", [one for one, _ in moved], [other for _, other in moved])
 
 
-def _only(what: str, left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
+def _only(kind: str, left: Sequence[str], right: Sequence[str]) -> Iterator[Difference]:
     removed = [name for name in left if name not in set(right)]
     added = [name for name in right if name not in set(left)]
     if removed or added:
-        yield Difference(f"{what} in one alone", removed, added)
+        yield Difference(f"{kind} in one alone", removed, added)
 
 
 def _rest(side: Side) -> dict[str, object]:

@@ -1,7 +1,7 @@
-"""The history once more, beside the blobs: one object a transaction, from which a lost catalogue is rebuilt.
+"""The journal: the history as objects beside the blobs, one for each transaction, to rebuild a lost catalogue from.
 
 An object is written after its transaction is committed and before that is acknowledged, and never before its
-predecessor is there. So the journal is always a beginning of the history, and holds all that was acknowledged.
+predecessor exists. So the journal is always a prefix of the history, and has every acknowledged transaction.
 """
 
 from __future__ import annotations
@@ -20,54 +20,57 @@ PAUSES_S = (0.0005, 0.0005, 0.001, 0.001, 0.002, 0.002, 0.004, 0.008, 0.016)
 
 
 class Journal:
-    def __init__(self, backend: Backend, reader: Queries) -> None:
+    """Write, read and repair the journal of a store."""
+
+    def __init__(self, backend: Backend, queries: Queries) -> None:
         self._backend = backend
-        self._reader = reader
+        self._queries = queries
 
     def keep(self, events: list[Event], previous: int | None) -> None:
-        """Write the events of one transaction, after those of any before it whose writer has died; `previous` is the
-        number of the batch before.
+        """Write the events of one transaction, and before it those of earlier ones that the journal lacks.
+
+        `previous` is the number of the batch before.
         """
-        turn = partial(self._follow, previous)
+        follow = partial(self._follow, previous)
         if events:
-            self._write(events, turn)
+            self._write(events, follow)
         else:
-            turn()
+            follow()
 
     def _follow(self, batch: int | None) -> None:
-        """Wait a little for the object of a writer that is most likely at work on it, then write it in its stead."""
+        """Wait a little for the object of another writer, who is most likely writing it; then write it instead."""
         if batch is None:
             return
         for pause_s in PAUSES_S:
             if self._backend.size(journal_key(batch)) is not None:
                 return
             time.sleep(pause_s)
-        self.mend(batch)
+        self.repair(batch)
 
-    def mend(self, batch: int | None = None) -> None:
-        """Write what is missing up to this batch, the last by default."""
+    def repair(self, batch: int | None = None) -> None:
+        """Write the objects that are missing up to this batch, by default the last one."""
         if batch is None:
-            batch = _batch_of(self._reader.event())
+            batch = _batch_of(self._queries.event())
         missing: list[list[Event]] = []
         while batch is not None and self._backend.size(journal_key(batch)) is None:
-            events = self._reader.batch(batch)
-            before = _batch_of(self._reader.event(batch - 1)) if batch > 1 else None
+            events = self._queries.batch(batch)
+            before = _batch_of(self._queries.event(batch - 1)) if batch > 1 else None
             if not events or (before is not None and before >= batch):
-                return  # the catalogue was tampered with: the audit says so, and nothing of it is written
+                return  # the catalogue was tampered with: verify reports it, and nothing of it is written
             missing.append(events)
             batch = before
         for events in reversed(missing):
             self._write(events)
 
     def check_last(self) -> None:
-        """Raise `IntegrityError` where the journal goes on after the catalogue's last event."""
-        last = self._reader.event()
+        """Raise `IntegrityError` where the journal has an event after the catalogue's last one."""
+        last = self._queries.event()
         while last is not None and self._backend.size(journal_key(last.number + 1)) is not None:
-            before, last = last, self._reader.event()
+            before, last = last, self._queries.event()
             if last == before:
                 raise IntegrityError(
                     f"the catalogue ends with event {last.number}, and {self.locate(last.number + 1)} is of the next: "
-                    "it is an old copy; move it away and run `onetrunk rebuild`"
+                    "it is an old copy; move it away and rebuild it with `rebuild(url)`"
                 )
 
     def _write(self, events: list[Event], before_commit: Callable[[], None] = no_op) -> None:
@@ -77,8 +80,8 @@ class Journal:
             and self.read(number) != data
         ):
             raise IntegrityError(
-                f"{self.locate(number)} has another event {number} than the catalogue, of which there are two: keep "
-                "the one that it agrees with, or move both away and run `onetrunk rebuild`"
+                f"{self.locate(number)} has another event {number} than the catalogue: there are two catalogues; keep "
+                "the one that it agrees with, or move both away and rebuild one with `rebuild(url)`"
             )
 
     def read(self, number: int) -> bytes | None:

@@ -1,12 +1,13 @@
-"""A store open for reading: find versions by name, list them, and get back exactly the bytes that went in.
+"""A store open for reading: find versions by name, and read back exactly the bytes that were published.
 
-With a catalogue in SQLite this needs neither a database library nor a tensor library: what only reads starts fast.
+With a catalogue in SQLite this needs neither a database library nor a tensor library, so reading starts fast.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from store.adapters.backbone_fingerprint import Fingerprints
@@ -32,30 +33,47 @@ from store.records.version import Version
 from store.registry.catalogue_reader import CatalogueReader
 
 
+@dataclass(frozen=True)
+class BackboneUsage:
+    """How many versions use a backbone, removed ones too, and the bytes of blobs that it alone references."""
+
+    versions: int
+    own_nbytes: int
+
+
+@dataclass(frozen=True)
+class AliasTarget:
+    """The version that an alias pointed at, and the digest that its number was published with."""
+
+    alias: str
+    version: int
+    digest: str | None
+
+
 class ReadOnlyStore(CatalogueReader):
     """Read a store; made by `open`."""
 
-    def __init__(self, backend: Backend, reader: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
-        super().__init__(backend, reader, read_only=read_only, rows=rows)
+    def __init__(self, backend: Backend, queries: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
+        super().__init__(backend, queries, read_only=read_only, rows=rows)
         self.blobs = Blobs(backend)
         self.fingerprints = Fingerprints()
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
-        """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`; with `at`, what an alias named then."""
-        wanted = Ref.parse(ref)
-        alias = wanted.alias or (None if wanted.version or wanted.digest else LATEST)
+        """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`; `at` is when to look up the alias."""
+        parsed = Ref.parse(ref)
+        alias = parsed.alias or (None if parsed.version or parsed.digest else LATEST)
         if at is not None and alias is not None:
-            return self._version(self._row_at(wanted.task, alias, parse_time(at)))
-        row = self._find(wanted, alias)
+            return self._version(self._row_at(parsed.task, alias, parse_time(at)))
+        row = self._find(parsed, alias)
         while row is not None:
             try:
                 return self._version(row)
             except IntegrityError:
-                # It may have been removed and freed between the two looks: then this is no damage.
-                before, row = row.manifest, self._find(wanted, alias)
+                # It may have been removed and freed between the two reads: then nothing is damaged.
+                before, row = row.manifest, self._find(parsed, alias)
                 if row is not None and row.manifest == before:
                     raise
-        raise self._unknown(ref, wanted.task)
+        raise self._unknown(ref, parsed.task)
 
     def versions(self, task: str | None = None, *, removed: bool = False) -> list[Version]:
         """Return every version of every task, or of one, by task and number."""
@@ -70,7 +88,7 @@ class ReadOnlyStore(CatalogueReader):
 
     @contextmanager
     def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
-        """Give the bytes of the blobs as `Blobs.viewing` does: nothing made of them counts before the block ends."""
+        """Give views of the blobs as `Blobs.viewing` does: results count only once the block has ended."""
         with self._naming(*blobs), self.blobs.viewing(*blobs) as views:
             yield views
 
@@ -80,35 +98,55 @@ class ReadOnlyStore(CatalogueReader):
             names = [known.name for known in self.queries.backbones()]
             raise BackboneNotFoundError(
                 f"no backbone {name_or_fingerprint[:140]!r} in {self.url}: {suggest(name_or_fingerprint, names)}; "
-                "add it with `onetrunk backbone add NAME`"
+                "add it with `adopt_backbone(store, name)`"
             )
         return read_backbone_record(self.blobs, row)
 
     def backbones(self) -> list[BackboneRecord]:
         return [read_backbone_record(self.blobs, row) for row in self.queries.backbones()]
 
+    def backbone_usage(self, name_or_fingerprint: str) -> BackboneUsage:
+        """Return what removing a backbone depends on; raise `BackboneNotFoundError` where there is none."""
+        record = self.backbone(name_or_fingerprint)
+        blobs = self.queries.backbone_blobs()
+        own = {blob for owner, blob in blobs if owner == record.name} - {b for o, b in blobs if o != record.name}
+        users = sum(row.backbone == record.id.fingerprint for row in self.queries.versions(removed=True))
+        return BackboneUsage(users, sum(blob.nbytes for blob in own))
+
+    def aliases_at(self, task: str, at: str) -> list[AliasTarget]:
+        """Return where the aliases of a task pointed at a time (ISO 8601), by name."""
+        when = parse_time(at)
+        names = sorted({event.alias for event in self.queries.history(task) if event.alias is not None})
+        targets = ((alias, self.queries.version_at(task, alias, when)) for alias in names)
+        return [
+            AliasTarget(alias, number, self.queries.digest_at(task, number))
+            for alias, number in targets
+            if number is not None
+        ]
+
     @contextmanager
     def _naming(self, *blobs: Blob) -> Iterator[None]:
-        """Begin the message of an `IntegrityError` with a version or a backbone that the blobs belong to."""
+        """Begin the message of an `IntegrityError` with a version or backbone that references the damaged blob."""
         try:
             yield
         except IntegrityError as error:
             damaged = [blob for blob in blobs if blob.sha256 in str(error)]
-            used = [str(use) for blob in damaged for use in references_to(blob, self.queries, self.blobs)]
-            raise IntegrityError(f"{used[0]}: {error}" if used else str(error)) from None
+            owners = [str(use) for blob in damaged for use in references_to(blob, self.queries, self.blobs)]
+            raise IntegrityError(f"{owners[0]}: {error}" if owners else str(error)) from None
 
-    def _find(self, wanted: Ref, alias: str | None) -> VersionRow | None:
-        return self.queries.find(wanted.task, version=wanted.version, digest=wanted.digest, alias=alias)
+    def _find(self, ref: Ref, alias: str | None) -> VersionRow | None:
+        return self.queries.find(ref.task, version=ref.version, digest=ref.digest, alias=alias)
 
     def _row_at(self, task: str, alias: str, at: str) -> VersionRow:
         number = self.queries.version_at(check_name(task, "task"), alias, at)
         if number is None:
-            raise VersionNotFoundError(f"{task}@{alias} named nothing at {at}: see `onetrunk history {task}`")
+            raise VersionNotFoundError(f"{task}@{alias} pointed at no version at {at}: see `store.history(task)`")
         row = next((row for row in self.queries.versions(task, removed=True) if row.version == number), None)
         if row is None:
             digest = self.queries.digest_at(task, number)
             raise VersionNotFoundError(
-                f"{task}@{alias} named {task}:{number} (sha256:{digest}) at {at}, which has been removed and freed"
+                f"{task}@{alias} pointed at {task}:{number} (sha256:{digest}) at {at}, "
+                "which has been removed and freed: publish it again"
             )
         return row
 
@@ -116,10 +154,10 @@ class ReadOnlyStore(CatalogueReader):
         rows = self.queries.versions(task)
         if not rows:
             return self._no_task(task)
-        named = sorted({name for row in rows for name in row.aliases})
+        aliases = sorted({name for row in rows for name in row.aliases})
         numbers = ", ".join(str(row.version) for row in rows[-10:])
         return VersionNotFoundError(
-            f"no {ref[:200]!r}: {task} has versions {numbers} and aliases {', '.join(named)}; name one of these"
+            f"no {ref[:200]!r}: {task} has versions {numbers} and aliases {', '.join(aliases)}; name one of these"
         )
 
     def _version(self, row: VersionRow) -> Version:
@@ -140,12 +178,12 @@ def version_of(row: VersionRow, manifest: Manifest) -> Version:
 
 
 def parse_time(text: str) -> str:
-    """Return a time as the history writes it: ISO 8601 in UTC; without a zone, UTC is meant."""
+    """Return the time as the history writes it: ISO 8601 in UTC, with milliseconds. A time without a zone is in UTC."""
     try:
-        found = datetime.fromisoformat(text)
-        found = (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+        time = datetime.fromisoformat(text)
+        time = (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
     except (ValueError, OverflowError):
         raise InvalidSettingError(
             f"time {text[:40]!r} is not ISO 8601: write 2026-03-01 or 2026-03-01T12:30:00+01:00"
         ) from None
-    return found.isoformat(timespec="milliseconds")
+    return time.isoformat(timespec="milliseconds")

@@ -1,7 +1,7 @@
 """The store as the holder of one API key may use it.
 
-A key of tenant `acme` sees the names that begin with `acme/`. What it is told of any other name is decided from the
-name alone, before anything is looked up: neither the answer nor its time depends on what others have.
+A key of tenant `acme` sees the tasks whose names begin with `acme/`. Any other name is refused from the name alone,
+before anything is looked up: neither the answer nor its time depends on the tasks of other tenants.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ from store.records.refs import Ref, tenant_of
 from store.records.version import Version
 from store.registry.api_keys import ANONYMOUS, SCOPES, allows, authenticate, new_key
 from store.registry.bundle import export_bundle, import_bundle
+from store.registry.publish import DEFAULT, PublishOptions
 from store.registry.store import Removal, Store
 
 __all__ = ["SCOPES", "ApiKey", "TaskEvent", "TenantStore", "authenticate", "new_key"]
 
-TOLD = (
+SHOWN = (
     FormatError,
     ImageError,
     InUseError,
@@ -47,12 +48,12 @@ TOLD = (
     OverloadedError,
     RefusedError,
 )
-"""Errors that speak of the caller's own tasks and files; of any other a tenant is told the kind alone."""
+"""Errors about the caller's own tasks and files; of any other error a tenant sees the kind alone."""
 
 
 @dataclass(frozen=True)
 class TaskEvent:
-    """A change of one task, numbered from the task's first: where it stands among those of others is left out."""
+    """A change of one task, numbered from the task's first event; its place in the whole history is left out."""
 
     number: int
     at: str
@@ -65,26 +66,26 @@ class TaskEvent:
 
     @classmethod
     def of(cls, number: int, event: Event, *, tenant: str | None) -> TaskEvent:
-        """Number the event; a tenant is not told which user on which machine the operator was."""
+        """Number the event; a tenant sees 'operator' instead of the operator's user and machine."""
         actor = event.actor if tenant is None or (event.actor or "").startswith("key ") else "operator"
-        named = (event.version, event.alias, event.digest)
-        return cls(number, event.at, actor, event.action, *named, dict(event.details or {}))
+        target = (event.version, event.alias, event.digest)
+        return cls(number, event.at, actor, event.action, *target, dict(event.details or {}))
 
 
 class TenantStore:
-    """The store for one key: each call checks the scope, then the name, and only then looks."""
+    """The store for one key: each call checks the scope, then the name, and only then reads the store."""
 
     def __init__(self, store: Store, key: ApiKey) -> None:
         self.key = key
         self._store = store
 
     def check(self, scope: str, name: str | None = None) -> None:
-        """Raise unless the key has the scope and, with a task or ref, sees it; nothing is looked up."""
+        """Raise unless the key has the scope and, with a task or ref, may see it; nothing is looked up."""
         if not allows(self.key, scope):
             if self.key == ANONYMOUS:
-                raise NotAllowedError(f"this needs a key with the scope {scope}: start the server with --keys")
-            given = ", ".join(self.key.scopes)
-            raise NotAllowedError(f"this needs the scope {scope}, the key has {given}: send a key that has it")
+                raise NotAllowedError(f"this needs a key with the scope {scope}: start the server with `keys=True`")
+            scopes = ", ".join(self.key.scopes)
+            raise NotAllowedError(f"this needs the scope {scope}, the key has {scopes}: send a key that has it")
         if name is None or self.key.tenant is None:
             return
         task = name if name.endswith("*") else Ref.parse(name).task
@@ -93,7 +94,7 @@ class TenantStore:
 
     @contextmanager
     def authorized(self, scope: str, name: str | None = None) -> Iterator[Store]:
-        """Give the store for one call; what it raises speaks to a tenant of the tenant's own alone."""
+        """Give the store for one call; its errors are redacted for a tenant."""
         self.check(scope, name)
         try:
             yield (
@@ -110,14 +111,15 @@ class TenantStore:
         with self.authorized("read", ref) as store:
             return store.resolve(ref, at=at)
 
-    def page(self, search: Search, *, after: str | None = None, limit: int = 50) -> Page:
+    def search(self, query: Search | None = None, *, after: str | None = None, limit: int = 50) -> Page:
         with self.authorized("read") as store:
-            own = search if self.key.tenant is None else replace(search, tenant=self.key.tenant)
-            return store.page(search=own, after=after, limit=limit)
+            query = query or Search()
+            own = query if self.key.tenant is None else replace(query, tenant=self.key.tenant)
+            return store.search(own, after=after, limit=limit)
 
-    def listed(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
+    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
         with self.authorized("read", task) as store:
-            return store.listed(task, removed=removed)
+            return store.list_versions(task, removed=removed)
 
     def aliases(self, task: str) -> dict[str, int]:
         with self.authorized("read", task) as store:
@@ -139,34 +141,25 @@ class TenantStore:
             ]
 
     def backbones(self) -> list[BackboneRecord]:
-        """Return the backbones, which all share; how many tasks stand on one is for the operator to know."""
+        """Return the backbones, which all tenants share; how many tasks use one is not part of the answer."""
         with self.authorized("read") as store:
             return store.backbones()
 
     def publish_checkpoint(
-        self,
-        task: str,
-        checkpoint: Checkpoint,
-        *,
-        where: str,
-        backbone: str | None = None,
-        depth: int | None = None,
-        aliases: tuple[str, ...] = (),
+        self, task: str, checkpoint: Checkpoint, *, where: str, options: PublishOptions = DEFAULT
     ) -> Version:
-        if aliases:
-            self.check("promote", task)
+        if options.aliases:
+            self.check("admin" if options.force else "promote", task)
         with self.authorized("publish", task) as store:
-            return store.publish_checkpoint(
-                task, checkpoint, where=where, backbone=backbone, depth=depth, aliases=aliases
-            )
+            return store.publish_checkpoint(task, checkpoint, where=where, options=options)
 
     def import_bundle(self, task: str, file: BinaryIO) -> list[Version]:
-        """Publish what a bundle holds as versions of the task; it must bring all but the backbone, which is known."""
+        """Publish the versions of a bundle under the task's name; the store must have their backbone already."""
         with self.authorized("publish", task) as store:
             return import_bundle(store, file, task=task, add_backbone=False)
 
     def export_bundle(self, ref: str, file: BinaryIO) -> int:
-        """Write the version, without its backbone, and return the bytes that it takes."""
+        """Write the version as a bundle without its backbone; return the size in bytes."""
         with self.authorized("read", ref) as store:
             return export_bundle(store, [ref], file, with_backbone=False).nbytes
 
@@ -175,7 +168,7 @@ class TenantStore:
             store.set_tag(task, key, value, version=version)
 
     def remove(self, ref: str, *, all_versions: bool = False, dry_run: bool = False) -> Removal:
-        """Take a version, or the task, away; a tenant is told the bytes that no other version of its own names."""
+        """Remove a version, or the task; a tenant sees the bytes that no other version of its own references."""
         with self.authorized("admin" if all_versions else "publish", ref) as store:
             return store.remove(ref, all_versions=all_versions, dry_run=dry_run, tenant=self.key.tenant)
 
@@ -196,17 +189,17 @@ class TenantStore:
             return store.rollback(task, alias, force=force)
 
     def set_rule(self, rule: AliasRule) -> None:
-        """Say what an alias of a task, or of every task of a tenant (`acme/*`), asks before it moves."""
+        """Set what an alias of a task, or of every task of a tenant (`acme/*`), requires before it moves."""
         with self.authorized("admin", rule.task) as store:
             store.set_rule(rule)
 
     def list_keys(self) -> list[ApiKey]:
-        """Return the tenant's keys, the operator's all."""
+        """Return the keys of the tenant; the operator sees all."""
         with self.authorized("admin") as store:
-            return store.queries.keys(self.key.tenant)
+            return store.api_keys(self.key.tenant)
 
     def create_key(self, tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
-        """Make a key of the own tenant, the operator of any; return it with its secret."""
+        """Make a key of the caller's own tenant, or as operator of any; return it with its secret."""
         self.check("admin")
         if self.key.tenant not in (None, tenant):
             raise NotAllowedError(f"tenant {tenant!r}: this key makes keys of tenant {self.key.tenant!r} alone")
@@ -216,16 +209,16 @@ class TenantStore:
 
     def revoke_key(self, identifier: str) -> ApiKey:
         with self.authorized("admin") as store:
-            key = store.queries.key(identifier)
+            key = store.api_key(identifier)
             if key is None or self.key.tenant not in (None, key.tenant):
                 raise NotFoundError(f"no API key {identifier[:40]!r}: list yours for the ids that there are")
             store.revoke_key(identifier)
-            return store.queries.key(identifier) or key
+            return store.api_key(identifier) or key
 
     def _redact(self, error: OneTrunkError) -> OneTrunkError:
-        """Return the error as a tenant may hear it: without the place of the store, other tasks, or machines."""
-        if not isinstance(error, TOLD):
-            return type(error)("the store cannot do this now: try again, or ask its operator to run `onetrunk verify`")
+        """Return the error as a tenant may see it: without the store's location, other tasks, or machines."""
+        if not isinstance(error, SHOWN):
+            return type(error)("the store cannot do this now: try again, or ask its operator to run `verify(store)`")
         message = str(error).replace(self._store.url, "the store")
         if isinstance(error, InUseError):
             for lease in self._store.leases():

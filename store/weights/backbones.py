@@ -83,7 +83,9 @@ def load_backbone(
         tensors = load_file(weights)
     except safetensors.SafetensorError as error:
         raise FormatError(f"{str(weights)!r} is not a whole safetensors file ({error}): fetch it again") from None
-    return _describe(label or name, model, _trunk(tensors, model, str(weights)), arguments or {}, source=weights.name)
+    return _describe(
+        label or name, model, _without_classifier(tensors, model, str(weights)), arguments or {}, source=weights.name
+    )
 
 
 def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:
@@ -103,11 +105,11 @@ def open_backbone(store: Store, record: BackboneRecord) -> Backbone:
             pass
         store.fingerprints.check(record, data, sha256=record.weights.sha256)
         return Backbone(record, tensors_in(data, f"weights of backbone {record.name}"))
-    found = load_backbone(record.source, arguments=record.id.arguments, label=record.name)
-    return pinned(Backbone(record, found.tensors))
+    original = load_backbone(record.source, arguments=record.id.arguments, label=record.name)
+    return check_backbone(Backbone(record, original.tensors))
 
 
-def pinned(backbone: Backbone) -> Backbone:
+def check_backbone(backbone: Backbone) -> Backbone:
     """Return the backbone, or raise `BackboneMismatchError` where its tensors are not what its record says."""
     check_leaves(backbone.record, _leaves(backbone.tensors))
     return backbone
@@ -132,10 +134,10 @@ def _load_packaged(name: str) -> Backbone:
     tensors = load((folder / f"{PACKAGED[name]}.safetensors").read_bytes())
     with torch.device("meta"):
         model = _create(config["architecture"], config["arguments"])
-    trunk = _trunk(tensors, model, name)
-    found = _describe(name, model, trunk, config["arguments"], source="package", preprocessing=preprocessing)
-    expected = dataclasses.replace(found.record.id, fingerprint=config["fingerprint"])
-    return pinned(Backbone(dataclasses.replace(found.record, id=expected), found.tensors))
+    kept = _without_classifier(tensors, model, name)
+    backbone = _describe(name, model, kept, config["arguments"], source="package", preprocessing=preprocessing)
+    expected = dataclasses.replace(backbone.record.id, fingerprint=config["fingerprint"])
+    return check_backbone(Backbone(dataclasses.replace(backbone.record, id=expected), backbone.tensors))
 
 
 def _load_pretrained(name: str, arguments: Mapping[str, object], label: str) -> Backbone:
@@ -181,17 +183,17 @@ def _create(architecture: str, arguments: Mapping[str, object]) -> VisionTransfo
     return check_supported(model, architecture)
 
 
-def _trunk(tensors: Mapping[str, Tensor], model: VisionTransformer, where: str) -> dict[str, Tensor]:
+def _without_classifier(tensors: Mapping[str, Tensor], model: VisionTransformer, source: str) -> dict[str, Tensor]:
     """Drop the classifier and check names and shapes against the model."""
     expected = {k: v.shape for k, v in model.state_dict().items()}
-    trunk = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER_KEYS)}
-    wrong = sorted(trunk.keys() ^ expected.keys()) or sorted(k for k in expected if trunk[k].shape != expected[k])
+    kept = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER_KEYS)}
+    wrong = sorted(kept.keys() ^ expected.keys()) or sorted(k for k in expected if kept[k].shape != expected[k])
     if wrong:
         raise FormatError(
-            f"{where}: tensor {wrong[0]!r} is missing, unknown or of another shape than the architecture's "
+            f"{source}: tensor {wrong[0]!r} is missing, unknown or of another shape than the architecture's "
             f"({len(wrong)} such): give the matching architecture and arguments"
         )
-    return trunk
+    return kept
 
 
 def _describe(

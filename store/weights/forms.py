@@ -28,8 +28,8 @@ class Form:
         return sum(tensor.nbytes for tensor in self._tensors().values())
 
     def _tensors(self) -> dict[str, Tensor]:
-        found = ((each.name, getattr(self, each.name)) for each in fields(self))  # type: ignore[arg-type]
-        return {name: value for name, value in found if isinstance(value, Tensor)}
+        values = ((field.name, getattr(self, field.name)) for field in fields(self))  # type: ignore[arg-type]
+        return {name: value for name, value in values if isinstance(value, Tensor)}
 
 
 @dataclass(frozen=True)
@@ -99,15 +99,15 @@ class Forms:
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Forms:
         return Forms(
-            {path: each.to(device, dtype) for path, each in self.deltas.items()},
-            {path: each.to(device, dtype) for path, each in self.norms.items()},
-            {path: each.to(device, dtype) for path, each in self.bottlenecks.items()},
+            {path: form.to(device, dtype) for path, form in self.deltas.items()},
+            {path: form.to(device, dtype) for path, form in self.norms.items()},
+            {path: form.to(device, dtype) for path, form in self.bottlenecks.items()},
         )
 
     @property
     def nbytes(self) -> int:
-        every = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
-        return sum(each.nbytes for each in every)
+        forms = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
+        return sum(form.nbytes for form in forms)
 
     @property
     def first_block(self) -> int | None:

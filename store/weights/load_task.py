@@ -16,7 +16,7 @@ from store.weights.tensor_views import tensors_in
 
 
 def load_task(
-    shelf: ReadOnlyStore,
+    store: ReadOnlyStore,
     manifest: Manifest,
     *,
     backbone: Tensors,
@@ -30,7 +30,7 @@ def load_task(
     file stays open or mapped.
     """
     adapter, head = manifest.adapter, manifest.head
-    with shelf.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
+    with store.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
         settings, classifier = json.loads(bytes(config)), _tensors_of(top, "head.safetensors")
         forms = lower_blocks(settings, weights, dtype=dtype, device=device)
         if forms is None:
@@ -39,6 +39,6 @@ def load_task(
         return with_head(forms, classifier, bytes(labels), manifest.depth, dtype, device)
 
 
-def _tensors_of(view: memoryview, what: str) -> dict[str, Tensor]:
+def _tensors_of(view: memoryview, source: str) -> dict[str, Tensor]:
     # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
-    return tensors_in(memoryview(bytearray(view)), what)
+    return tensors_in(memoryview(bytearray(view)), source)

@@ -18,7 +18,7 @@ def check_answers(store: Store, model: Model) -> None:
         for name, task in sorted(model.tasks.items())
         for number, kept in sorted(task.versions.items())
     ]
-    listed = {(row.task, row.version): row for name in model.tasks for row in reader.listed(name, removed=True)}
+    listed = {(row.task, row.version): row for name in model.tasks for row in reader.list_versions(name, removed=True)}
     for row in rows:
         _check_listed(row, listed[row.task, row.version], model)
     assert {(task, alias): number for task, alias, number in reader.all_aliases()} == {
@@ -30,7 +30,7 @@ def check_answers(store: Store, model: Model) -> None:
     assert {record.name: record.id.fingerprint for record in store.backbones()} == {
         name: trunk.fingerprint for name, trunk in model.backbones.items()
     }
-    assert {key.id: key.revoked_at is None for key in reader.keys(None)} == model.keys
+    assert {key.id: key.revoked_at is None for key in reader.api_keys()} == model.keys
     assert {lease.id: frozenset(lease.digests) for lease in store.leases()} == model.leases
 
 
@@ -61,12 +61,12 @@ def check_pages(store: Store, model: Model, search: Search, limit: int) -> None:
     alias = search.alias or "latest"
     places = [(name, task.aliases[alias]) for name, task in sorted(model.tasks.items()) if alias in task.aliases]
     expected = [place for place in places if _is_wanted(*place, model, search)]
-    pages = [store.page(search=search, limit=limit)]
+    pages = [store.search(search, limit=limit)]
     while pages[-1].next is not None:
-        pages.append(store.page(search=search, limit=limit, after=pages[-1].next))
+        pages.append(store.search(search, limit=limit, after=pages[-1].next))
     assert [(row.task, row.version) for page in pages for row in page.rows] == expected
     assert [len(page.rows) for page in pages[:-1]] == [limit] * (len(pages) - 1)
-    assert all(row in store.listed(row.task) for page in pages for row in page.rows)
+    assert all(row in store.list_versions(row.task) for page in pages for row in page.rows)
 
 
 def _is_wanted(name: str, number: int, model: Model, search: Search) -> bool:

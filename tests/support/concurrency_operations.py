@@ -175,7 +175,7 @@ def page(worker: Worker) -> Outcome:
     listed: list[tuple[str, int]] = []
     after: str | None = None
     while not listed or after is not None:
-        found = worker.store.page(after=after, limit=2)
+        found = worker.store.search(after=after, limit=2)
         listed += [(row.task, row.version) for row in found.rows]
         after = found.next
         assert found.rows, "a page of a store that never empties"

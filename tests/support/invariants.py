@@ -123,7 +123,7 @@ def observe(root: Path) -> Seen:
                 store.read(blob)
         return Seen(
             versions=tuple((v.task, v.version, v.digest, v.aliases, v.removed_at is None) for v in versions),
-            listed=tuple((row.version, row.tags, row.nbytes) for row in store.page(limit=100).rows),
+            listed=tuple((row.version, row.tags, row.nbytes) for row in store.search(limit=100).rows),
             backbones=tuple(store.backbones()),
             rules=tuple(store.rules()),
             history=tuple(_fact(event) for event in store.queries.history()),

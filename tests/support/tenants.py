@@ -1,4 +1,4 @@
-"""Stores as tenants see them, every verb that a tenant has, and readers that are overheard."""
+"""Stores as tenants see them, every method that a tenant has, and queries with a listener."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from store.queries.reader import Queries
 from store.queries.sql import Select
 from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
+from store.registry.publish import PublishOptions
 from store.registry.store import Store
 from store.registry.tenant_store import TenantStore, authenticate, new_key
 
@@ -19,16 +20,16 @@ from store.registry.tenant_store import TenantStore, authenticate, new_key
 def as_tenant(store: Store, tenant: str | None, *scopes: str) -> TenantStore:
     key, secret = new_key(tenant, scopes or ("admin",))
     store.put_key(key)
-    return TenantStore(store, authenticate(store.queries, secret))
+    return TenantStore(store, authenticate(store, secret))
 
 
-def listening(reader: Queries, heard: Callable[[str, dict[str, object]], None]) -> Queries:
-    """Return the same reader, whose every question is heard."""
+def listening(queries: Queries, listener: Callable[[str, dict[str, object]], None]) -> Queries:
+    """Return the same queries; the listener is called with every statement and its parameters."""
 
     @contextmanager
     def connect() -> Iterator[Select]:
-        with reader.connect() as select:
-            yield lambda sql, **parameters: heard(sql, parameters) or select(sql, **parameters)
+        with queries.connect() as select:
+            yield lambda sql, **parameters: listener(sql, parameters) or select(sql, **parameters)
 
     return Queries(connect)
 
@@ -41,11 +42,13 @@ def enter(opened: AbstractContextManager[Store]) -> object:
         return store.url
 
 
+PROD = PublishOptions(aliases=("prod",))
+FORCED = PublishOptions(aliases=("prod",), force=True)
 CHECKPOINT = cast(Checkpoint, None)  # what is refused is refused before it is opened
 FILE = io.BytesIO()
 VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "resolve": ("read", lambda s, task: s.resolve(f"{task}@latest")),
-    "listed": ("read", lambda s, task: s.listed(task)),
+    "list_versions": ("read", lambda s, task: s.listed(task)),
     "aliases": ("read", lambda s, task: s.aliases(task)),
     "rules": ("read", lambda s, task: s.rules(task)),
     "tags": ("read", lambda s, task: s.tags(task)),
@@ -60,18 +63,19 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "remove_alias": ("promote", lambda s, task: s.remove_alias(task, "prod")),
     "rollback": ("promote", lambda s, task: s.rollback(task)),
     "set_rule": ("admin", lambda s, task: s.set_rule(AliasRule(task, "prod", protected=True))),
-    "may": ("read", lambda s, task: enter(s.authorized("read", task))),
+    "authorized": ("read", lambda s, task: enter(s.authorized("read", task))),
     "check": ("read", lambda s, task: s.check("read", task)),
 }
 UNNAMED: dict[str, tuple[str, Callable[[TenantStore], object]]] = {
-    "page": ("read", lambda s: s.page(ALL)),
+    "search": ("read", lambda s: s.search(ALL)),
     "backbones": ("read", lambda s: s.backbones()),
     "list_keys": ("admin", lambda s: s.list_keys()),
     "create_key": ("admin", lambda s: s.create_key("acme", ("read",))),
     "revoke_key": ("admin", lambda s: s.revoke_key("0" * 16)),
 }
 STRICTER: dict[str, Callable[[TenantStore, str], object]] = {
-    "publish that promotes": lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test", aliases=("prod",)),
+    "publish that promotes": lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test", options=PROD),
+    "publish that forces": lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test", options=FORCED),
     "removal of all": lambda s, task: s.remove(task, all_versions=True),
     "forced alias": lambda s, task: s.set_alias(task, "prod", 1, force=True),
     "forced removal of an alias": lambda s, task: s.remove_alias(task, "prod", force=True),
@@ -80,7 +84,7 @@ STRICTER: dict[str, Callable[[TenantStore, str], object]] = {
 
 
 class Untouchable:
-    """In place of a store: no question to it goes unnoticed."""
+    """In place of a store: any use of it fails."""
 
     def __getattr__(self, name: str) -> object:
         raise AssertionError(f"{name} was looked up")

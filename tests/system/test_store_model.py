@@ -43,6 +43,7 @@ from store.maintenance.verify import verify
 from store.records.events import AliasRule
 from store.records.listing import Search
 from store.registry.api_keys import new_key
+from store.registry.publish import PublishOptions
 from store.registry.store import Store, Version
 
 T = TypeVar("T")
@@ -125,10 +126,9 @@ class Registry(RuleBasedStateMachine):
     def publish(self, task: str, content: Content, backbone: str, names: tuple[str, ...], force: bool) -> None:
         trunk = self.model.backbones.get(backbone)
         checkpoint = parse_checkpoint(files_of(content, trunk.fingerprint if trunk else OTHER))
+        options = PublishOptions(backbone=backbone, depth=1, aliases=names, force=force)
         found, number = self.both(
-            lambda store: store.publish_checkpoint(
-                task, checkpoint, where="here", backbone=backbone, depth=1, aliases=names, force=force
-            ),
+            lambda store: store.publish_checkpoint(task, checkpoint, where="here", options=options),
             lambda model: model.publish(task, content, backbone, names, force=force),
         )
         self.check_published(found, number)
@@ -239,10 +239,10 @@ class Registry(RuleBasedStateMachine):
         assert predicted is not None
         assert found == foreseen
         purged, freed, condemned = predicted
-        assert (found.purged, found.freed, found.condemned) == (purged, tuple(sorted(freed)), tuple(sorted(condemned)))
+        assert (found.purged, found.freed, found.marked) == (purged, tuple(sorted(freed)), tuple(sorted(condemned)))
         gone = sum(before.values()) - sum(blobs_of(self.root).values())
         assert found.freed_nbytes == sum(freed.values()) == gone
-        assert found.condemned_nbytes == sum(condemned.values())
+        assert found.marked_nbytes == sum(condemned.values())
 
     @rule(data=st.sampled_from((b"stray", b"straying")), lease=st.none() | st.sampled_from("pq"))
     def leave_a_blob(self, data: bytes, lease: str | None) -> None:

@@ -30,7 +30,8 @@ def catalogue(store: Store, folder: Path, name: str) -> Callable[[str], int]:
     def register(task: str) -> int:
         labels = Blob.of(f"{name} {next(count)}".encode())
         manifest = replace(template, task=task, head=replace(template.head, labels=labels))
-        return store.catalogue.publish(task, entry_of(manifest, Blob.of(manifest.to_json())), names=("latest",)).version
+        entry = entry_of(manifest, Blob.of(manifest.to_json()))
+        return store.catalogue.publish(task, entry, aliases=("latest",)).version
 
     return register
 

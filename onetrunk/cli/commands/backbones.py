@@ -84,14 +84,12 @@ def remove_backbone(
     """Remove a backbone that no version uses. `gc` frees its weights."""
     with options.open() as store:
         record = store.backbone(name)
-        blobs = store.queries.backbone_blobs()
-        own = {blob for owner, blob in blobs if owner == record.name} - {b for o, b in blobs if o != record.name}
-        users = sum(row.backbone == record.id.fingerprint for row in store.queries.versions(removed=True))
+        usage = store.backbone_usage(name)
         if not dry_run:
-            confirm(f"remove backbone {record.name}?", yes=yes or users > 0)  # with users it is refused
+            confirm(f"remove backbone {record.name}?", yes=yes or usage.versions > 0)  # with users it is refused
             store.remove_backbone(name)
-    row = {"name": record.name, "versions": users, "freed_nbytes": 0 if users else sum(blob.nbytes for blob in own)}
-    print_rows([row], options.fmt)
+    freed_nbytes = 0 if usage.versions else usage.own_nbytes
+    print_rows([{"name": record.name, "versions": usage.versions, "freed_nbytes": freed_nbytes}], options.fmt)
     if dry_run:
         log_dry_run()
 

@@ -85,7 +85,7 @@ def subject(options: StoreOptions, name: str | None, count: int) -> Iterator[tup
 def find_manifests(store: Store, backbone: str, count: int) -> list[Manifest]:
     from store.records.listing import Search
 
-    rows = store.page(search=Search(backbone=backbone), limit=count).rows
+    rows = store.search(Search(backbone=backbone), limit=count).rows
     return [store.resolve(f"{row.task}:{row.version}").manifest for row in rows]
 
 

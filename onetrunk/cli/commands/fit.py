@@ -33,7 +33,7 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
+from onetrunk.workflows import DEFAULT_BACKBONE, adopt_backbone, borrow_backbone, publish_folder
 
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from store.records.evidence import PruneIndex
     from store.weights.backbones import Backbone
 
-PACKAGED = "onetrunk/vit_tiny_64"
 DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, or a name that timm reads."
 
 app = command_group()
@@ -61,7 +60,7 @@ def fit(
     task: Annotated[str, typer.Argument(help="Name to publish under.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     *,
-    backbone: Annotated[str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")] = PACKAGED,
+    backbone: Annotated[str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")] = DEFAULT_BACKBONE,
     adapter: AdapterOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from store.records.listing import Search, VersionListing
     from store.registry.catalogue_reader import CatalogueReader
     from store.registry.diff import Difference
-    from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Version
 
 PAGE = 50
@@ -66,9 +65,9 @@ def list_versions(
         raise InvalidSettingError("a search covers all tasks: leave out TASK and --removed, or the search options")
     with options.open_catalogue() as store:
         if removed:
-            rows, more = removed_versions(store, task), False
+            rows, more = store.list_removed(task), False
         elif task:
-            rows, more = store.listed(task), False
+            rows, more = store.list_versions(task), False
         else:
             rows, more = find_tasks(store, query, after=after, limit=PAGE if limit is None else limit)
     if limit and len(rows) > limit:  # of one task, the newest are shown
@@ -84,17 +83,12 @@ def find_tasks(
     listings: CatalogueReader, search: Search, *, after: str | None, limit: int
 ) -> tuple[tuple[VersionListing, ...], bool]:
     """Return one page, or with limit 0 every task, and whether more follow."""
-    page = listings.page(search=search, after=after, limit=limit or ALL)
+    page = listings.search(search, after=after, limit=limit or ALL)
     rows = list(page.rows)
     while page.next is not None and not limit:
-        page = listings.page(search=search, after=page.next, limit=ALL)
+        page = listings.search(search, after=page.next, limit=ALL)
         rows += page.rows
     return tuple(rows), page.next is not None
-
-
-def removed_versions(listings: CatalogueReader, task: str | None) -> tuple[VersionListing, ...]:
-    tasks = [task] if task else sorted({row.task for row in listings.queries.versions(removed=True) if row.removed_at})
-    return tuple(row for name in tasks for row in listings.listed(name, removed=True) if row.removed_at)
 
 
 @app.command(epilog=example(
@@ -109,7 +103,7 @@ def show(
     """Show a version and the evidence for its cut."""
     with options.open_read_only() as store:
         version = store.resolve(ref, at=at)
-        tags = store.queries.tags(version.task) | store.queries.tags(version.task, version.version)
+        tags = store.effective_tags(version.task, version.version)
     if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif options.fmt is Format.CSV:
@@ -164,19 +158,9 @@ def history(
     with options.open_read_only() as store:
         events = store.history(task)
         if at is not None:
-            print_rows(list(named_at(store, task, at)), options.fmt)
+            print_rows([vars(target) for target in store.aliases_at(task, at)], options.fmt)
             return
     print_rows([{**vars(event), "sha256": event.sha256} for event in events], options.fmt, EVENT)
-
-
-def named_at(store: ReadOnlyStore, task: str, at: str) -> Iterator[Record]:
-    from store.registry.read_only_store import parse_time
-
-    when = parse_time(at)
-    for alias in sorted({event.alias for event in store.queries.history(task) if event.alias is not None}):
-        version = store.queries.version_at(task, alias, when)
-        if version is not None:
-            yield {"alias": alias, "version": version, "digest": store.queries.digest_at(task, version)}
 
 
 @app.command(epilog=example("diff flowers:3 flowers:4", "diff flowers@prod flowers --format json"))

@@ -49,7 +49,7 @@ def list_keys(
 ) -> None:
     """List API keys, without their secrets."""
     with options.open_read_only() as store:
-        rows = [omit(asdict(key), "sha256") for key in store.queries.keys(tenant)]
+        rows = [omit(asdict(key), "sha256") for key in store.api_keys(tenant)]
     print_rows(rows, options.fmt)
 
 
@@ -63,7 +63,7 @@ def revoke_key(
 ) -> None:
     """Revoke a key. This cannot be undone."""
     with options.open() as store:
-        key = store.queries.key(identifier)
+        key = store.api_key(identifier)
         if key is None:
             raise NotFoundError(f"no API key {identifier[:40]!r}: see `onetrunk key ls`")
         if not dry_run:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onetrunk.cli.hints import with_hint
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import DryRun, Yes, command_group, example
 from onetrunk.cli.output import confirm, log_dry_run, log_to_stderr, print_record, print_rows
@@ -30,11 +31,9 @@ def leases(options: StoreOptions) -> None:
     rows: list[Record] = []
     with options.open_read_only() as store:
         for lease in store.leases():
-            naming = ((digest, row) for digest in lease.digests for row in store.queries.referencing_versions(digest))
-            held = sorted((row.task, row.version) for digest, row in naming if row.manifest.sha256 == digest)
             expires_at = datetime.fromtimestamp(lease.expires_at, UTC).isoformat(timespec="milliseconds")
-            named = {"versions": [f"{task}:{version}" for task, version in held], "blobs": len(lease.digests)}
-            rows.append({"id": lease.id, "holder": lease.holder, "expires_at": expires_at, **named})
+            held = {"versions": store.leased_versions(lease), "blobs": len(lease.digests)}
+            rows.append({"id": lease.id, "holder": lease.holder, "expires_at": expires_at, **held})
     print_rows(rows, options.fmt)
 
 
@@ -56,26 +55,26 @@ def gc(
     with options.open() as store:
         report = collect_garbage(store, grace_s=grace_s, dry_run=True, wait=wait)
         if not dry_run:
-            if report.purged or report.freed or report.leftovers:
+            if report.purged or report.freed or report.orphaned:
                 contents = f"{len(report.purged)} removed versions and {len(report.freed)} blobs"
                 confirm(f"free {report.freed_nbytes} B of {contents}? This cannot be undone", yes=yes)
             report = collect_garbage(store, grace_s=grace_s, wait=wait)
     print_record(
-        asdict(report),
+        report.to_dict(),
         options.fmt,
         {
             "purged versions": len(report.purged),
             "freed blobs": len(report.freed),
-            "orphaned temporary files": len(report.leftovers),
+            "orphaned temporary files": len(report.orphaned),
             "freed bytes": report.freed_nbytes,
-            "marked blobs": len(report.condemned),
-            "marked bytes": report.condemned_nbytes,
+            "marked blobs": len(report.marked),
+            "marked bytes": report.marked_nbytes,
         },
     )
     if dry_run:
         log_dry_run()
-    elif report.condemned:
-        log_to_stderr(f"{report.condemned_nbytes} B are marked: a `gc` at least {grace} later frees them")
+    elif report.marked:
+        log_to_stderr(f"{report.marked_nbytes} B are marked: a `gc` at least {grace} later frees them")
 
 
 @app.command("verify", epilog=example("verify", "verify --metadata", "verify --quarantine --format json"))
@@ -93,10 +92,10 @@ def verify_store(
     from store.maintenance.verify import verify
 
     with options.open() as store:
-        large = sum(store.queries.next_versions().values()) > LARGE
+        large = store.count_versions() > LARGE
         others = len(os.sched_getaffinity(0)) - 1 if large else 0
         findings = verify(store, metadata_only=metadata, quarantine=quarantine, processes=others)
-    print_rows([asdict(finding) for finding in findings], options.fmt)
+    print_rows([{**asdict(finding), "problem": with_hint(finding.problem)} for finding in findings], options.fmt)
     if findings:
         raise typer.Exit(1)
     log_to_stderr("history, tables and manifests are consistent" if metadata else "every digest matches")
@@ -113,7 +112,7 @@ def rebuild(options: StoreOptions) -> None:
     result = rebuild(options.url, catalogue=options.catalogue)
     print_record(asdict(result), options.fmt, {"events": result.events, "versions": result.versions})
     for problem in result.problems:
-        log_to_stderr(problem)
+        log_to_stderr(with_hint(problem))
     if result.problems:
         raise typer.Exit(1)
 
@@ -126,11 +125,11 @@ def migrate(
     yes: Yes = False,
 ) -> None:
     """Migrate a store to the format of this version of onetrunk. Older versions cannot open it afterwards."""
-    from store.backends.identity import STORE_FORMAT, identity_format
+    from store.backends.identity import STORE_FORMAT, store_format
     from store.backends.urls import open_backend
     from store.maintenance.migrate import migrate
 
-    old = identity_format(open_backend(options.url))
+    old = store_format(open_backend(options.url))
     if old < STORE_FORMAT and not dry_run:
         advice = "Stop older versions of onetrunk first, and keep a copy"
         confirm(f"migrate from format {old} to {STORE_FORMAT}? {advice}", yes=yes)

@@ -28,7 +28,7 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from store.adapters.methods.spec import FLOATS, LINEAR, MAX_NUMBER, NORMS, Method, Shapes, block_widths
-from store.adapters.methods.targets import Config, show
+from store.adapters.methods.targets import Config, shorten
 from store.adapters.safetensors_header import TensorInfo
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
@@ -44,7 +44,7 @@ Tensors = Mapping[str, tuple[int, ...]]
 class Preset:
     """A bottleneck as its paper defines it: where in a block, on what, through what, and scaled by what."""
 
-    places: tuple[str, ...]
+    sites: tuple[str, ...]
     input: Literal["residual", "output", "sum"]
     activation: Literal["relu", "gelu"]
     scale: Literal["scalar", "channels"] | None = None
@@ -64,18 +64,18 @@ class _Kind:
     """Where a kind may stand in a block, and the tensors that it has there, by the width of what the place gives."""
 
     name: str
-    places: Callable[[Config], tuple[str, ...]]
+    sites: Callable[[Config], tuple[str, ...]]
     tensors: Callable[[Config, int], Tensors]
 
     def ranks(self, config: Config, infos: Mapping[str, TensorInfo], shapes: Shapes) -> dict[str, int]:
         """Return the places with the hidden width, 0 where there is none, or raise `AdapterMismatchError`."""
-        widths = _widths(self.places(config), shapes)
-        places = self._targets(config, widths)
-        wanted = {f"{p}.{name}": shape for p in places for name, shape in self.tensors(config, widths[p]).items()}
-        self._check_names(infos, wanted)
-        for name, shape in wanted.items():
+        widths = _widths(self.sites(config), shapes)
+        modules = self._targets(config, widths)
+        expected = {f"{m}.{name}": shape for m in modules for name, shape in self.tensors(config, widths[m]).items()}
+        self._check_names(infos, expected)
+        for name, shape in expected.items():
             self._check_tensor(name, infos[name], shape)
-        return dict.fromkeys(places, cast(int, config.get("r", 0)))
+        return dict.fromkeys(modules, cast(int, config.get("r", 0)))
 
     def _targets(self, config: Config, widths: Mapping[str, int]) -> list[str]:
         targets = config.get("target_modules")
@@ -93,10 +93,10 @@ class _Kind:
             seen.add(target)
         return targets
 
-    def _check_names(self, infos: Iterable[str], wanted: Iterable[str]) -> None:
+    def _check_names(self, infos: Iterable[str], expected: Iterable[str]) -> None:
         for names, problem in (
-            (set(infos) - set(wanted), f"in the file and no part of {self.name} at a place in target_modules"),
-            (set(wanted) - set(infos), f"needed by {self.name} at the places in target_modules and not in the file"),
+            (set(infos) - set(expected), f"in the file and no part of {self.name} at a place in target_modules"),
+            (set(expected) - set(infos), f"needed by {self.name} at the places in target_modules and not in the file"),
         ):
             if names:
                 raise AdapterMismatchError(f"tensor {min(names)[:120]!r} is {problem}, of {len(names)}: {REMEDY}")
@@ -111,9 +111,9 @@ class _Kind:
             )
 
 
-def _widths(places: Iterable[str], shapes: Shapes) -> dict[str, int]:
+def _widths(sites: Iterable[str], shapes: Shapes) -> dict[str, int]:
     """Give each place of the backbone's blocks, by full path, the width of what it gives."""
-    paths = ((f"{block}.{place}", dim) for block, dim in block_widths(shapes).items() for place in places)
+    paths = ((f"{block}.{site}", dim) for block, dim in block_widths(shapes).items() for site in sites)
     return {path: shapes[path][0] if path in shapes else dim for path, dim in paths}
 
 
@@ -125,7 +125,7 @@ def _hidden(config: Config) -> int:
     rank = config.get("r")
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER:
         raise AdapterMismatchError(
-            f"r = {show(rank)} is no hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
+            f"r = {shorten(rank)} is no hidden width: expected a whole number from 1 to {MAX_NUMBER}; {REMEDY}"
         )
     return rank
 
@@ -134,7 +134,7 @@ def _preset(config: Config) -> Preset:
     name = config.get("preset")
     if type(name) is not str or name not in PRESETS:
         raise UnservedAdapterError(
-            f"preset {show(name)} of {BOTTLENECK} has no exact served form: choose one of {', '.join(PRESETS)}"
+            f"preset {shorten(name)} of {BOTTLENECK} has no exact served form: choose one of {', '.join(PRESETS)}"
         )
     return PRESETS[name]
 
@@ -164,17 +164,17 @@ def _method(kind: _Kind, *options: str, variant: Callable[[Config], str] | None 
     return Method(name=kind.name.lower(), free=free, limited={}, ranks=kind.ranks, variant=variant)
 
 
-_SHIFTED = LINEAR + NORMS
+_LINEAR_AND_NORMS = LINEAR + NORMS
 CUSTOM: Mapping[str, Method] = MappingProxyType(
     {
         CONVPASS: _method(_Kind(CONVPASS, lambda _: PARALLEL_SITES, _convpass_tensors), "r"),
         BOTTLENECK: _method(
-            _Kind(BOTTLENECK, lambda c: _preset(c).places, _bottleneck_tensors),
+            _Kind(BOTTLENECK, lambda c: _preset(c).sites, _bottleneck_tensors),
             *("r", "preset"),
             variant=lambda config: str(config["preset"]),
         ),
-        SSF: _method(_Kind(SSF, lambda _: _SHIFTED, partial(_vectors, ("scale", "shift")))),
-        BITFIT: _method(_Kind(BITFIT, lambda _: _SHIFTED, partial(_vectors, ("bias",)))),
+        SSF: _method(_Kind(SSF, lambda _: _LINEAR_AND_NORMS, partial(_vectors, ("scale", "shift")))),
+        BITFIT: _method(_Kind(BITFIT, lambda _: _LINEAR_AND_NORMS, partial(_vectors, ("bias",)))),
     }
 )
 """By `peft_type`."""

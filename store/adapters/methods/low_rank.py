@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import cast
 
-from store.adapters.methods.spec import MAX_NUMBER, ModuleSpec, Shapes, Sizes, is_number, number, whole
-from store.adapters.methods.targets import Config, resolve_pattern, show
+from store.adapters.methods.spec import MAX_NUMBER, ModuleSpec, Shapes, Sizes, integer, is_number, number
+from store.adapters.methods.targets import Config, resolve_pattern, shorten
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
 Shape = tuple[int, int]
@@ -34,23 +34,23 @@ def rank_and_alpha(config: Config, module: str, alpha_option: str) -> int:
     alpha = resolve_pattern(config, "alpha_pattern", module, config.get(alpha_option))
     if type(rank) is not int or not 1 <= rank <= MAX_NUMBER or not is_number(alpha):
         raise AdapterMismatchError(
-            f"module {module!r} has r = {show(rank)} and {alpha_option} = {show(alpha)}: expected r >= 1, a number, "
-            f"both up to {MAX_NUMBER}"
+            f"module {module!r} has r = {shorten(rank)} and {alpha_option} = {shorten(alpha)}: "
+            f"expected r >= 1, a number, both up to {MAX_NUMBER}"
         )
     return rank
 
 
 def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """A (rank, in), E (rank, 1) and B (out, rank); `rank_pattern` says which of `init_r` directions are kept."""
-    rank = whole(config, "init_r")
+    rank = integer(config, "init_r")
     if number(config, "lora_alpha") <= 0:
         raise AdapterMismatchError("AdaLoRA needs lora_alpha above 0: PEFT loses its scaling otherwise; tune it again")
     patterns = config.get("rank_pattern") or {}
     kept = patterns.get(f"{module}.lora_E") if isinstance(patterns, dict) else 0
     if kept is not None:
-        if not isinstance(kept, list) or len(kept) != rank or not all(type(each) is bool for each in kept):
+        if not isinstance(kept, list) or len(kept) != rank or not all(type(keep) is bool for keep in kept):
             raise AdapterMismatchError(
-                f"module {module!r} has rank_pattern {show(kept)}: expected {rank} times true or false; save the "
+                f"module {module!r} has rank_pattern {shorten(kept)}: expected {rank} times true or false; save the "
                 "adapter with PEFT again"
             )
         rank = sum(kept)
@@ -58,37 +58,37 @@ def adalora(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 
 def vera(config: Config, module: str, shape: Shape) -> ModuleSpec:
-    rank = _within(whole(config, "r"), module, shape)
+    rank = _require_bounded(integer(config, "r"), module, shape)
     return ModuleSpec(rank, {"vera_lambda_b": (shape[0],), "vera_lambda_d": (rank,)})
 
 
 def vera_shared(config: Config, adapted: Shapes) -> Sizes:
     """A and B are as wide as the widest adapted map; a narrower one takes their first columns and rows."""
-    rank, (out, width) = whole(config, "r"), _widest(adapted)
+    rank, (out, width) = integer(config, "r"), _widest(adapted)
     return {"base_model.vera_A": (rank, width), "base_model.vera_B": (out, rank)}
 
 
 def pvera(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """Half of A and of lambda_d is for the variance, which only sampling sees."""
-    rank = _within(whole(config, "r"), module, shape)
+    rank = _require_bounded(integer(config, "r"), module, shape)
     return ModuleSpec(rank, {"pvera_lambda_b": (shape[0],), "pvera_lambda_d": (2 * rank,)})
 
 
 def pvera_shared(config: Config, adapted: Shapes) -> Sizes:
-    rank, (out, width) = whole(config, "r"), _widest(adapted)
+    rank, (out, width) = integer(config, "r"), _widest(adapted)
     return {"base_model.pvera_A": (2 * rank, width), "base_model.pvera_B": (out, rank)}
 
 
 def delora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     rank = resolve_pattern(config, "rank_pattern", module, config.get("r"))
-    rank = whole({"r": rank}, "r")
+    rank = integer({"r": rank}, "r")
     parts = {"delora_A": (rank, shape[1]), "delora_B": (shape[0], rank)}
     return ModuleSpec(rank, {**parts, "delora_lambda": (1,), "delora_w_norm": (shape[1],)})
 
 
 def gralora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """k pairs of factors of rank r, one for each part of the input, and where asked for one pair for all of it."""
-    rank, parts, hybrid = whole(config, "r"), whole(config, "gralora_k"), whole(config, "hybrid_r", low=0)
+    rank, parts, hybrid = integer(config, "r"), integer(config, "gralora_k"), integer(config, "hybrid_r", low=0)
     number(config, "alpha")
     if shape[0] % parts or shape[1] % parts or rank % parts:
         raise AdapterMismatchError(
@@ -101,31 +101,31 @@ def gralora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     }
     if hybrid:
         sizes["gralora_A_general.weight"], sizes["gralora_B_general.weight"] = (hybrid, shape[1]), (shape[0], hybrid)
-    return ModuleSpec(worth(parts * rank + hybrid, module, shape), sizes)
+    return ModuleSpec(require_thin(parts * rank + hybrid, module, shape), sizes)
 
 
 def vblora(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """Logits over the vectors of a bank, of which the best `topk` are mixed; or these alone, with their weights."""
     rank, vectors, topk = (
-        _within(whole(config, "r"), module, shape),
-        whole(config, "num_vectors"),
-        whole(config, "topk"),
+        _require_bounded(integer(config, "r"), module, shape),
+        integer(config, "num_vectors"),
+        integer(config, "topk"),
     )
-    length = whole(config, "vector_length")
+    length = integer(config, "vector_length")
     if shape[0] % length or shape[1] % length or topk > vectors:
         raise AdapterMismatchError(
             f"module {module!r} is {shape}, of {vectors} vectors {topk} are mixed: vector_length = {length} must "
             "divide both sizes, topk be at most num_vectors; use the adapter with the backbone it was tuned on"
         )
-    places = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
+    grids = {"vblora_logits_A": (rank, shape[1] // length), "vblora_logits_B": (shape[0] // length, rank)}
     if not config.get("save_only_topk_weights"):
-        return ModuleSpec(rank, {name: (*place, vectors) for name, place in places.items()})
-    kept = {f"{name}_topk_indices": (*place, topk) for name, place in places.items()}
-    return ModuleSpec(rank, {**kept, **{f"{name}_topk_weights": (*place, topk - 1) for name, place in places.items()}})
+        return ModuleSpec(rank, {name: (*grid, vectors) for name, grid in grids.items()})
+    kept = {f"{name}_topk_indices": (*grid, topk) for name, grid in grids.items()}
+    return ModuleSpec(rank, {**kept, **{f"{name}_topk_weights": (*grid, topk - 1) for name, grid in grids.items()}})
 
 
 def vblora_shared(config: Config, _: Shapes) -> Sizes:
-    return {"base_model.vblora_vector_bank": (whole(config, "num_vectors"), whole(config, "vector_length"))}
+    return {"base_model.vblora_vector_bank": (integer(config, "num_vectors"), integer(config, "vector_length"))}
 
 
 def unilora(config: Config, _: str, shape: Shape) -> ModuleSpec:
@@ -135,24 +135,24 @@ def unilora(config: Config, _: str, shape: Shape) -> ModuleSpec:
             "option 'save_indices' is off, so the indices are not in the file and depend on numpy's random numbers: "
             "set save_indices=True and save it again"
         )
-    rank = whole(config, "r")
+    rank = integer(config, "r")
     sizes = {"A": (rank, shape[1]), "B": (shape[0], rank)}
     return ModuleSpec(rank, {f"unilora_{what}_{side}": sizes[side] for what in ("indices", "scales") for side in "AB"})
 
 
 def unilora_shared(config: Config, _: Shapes) -> Sizes:
-    return {"base_model.unilora_theta_d": (whole(config, "theta_d_length"),)}
+    return {"base_model.unilora_theta_d": (integer(config, "theta_d_length"),)}
 
 
 def tinylora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """A and B are W's largest singular vectors, P (u, r, r) how they are mixed, by a vector (u,) of the group's."""
-    rank, directions = min(whole(config, "r"), *shape), whole(config, "u")
+    rank, directions = min(integer(config, "r"), *shape), integer(config, "u")
     parts = {"tinylora_A": (rank, shape[1]), "tinylora_B": (shape[0], rank), "tinylora_P": (directions, rank, rank)}
     return ModuleSpec(rank, parts)
 
 
 def tinylora_shared(config: Config, adapted: Shapes) -> Sizes:
-    directions, groups = whole(config, "u"), set(tinylora_groups(config, len(adapted)))
+    directions, groups = integer(config, "u"), set(tinylora_groups(config, len(adapted)))
     return {f"base_model.tinylora_v.{group}": (directions,) for group in sorted(groups)}
 
 
@@ -165,7 +165,7 @@ def tinylora_groups(config: Config, modules: int) -> list[int]:
     return [min(index // max(1, modules // groups), groups - 1) for index in range(modules)]
 
 
-def worth(rank: int, module: str, shape: Shape) -> int:
+def require_thin(rank: int, module: str, shape: Shape) -> int:
     """Return the rank of factors that are smaller than the map, or raise `UnservedAdapterError`."""
     if rank * sum(shape) >= shape[0] * shape[1]:
         raise UnservedAdapterError(
@@ -175,7 +175,7 @@ def worth(rank: int, module: str, shape: Shape) -> int:
     return rank
 
 
-def _within(rank: int, module: str, shape: Shape) -> int:
+def _require_bounded(rank: int, module: str, shape: Shape) -> int:
     """Return a rank that its file pays for once and every module has: small files must not become large forms."""
     if rank > sum(shape):
         raise UnservedAdapterError(f"module {module!r} has rank {rank}, above {sum(shape)}, its sizes: tune with less")

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from store.adapters.methods import low_rank as layouts
-from store.adapters.methods import products, scales
+from store.adapters.methods import low_rank, products, scales
 from store.adapters.methods.spec import Method, TensorSpec
 
 # what the adapter is and where it came from, and which modules it adapts
@@ -39,7 +38,7 @@ LORA = Method(
         "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
     },
     ranks=TensorSpec(
-        "LoRA", r"lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector|base_layer\.bias", layouts.lora
+        "LoRA", r"lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector|base_layer\.bias", low_rank.lora
     ),
     remedies={"bias": "tune with bias 'none' or 'lora_only', for 'all' also trains what every task shares"},
     variant=lambda config: "dora" if config.get("use_dora") else "lora",
@@ -49,33 +48,33 @@ ADALORA = Method(
     free=_free("r", "init_r", "target_r", "rank_pattern", "lora_alpha", "lora_dropout", "tinit", "tfinal", "deltaT")
     | {"beta1", "beta2", "orth_reg_weight", "total_step", "megatron_core", "qalora_group_size"},
     limited={**NO_BIAS, "init_lora_weights": (True, False, None)},
-    ranks=TensorSpec("AdaLoRA", "lora_[ABE]", layouts.adalora),
+    ranks=TensorSpec("AdaLoRA", "lora_[ABE]", low_rank.adalora),
 )
 VERA = Method(
     name="vera",
     free=ANY | LAYERS | INIT | {"r", "projection_prng_key", "vera_dropout", "d_initial"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=TensorSpec("VeRA", "vera_lambda_[bd]", layouts.vera, layouts.vera_shared),
+    ranks=TensorSpec("VeRA", "vera_lambda_[bd]", low_rank.vera, low_rank.vera_shared),
     remedies=IN_THE_FILE,
 )
 PVERA = Method(
     name="pvera",
     free=ANY | LAYERS | INIT | {"r", "projection_prng_key", "pvera_dropout", "d_initial", "generator_seed"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=TensorSpec("PVeRA", "pvera_lambda_[bd]", layouts.pvera, layouts.pvera_shared),
+    ranks=TensorSpec("PVeRA", "pvera_lambda_[bd]", low_rank.pvera, low_rank.pvera_shared),
     remedies={**IN_THE_FILE, "sample_at_inference": "set it to false: an answer that is drawn cannot be exact"},
 )
 DELORA = Method(
     name="delora",
     free=_free("init_weights", "r", "rank_pattern", "delora_lambda", "lambda_pattern", "module_dropout"),
     limited=NO_BIAS,
-    ranks=TensorSpec("DeLoRA", "delora_(?:A|B|lambda|w_norm)", layouts.delora),
+    ranks=TensorSpec("DeLoRA", "delora_(?:A|B|lambda|w_norm)", low_rank.delora),
 )
 GRALORA = Method(
     name="gralora",
     free=ANY | LAYERS | INIT | {"r", "hybrid_r", "alpha", "gralora_dropout", "gralora_k"},
     limited=NO_BIAS,
-    ranks=TensorSpec("GraLoRA", r"gralora_[AB](?:_general\.weight)?", layouts.gralora),
+    ranks=TensorSpec("GraLoRA", r"gralora_[AB](?:_general\.weight)?", low_rank.gralora),
 )
 VBLORA = Method(
     name="vblora",
@@ -85,9 +84,9 @@ VBLORA = Method(
     ranks=TensorSpec(
         "VB-LoRA",
         "vblora_logits_[AB](?:_topk_indices|_topk_weights)?",
-        layouts.vblora,
-        layouts.vblora_shared,
-        whole=frozenset(f"vblora_logits_{side}_topk_indices" for side in "AB"),
+        low_rank.vblora,
+        low_rank.vblora_shared,
+        integers=frozenset(f"vblora_logits_{side}_topk_indices" for side in "AB"),
     ),
 )
 UNILORA = Method(
@@ -100,16 +99,16 @@ UNILORA = Method(
     ranks=TensorSpec(
         "Uni-LoRA",
         "unilora_(?:indices|scales)_[AB]",
-        layouts.unilora,
-        layouts.unilora_shared,
-        whole=frozenset({"unilora_indices_A", "unilora_indices_B"}),
+        low_rank.unilora,
+        low_rank.unilora_shared,
+        integers=frozenset({"unilora_indices_A", "unilora_indices_B"}),
     ),
 )
 TINYLORA = Method(
     name="tinylora",
     free=ANY | LAYERS | INIT | {"r", "u", "weight_tying", "projection_seed", "init_v_bound", "tinylora_dropout"},
     limited={**NO_BIAS, "save_projection": TRUE},
-    ranks=TensorSpec("TinyLoRA", "tinylora_[ABP]", layouts.tinylora, layouts.tinylora_shared),
+    ranks=TensorSpec("TinyLoRA", "tinylora_[ABP]", low_rank.tinylora, low_rank.tinylora_shared),
     remedies=IN_THE_FILE,
 )
 DROPOUTS = ("rank_dropout", "module_dropout", "use_effective_conv2d")
@@ -166,7 +165,7 @@ LN_TUNING = Method(
         r"ln_tuning_layers\.(?:weight|bias)",
         scales.ln,
         modules=scales.norms,
-        what="norm in a block and not the last one",
+        module_kind="norm in a block and not the last one",
     ),
     modules=scales.block_norms,
 )

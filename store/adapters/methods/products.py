@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from store.adapters.methods.low_rank import Shape, rank_and_alpha, worth
-from store.adapters.methods.spec import ModuleSpec, number, whole
-from store.adapters.methods.targets import Config, show
+from store.adapters.methods.low_rank import Shape, rank_and_alpha, require_thin
+from store.adapters.methods.spec import ModuleSpec, integer, number
+from store.adapters.methods.targets import Config, shorten
 from store.errors import AdapterMismatchError, UnservedAdapterError
 
-KEPT = ("relu", "qr")
+DECOMPOSITIONS = ("relu", "qr")
 ACTIVATIONS = ("relu", "gelu", "silu", "tanh", "sigmoid")
 
 
@@ -16,7 +16,7 @@ def loha(config: Config, module: str, shape: Shape) -> ModuleSpec:
     rank, (out, width) = rank_and_alpha(config, module, "alpha"), shape
     first, second = (out, rank), (rank, width)
     parts = {"hada_w1_a": first, "hada_w1_b": second, "hada_w2_a": first, "hada_w2_b": second}
-    return ModuleSpec(worth(rank * rank, module, shape), parts)
+    return ModuleSpec(require_thin(rank * rank, module, shape), parts)
 
 
 def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
@@ -25,7 +25,7 @@ def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
     factor = config.get("decompose_factor")
     if type(factor) is not int:
         raise AdapterMismatchError(
-            f"option 'decompose_factor' = {show(factor)}: expected -1 or a size; save the config with PEFT again"
+            f"option 'decompose_factor' = {shorten(factor)}: expected -1 or a size; save the config with PEFT again"
         )
     outs, widths = split(shape[0], factor), split(shape[1], factor)
     parts: dict[str, tuple[int, ...]] = {}
@@ -35,7 +35,7 @@ def lokr(config: Config, module: str, shape: Shape) -> ModuleSpec:
         low = low and rank < max(out, width) / 2
         parts |= {f"{name}_a": (out, rank), f"{name}_b": (rank, width)} if low else {name: (out, width)}
         ranks.append(min(out, width, rank) if low else min(out, width))
-    return ModuleSpec(worth(ranks[0] * ranks[1], module, shape), parts)
+    return ModuleSpec(require_thin(ranks[0] * ranks[1], module, shape), parts)
 
 
 def split(size: int, factor: int) -> tuple[int, int]:
@@ -57,18 +57,18 @@ def split(size: int, factor: int) -> tuple[int, int]:
 
 def hra(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """r vectors, each of which mirrors the input."""
-    rank = whole(config, "r")
+    rank = integer(config, "r")
     return ModuleSpec(rank, {"hra_u": (shape[1], rank)})
 
 
 def miss(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """One block (r, out) for every r inputs; with `mini`, mini_r columns of it, again and again."""
-    rank = whole(config, "r")
+    rank = integer(config, "r")
     if rank > shape[1]:
         raise AdapterMismatchError(f"module {module!r} has {shape[1]} inputs, r = {rank}: MiSS needs r up to that")
     if config.get("init_weights") != "mini":
         return ModuleSpec(rank, {"miss_block": (rank, shape[0])})
-    columns = whole(config, "mini_r")
+    columns = integer(config, "mini_r")
     if shape[0] % columns:
         raise AdapterMismatchError(f"module {module!r} has {shape[0]} outputs, mini_r = {columns} must divide them")
     return ModuleSpec(rank, {"miss_block": (rank, columns)})
@@ -76,12 +76,13 @@ def miss(config: Config, module: str, shape: Shape) -> ModuleSpec:
 
 def deft(config: Config, _: str, shape: Shape) -> ModuleSpec:
     """P (out, r) takes W's part along it away, R (r, in) puts another in its place unless `para` is set."""
-    method = config.get("decomposition_method", KEPT[0])
-    if method not in KEPT:
+    method = config.get("decomposition_method", DECOMPOSITIONS[0])
+    if method not in DECOMPOSITIONS:
         raise UnservedAdapterError(
-            f"option 'decomposition_method' = {show(method)} has no exact served form: tune with {' or '.join(KEPT)}"
+            f"option 'decomposition_method' = {shorten(method)} has no exact served form: "
+            f"tune with {' or '.join(DECOMPOSITIONS)}"
         )
-    rank = min(whole(config, "r"), shape[0])
+    rank = min(integer(config, "r"), shape[0])
     if config.get("alpha") is not None:
         number(config, "alpha")
     return ModuleSpec(rank, {"deft_P": (shape[0], rank)} | ({} if config.get("para") else {"deft_R": (rank, shape[1])}))
@@ -92,10 +93,10 @@ def peanut(config: Config, _: str, shape: Shape) -> ModuleSpec:
     activation = config.get("act_fn", ACTIVATIONS[0])
     if activation not in ACTIVATIONS:
         raise UnservedAdapterError(
-            f"option 'act_fn' = {show(activation)} has no exact served form: tune with {', '.join(ACTIVATIONS)}"
+            f"option 'act_fn' = {shorten(activation)} has no exact served form: tune with {', '.join(ACTIVATIONS)}"
         )
     number(config, "scaling")
-    rank, depth = whole(config, "r"), whole(config, "depth", low=0)
+    rank, depth = integer(config, "r"), integer(config, "depth", low=0)
     if depth > 100:
         raise UnservedAdapterError(f"option 'depth' = {depth}: up to 100 are served; tune a shallower network")
     inner = {f"peanut_{side}coders.{index}.weight": (rank, rank) for side in ("en", "de") for index in range(depth)}

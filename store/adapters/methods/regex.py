@@ -16,9 +16,9 @@ TOKEN = re.compile(
     r"""(?P<quantifier>(?:[*+?]|\{(?P<low>\d{0,9})(?P<comma>,?)(?P<high>\d{0,9})\})\??)
     |(?P<open>\((?:\?(?::|=|!|P<\w+>)|(?!\?)))
     |(?P<close>\))
-    |(?P<either>\|)
-    |(?P<place>\\[AbBZ]|[\^$])
-    |(?P<one>\\[dDwWsS]|\\[^A-Za-z0-9]|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\*+?{()|\[^$])""",
+    |(?P<alternation>\|)
+    |(?P<anchor>\\[AbBZ]|[\^$])
+    |(?P<char>\\[dDwWsS]|\\[^A-Za-z0-9]|\[\^?\]?(?:\\.|[^\]\\])*\]|[^\\*+?{()|\[^$])""",
     re.VERBOSE | re.DOTALL,
 )
 BOUNDS: dict[str, tuple[int, int | None]] = {"*": (0, None), "+": (1, None), "?": (0, 1)}
@@ -46,7 +46,7 @@ def compile_pattern(pattern: str) -> Pattern:
     try:
         re.compile(pattern)
         tokens = _tokens(pattern)
-        node = _parse_either(tokens, MAX_NESTING)
+        node = _parse_alternation(tokens, MAX_NESTING)
     except (re.error, RecursionError, OverflowError) as error:
         raise ValueError(str(error)) from None
     if tokens:
@@ -55,30 +55,30 @@ def compile_pattern(pattern: str) -> Pattern:
 
 
 def _tokens(pattern: str) -> list[re.Match[str]]:
-    found, start = [], 0
+    tokens, start = [], 0
     while start < len(pattern):
         token = TOKEN.match(pattern, start)
         if token is None:
             raise ValueError(f"{pattern[start : start + 4]!r} is not understood")
-        found.append(token)
+        tokens.append(token)
         start = token.end()
-    return found
+    return tokens
 
 
-def _parse_either(tokens: list[re.Match[str]], nesting: int) -> Node:
+def _parse_alternation(tokens: list[re.Match[str]], nesting: int) -> Node:
     """Take tokens off the front up to a closing bracket or the end."""
     if not nesting:
         raise ValueError(f"more than {MAX_NESTING} brackets within each other")
     branches = [_parse_sequence(tokens, nesting)]
-    while tokens and tokens[0].lastgroup == "either":
+    while tokens and tokens[0].lastgroup == "alternation":
         del tokens[0]
         branches.append(_parse_sequence(tokens, nesting))
-    return _either(branches) if len(branches) > 1 else branches[0]
+    return _alternation(branches) if len(branches) > 1 else branches[0]
 
 
 def _parse_sequence(tokens: list[re.Match[str]], nesting: int) -> Node:
     nodes: list[Node] = []
-    while tokens and tokens[0].lastgroup in ("open", "place", "one"):
+    while tokens and tokens[0].lastgroup in ("open", "anchor", "char"):
         node = _parse_item(tokens, nesting)
         if tokens and tokens[0].lastgroup == "quantifier":
             low, high = _bounds(tokens.pop(0))
@@ -90,13 +90,13 @@ def _parse_sequence(tokens: list[re.Match[str]], nesting: int) -> Node:
 def _parse_item(tokens: list[re.Match[str]], nesting: int) -> Node:
     token = tokens.pop(0)
     text = token.group()
-    if token.lastgroup == "place":
-        return _place(re.compile(text))
-    if token.lastgroup == "one":
-        return _one(re.compile(text))
-    node = _parse_either(tokens, nesting - 1)
+    if token.lastgroup == "anchor":
+        return _anchor(re.compile(text))
+    if token.lastgroup == "char":
+        return _char(re.compile(text))
+    node = _parse_alternation(tokens, nesting - 1)
     del tokens[0]  # the closing bracket: `re` has counted them
-    return _ahead(node, wanted=text == "(?=") if text in ("(?=", "(?!") else node
+    return _lookahead(node, positive=text == "(?=") if text in ("(?=", "(?!") else node
 
 
 def _bounds(token: re.Match[str]) -> tuple[int, int | None]:
@@ -111,19 +111,19 @@ def _bounds(token: re.Match[str]) -> tuple[int, int | None]:
     return int(low or 0), int(high) if high else None
 
 
-def _one(accepted: re.Pattern[str]) -> Node:
+def _char(accepted: re.Pattern[str]) -> Node:
     return lambda text: [*(2 << i if accepted.fullmatch(char) else 0 for i, char in enumerate(text)), 0]
 
 
-def _place(accepted: re.Pattern[str]) -> Node:
+def _anchor(accepted: re.Pattern[str]) -> Node:
     return lambda text: [1 << i if accepted.match(text, i) else 0 for i in range(len(text) + 1)]
 
 
-def _ahead(node: Node, *, wanted: bool) -> Node:
-    return lambda text: [1 << i if bool(ends) is wanted else 0 for i, ends in enumerate(node(text))]
+def _lookahead(node: Node, *, positive: bool) -> Node:
+    return lambda text: [1 << i if bool(ends) is positive else 0 for i, ends in enumerate(node(text))]
 
 
-def _either(nodes: Sequence[Node]) -> Node:
+def _alternation(nodes: Sequence[Node]) -> Node:
     def ends(text: str) -> Ends:
         return [functools.reduce(int.__or__, row) for row in zip(*(node(text) for node in nodes), strict=True)]
 
@@ -132,7 +132,7 @@ def _either(nodes: Sequence[Node]) -> Node:
 
 def _sequence(nodes: Sequence[Node]) -> Node:
     def ends(text: str) -> Ends:
-        reached: Ends = _nothing(text)
+        reached: Ends = _empty(text)
         for node in nodes:
             if not any(reached):
                 break
@@ -149,8 +149,8 @@ def _repeat(node: Node, low: int, high: int | None) -> Node:
         first = _power(step, min(low, size + 1), text)
         if high is None:
             return _then(first, _closure(step))
-        maybe = [ends | 1 << i for i, ends in enumerate(step)]
-        return _then(first, _power(maybe, min(high - low, size), text))
+        optional = [ends | 1 << i for i, ends in enumerate(step)]
+        return _then(first, _power(optional, min(high - low, size), text))
 
     return ends
 
@@ -165,7 +165,7 @@ def _closure(step: Ends) -> Ends:
 
 def _power(step: Ends, times: int, text: str) -> Ends:
     """Take the step so many times, by squaring."""
-    result: Ends = _nothing(text)
+    result: Ends = _empty(text)
     while times:
         if times & 1:
             result = _then(result, step)
@@ -187,5 +187,5 @@ def _union(starts: int, ends: Ends) -> int:
     return reached
 
 
-def _nothing(text: str) -> Ends:
+def _empty(text: str) -> Ends:
     return [1 << i for i in range(len(text) + 1)]

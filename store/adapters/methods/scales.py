@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from store.adapters.methods.low_rank import Shape
-from store.adapters.methods.spec import LAST_NORM, NORMS, ModuleSpec, Shapes, block_widths, whole
-from store.adapters.methods.targets import Config, is_feedforward, show
+from store.adapters.methods.spec import LAST_NORM, NORMS, ModuleSpec, Shapes, block_widths, integer
+from store.adapters.methods.targets import Config, is_feedforward, shorten
 from store.errors import UnservedAdapterError
 
 
@@ -28,8 +28,8 @@ def block_norms(shapes: Shapes) -> Shapes:
 
 def norms(shapes: Shapes) -> Shapes:
     """Return the norms of every block and the last one."""
-    found = block_norms(shapes)
-    return {**found, LAST_NORM: next(iter(found.values()))} if found else {}
+    in_blocks = block_norms(shapes)
+    return {**in_blocks, LAST_NORM: next(iter(in_blocks.values()))} if in_blocks else {}
 
 
 def glora(config: Config, _: str, shape: Shape) -> ModuleSpec:
@@ -40,18 +40,18 @@ def glora(config: Config, _: str, shape: Shape) -> ModuleSpec:
     paths, third, bias = (config.get(option) for option in ("config_A_B", "config_C", "config_D_E"))
     if paths not in ("vector", "constant") or third not in ("lora", "vector", "none"):
         raise UnservedAdapterError(
-            f"GLoRA with config_A_B = {show(paths)} and config_C = {show(third)} has no exact served form: tune with "
-            "config_A_B 'vector' or 'constant', and config_C 'lora', 'vector' or 'none'"
+            f"GLoRA with config_A_B = {shorten(paths)} and config_C = {shorten(third)} has no exact served form: "
+            "tune with config_A_B 'vector' or 'constant', and config_C 'lora', 'vector' or 'none'"
         )
     if bias not in ("vector", "constant", "none"):
         raise UnservedAdapterError(
-            f"GLoRA with config_D_E = {show(bias)} is not served: tune with 'vector', 'constant' or 'none'"
+            f"GLoRA with config_D_E = {shorten(bias)} is not served: tune with 'vector', 'constant' or 'none'"
         )
     out, width = shape
     weights = (out, 1) if paths == "vector" else (1,)
     parts: dict[str, tuple[int, ...]] = {"glora_A.X": weights, "glora_B.X": weights}
     if third == "lora":
-        rank = whole(config, "r")
+        rank = integer(config, "r")
         parts |= {"glora_C.Xd": (width, rank), "glora_C.Xu": (rank, 1)}
     else:
         parts["glora_C.X" if third == "vector" else "glora_C.zeros"] = (width, 1)

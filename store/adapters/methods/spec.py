@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import cast
 
-from store.adapters.methods.targets import Config, matches, show
+from store.adapters.methods.targets import Config, matches, shorten
 from store.adapters.safetensors_header import TensorInfo
 from store.errors import AdapterMismatchError
 
@@ -19,7 +19,7 @@ PREFIX = "base_model.model."
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 NORMS, LAST_NORM = ("norm1", "norm2"), "norm"
 FLOATS = ("F32", "F16", "BF16")
-WHOLE = ("U8", "I16", "I32", "I64")
+INTEGERS = ("U8", "I16", "I32", "I64")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
 MAX_NUMBER = 1_000_000  # a rank or an alpha above it is no choice that anyone makes
 
@@ -52,7 +52,7 @@ class Method:
     remedies: Mapping[str, str] = field(default_factory=dict)
     variant: Callable[[Config], str] | None = None
 
-    def called(self, config: Config) -> str:
+    def name_for(self, config: Config) -> str:
         return self.name if self.variant is None else self.variant(config)
 
 
@@ -78,11 +78,11 @@ class TensorSpec:
 
     kind: str
     parts: str
-    layout: Callable[[Config, str, tuple[int, int]], ModuleSpec]
+    module_spec: Callable[[Config, str, tuple[int, int]], ModuleSpec]
     shared: Callable[[Config, Shapes], Sizes] = _no_shared
-    whole: frozenset[str] = frozenset()
+    integers: frozenset[str] = frozenset()
     modules: Callable[[Shapes], Shapes] = _linear_maps
-    what: str = "linear map in a block"
+    module_kind: str = "linear map in a block"
 
     def __call__(self, config: Config, infos: Infos, shapes: Shapes) -> dict[str, int]:
         expression = re.compile(re.escape(PREFIX) + rf"(?P<module>.+)\.(?P<part>{self.parts})")
@@ -90,7 +90,7 @@ class TensorSpec:
         others: dict[str, TensorInfo] = {}
         for tensor, info in infos.items():
             match = expression.fullmatch(tensor)
-            self._check_dtype(tensor, info, whole=match is not None and match["part"] in self.whole)
+            self._check_dtype(tensor, info, is_integer=match is not None and match["part"] in self.integers)
             if match is None:
                 others[tensor] = info
             else:
@@ -100,8 +100,8 @@ class TensorSpec:
         self._check_shared(config, others, {module: known[module] for module in modules})
         return ranks
 
-    def _check_dtype(self, tensor: str, info: TensorInfo, *, whole: bool) -> None:
-        dtypes = WHOLE if whole else FLOATS
+    def _check_dtype(self, tensor: str, info: TensorInfo, *, is_integer: bool) -> None:
+        dtypes = INTEGERS if is_integer else FLOATS
         if info.dtype not in dtypes:
             raise AdapterMismatchError(
                 f"tensor {tensor[:120]!r} ({info.dtype}) is no {self.kind} factor in {', '.join(dtypes)}: "
@@ -111,45 +111,45 @@ class TensorSpec:
     def _rank(self, config: Config, module: str, parts: Infos, known: Shapes) -> int:
         if module not in known:
             raise AdapterMismatchError(
-                f"module {module[:120]!r} is no {self.what} of this backbone: name target_modules by full path, "
-                "such as 'blocks.0.attn.qkv'"
+                f"module {module[:120]!r} is no {self.module_kind} of this backbone: "
+                "name target_modules by full path, such as 'blocks.0.attn.qkv'"
             )
         if not matches(config, module):
             raise AdapterMismatchError(
                 f"module {module!r} has tensors and is not in the config's target_modules: save both with PEFT again"
             )
-        layout = self.layout(config, module, known[module])
-        found = {part: parts[part].shape for part in sorted(parts)}
-        if found != layout.parts:
+        spec = self.module_spec(config, module, known[module])
+        shapes = {part: parts[part].shape for part in sorted(parts)}
+        if shapes != spec.parts:
             raise AdapterMismatchError(
-                f"module {module!r} has factors of shapes {found}, this backbone and the config need "
-                f"{dict(layout.parts)}: use the adapter with the backbone it was tuned on"
+                f"module {module!r} has factors of shapes {shapes}, this backbone and the config need "
+                f"{dict(spec.parts)}: use the adapter with the backbone it was tuned on"
             )
-        return layout.rank
+        return spec.rank
 
     def _check_shared(self, config: Config, others: Infos, adapted: Shapes) -> None:
-        wanted = self.shared(config, adapted) if adapted else {}
+        expected = self.shared(config, adapted) if adapted else {}
         for tensor in others:
-            if tensor not in wanted:
+            if tensor not in expected:
                 raise AdapterMismatchError(
-                    f"tensor {tensor[:120]!r} is no {self.kind} factor of a {self.what}: save the adapter with PEFT "
-                    "again, without modules_to_save"
+                    f"tensor {tensor[:120]!r} is no {self.kind} factor of a {self.module_kind}: "
+                    "save the adapter with PEFT again, without modules_to_save"
                 )
-        found = {tensor: info.shape for tensor, info in others.items()}
-        if found != wanted:
+        shapes = {tensor: info.shape for tensor, info in others.items()}
+        if shapes != expected:
             raise AdapterMismatchError(
-                f"what all modules share has shapes {found}, the config and the modules need {dict(wanted)}: save the "
-                "adapter with PEFT again, with all that it needs in the file"
+                f"what all modules share has shapes {shapes}, the config and the modules need {dict(expected)}: "
+                "save the adapter with PEFT again, with all that it needs in the file"
             )
 
 
-def whole(config: Config, option: str, *, low: int = 1) -> int:
+def integer(config: Config, option: str, *, low: int = 1) -> int:
     """Return the option's whole number, or raise `AdapterMismatchError` where it is none from `low` up."""
     value = config.get(option)
     if type(value) is not int or not low <= value <= MAX_NUMBER:
         raise AdapterMismatchError(
-            f"option {option!r} = {show(value)}: expected {option} >= {low}, up to {MAX_NUMBER}; save the config with "
-            "PEFT again"
+            f"option {option!r} = {shorten(value)}: expected {option} >= {low}, up to {MAX_NUMBER}; "
+            "save the config with PEFT again"
         )
     return value
 
@@ -159,7 +159,8 @@ def number(config: Config, option: str) -> float:
     value = config.get(option)
     if not is_number(value):
         raise AdapterMismatchError(
-            f"option {option!r} = {show(value)}: expected a number, up to {MAX_NUMBER}; save the config with PEFT again"
+            f"option {option!r} = {shorten(value)}: expected a number, up to {MAX_NUMBER}; "
+            "save the config with PEFT again"
         )
     return cast(float, value)
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 from store.adapters.methods.custom import CUSTOM
 from store.adapters.methods.peft import PEFT, REASONS
 from store.adapters.methods.spec import FLOATS, OFF, PREFIX, Method
-from store.adapters.methods.targets import Config, check_patterns, matches, resolve_pattern, show
+from store.adapters.methods.targets import Config, check_patterns, matches, resolve_pattern, shorten
 from store.errors import UnservedAdapterError
 
 __all__ = ["FLOATS", "OFF", "PREFIX", "SUPPORTED", "Config", "Method", "matches", "resolve_pattern", "supported_method"]
@@ -25,7 +25,8 @@ def supported_method(config: Config) -> Method:
     if not isinstance(kind, str) or kind not in SUPPORTED:
         reason = f" ({REASONS[kind]})" if isinstance(kind, str) and kind in REASONS else ""
         raise UnservedAdapterError(
-            f"peft_type {show(kind)} has no exact served form{reason}; served are {', '.join(SUPPORTED)}: tune with one"
+            f"peft_type {shorten(kind)} has no exact served form{reason}; served are {', '.join(SUPPORTED)}: "
+            "tune with one"
         )
     method = SUPPORTED[kind]
     for option, value in config.items():
@@ -33,7 +34,7 @@ def supported_method(config: Config) -> Method:
             remedy = method.remedies.get(option, f"tune {kind} without it")
             if option == "modules_to_save" and value == ["head"]:
                 remedy = SPLIT_HEAD
-            raise UnservedAdapterError(f"option {option[:80]!r} = {show(value)} has no exact served form: {remedy}")
+            raise UnservedAdapterError(f"option {option[:80]!r} = {shorten(value)} has no exact served form: {remedy}")
     check_patterns(config)
     return method
 

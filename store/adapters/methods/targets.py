@@ -21,13 +21,13 @@ PLAIN = re.compile(r"(?:[\w.-]|\\[.d-])*")
 def matches(config: Config, module: str) -> bool:
     """Say whether PEFT adapts the module of this full path."""
     targets, excluded = config.get("target_modules"), config.get("exclude_modules")
-    if excluded and _names(excluded, module):
+    if excluded and _selects(excluded, module):
         return False
-    if not _names(targets, module):
+    if not _selects(targets, module):
         return False
     layers = config.get("layers_to_transform")
     by_suffix = isinstance(targets, list) and module not in targets
-    return not by_suffix or layers is None or layers == [] or _layer(config, module) in _list(layers)
+    return not by_suffix or layers is None or layers == [] or _layer_number(config, module) in _as_list(layers)
 
 
 def resolve_pattern(config: Config, option: str, module: str, default: object) -> object:
@@ -48,7 +48,8 @@ def is_feedforward(config: Config, module: str) -> bool:
         return _fullmatch(names, module, "feedforward_modules")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise UnservedAdapterError(
-            f"option 'feedforward_modules' = {show(names)} must be a list of names, [] for none: save it so with PEFT"
+            f"option 'feedforward_modules' = {shorten(names)} must be a list of names, [] for none: "
+            "save it so with PEFT"
         )
     return any(module.endswith(name) for name in names)
 
@@ -58,45 +59,45 @@ def check_patterns(config: Config) -> None:
     names = [name for option in NAMING for name in _strings(config.get(option))]
     patterns = [*_strings(config.get("rank_pattern")), *_strings(config.get("alpha_pattern"))]
     patterns += [value for value in map(config.get, MATCHED) if type(value) is str]
-    for what, sizes, limit in (
+    for kind, sizes, limit in (
         ("module names", map(len, names), MAX_NAMES),
         ("regular expressions", (len(p) for p in patterns if not PLAIN.fullmatch(p)), MAX_PATTERNS),
     ):
         size = sum(sizes)
         if size > limit:
             raise UnservedAdapterError(
-                f"the config has {size} characters of {what}, at most {limit} are served: name modules by full path"
+                f"the config has {size} characters of {kind}, at most {limit} are served: name modules by full path"
             )
 
 
-def _names(targets: object, module: str) -> bool:
+def _selects(targets: object, module: str) -> bool:
     if isinstance(targets, str):
         return _fullmatch(targets, module, "target_modules")
     tails = {module, *(module[match.end() :] for match in re.finditer(r"\.", module))}
-    return any(isinstance(target, str) and target in tails for target in _list(targets))
+    return any(isinstance(target, str) and target in tails for target in _as_list(targets))
 
 
-def _layer(config: Config, module: str) -> int | None:
+def _layer_number(config: Config, module: str) -> int | None:
     """Return the first number in the path that PEFT takes for the layer's."""
-    patterns = _list(config.get("layers_pattern") or [])
-    expressions = [rf"(?:^|.*?\.){_plain(pattern)}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
-    found = (re.match(expression, module) for expression in expressions)
-    return next((int(match.group(1)) for match in found if match), None)
+    patterns = _as_list(config.get("layers_pattern") or [])
+    expressions = [rf"(?:^|.*?\.){_plain_name(pattern)}\.(\d+)\." for pattern in patterns] or [r".*?\.[^.]*\.(\d+)\."]
+    layer_matches = (re.match(expression, module) for expression in expressions)
+    return next((int(match.group(1)) for match in layer_matches if match), None)
 
 
-def _list(value: object) -> list[object]:
+def _as_list(value: object) -> list[object]:
     return value if isinstance(value, list) else [value]
 
 
 def _strings(value: object) -> list[str]:
     values = value if isinstance(value, (list, dict)) else [value]
-    return [each for each in values if isinstance(each, str)]
+    return [item for item in values if isinstance(item, str)]
 
 
-def _plain(pattern: object) -> str:
+def _plain_name(pattern: object) -> str:
     if not isinstance(pattern, str) or not PLAIN.fullmatch(pattern):
         raise UnservedAdapterError(
-            f"option 'layers_pattern' = {show(pattern)} has no exact served form: name the list of blocks alone"
+            f"option 'layers_pattern' = {shorten(pattern)} has no exact served form: name the list of blocks alone"
         )
     return pattern
 
@@ -124,6 +125,6 @@ def _compile(pattern: str, option: str) -> Pattern:
         ) from None
 
 
-def show(value: object) -> str:
+def shorten(value: object) -> str:
     """Show the beginning of what JSON gave, however deep and long it is."""
     return repr(value)[:80] if isinstance(value, (str, int, float, NoneType)) else f"a {type(value).__name__}"

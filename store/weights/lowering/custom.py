@@ -19,20 +19,20 @@ Tensors = Mapping[str, Tensor]
 
 def lower_convpass(config: Config, tensors: Tensors, _: Tensors) -> Forms:
     """g(v) = (scale up)(act(conv(act(down v)))) beside attention and the MLP, on what their norms give."""
-    return Forms(bottlenecks={path: _bottleneck("normed", "quick_gelu", tensors, path) for path in _places(config)})
+    return Forms(bottlenecks={path: _bottleneck("normed", "quick_gelu", tensors, path) for path in _modules(config)})
 
 
 def lower_bottleneck(config: Config, tensors: Tensors, _: Tensors) -> Forms:
     """g(v) = (scale up)(act(down v)); v and act are the preset's."""
     preset = PRESETS[cast(str, config["preset"])]
-    forms = {path: _bottleneck(preset.input, preset.activation, tensors, path) for path in _places(config)}
+    forms = {path: _bottleneck(preset.input, preset.activation, tensors, path) for path in _modules(config)}
     return Forms(bottlenecks=forms)
 
 
 def lower_ssf(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     """y = scale * (W x + b) + shift; a norm's weight is scale * w and its bias scale * b + shift."""
     deltas, norms = {}, {}
-    for path in _places(config):
+    for path in _modules(config):
         scale, shift = tensors[f"{path}.scale"].float(), tensors[f"{path}.shift"].float()
         if path.endswith(NORMS):
             weight, bias = _norm(backbone, path)
@@ -45,7 +45,7 @@ def lower_ssf(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
 def lower_bitfit(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     """y = W x + b + bias; a norm's bias is b + bias."""
     deltas, norms = {}, {}
-    for path in _places(config):
+    for path in _modules(config):
         difference = tensors[f"{path}.bias"].float()
         if path.endswith(NORMS):
             weight, bias = _norm(backbone, path)
@@ -55,13 +55,13 @@ def lower_bitfit(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     return Forms(deltas, norms)
 
 
-def _bottleneck(takes: Input, activation: Activation, tensors: Tensors, path: str) -> Bottleneck:
+def _bottleneck(input_: Input, activation: Activation, tensors: Tensors, path: str) -> Bottleneck:
     up, up_bias = tensors[f"{path}.up.weight"].float(), tensors[f"{path}.up.bias"].float()
     scale = tensors.get(f"{path}.scale")  # of all channels or of each
     factor = up_bias.new_ones(()) if scale is None else scale.float()
     conv, conv_bias = tensors.get(f"{path}.conv.weight"), tensors.get(f"{path}.conv.bias")
     return Bottleneck(
-        input=takes,
+        input=input_,
         activation=activation,
         down=tensors[f"{path}.down.weight"].float().T,
         down_bias=tensors[f"{path}.down.bias"].float(),
@@ -82,11 +82,11 @@ def _norm(backbone: Tensors, path: str) -> tuple[Tensor, Tensor]:
     return weight.float(), bias.float()
 
 
-def _places(config: Config) -> list[str]:
+def _modules(config: Config) -> list[str]:
     return cast(list[str], config["target_modules"])
 
 
-OWN_LOWERINGS = MappingProxyType(
+CUSTOM_LOWERINGS = MappingProxyType(
     {CONVPASS: lower_convpass, BOTTLENECK: lower_bottleneck, SSF: lower_ssf, BITFIT: lower_bitfit}
 )
 """By `peft_type`: (config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""

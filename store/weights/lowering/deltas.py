@@ -16,7 +16,7 @@ Tensors = Mapping[str, Tensor]
 Lowering = Callable[[Config, Tensors, Tensors], Forms]
 """(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
 
-ORDER = {kind: place for place, kind in enumerate(LINEAR)}
+ORDER = {kind: position for position, kind in enumerate(LINEAR)}
 
 
 def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
@@ -33,11 +33,11 @@ def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
 def in_order(modules: Iterable[str]) -> list[str]:
     """Sort linear maps as a timm ViT names them, from the first block up."""
 
-    def place(module: str) -> tuple[int, int]:
+    def position(module: str) -> tuple[int, int]:
         _, block, kind = module.split(".", 2)
         return int(block), ORDER[kind]
 
-    return sorted(modules, key=place)
+    return sorted(modules, key=position)
 
 
 def low_rank(down: Tensor, up: Tensor, bias: Tensor | None = None, out_scale: Tensor | None = None) -> Delta:
@@ -63,15 +63,15 @@ def bias_of(backbone: Tensors, path: str) -> Tensor | None:
 
 def total(*terms: Tensor | None) -> Tensor | None:
     """Return the sum of the terms that are there."""
-    there = [term for term in terms if term is not None]
-    return sum(there[1:], start=there[0]) if there else None
+    present = [term for term in terms if term is not None]
+    return sum(present[1:], start=present[0]) if present else None
 
 
-def settled(value: Tensor, path: str, what: str) -> Tensor:
+def require_finite(value: Tensor, path: str, values: str) -> Tensor:
     """Return what was divided or drawn together, or raise `AdapterMismatchError` where it is no number."""
     if not bool(torch.isfinite(value).all()):
         raise AdapterMismatchError(
-            f"module {path!r}: its {what} give no finite numbers, with PEFT neither; train it again from before that"
+            f"module {path!r}: its {values} give no finite numbers, with PEFT neither; train it again from before that"
         )
     return value
 

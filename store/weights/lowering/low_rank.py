@@ -14,7 +14,16 @@ from store.adapters.methods.low_rank import tinylora_groups
 from store.adapters.methods.targets import Config, resolve_pattern
 from store.errors import AdapterMismatchError
 from store.weights.forms import Delta, Forms
-from store.weights.lowering.deltas import Tensors, bias_of, by_module, in_order, low_rank, settled, total, weight_of
+from store.weights.lowering.deltas import (
+    Tensors,
+    bias_of,
+    by_module,
+    in_order,
+    low_rank,
+    require_finite,
+    total,
+    weight_of,
+)
 
 
 def lower_lora(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
@@ -35,7 +44,7 @@ def _lora(config: Config, path: str, parts: Tensors, backbone: Tensors) -> Delta
     if magnitude is None:
         return low_rank(down, up, shift if own is base else total(shift, own, None if base is None else -base))
     norm = torch.linalg.vector_norm(torch.addmm(weight_of(backbone, path), up, down), dim=1)
-    scale = settled(magnitude / norm, path, "magnitudes")
+    scale = require_finite(magnitude / norm, path, "magnitudes")
     return low_rank(down, up * scale[:, None], total(own, None if base is None else -scale * base), scale)
 
 
@@ -83,7 +92,7 @@ def lower_delora(_: Config, tensors: Tensors, __: Tensors) -> Forms:
     for path, parts in by_module(tensors).items():
         down, up = parts["delora_A"], parts["delora_B"]
         norms = down.norm(dim=1).clamp(min=1e-4) * up.norm(dim=0).clamp(min=1e-4)
-        scaling = settled(parts["delora_lambda"] / len(down) / norms, path, "norms")
+        scaling = require_finite(parts["delora_lambda"] / len(down) / norms, path, "norms")
         deltas[path] = low_rank(down * parts["delora_w_norm"], up * scaling)
     return Forms(deltas)
 
@@ -97,11 +106,11 @@ def lower_gralora(config: Config, tensors: Tensors, _: Tensors) -> Forms:
     scaling, deltas = cast(float, config["alpha"]) / (rank + hybrid), {}
     for path, parts in by_module(tensors).items():
         first, second = parts["gralora_A"], parts["gralora_B"] * scaling
-        count, each = len(first), rank // len(first)
+        count, part_rank = len(first), rank // len(first)
         down = torch.block_diag(*first.transpose(1, 2))  # type: ignore[no-untyped-call]  # torch leaves it untyped
-        up = second.new_zeros(count, second.shape[2], count, count, each)  # (j, out of j, n, j, s)
+        up = second.new_zeros(count, second.shape[2], count, count, part_rank)  # (j, out of j, n, j, s)
         for j, block in enumerate(second):
-            up[j, :, :, j] = block.reshape(count, each, -1).permute(2, 0, 1)
+            up[j, :, :, j] = block.reshape(count, part_rank, -1).permute(2, 0, 1)
         up = up.reshape(count * second.shape[2], count * rank)
         if hybrid:
             down = torch.cat([down, parts["gralora_A_general.weight"]])

@@ -14,7 +14,7 @@ from torch import Tensor
 from store.errors import FormatError
 from store.weights.forms import Forms, TaskWeights
 from store.weights.lowering import low_rank, products, scales
-from store.weights.lowering.custom import OWN_LOWERINGS
+from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
 
 __all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
@@ -49,11 +49,11 @@ def with_head(
     return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 
 
-def _load(data: bytes, what: str) -> dict[str, Tensor]:
+def _load(data: bytes, source: str) -> dict[str, Tensor]:
     try:
         return load(data)
     except safetensors.SafetensorError as error:
-        raise FormatError(f"{what} is not a whole safetensors file ({error}): publish the task again") from None
+        raise FormatError(f"{source} is not a whole safetensors file ({error}): publish the task again") from None
 
 
 LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
@@ -64,7 +64,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "LOHA": products.lower_loha, "LOKR": products.lower_lokr, "HRA": products.lower_hra,
         "MISS": products.lower_miss, "DEFT": products.lower_deft, "PEANUT": products.lower_peanut,
         "IA3": scales.lower_ia3, "BEFT": scales.lower_beft, "LN_TUNING": scales.lower_ln, "GLORA": scales.lower_glora,
-        **OWN_LOWERINGS,
+        **CUSTOM_LOWERINGS,
     }
 )  # fmt: skip
 """By peft_type."""

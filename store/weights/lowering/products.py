@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from store.adapters.methods.targets import Config, resolve_pattern
 from store.weights.forms import Delta, Forms
-from store.weights.lowering.deltas import Tensors, by_module, low_rank, settled, weight_of
+from store.weights.lowering.deltas import Tensors, by_module, low_rank, require_finite, weight_of
 
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = MappingProxyType(
     {"relu": F.relu, "gelu": F.gelu, "silu": F.silu, "tanh": torch.tanh, "sigmoid": torch.sigmoid}
@@ -67,7 +67,7 @@ def lower_hra(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     deltas = {}
     for path, parts in by_module(tensors).items():
         vectors = _orthogonal(parts["hra_u"]) if config.get("apply_GS") else F.normalize(parts["hra_u"], dim=0, eps=0)
-        vectors = settled(vectors, path, "vectors")
+        vectors = require_finite(vectors, path, "vectors")
         inverse = torch.eye(vectors.shape[1]) / 2
         if not config.get("apply_GS"):
             inverse += torch.triu(vectors.T @ vectors, diagonal=1)
@@ -78,12 +78,12 @@ def lower_hra(config: Config, tensors: Tensors, backbone: Tensors) -> Forms:
 
 def _orthogonal(vectors: Tensor) -> Tensor:
     """Make the columns orthogonal and of length 1, each less its part along those before (Gram and Schmidt)."""
-    found: list[Tensor] = []
+    basis: list[Tensor] = []
     for vector in vectors.T:
-        for each in found:
-            vector = vector - (each @ vector) * each
-        found.append(vector / vector.norm())
-    return torch.stack(found, dim=1)
+        for unit in basis:
+            vector = vector - (unit @ vector) * unit
+        basis.append(vector / vector.norm())
+    return torch.stack(basis, dim=1)
 
 
 def lower_miss(_: Config, tensors: Tensors, backbone: Tensors) -> Forms:
@@ -92,9 +92,9 @@ def lower_miss(_: Config, tensors: Tensors, backbone: Tensors) -> Forms:
     for path, parts in by_module(tensors).items():
         out, width = backbone[f"{path}.weight"].shape
         block = parts["miss_block"]
-        places = torch.arange(width)
+        positions = torch.arange(width)
         down = torch.zeros(len(block), width)
-        down[places % len(block), places] = 1
+        down[positions % len(block), positions] = 1
         deltas[path] = low_rank(down, block.repeat(1, out // block.shape[1]).T)
     return Forms(deltas)
 

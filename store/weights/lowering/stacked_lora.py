@@ -67,10 +67,10 @@ def lower_blocks(
             source = source.float() * _scalings(config, stack)
         target.copy_(source)
     factors: dict[str, dict[str, Tensor]] = {}
-    for stack, made in zip(stacks, _parts(stacks, memory.to(device)), strict=True):
-        for path, factor in zip(stack.paths, made.unsqueeze(1).unbind(0), strict=True):
+    for stack, stacked in zip(stacks, _parts(stacks, memory.to(device)), strict=True):
+        for path, factor in zip(stack.paths, stacked.unsqueeze(1).unbind(0), strict=True):
             factors.setdefault(path, {})[stack.part] = factor
-    return Forms({path: Delta(a=found["A"], b=found["B"]) for path, found in factors.items()})
+    return Forms({path: Delta(a=factor["A"], b=factor["B"]) for path, factor in factors.items()})
 
 
 @lru_cache(maxsize=64)
@@ -83,21 +83,21 @@ def _stacks(header: bytes) -> tuple[_Stack, ...] | None:
         match = FACTOR.fullmatch(name)
         if match is None or entry["dtype"] not in FLOATS or len(entry["shape"]) != 2:
             return None
-        found = (len(header) + entry["data_offsets"][0], match[1], (entry["dtype"], *entry["shape"]))
-        groups.setdefault((match[2], match[3]), []).append(found)
-    stacks = [_stack(part, sorted(found)) for (_, part), found in groups.items()]
+        factor = (len(header) + entry["data_offsets"][0], match[1], (entry["dtype"], *entry["shape"]))
+        groups.setdefault((match[2], match[3]), []).append(factor)
+    stacks = [_stack(part, sorted(group)) for (_, part), group in groups.items()]
     return tuple(stack for stack in stacks if stack is not None) if None not in stacks else None
 
 
-def _stack(part: str, found: Sequence[tuple[int, str, tuple[str, int, int]]]) -> _Stack | None:
+def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) -> _Stack | None:
     """Return the factors, by offset, path and look, as a stack; None where they look or lie unlike each other."""
-    looks = {look for _, _, look in found}
-    steps = {after - before for (before, _, _), (after, _, _) in pairwise(found)} or {0}
-    (name, rows, columns), step = next(iter(looks)), next(iter(steps))
+    kinds = {kind for _, _, kind in factors}
+    steps = {after - before for (before, _, _), (after, _, _) in pairwise(factors)} or {0}
+    (name, rows, columns), step = next(iter(kinds)), next(iter(steps))
     dtype = DTYPES[name]
-    if len(looks) > 1 or len(steps) > 1 or step % dtype.itemsize:
+    if len(kinds) > 1 or len(steps) > 1 or step % dtype.itemsize:
         return None
-    return _Stack(tuple(path for _, path, _ in found), part, dtype, (rows, columns), found[0][0], step)
+    return _Stack(tuple(path for _, path, _ in factors), part, dtype, (rows, columns), factors[0][0], step)
 
 
 def _parts(stacks: Sequence[_Stack], memory: Tensor) -> list[Tensor]:
@@ -109,5 +109,5 @@ def _parts(stacks: Sequence[_Stack], memory: Tensor) -> list[Tensor]:
 def _scalings(config: Config, stack: _Stack) -> Tensor | float:
     """Return the scaling of each factor B (out, rank): a number where it is the same for all, else (blocks, 1, 1)."""
     paths = stack.paths if config.get("alpha_pattern") else stack.paths[:1]
-    found = [lora_scaling(config, path, stack.shape[1]) for path in paths]
-    return found[0] if len(set(found)) == 1 else torch.tensor(found).view(-1, 1, 1)
+    scalings = [lora_scaling(config, path, stack.shape[1]) for path in paths]
+    return scalings[0] if len(set(scalings)) == 1 else torch.tensor(scalings).view(-1, 1, 1)

@@ -11,7 +11,7 @@ import pytest
 
 from store.backends.base import Backend
 from store.backends.create import create_identity, write_format
-from store.backends.identity import STORE_FORMAT, identity_format, read_identity
+from store.backends.identity import STORE_FORMAT, store_format, store_uuid
 from store.backends.urls import open_backend
 from store.errors import ConflictError, FormatError, NewerFormatError, StoreNotFoundError
 
@@ -31,18 +31,18 @@ def backend(place: str) -> Backend:
 def test_a_store_has_one_identity_for_ever(backend: Backend) -> None:
     identity = create_identity(backend)
     assert uuid.UUID(identity).version == 4
-    assert create_identity(backend) == read_identity(backend) == identity
-    assert identity_format(backend) == STORE_FORMAT
+    assert create_identity(backend) == store_uuid(backend) == identity
+    assert store_format(backend) == STORE_FORMAT
 
 
 def test_of_many_who_make_a_store_at_once_one_wins(place: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         identities = set(pool.map(lambda _: create_identity(open_backend(place)), range(4)))
-    assert identities == {read_identity(open_backend(place))}
+    assert identities == {store_uuid(open_backend(place))}
 
 
 def test_no_store_is_said_to_be_none_and_none_is_made(backend: Backend) -> None:
-    for ask in (read_identity, identity_format, write_format):
+    for ask in (store_uuid, store_format, write_format):
         with pytest.raises(StoreNotFoundError, match=r"no store at .*onetrunk demo"):
             ask(backend)
     assert list(backend.list()) == []
@@ -57,10 +57,10 @@ def test_a_place_in_use_does_not_become_a_store(backend: Backend) -> None:
 
 def test_an_older_store_is_read_and_raised_with_its_name(backend: Backend) -> None:
     backend.put("store.json", json.dumps({"format": 1, "uuid": NAME}).encode())
-    assert (read_identity(backend), identity_format(backend)) == (NAME, 1)
+    assert (store_uuid(backend), store_format(backend)) == (NAME, 1)
     assert create_identity(backend) == NAME
     write_format(backend)
-    assert (read_identity(backend), identity_format(backend)) == (NAME, STORE_FORMAT)
+    assert (store_uuid(backend), store_format(backend)) == (NAME, STORE_FORMAT)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_store_file_that_is_not_ours_is_refused_and_kept(
 ) -> None:
     backend = open_backend(tmp_path)
     backend.put("store.json", content)
-    for ask in (read_identity, create_identity, write_format):
+    for ask in (store_uuid, create_identity, write_format):
         with pytest.raises(error, match=r"store\.json"):
             ask(backend)
     assert backend.read("store.json") == content

@@ -14,7 +14,7 @@ from support.processes import in_a_child
 from support.servers import Bucket
 
 from store.backends.base import Backend
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
 from store.errors import InvalidSettingError, OneTrunkError, ReadOnlyStoreError, StorageError, StoreNotFoundError
 
@@ -112,7 +112,7 @@ def test_where_nothing_listens_is_a_typed_error(bucket: str, monkeypatch: pytest
 def test_a_bucket_that_does_not_exist_is_said_not_to() -> None:
     backend = open_backend("s3://no-such-bucket/prefix")
     with pytest.raises(StoreNotFoundError, match="no store at s3://no-such-bucket/prefix"):
-        read_identity(backend)
+        store_uuid(backend)
     with pytest.raises(StorageError, match=r"cannot be listed \(NoSuchBucket\)"):
         list(backend.list())
 

@@ -9,7 +9,7 @@ import pytest
 
 from store.backends.base import Backend, StoredFile, no_op
 from store.backends.create import create_identity
-from store.backends.identity import read_identity
+from store.backends.identity import store_uuid
 from store.backends.local import LocalBackend
 from store.backends.probe import probe
 from store.backends.urls import open_backend
@@ -123,7 +123,7 @@ def test_a_real_bucket_keeps_every_promise(bucket: str) -> None:
 @pytest.mark.service
 def test_a_store_is_made_in_a_real_bucket_once(bucket: str) -> None:
     identity = create_identity(open_backend(bucket))
-    assert create_identity(open_backend(bucket)) == read_identity(open_backend(bucket)) == identity
+    assert create_identity(open_backend(bucket)) == store_uuid(open_backend(bucket)) == identity
     assert [file.path for file in open_backend(bucket).list()] == ["store.json"]
 
 
@@ -137,4 +137,4 @@ def test_a_bucket_in_use_does_not_become_a_store(bucket: str) -> None:
 def test_what_a_trial_has_left_that_died_is_no_obstacle(tmp_path: Path) -> None:
     backend = Remote(tmp_path)
     backend.put("probe/1-0", b"left")
-    assert create_identity(backend) == read_identity(backend)
+    assert create_identity(backend) == store_uuid(backend)

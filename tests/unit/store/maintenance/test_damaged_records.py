@@ -45,8 +45,8 @@ def answers(store: Store) -> list[object]:
     tasks = store.queries.tasks()
     return [
         [(store.resolve(task), store.aliases(task), store.tags(task), store.history(task)) for task in tasks],
-        [store.versions(removed=True), store.rules(), store.backbones(), store.queries.keys(None)],
-        [store.page(), [store.listed(task, removed=True) for task in tasks], list(store.queries.history())],
+        [store.versions(removed=True), store.rules(), store.backbones(), store.api_keys()],
+        [store.search(), [store.list_versions(task, removed=True) for task in tasks], list(store.queries.history())],
         [store.resolve(f"{version.task}@sha256:{version.digest}") for version in store.versions()],
         [store.resolve("flowers@prod"), store.resolve("flowers:3"), store.queries.backbone_blobs()],
     ]

@@ -45,10 +45,10 @@ def test_what_nothing_names_is_condemned_first_and_swept_after_the_grace(store: 
     stray = store.blobs.put(b"left by a publish that died")
     for _ in range(2):
         first = collect_garbage(store, grace_s=GRACE_S)
-        assert (first.condemned, first.condemned_nbytes, first.freed) == ((stray.sha256,), stray.nbytes, ())
+        assert (first.marked, first.marked_nbytes, first.freed) == ((stray.sha256,), stray.nbytes, ())
     time.sleep(GRACE_S)
     second = collect_garbage(store, grace_s=GRACE_S)
-    assert (second.condemned, second.freed, second.freed_nbytes) == ((), (stray.sha256,), stray.nbytes)
+    assert (second.marked, second.freed, second.freed_nbytes) == ((), (stray.sha256,), stray.nbytes)
     assert not store.blobs.holds(stray)
 
 
@@ -60,18 +60,18 @@ def test_a_removed_version_is_purged_after_the_grace_and_its_blobs_after_another
     assert collect_garbage(store, grace_s=GRACE_S).purged == ()
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
-    assert (collected.purged, set(collected.condemned), collected.freed) == (("flowers:1",), own, ())
+    assert (collected.purged, set(collected.marked), collected.freed) == (("flowers:1",), own, ())
     time.sleep(GRACE_S)
     assert set(collect_garbage(store, grace_s=GRACE_S).freed) == own
 
 
 def test_publishing_what_is_condemned_pardons_it(store: Store, folder: Path) -> None:
     labels = store.blobs.put((folder / "classes.txt").read_bytes())
-    assert collect_garbage(store, grace_s=GRACE_S).condemned == (labels.sha256,)
+    assert collect_garbage(store, grace_s=GRACE_S).marked == (labels.sha256,)
     publish(store, folder)
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
-    assert (collected.condemned, collected.freed) == ((), ())
+    assert (collected.marked, collected.freed) == ((), ())
     assert verify(store) == []
 
 
@@ -83,7 +83,7 @@ def test_a_blob_named_since_it_was_condemned_has_its_grace_anew(store: Store, fo
     time.sleep(GRACE_S)
     collected = collect_garbage(store, grace_s=GRACE_S)
     assert collected.purged == ("flowers:1",)
-    assert labels.sha256 in collected.condemned
+    assert labels.sha256 in collected.marked
     assert collected.freed == ()
 
 
@@ -101,7 +101,7 @@ def test_a_publish_in_flight_keeps_its_blobs(store: Store, folder: Path) -> None
     lease = begin_publish(store, draft, ttl_s=60)
     for _ in range(2):
         assert collect_garbage(store, grace_s=0).freed == ()
-    store.catalogue.publish("flowers", draft.entry, names=("latest",), lease=lease)
+    store.catalogue.publish("flowers", draft.entry, aliases=("latest",), lease=lease)
     assert verify(store) == []
     assert store.leases() == []
 
@@ -111,7 +111,7 @@ def test_a_publish_that_takes_longer_than_its_lease_is_told_so(store: Store, fol
     lease = begin_publish(store, draft, ttl_s=0)
     assert set(collect_garbage(store, grace_s=0).freed) == {blob.sha256 for blob in draft.contents}
     with pytest.raises(ConflictError, match="publish again"):
-        store.catalogue.publish("flowers", draft.entry, names=("latest",), lease=lease)
+        store.catalogue.publish("flowers", draft.entry, aliases=("latest",), lease=lease)
     assert verify(store) == []
     assert publish(store, folder).version == 1
 
@@ -128,7 +128,7 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     store.release_connections()
     assert snapshot(store.root) == before
     assert collect_garbage(store, grace_s=0) == foreseen
-    assert (foreseen.purged, foreseen.leftovers) == (("flowers:1",), (f"blobs/{PARTIAL}",))
+    assert (foreseen.purged, foreseen.orphaned) == (("flowers:1",), (f"blobs/{PARTIAL}",))
     counted = storage_report(store)
     assert (counted.reclaimable_nbytes, counted.garbage_nbytes) == (0, 0)
 
@@ -142,7 +142,7 @@ def test_leftovers_of_writers_go_after_the_grace_and_no_file_of_anyone_else(stor
     for path in (old, foreign):
         os.utime(path, (0, 0))
     collected = collect_garbage(store)
-    assert (collected.leftovers, collected.freed_nbytes) == ((f"journal/{PARTIAL}",), 5)
+    assert (collected.orphaned, collected.freed_nbytes) == ((f"journal/{PARTIAL}",), 5)
     assert (old.exists(), new.exists(), foreign.exists()) == (False, True, True)
 
 

@@ -92,15 +92,15 @@ def test_a_rebuilt_catalogue_is_the_lost_one_row_by_row(used: Store) -> None:
 def test_a_rebuild_on_postgresql_answers_the_same(used: Store, database: str) -> None:
     answered = (
         used.versions(removed=True),
-        used.page(),
+        used.search(),
         used.rules(),
         used.history("flowers"),
-        used.queries.keys(None),
+        used.api_keys(),
     )
     rebuild(used.root, catalogue=database)
     with Store.open(used.root, catalogue=database) as other:
         assert verify(other) == []
-        page, keys = other.page(), other.queries.keys(None)
+        page, keys = other.search(), other.api_keys()
         assert (other.versions(removed=True), page, other.rules(), other.history("flowers"), keys) == answered
         assert other.rollback("flowers").version == 1
     with pytest.raises(ConflictError, match="exists: move it away first"):

@@ -289,11 +289,11 @@ def test_a_search_finds_what_matches_all_of_it_and_pages_in_the_order_of_names(
     anywhere: Store, folder: Path, search: Search, expected: list[str]
 ) -> None:
     tagged(anywhere, folder)
-    found, page = [], anywhere.page(search=search, limit=2)
+    found, page = [], anywhere.search(search, limit=2)
     while page.next is not None:
         found += page.rows
         assert len(page.rows) == 2
-        page = anywhere.page(search=search, limit=2, after=page.next)
+        page = anywhere.search(search, limit=2, after=page.next)
     assert [row.task for row in (*found, *page.rows)] == expected
 
 
@@ -302,18 +302,18 @@ def test_a_versions_own_tag_stands_before_its_tasks(store: Store, release: Publi
     release()
     store.set_tag("flowers", "stage", "live")
     store.set_tag("flowers", "stage", "test", version=2)
-    assert [row.tags for row in store.listed("flowers")] == [{"stage": "live"}, {"stage": "test"}]
+    assert [row.tags for row in store.list_versions("flowers")] == [{"stage": "live"}, {"stage": "test"}]
     store.set_tag("flowers", "stage", None, version=2)
-    assert [row.tags for row in store.listed("flowers")] == [{"stage": "live"}, {"stage": "live"}]
+    assert [row.tags for row in store.list_versions("flowers")] == [{"stage": "live"}, {"stage": "live"}]
 
 
 def test_a_page_lists_the_version_that_the_alias_names(store: Store, release: Publish) -> None:
     release(aliases=("prod",))
     release()
-    assert [row.version for row in store.page().rows] == [2]
-    assert [row.version for row in store.page(search=Search(alias="prod")).rows] == [1]
+    assert [row.version for row in store.search().rows] == [2]
+    assert [row.version for row in store.search(Search(alias="prod")).rows] == [1]
     with pytest.raises(InvalidSettingError, match="limit 0"):
-        store.page(limit=0)
+        store.search(limit=0)
 
 
 @pytest.mark.parametrize("value", ["", "x" * 301, "a\nb", "a\x00b"])
@@ -368,7 +368,7 @@ def test_a_removal_is_undone_until_it_is_collected(store: Store, release: Publis
     store.remove("flowers:1")
     with pytest.raises(VersionNotFoundError):
         store.resolve("flowers:1")
-    assert [row.version for row in store.listed("flowers", removed=True)] == [1, 2]
+    assert [row.version for row in store.list_versions("flowers", removed=True)] == [1, 2]
     assert store.restore("flowers", 1) == [1]
     assert store.tags("flowers", 1) == {"stage": "live"}
     store.remove("flowers:1")
@@ -386,7 +386,7 @@ def test_a_task_is_removed_as_a_whole_and_comes_back_with_latest(store: Store, r
     assert store.remove("flowers", all_versions=True).versions == ("flowers:1", "flowers:2")
     with pytest.raises(TaskNotFoundError):
         store.resolve("flowers")
-    assert store.page().rows == ()
+    assert store.search().rows == ()
     assert store.restore("flowers") == [1, 2]
     assert store.resolve("flowers").version == 2
 
@@ -478,7 +478,7 @@ def test_a_publish_onto_a_backbone_that_has_just_been_removed_says_so(store: Sto
     version = release()
     entry = dataclasses.replace(entry_of(version.manifest, version.manifest_blob), backbone="ab" * 32)
     with pytest.raises(NotFoundError, match=r"backbone abab.* of cars has just been removed: add it again"):
-        store.catalogue.publish("cars", entry, names=("latest",))
+        store.catalogue.publish("cars", entry, aliases=("latest",))
 
 
 def test_an_api_key_is_kept_once_and_revoked_once(anywhere: Store) -> None:
@@ -487,9 +487,9 @@ def test_an_api_key_is_kept_once_and_revoked_once(anywhere: Store) -> None:
     with pytest.raises(ConflictError, match="is there already"):
         anywhere.put_key(key)
     anywhere.revoke_key(key.id)
-    revoked = anywhere.queries.key(key.id)
+    revoked = anywhere.api_key(key.id)
     anywhere.revoke_key(key.id)
-    assert anywhere.queries.keys("acme") == [revoked]
+    assert anywhere.api_keys("acme") == [revoked]
     assert revoked == dataclasses.replace(kept, revoked_at=revoked.revoked_at if revoked else None)
     with pytest.raises(NotFoundError, match="no API key"):
         anywhere.revoke_key("unknown")

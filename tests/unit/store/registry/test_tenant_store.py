@@ -25,6 +25,7 @@ from store.records.events import AliasRule
 from store.records.listing import Search
 from store.registry.bundle import export_bundle
 from store.registry.bundle_archive import blob_name, read_member, read_members, write_end, write_member
+from store.registry.publish import PublishOptions
 from store.registry.store import Store
 
 
@@ -40,15 +41,15 @@ def test_a_tenant_lists_counts_and_searches_its_own_tasks_alone(shared: Store, f
     for task in ("Acme/cars", "acme-eu/cars", "acm_/cars", "acm/cars"):
         publish(shared, folder, task)
     acme = as_tenant(shared, "acme")
-    assert [row.task for row in acme.page(ALL).rows] == ["acme/cars"]
+    assert [row.task for row in acme.search(ALL).rows] == ["acme/cars"]
     for text in ("cars", "%", "_", "globex", "acme", ""):
-        assert {row.task for row in acme.page(Search(text=text)).rows} <= {"acme/cars"}
-    assert acme.page(Search(tenant="globex")).rows == acme.page(ALL).rows
-    assert acme.page(ALL, after="acme/cars").rows == ()
-    assert [row.task for row in acme.page(ALL, after="a", limit=1).rows] == ["acme/cars"]
-    assert acme.page(ALL, limit=1).next is None
-    assert [row.task for row in as_tenant(shared, "acm_").page(ALL).rows] == ["acm_/cars"]
-    assert len(as_tenant(shared, None).page(ALL).rows) == 8
+        assert {row.task for row in acme.search(Search(text=text)).rows} <= {"acme/cars"}
+    assert acme.search(Search(tenant="globex")).rows == acme.search(ALL).rows
+    assert acme.search(ALL, after="acme/cars").rows == ()
+    assert [row.task for row in acme.search(ALL, after="a", limit=1).rows] == ["acme/cars"]
+    assert acme.search(ALL, limit=1).next is None
+    assert [row.task for row in as_tenant(shared, "acm_").search(ALL).rows] == ["acm_/cars"]
+    assert len(as_tenant(shared, None).search(ALL).rows) == 8
 
 
 def test_what_a_tenant_lacks_it_is_helped_to_find_among_its_own(shared: Store) -> None:
@@ -66,17 +67,17 @@ def test_what_a_tenant_lacks_it_is_helped_to_find_among_its_own(shared: Store) -
 
 def test_nothing_that_a_tenant_asks_walks_a_table_that_others_fill(shared: Store) -> None:
     plans: dict[str, list[str]] = {}
-    reader = shared.queries
+    queries = shared.queries
 
     def explain(sql: str, parameters: dict[str, object]) -> None:
-        with reader.connect() as select:
+        with queries.connect() as select:
             plans[sql] = [str(row[3]) for row in select(f"EXPLAIN QUERY PLAN {sql}", **parameters)]
 
     acme = as_tenant(shared, "acme")
-    shared.queries = listening(reader, explain)
+    shared.queries = listening(queries, explain)
     for search in (ALL, Search(text="c"), Search(alias="prod"), Search(tags={"a": "b"}), Search(method="lora")):
-        acme.page(search, after="acme/a")
-    for name in ("resolve", "listed", "aliases", "rules", "tags", "history", "export_bundle"):
+        acme.search(search, after="acme/a")
+    for name in ("resolve", "list_versions", "aliases", "rules", "tags", "history", "export_bundle"):
         VERBS[name][1](acme, "acme/cars")
     acme.remove("acme/cars", all_versions=True, dry_run=True)
     with pytest.raises(TaskNotFoundError):
@@ -121,7 +122,7 @@ def test_a_publish_writes_the_same_files_whether_or_not_another_tenant_has_the_b
     for path in paths:
         os.utime(path, (0, 0))
     version = as_tenant(shared, "acme").publish_checkpoint(
-        "acme/vans", read_checkpoint(folder), where="test", backbone="toy/vit", depth=2
+        "acme/vans", read_checkpoint(folder), where="test", options=PublishOptions(backbone="toy/vit", depth=2)
     )
     assert version.manifest.blobs == blobs
     assert all(path.stat().st_mtime > 0 for path in paths)

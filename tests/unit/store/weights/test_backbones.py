@@ -14,11 +14,11 @@ from store.registry.store import Store
 from store.weights.backbones import (
     DEFAULT_BACKBONE,
     Backbone,
+    check_backbone,
     encode,
     fingerprint,
     load_backbone,
     open_backbone,
-    pinned,
     read_backbone,
 )
 
@@ -95,9 +95,9 @@ def with_other_arguments(backbone: Backbone) -> Backbone:
     "change", [flip_one_bit, swap_two_tensors, with_other_mean, with_other_size, with_other_arguments]
 )
 def test_a_backbone_that_differs_in_anything_has_another_fingerprint_and_is_refused(packaged, change):
-    assert pinned(packaged) is packaged
+    assert check_backbone(packaged) is packaged
     with pytest.raises(BackboneMismatchError, match=r"fingerprint .* expected 07e8ddf8903c: .* restore the original"):
-        pinned(change(packaged))
+        check_backbone(change(packaged))
 
 
 def test_a_backbone_file_cut_short_or_of_another_model_is_refused(packaged, tmp_path):
