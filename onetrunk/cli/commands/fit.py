@@ -60,7 +60,9 @@ def fit(
     task: Annotated[str, typer.Argument(help="Name to publish under.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     *,
-    backbone: Annotated[str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")] = DEFAULT_BACKBONE,
+    backbone: Annotated[
+        str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")
+    ] = DEFAULT_BACKBONE,
     adapter: AdapterOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,
