@@ -52,17 +52,3 @@ def open_catalogue(url: str | Path, *, catalogue: str | None = None) -> Catalogu
 
 def is_on_a_server(catalogue: str | None) -> bool:
     return catalogue is not None and not catalogue.startswith("sqlite:")
-
-
-def absolute_store(url: str) -> str:
-    """Return the address as a process in another folder may use it."""
-    from store.backends.urls import SCHEME
-
-    return url if SCHEME.match(url) else str(Path(url).resolve())
-
-
-def absolute_catalogue(catalogue: str | None) -> str | None:
-    """Return the URL as a process in another folder may use it."""
-    if catalogue is None or not catalogue.startswith("sqlite:///"):
-        return catalogue
-    return f"sqlite:///{Path(catalogue.removeprefix('sqlite:///')).resolve()}"

@@ -1,4 +1,4 @@
-"""A client of the HTTP API."""
+"""A client of the HTTP API; it needs neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -8,45 +8,60 @@ import urllib.parse
 from collections.abc import Sequence
 from typing import cast
 
+from serving.images import ImageSource, encoded
+from serving.prediction import Prediction, ReceivedPrediction
 from store.errors import ServerError
 
 
 class Client:
-    """A kept connection to a onetrunk server; `key` is the secret of an API key, where the server asks for one."""
+    """One kept connection to a onetrunk server; close it, or use it as a context manager.
 
-    def __init__(self, url: str, *, key: str | None = None) -> None:
+    `api_key` is the secret of an API key, for servers that ask for one. A request waits for `timeout_s` at most.
+    """
+
+    def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 120) -> None:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ServerError(f"{url!r} is no server address: write http://HOST:PORT")
+            raise ServerError(f"{url!r} is not a valid server address: write http://HOST:PORT")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._url = url
         self._prefix = parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, parts.port, timeout=120)
-        self._headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
     def close(self) -> None:
         self._connection.close()
 
-    def predict(self, ref: str, image: bytes, *, top: int = 5, logits: bool = False) -> dict[str, object]:
-        """Return the server's answer; raise `ServerError` with its message where it has none."""
+    def predict(self, ref: str, image: ImageSource, *, top: int = 5, logits: bool = False) -> Prediction:
+        """Return the server's prediction; raise `ServerError` with the server's message where it has none."""
         return self.predict_many([ref], image, top=top, logits=logits)[0]
 
     def predict_many(
-        self, refs: Sequence[str], image: bytes, *, top: int = 5, logits: bool = False
-    ) -> list[dict[str, object]]:
-        """Return the server's answers for one image, in the order of the refs, asked for at once.
+        self, refs: Sequence[str], image: ImageSource, *, top: int = 5, logits: bool = False
+    ) -> tuple[Prediction, ...]:
+        """Return the server's predictions for one image, in the order of the refs, from one request.
 
-        Raises `ServerError` with the server's message where it has no answer for one of them.
+        They hold the best `top` labels, and with `logits` all logits. Raises `ServerError` with the server's message
+        where it has no answer for one of the refs.
         """
-        options = {"ref": refs, "top": top, "logits": str(logits).lower()}
-        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(options, doseq=True)}"
+        answers = self._post(refs, encoded(image), {"ref": refs, "top": top, "logits": str(logits).lower()})
+        return tuple(ReceivedPrediction.from_dict(answer) for answer in answers)
+
+    def _post(self, refs: Sequence[str], image: bytes, query: dict[str, object]) -> list[dict[str, object]]:
+        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
         try:
             self._connection.request("POST", target, body=image, headers=self._headers)
             response = self._connection.getresponse()
             body = response.read()
         except OSError as error:
-            raise ServerError(f"{self._url} does not answer ({error}): start it with `onetrunk serve`") from None
-        answer = _object(body)
+            raise ServerError(f"{self._url} does not answer ({error}): start it with `serve(url)`") from None
+        answer = _json_object(body)
         if response.status != 200:
             raise ServerError(
                 f"{self._url} answered {response.status} for {', '.join(map(repr, refs))}: "
@@ -55,15 +70,10 @@ class Client:
         return cast(list[dict[str, object]], answer["answers"])
 
 
-def _object(body: bytes) -> dict[str, object]:
+def _json_object(body: bytes) -> dict[str, object]:
+    """Return the JSON object in the body; an empty one for any other body."""
     try:
         value = json.loads(body)
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-def best(answer: dict[str, object]) -> tuple[str, float]:
-    """The first label of an answer, and its score."""
-    first = cast(list[dict[str, object]], answer["top"])[0]
-    return cast(str, first["label"]), cast(float, first["score"])

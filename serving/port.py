@@ -1,4 +1,4 @@
-"""Whether a port is free, asked before anything is started on it."""
+"""Whether a port is free, checked before anything is started on it."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ def check_port(host: str, port: int) -> None:
             probe.bind((host, port))
         except OSError as error:
             raise PortTakenError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another with --port"
+                f"cannot listen on {host}:{port} ({error.strerror}): choose another with `port=`"
             ) from None

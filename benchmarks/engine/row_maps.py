@@ -20,7 +20,8 @@ from torch import Tensor
 from benchmarks.support.figures import RESULTS, machine, spread, write
 from onetrunk.rendering.tables import to_markdown
 from serving.benchmark.subjects import Run, interleave
-from serving.engine.adapter_ops import Linear, linear
+from serving.engine.adapter_ops import linear
+from serving.engine.kernels import Linear
 from store.malloc import keep_freed_memory
 from store.weights.forms import Delta
 

@@ -1,7 +1,7 @@
 """Answers within a latency target, ours against Ray's `@serve.batch`, with the same engine in the same process.
 
-A real Ray Serve replica holds one engine, our runner and a `@serve.batch` method that runs the engine's `forward` on
-each batch in a thread. Within the replica, images arrive (open loop) at --loads of what the engine does with eight
+A real Ray Serve replica holds one engine, our engine loop and a `@serve.batch` method that runs the engine's `forward`
+on each batch in a thread. Within the replica, images arrive (open loop) at --loads of what the engine does with eight
 mixed images at once, Poisson or in bursts of 8 on average, for sixteen tasks of depths 4 to 12; nothing but the
 scheduling differs. The target is --target times one full-depth image alone, and is what our requests give as their
 deadline; "without deadlines", they give none. Load and target follow the machine: both are measured in each round.
@@ -34,7 +34,9 @@ from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quan
 from benchmarks.support.models import random_vit_base
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
+from serving.prediction import Prediction
+from serving.runtime.engine_loop import EngineLoop
+from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OverloadedError
 from store.malloc import keep_freed_memory
@@ -63,7 +65,7 @@ class Subjects:
             random_task(backbone, depth=depth, dtype=DTYPES[dtype], device="cpu", seed=seed)
             for seed, depth in enumerate(depths)
         ]
-        self._runner: EngineLoop[Tensor] = EngineLoop(self._engine, Scheduler())
+        self._loop = EngineLoop(self._engine, Scheduler())
         self._thread = ThreadPoolExecutor(1)
 
     def calibrate(self, repeats: int) -> tuple[float, float]:
@@ -110,11 +112,11 @@ class Subjects:
         self._batched.set_batch_wait_timeout_s(float(wait_ms) / 1000)  # type: ignore[attr-defined]
         return self._batched  # type: ignore[return-value]  # it takes one and gives one
 
-    async def _ours(self, task: int, *, target_s: float | None) -> Tensor:
+    async def _ours(self, task: int, *, target_s: float | None) -> Prediction:
         deadline = None if target_s is None else time.monotonic() + target_s
-        row: PendingPrediction[Tensor] = PendingPrediction(str(task), self._tasks[task], lambda logits: logits)
-        self._runner.submit(PredictionRequest(self._image, (row,), deadline))
-        return await asyncio.wrap_future(row.answer)
+        prediction = PendingPrediction(str(task), 1, self._tasks[task])
+        self._loop.submit(PredictionRequest(self._image, (prediction,), deadline))
+        return await asyncio.wrap_future(prediction.future)
 
     @serve.batch(max_batch_size=16, batch_wait_timeout_s=0.01)
     async def _batched(self, tasks: list[int]) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """What it costs that not every task fits in memory: p99 with a bounded pool, against p99 with all tasks resident.
 
-Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two services answer the
+Publishes --tasks LoRA tasks (rank 4, bfloat16) on the packaged backbone, once, into --folder. Two predictors answer the
 same open-loop streams of images in turn: Poisson arrivals at --load of what the engine was measured to do as the round
 begins, each for a task drawn by Zipf's law (exponent 1, ranks drawn anew over the tasks). One keeps --budget-mb of
 tasks in memory, the other all of them. Latency is from the arrival to the answer, in process: resolving, decoding,
@@ -30,8 +30,9 @@ from PIL import Image
 
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
 from benchmarks.support.tasks import publish_lora
+from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache
-from serving.runtime.predictor import Prediction, Predictor
+from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
@@ -55,12 +56,12 @@ def main() -> None:
         build(store, refs)
         digests = {ref: store.resolve(ref).digest for ref in refs}
         with Predictor(store, dtype=options.dtype) as bounded, Predictor(store, dtype=options.dtype) as whole:
-            services = {"bounded": bounded, "all resident": whole}
+            predictors = {"bounded": bounded, "all resident": whole}
             budgets = {"bounded": int(options.budget_mb * 1e6), "all resident": EVERYTHING_NBYTES}
-            for name, service in services.items():
-                prepare(service, digests, budget_nbytes=budgets[name])
+            for name, predictor in predictors.items():
+                prepare(predictor, digests, budget_nbytes=budgets[name])
             fill(whole, refs)
-            rates, report = measure(services, refs, options)
+            rates, report = measure(predictors, refs, options)
     ratio = spread([a / b for a, b in zip(report["bounded"].p99_s, report["all resident"].p99_s, strict=True)])
     goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
     rows = {name: found.summary() for name, found in report.items()}
@@ -74,7 +75,7 @@ def main() -> None:
 
 @dataclass
 class Measured:
-    """Of one service: the latencies of each round in seconds, and how many requests found their task not in memory."""
+    """Of one predictor: the latencies of each round in seconds, and how many requests had to load their task."""
 
     rounds: list[list[float]]
     loads: int
@@ -107,32 +108,32 @@ def build(store: Store, refs: Sequence[str]) -> None:
             print(f"published {index} of {len(refs)}", file=sys.stderr)
 
 
-def prepare(service: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
-    """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
-    service._pool = AdapterCache(budget_nbytes=budget_nbytes)
-    service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
+def prepare(predictor: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
+    """Give the predictor its budget, and hold all versions at once rather than each in a write of its own."""
+    predictor._cache = AdapterCache(budget_nbytes=budget_nbytes)
+    predictor._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
 
 
-def fill(service: Predictor, refs: Sequence[str]) -> None:
+def fill(predictor: Predictor, refs: Sequence[str]) -> None:
     for ref in refs:
-        version = service._store.resolve(ref)
-        with closing(service._pool.take(version.digest, partial(service._load, version))) as lease:
-            lease.weights.result()
+        version = predictor._store.resolve(ref)
+        with closing(predictor._cache.acquire(version.digest, partial(predictor._load, version))) as pin:
+            pin.weights.result()
 
 
-def capacity(service: Predictor, refs: Sequence[str]) -> float:
-    """Return how many images a second the service answers when all are there at once."""
-    service.predict(refs[0], IMAGE)
+def capacity(predictor: Predictor, refs: Sequence[str]) -> float:
+    """Return how many images a second the predictor answers when all are there at once."""
+    predictor.predict(refs[0], IMAGE)
     start = time.perf_counter()
-    for (answer,) in [service.submit_many([ref], IMAGE) for ref in refs]:
+    for (answer,) in [predictor.submit_many([ref], IMAGE) for ref in refs]:
         answer.result()
     return len(refs) / (time.perf_counter() - start)
 
 
 def measure(
-    services: dict[str, Predictor], refs: Sequence[str], options: argparse.Namespace
+    predictors: dict[str, Predictor], refs: Sequence[str], options: argparse.Namespace
 ) -> tuple[list[float], dict[str, Measured]]:
-    """Return the arrivals a second in each round, and what was found of each service."""
+    """Return the arrivals a second in each round, and what was found of each predictor."""
     draw = random.Random(0)
     weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
     by_rank = draw.sample(list(refs), len(refs))
@@ -140,32 +141,32 @@ def measure(
     def some(count: int) -> list[str]:
         return [by_rank[bisect(weights, draw.random() * weights[-1])] for _ in range(count)]
 
-    measured = {name: Measured([], 0, 0, 0) for name in services}
-    fill(services["bounded"], some(options.warm))
+    measured = {name: Measured([], 0, 0, 0) for name in predictors}
+    fill(predictors["bounded"], some(options.warm))
     rates = []
     for index in range(options.rounds):
-        rates.append(options.load * capacity(services["all resident"], refs[:64]))
+        rates.append(options.load * capacity(predictors["all resident"], refs[:64]))
         times = accumulate(draw.expovariate(rates[-1]) for _ in range(options.requests))
         arrivals = [Arrival(at, ref) for at, ref in zip(times, some(options.requests), strict=True)]
-        for name, service in services.items():
-            before = service._pool.loads
-            measured[name].rounds.append(drive(service, arrivals))
-            measured[name].loads += service._pool.loads - before
+        for name, predictor in predictors.items():
+            before = predictor._cache.loads
+            measured[name].rounds.append(drive(predictor, arrivals))
+            measured[name].loads += predictor._cache.loads - before
         print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
-    for name, service in services.items():
-        measured[name].resident = len(service._pool.resident)
-        measured[name].resident_nbytes = service._pool.nbytes
+    for name, predictor in predictors.items():
+        measured[name].resident = len(predictor._cache.resident)
+        measured[name].resident_nbytes = predictor._cache.nbytes
     return rates, measured
 
 
-def drive(service: Predictor, arrivals: Sequence[Arrival]) -> list[float]:
+def drive(predictor: Predictor, arrivals: Sequence[Arrival]) -> list[float]:
     """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
     latencies: list[float] = []
     lock, sent = Lock(), []
     start = time.perf_counter()
 
     def send(arrival: Arrival) -> Future[Prediction]:
-        (answer,) = service.submit_many([arrival.ref], IMAGE)
+        (answer,) = predictor.submit_many([arrival.ref], IMAGE)
 
         def note(_: Future[Prediction]) -> None:
             latency = time.perf_counter() - start - arrival.at_s
@@ -199,7 +200,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget-mb", type=float, default=256)
     parser.add_argument("--load", type=float, default=0.6, help="share of the engine's measured rate")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--requests", type=int, default=250, help="of each service in each round")
+    parser.add_argument("--requests", type=int, default=250, help="of each predictor in each round")
     parser.add_argument("--warm", type=int, default=20_000, help="draws that fill the bounded pool beforehand")
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--folder", type=Path, default=RESULTS / "pool_zipf_store", help="kept")

@@ -12,19 +12,20 @@ import argparse
 import random
 import sys
 import time
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import cast
 
 import torch
-from torch import Tensor
 
 from benchmarks.serving.arrivals import Arrival, poisson
 from benchmarks.support.figures import RESULTS, Goal, machine, print_goals, quantile, spread, write
 from benchmarks.support.models import random_vit_base
 from serving.benchmark.subjects import random_task
 from serving.engine.engine import Engine
-from serving.runtime.engine_loop import EngineLoop, PendingPrediction, PredictionRequest
+from serving.prediction import Prediction
+from serving.runtime.engine_loop import EngineLoop
+from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
@@ -37,7 +38,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class Bench:
-    """An engine under a runner, the shallow task first among its tasks."""
+    """An engine under an engine loop, the shallow task first among its tasks."""
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
         p = backbone.record.id.preprocessing
@@ -59,26 +60,24 @@ class Bench:
     def play(self, arrivals: list[Arrival]) -> dict[int, list[float]]:
         """Send the images as they come; return the latencies by task, in seconds from when each was due."""
         latencies: dict[int, list[float]] = {task: [] for task in range(len(self.tasks))}
-        runner: EngineLoop[Tensor] = EngineLoop(self.engine, Scheduler())
+        loop = EngineLoop(self.engine, Scheduler())
         for task in (0, 1) * WARM_UP:
-            self._send(runner, task).rows[0].answer.result()
+            self._send(loop, task).result()
         sent, start = [], time.perf_counter()
         for arrival in arrivals:
             time.sleep(max(0.0, start + arrival.at_s - time.perf_counter()))
-            answer = self._send(runner, arrival.task).rows[0].answer
+            answer = self._send(loop, arrival.task)
             due, times = start + arrival.at_s, latencies[arrival.task]
             answer.add_done_callback(lambda _, due=due, times=times: times.append(time.perf_counter() - due))
             sent.append(answer)
         wait(sent)
-        runner.close()
+        loop.close()
         return latencies
 
-    def _send(self, runner: EngineLoop[Tensor], task: int) -> PredictionRequest[Tensor]:
-        request = PredictionRequest(
-            self.image, (PendingPrediction(str(task), self.tasks[task], lambda logits: logits),)
-        )
-        runner.submit(request)
-        return request
+    def _send(self, loop: EngineLoop, task: int) -> Future[Prediction]:
+        prediction = PendingPrediction(str(task), 1, self.tasks[task])
+        loop.submit(PredictionRequest(self.image, (prediction,)))
+        return prediction.future
 
 
 def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[str, object]:

@@ -26,7 +26,6 @@ from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
 from serving.app import ServeConfig, running
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
-from serving.client import best
 from serving.runtime.predictor import Predictor
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
@@ -226,11 +225,12 @@ def serve_stream(demo: Demo, tasks: dict[str, Dataset], url: str) -> Section:
 
 def compare_offline(demo: Demo, outcome: LoadResult) -> str:
     """Answer the same images in process and say how far the server's answers are from those."""
-    with Store.open(demo.store) as store, Predictor(store) as service:
-        offline = [service.predict(reply.sample.ref, reply.sample.image).to_dict() for reply in outcome.replies]
-    pairs = [(best(reply.answer), best(answer)) for reply, answer in zip(outcome.replies, offline, strict=True)]
-    same = sum(served[0] == alone[0] for served, alone in pairs)
-    apart = max(abs(served[1] - alone[1]) for served, alone in pairs)
+    with Store.open(demo.store) as store, Predictor(store) as predictor:
+        offline = [predictor.predict(reply.request.ref, reply.request.image) for reply in outcome.replies]
+    served = [reply.prediction for reply in outcome.replies]
+    pairs = [(one.top(1)[0], other.top(1)[0]) for one, other in zip(served, offline, strict=True)]
+    same = sum(one.label == other.label for one, other in pairs)
+    apart = max(abs(one.score - other.score) for one, other in pairs)
     return f"In process, {same} of {len(pairs)} images get the same label; scores differ by at most {apart:.2g}."
 
 

@@ -7,7 +7,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from inspect import Parameter
-from typing import TYPE_CHECKING, Annotated, Concatenate, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, get_type_hints
 
 import typer
 
@@ -66,10 +66,9 @@ def with_store(
     added += [_option("actor", Actor, None)] * write + [_option("fmt", FormatOption, Format.TABLE)] * fmt
 
     def decorate(command: Callable[Concatenate[StoreOptions, ...], None]) -> Command:
-        def call(
-            store: str, catalogue: str | None, actor: str | None = None, fmt: Format = Format.TABLE, **values: object
-        ) -> None:
-            command(StoreOptions(store, catalogue, actor, fmt), **values)
+        def call(**values: Any) -> None:
+            chosen = {option.name: values.pop(option.name) for option in added}
+            command(StoreOptions(chosen.pop("store"), **chosen), **values)
 
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
         return _declare(call, command, sorted([*own, *added], key=lambda option: option.name == "fmt"))  # that one last

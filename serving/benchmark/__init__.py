@@ -1,1 +1,1 @@
-"""What `onetrunk bench` and the benchmarks measure with."""
+"""How the costs of mixed tasks and of a server are measured."""

@@ -68,9 +68,9 @@ class Figure:
 
 @dataclass(frozen=True)
 class Published:
-    """Versions of a store that stand on the backbone: what its own tasks cost is measured with these."""
+    """Versions of a store that use the backbone, by which the cost of its own tasks is measured."""
 
-    shelf: ReadOnlyStore
+    store: ReadOnlyStore
     manifests: Sequence[Manifest]
 
 
@@ -84,7 +84,7 @@ def bench(
     published: Published | None = None,
     report: Callable[[str], None] = lambda _: None,
 ) -> list[Figure]:
-    """Measure every figure; `report` is told how far it is.
+    """Measure every figure; `report` is called with the progress.
 
     One merged task is the backbone with a task's deltas added to its weights, run by timm with the faster of its two
     attention settings. All tasks but the published ones have random weights, on which speed does not depend.
@@ -102,7 +102,7 @@ def bench(
 
 
 def subjects_of(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan) -> dict[str, Run]:
-    """Return what is timed, by name: what `figures_of` makes ratios of."""
+    """Return what is timed, by name, for the ratios of `figures_of`."""
     return {**_merged(backbone, engine, images), **_mixed(backbone, engine, images, plan)}
 
 
@@ -139,15 +139,15 @@ def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan)
 
 
 def _published(backbone: Backbone, engine: Engine, images: torch.Tensor, published: Published) -> dict[str, Run]:
-    shelf, manifests = published.shelf, published.manifests
+    store, manifests = published.store, published.manifests
 
     def load() -> list[TaskWeights]:
         return [
-            load_task(shelf, manifest, backbone=backbone.tensors, dtype=engine.dtype, device=engine.device)
+            load_task(store, manifest, backbone=backbone.tensors, dtype=engine.dtype, device=engine.device)
             for manifest in manifests
         ]
 
-    contents = [shelf.read(blob) for manifest in manifests for blob in manifest.blobs]
+    contents = [store.read(blob) for manifest in manifests for blob in manifest.blobs]
     tasks, shown = load(), images[[index % len(images) for index in range(len(manifests))]]
     return {
         "published": lambda: engine.forward(shown, tasks),
@@ -157,7 +157,7 @@ def _published(backbone: Backbone, engine: Engine, images: torch.Tensor, publish
 
 
 def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
-    """Return the ratios of what `subjects_of` names; `seconds` are by subject and round."""
+    """Return the ratios of the subjects of `subjects_of`; `seconds` are by subject and round."""
     blocks, late = backbone.record.blocks, late_blocks(backbone.record.blocks)
     attention, against = merged_task(seconds)
     floor = (blocks - late + late * plan.late_tasks) / blocks / plan.tasks
@@ -194,13 +194,13 @@ def share_of_peak(
 
 
 def merged_task(seconds: Mapping[str, Sequence[float]]) -> tuple[str, str]:
-    """Return which attention is the faster for one merged task, and how a figure says so."""
+    """Return which attention is faster for one merged task, and the words of a figure for it."""
     attention = fastest(seconds, ATTENTIONS)
     return attention, f"against one merged task in timm with {attention}"
 
 
 def over(seconds: Mapping[str, Sequence[float]], name: str, base: str, factor: float = 1.0) -> list[float]:
-    """Return the ratio of two subjects in each round, over the factor that one has more to do."""
+    """Return the ratio of two subjects in each round, divided by `factor`, the ratio of their work."""
     return [s / b / factor for s, b in zip(seconds[name], seconds[base], strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Send a stream of images over HTTP from several clients, and tell how it went."""
+"""Send a stream of images over HTTP from several clients, and measure the replies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from serving.client import Client, best
+from serving.client import Client
+from serving.prediction import Prediction
 from store.errors import OneTrunkError
 
 
@@ -24,20 +25,20 @@ class LoadRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server answered for a sample (the JSON object), and how long the client waited, in seconds."""
+    """The prediction that a server sent for a request, and how long the client waited, in seconds."""
 
-    sample: LoadRequest
-    answer: dict[str, object]
+    request: LoadRequest
+    prediction: Prediction
     latency_s: float
 
     @property
     def is_right(self) -> bool:
-        return best(self.answer)[0] == self.sample.label
+        return self.prediction.top(1)[0].label == self.request.label
 
 
 @dataclass(frozen=True)
 class LoadResult:
-    """All replies in the order of the samples, and the wall time of the whole stream in seconds."""
+    """All replies in the order of the requests, and the wall time of the whole stream in seconds."""
 
     replies: tuple[Reply, ...]
     seconds: float
@@ -51,33 +52,31 @@ class LoadResult:
         return statistics.fmean(reply.is_right for reply in self.replies)
 
     def latency_s(self, quantile: float) -> float:
-        """The smallest latency that at least this share of the replies stayed within."""
+        """Return the smallest latency that at least this share of the replies did not exceed."""
         ordered = sorted(reply.latency_s for reply in self.replies)
         return ordered[min(len(ordered) - 1, int(quantile * len(ordered)))]
 
 
-def run_load(url: str, samples: Sequence[LoadRequest], *, clients: int) -> LoadResult:
-    """Send every sample once, each client one at a time over its own connection; raise the first failure."""
+def run_load(url: str, requests: Sequence[LoadRequest], *, clients: int) -> LoadResult:
+    """Send every request once, each client one at a time over its own connection; raise the first failure."""
     queue: SimpleQueue[int] = SimpleQueue()
-    for index in range(len(samples)):
+    for index in range(len(requests)):
         queue.put(index)
     replies: dict[int, Reply] = {}
     failures: list[OneTrunkError] = []
 
     def client() -> None:
-        connection = Client(url)
-        try:
-            while not failures:
-                index = queue.get_nowait()
-                start = time.perf_counter()
-                answer = connection.predict(samples[index].ref, samples[index].image)
-                replies[index] = Reply(samples[index], answer, time.perf_counter() - start)
-        except Empty:
-            return
-        except OneTrunkError as error:
-            failures.append(error)
-        finally:
-            connection.close()
+        with Client(url) as connection:
+            try:
+                while not failures:
+                    index = queue.get_nowait()
+                    start = time.perf_counter()
+                    prediction = connection.predict(requests[index].ref, requests[index].image)
+                    replies[index] = Reply(requests[index], prediction, time.perf_counter() - start)
+            except Empty:
+                return
+            except OneTrunkError as error:
+                failures.append(error)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]
     start = time.perf_counter()
@@ -87,4 +86,4 @@ def run_load(url: str, samples: Sequence[LoadRequest], *, clients: int) -> LoadR
         thread.join()
     if failures:
         raise failures[0]
-    return LoadResult(tuple(replies[index] for index in range(len(samples))), time.perf_counter() - start)
+    return LoadResult(tuple(replies[index] for index in range(len(requests))), time.perf_counter() - start)

@@ -1,4 +1,4 @@
-"""What `serving.bench` measures against each other: tasks with random weights, and one task that timm runs merged."""
+"""What is measured against each other: tasks with random weights, and one task that timm runs merged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from store.weights.backbones import Backbone
 from store.weights.forms import Delta, Forms, TaskWeights
 
 RANK, CLASSES = 8, 10
-WARM_UP = 2  # rounds that do not count: the first ones allocate, and choose kernels
+WARM_UP = 2  # rounds that do not count: the first ones allocate and choose kernels
 Run = Callable[[], object]
 
 
@@ -79,7 +79,7 @@ def image_flops(backbone: Backbone) -> float:
 def interleave(
     subjects: Mapping[str, Run], rounds: int, device: str, report: Callable[[str], None]
 ) -> dict[str, list[float]]:
-    """Time every subject once a round, in turn, so that what else the machine does meets all; seconds by round."""
+    """Time every subject once a round, in turn, so that other load on the machine affects all; seconds by round."""
     on_gpu = torch.device(device).type == "cuda"
     seconds: dict[str, list[float]] = {name: [] for name in subjects}
     for index in range(rounds + WARM_UP):
@@ -95,5 +95,5 @@ def interleave(
 
 
 def fastest(seconds: Mapping[str, Sequence[float]], names: Sequence[str]) -> str:
-    """Return the one of the subjects with the least median."""
+    """Return the subject with the least median."""
     return min(names, key=lambda name: statistics.median(seconds[name]))

@@ -1,4 +1,4 @@
-"""A batch on its way up through the blocks, which may stop between any two of them and go on later."""
+"""A batch on its way through the blocks, which may stop between any two of them and go on later."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -19,7 +19,6 @@ from serving.engine.core_threads import CoreThreads
 from serving.engine.row_plan import EngineRow, events, rows_at, rows_by_block
 from store.weights.forms import Forms, TaskWeights
 
-UNADAPTED = Forms()
 T = TypeVar("T")
 
 
@@ -37,21 +36,21 @@ class EngineModel:
 
     vit: VisionTransformer
     blocks: Sequence[ServedBlock]
-    lanes: CoreThreads
+    threads: CoreThreads
     one_by_one: bool
 
 
 class BatchRun:
-    """Rows of a batch and how far they have come; other batches may run on the same trunk between two blocks."""
+    """Rows of a batch and the depth that they have reached; other batches may run between two of its blocks."""
 
     def __init__(
-        self, trunk: EngineModel, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int]
+        self, model: EngineModel, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int]
     ) -> None:
-        self._trunk = trunk
+        self._model = model
         self._tasks = tasks
         self._image_of = image_of
         self._events = events(tasks)
-        self._parts = trunk.lanes.split(images)
+        self._parts = model.threads.split(images)
         self._rows = [EngineRow(image, None, ()) for image in range(len(images))]
         self.depth = 0
         """Blocks that have run."""
@@ -71,24 +70,24 @@ class BatchRun:
         return sum(rows_by_block(self._tasks, self._image_of)[self.depth :])
 
     @torch.inference_mode()
-    def advance(self) -> Finished | None:
+    def run_block(self) -> Finished | None:
         """Run one block, and the stem before the first; return the answers of the rows that end there, if any do."""
         if self.depth == 0:
-            self._parts = self._run(lambda images, _: stem(self._trunk.vit, images), self._parts, self._rows)
+            self._parts = self._run(lambda images, _: stem(self._model.vit, images), self._parts, self._rows)
         self.depth += 1
         if self.depth in self._events:
-            self._part()
-        forms = [_forms(row.task) for row in self._rows]
-        self._parts = self._run(self._trunk.blocks[self.depth - 1], self._parts, forms)
+            self._split_rows()
+        forms = [row.forms for row in self._rows]
+        self._parts = self._run(self._model.blocks[self.depth - 1], self._parts, forms)
         return self._finish() if self.depth + 1 in self._events else None
 
-    def _part(self) -> None:
-        """Go on with the rows of this depth: an image that is adapted from here on parts from what it shared."""
+    def _split_rows(self) -> None:
+        """Go on with the rows of this depth: where a task is adapted from here on, its row is a copy of the shared."""
         before = {row.key: index for index, row in enumerate(self._rows)}
         self._rows = rows_at(self.depth, self._tasks, self._image_of)
         sources = [before[row.key if row.key in before else (row.image, None)] for row in self._rows]
         first, x = list(range(len(sources))), self._joined()
-        self._parts = self._trunk.lanes.split(x[: len(sources)] if sources == first else x[sources])
+        self._parts = self._model.threads.split(x[: len(sources)] if sources == first else x[sources])
 
     def _finish(self) -> Finished | None:
         ending = [
@@ -104,8 +103,7 @@ class BatchRun:
         sources = [index for index, _ in ending]
         x = self._joined()
         x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
-        forms = [task.forms for task in tasks]
-        (features,) = self._run(lambda some, forms: pooled(self._trunk.vit, some, forms), [x], forms)
+        (features,) = self._run(partial(pooled, self._model.vit), [x], [task.forms for task in tasks])
         logits = tuple(
             F.linear(feature, task.head_weight, task.head_bias).float()
             for feature, task in zip(features, tasks, strict=True)
@@ -118,30 +116,24 @@ class BatchRun:
     def _run(
         self, step: Callable[[Tensor, Sequence[T]], Tensor], parts: Sequence[Tensor], rows: Sequence[T]
     ) -> list[Tensor]:
-        """Take a step with each part of the rows, in a lane of its own."""
+        """Apply a step to each part of the rows, each in a core thread of its own."""
         ends = list(accumulate(len(x) for x in parts))
-        each = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
-        take = partial(_one_by_one, step) if self._trunk.one_by_one else step
-        return self._trunk.lanes.run([partial(take, x, own) for x, own in each])
+        pairs = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
+        apply = partial(_one_by_one, step) if self._model.one_by_one else step
+        return self._model.threads.run([partial(apply, x, own) for x, own in pairs])
 
 
 def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
     """Return the tokens (n, tokens, dim) that the first block takes."""
-    tokens: Tensor = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-    return tokens
+    return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
 
 
 def pooled(vit: VisionTransformer, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
     """Return the features (n, dim) that the heads take, of tokens (n, tokens, dim)."""
     # A LayerNorm sees one token at a time, so only those before the patches need it where only they are pooled.
     x = x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x
-    features: Tensor = vit.forward_head(layer_norm(x, vit.norm, norms_of(tasks, "norm")), pre_logits=True)
-    return features
+    return cast(Tensor, vit.forward_head(layer_norm(x, vit.norm, norms_of(tasks, "norm")), pre_logits=True))
 
 
 def _one_by_one(step: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
     return torch.cat([step(x[index : index + 1], rows[index : index + 1]) for index in range(len(x))])
-
-
-def _forms(task: TaskWeights | None) -> Forms:
-    return UNADAPTED if task is None else task.forms

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import torch
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from serving.engine.adapter_ops import Linear, add_bottlenecks, bottlenecks_of, deltas_of, layer_norm, linear, norms_of
-from store.weights.forms import Bottleneck, Forms
+from serving.engine.adapter_ops import deltas_of, layer_norm, linear, norms_of
+from serving.engine.bottlenecks import add_bottlenecks, bottlenecks_of
+from serving.engine.kernels import Linear, activate, explicit_attention_is_faster
+from store.weights.forms import Forms
+
+
+@dataclass(frozen=True)
+class BranchOutput:
+    """How attention or the MLP ends: its last linear map and layer scale, and the paths that tasks adapt."""
+
+    last: Linear
+    scale: nn.Module
+    path: str
+    bottlenecks: str
 
 
 class ServedBlock:
@@ -21,22 +33,20 @@ class ServedBlock:
         self._path = path
         self._grid = grid
         attn, mlp = block.attn, block.mlp
-        self._qkv, self._proj = Linear.of(attn.qkv), Linear.of(attn.proj)
-        self._fc1, self._fc2 = Linear.of(mlp.fc1), Linear.of(mlp.fc2)
+        self._qkv, self._fc1 = Linear.of(attn.qkv), Linear.of(mlp.fc1)
+        self._attn_output = BranchOutput(Linear.of(attn.proj), block.ls1, f"{path}.attn.proj", f"{path}.attn")
+        self._mlp_output = BranchOutput(Linear.of(mlp.fc2), block.ls2, f"{path}.mlp.fc2", f"{path}.mlp")
         self._explicit = explicit_attention_is_faster(attn.qkv.weight)
 
     def __call__(self, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
         """x (n, tokens, dim), row i belonging to tasks[i]; rows of one task, or of like forms, are best neighbours."""
         block, path = self._block, self._path
         normed = layer_norm(x, block.norm1, norms_of(tasks, f"{path}.norm1"))
-        attended = self._attend(normed, tasks)
-        beside = bottlenecks_of(tasks, f"{path}.attn")
-        x = self._residual(x, normed, attended, block.ls1, self._proj, f"{path}.attn.proj", tasks, beside)
+        x = self._add_branch(x, normed, self._attend(normed, tasks), self._attn_output, tasks)
         normed = layer_norm(x, block.norm2, norms_of(tasks, f"{path}.norm2"))
         hidden = linear(normed, self._fc1, deltas_of(tasks, f"{path}.mlp.fc1"))
-        hidden = block.mlp.norm(_activate(block.mlp.act, hidden))
-        beside = bottlenecks_of(tasks, f"{path}.mlp")
-        return self._residual(x, normed, hidden, block.ls2, self._fc2, f"{path}.mlp.fc2", tasks, beside)
+        hidden = block.mlp.norm(activate(block.mlp.act, hidden))
+        return self._add_branch(x, normed, hidden, self._mlp_output, tasks)
 
     def _attend(self, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
         attn = self._block.attn
@@ -51,43 +61,18 @@ class ServedBlock:
         normed: Tensor = attn.norm(out.transpose(1, 2).reshape(n, tokens, attn.attn_dim))
         return normed
 
-    def _residual(
-        self,
-        x: Tensor,
-        normed: Tensor,
-        hidden: Tensor,
-        scale: nn.Module,
-        last: Linear,
-        path: str,
-        tasks: Sequence[Forms],
-        beside: Sequence[Bottleneck | None],
+    def _add_branch(
+        self, x: Tensor, normed: Tensor, hidden: Tensor, end: BranchOutput, tasks: Sequence[Forms]
     ) -> Tensor:
-        """x + scale(last(hidden)), and what the bottlenecks beside it add."""
-        deltas = deltas_of(tasks, path)
-        taken = {form.input for form in beside if form is not None}
-        if isinstance(scale, nn.Identity) and "output" not in taken:
-            output, out = None, linear(hidden, last, deltas, residual=x)
+        """x + scale(last(hidden)), and what the bottlenecks beside the branch add."""
+        deltas, bottlenecks = deltas_of(tasks, end.path), bottlenecks_of(tasks, end.bottlenecks)
+        taken = {form.input for form in bottlenecks if form is not None}
+        if isinstance(end.scale, nn.Identity) and "output" not in taken:
+            output, out = None, linear(hidden, end.last, deltas, residual=x)
         else:
-            output = scale(linear(hidden, last, deltas))
+            output = end.scale(linear(hidden, end.last, deltas))
             out = output + x
         if not taken:
             return out
         inputs = {"normed": normed, "residual": x, "sum": out} | ({} if output is None else {"output": output})
-        return add_bottlenecks(out, beside, inputs, self._grid)
-
-
-def explicit_attention_is_faster(weight: Tensor) -> bool:
-    """Whether softmax(q k^T) v in three steps beats the fused kernel on this device.
-
-    Measured at 65 to 577 tokens: in bf16 on CPUs without AMX by 1.7 to 3.3 times; with AMX, and in
-    fp32, the fused kernel wins.
-    """
-    return weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported()
-
-
-def _activate(act: nn.Module, hidden: Tensor) -> Tensor:
-    """Return act(hidden), in the memory of hidden where that is possible."""
-    activated: Tensor = (
-        torch.ops.aten.gelu_(hidden, approximate=act.approximate) if type(act) is nn.GELU else act(hidden)
-    )
-    return activated
+        return add_bottlenecks(out, bottlenecks, inputs, self._grid)

@@ -35,8 +35,8 @@ class Engine:
         vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
         grid = vit.patch_embed.grid_size
         blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
-        lanes = CoreThreads(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
-        self._trunk = EngineModel(vit, blocks, lanes, batch_invariant)
+        threads = CoreThreads(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
+        self._model = EngineModel(vit, blocks, threads, batch_invariant)
 
     def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.
@@ -44,16 +44,15 @@ class Engine:
         Tasks of one image share its rows below the first block that any of them adapts. Rows depend on no other row.
         """
         moved = images.to(self.device, self.dtype)
-        return BatchRun(self._trunk, moved, tasks, range(len(tasks)) if image_of is None else image_of)
+        return BatchRun(self._model, moved, tasks, range(len(tasks)) if image_of is None else image_of)
 
-    def walk(
+    def run(
         self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None
     ) -> Iterator[Finished]:
         """Run a batch to its end and yield rows as they reach their depth, shallowest first."""
-        walk = self.begin(images, tasks, image_of)
-        while not walk.done:
-            finished = walk.advance()
-            if finished is not None:
+        batch = self.begin(images, tasks, image_of)
+        while not batch.done:
+            if (finished := batch.run_block()) is not None:
                 yield finished
 
     def forward(
@@ -61,6 +60,6 @@ class Engine:
     ) -> list[Tensor]:
         """logits[i] = head_i(pool(norm(block_{depth_i}(… block_1(stem(images[image_of[i]]))))))."""
         logits: dict[int, Tensor] = {}
-        for finished in self.walk(images, tasks, image_of):
+        for finished in self.run(images, tasks, image_of):
             logits.update(zip(finished.rows, finished.logits, strict=True))
         return [logits[row] for row in range(len(tasks))]

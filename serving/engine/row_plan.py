@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from store.weights.forms import TaskWeights
+from store.weights.forms import Forms, TaskWeights
+
+UNADAPTED = Forms()
 
 
 @dataclass(frozen=True)
 class EngineRow:
-    """One image on its way up; `task` is None while it is the backbone's alone, `members` ask for it."""
+    """One image in the blocks; `task` is None while no task adapts it; `members` are the tasks that share the row."""
 
     image: int
     task: TaskWeights | None
@@ -19,6 +21,10 @@ class EngineRow:
     @property
     def key(self) -> tuple[int, int | None]:
         return self.image, None if self.task is None else id(self.task)
+
+    @property
+    def forms(self) -> Forms:
+        return UNADAPTED if self.task is None else self.task.forms
 
 
 def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> list[EngineRow]:
@@ -31,8 +37,8 @@ def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -
             adapted = id(task) if task.first_block <= block else None
             members.setdefault((image_of[index], adapted), []).append(index)
     rows = [
-        EngineRow(image, None if adapted is None else tasks[found[0]], tuple(found))
-        for (image, adapted), found in members.items()
+        EngineRow(image, None if adapted is None else tasks[sharing[0]], tuple(sharing))
+        for (image, adapted), sharing in members.items()
     ]
 
     def order(row: EngineRow) -> tuple[int, int, int]:
@@ -51,7 +57,7 @@ def rows_by_block(tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> tupl
 
 
 def events(tasks: Sequence[TaskWeights]) -> frozenset[int]:
-    """Return the blocks at which rows part or leave."""
+    """Return the blocks at which rows are split or leave."""
     return frozenset({1, *(task.first_block for task in tasks), *(task.depth + 1 for task in tasks)})
 
 

@@ -21,52 +21,52 @@ KEY_VALID_S = 0.5  # how long a revoked key may go unnoticed
 
 
 class ApiKeyCache:
-    """The keys seen lately, by the digest of their secret; what was refused is not remembered."""
+    """The keys of the last requests, by the digest of their secret; refused secrets are not kept."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._known: dict[str, ApiKey] = {}
+        self._keys: dict[str, ApiKey] = {}
         self._since = time.monotonic()
 
-    def remembered(self, secret: str) -> ApiKey | None:
+    def cached(self, secret: str) -> ApiKey | None:
         if time.monotonic() - self._since > KEY_VALID_S:
-            self._known, self._since = {}, time.monotonic()
-        return self._known.get(digest_of(secret))
+            self._keys, self._since = {}, time.monotonic()
+        return self._keys.get(digest_of(secret))
 
     def find(self, secret: str) -> ApiKey:
-        """Look the key up; raise `UnknownKeyError` unless it is in force."""
-        known = self._known
+        """Look the key up; raise `UnknownKeyError` unless it is valid."""
+        keys = self._keys
         key = authenticate(self._store, secret)
-        known[key.sha256] = key
+        keys[key.sha256] = key
         return key
 
 
 @dataclass(frozen=True)
 class AppState:
-    """What the routes answer from; without a keyring, anyone may read and nobody may change anything."""
+    """What the routes answer from; without API keys, everyone may read and nobody may change anything."""
 
-    service: Predictor
+    predictor: Predictor
     store: Store
-    keyring: ApiKeyCache | None
+    api_keys: ApiKeyCache | None
     workers: ThreadPoolExecutor
 
 
 def app_state(request: Request) -> AppState:
-    return cast(AppState, request.app.state.served)
+    return cast(AppState, request.app.state.app_state)
 
 
 async def authenticate_caller(request: Request) -> TenantStore:
-    """Return the store as the caller may see it; raise `UnknownKeyError` where keys are asked for and none is right."""
-    served = app_state(request)
-    if served.keyring is None:
-        return TenantStore(served.store, ANONYMOUS)
+    """Return the store as the caller may see it; raise `UnknownKeyError` where the server needs a key and gets none."""
+    state = app_state(request)
+    if state.api_keys is None:
+        return TenantStore(state.store, ANONYMOUS)
     scheme, _, secret = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "bearer":
         raise UnknownKeyError("this server asks for an API key: send `Authorization: Bearer ot_…`")
-    key = served.keyring.remembered(secret)
+    key = state.api_keys.cached(secret)
     if key is None:
-        key = await run_in_threadpool(served.keyring.find, secret)
-    return TenantStore(served.store, key)
+        key = await run_in_threadpool(state.api_keys.find, secret)
+    return TenantStore(state.store, key)
 
 
 Caller = Annotated[TenantStore, Depends(authenticate_caller)]

@@ -1,4 +1,4 @@
-"""Versions in and out over HTTP, as bundles that never lie in memory as a whole."""
+"""Versions in and out over HTTP, as bundles that are never in memory as a whole."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
 from serving.http.auth import Caller
-from store.errors import FormatError
+from serving.http.bodies import receive_bundle
 from store.records.version import summarise
 
-MAX_BUNDLE_NBYTES = 256 << 20
 CHUNK_NBYTES = 1 << 20
 
 routes = APIRouter()
@@ -23,10 +22,10 @@ routes = APIRouter()
 
 @routes.post("/v1/bundles/{task:path}")
 async def publish_bundle(task: str, request: Request, caller: Caller) -> list[dict[str, object]]:
-    """Publish the versions of the bundle in the body, as `onetrunk export --bundle` makes it, under this name."""
+    """Publish the versions of the bundle in the body, as `export_bundle` writes it, under this name."""
     caller.check("publish", task)
     with tempfile.TemporaryFile() as file:
-        await receive(request, file)
+        await receive_bundle(request, file)
         versions = await run_in_threadpool(caller.import_bundle, task, file)
     return [summarise(version) for version in versions]
 
@@ -39,23 +38,6 @@ def send_bundle(ref: str, caller: Caller) -> StreamingResponse:
         nbytes = caller.export_bundle(ref, file)
         body = chunks(file, stack.pop_all())
     return StreamingResponse(body, media_type="application/x-tar", headers={"Content-Length": str(nbytes)})
-
-
-async def receive(request: Request, file: BinaryIO) -> None:
-    """Write the body to the file; raise `FormatError` where it is, or says that it will be, too large."""
-    nbytes = int(request.headers.get("content-length", 0))
-    if nbytes <= MAX_BUNDLE_NBYTES:
-        nbytes = 0
-        async for chunk in request.stream():
-            nbytes += len(chunk)
-            if nbytes > MAX_BUNDLE_NBYTES:
-                break
-            await run_in_threadpool(file.write, chunk)
-    if nbytes > MAX_BUNDLE_NBYTES:
-        raise FormatError(
-            f"the bundle has more than the {MAX_BUNDLE_NBYTES:,} bytes that are taken over HTTP: leave the backbone "
-            "out, or import it where the store is"
-        )
 
 
 def chunks(file: BinaryIO, held: ExitStack) -> Iterator[bytes]:

@@ -1,4 +1,4 @@
-"""Wait for answers for as long as the client does: one that goes away costs nothing from then on."""
+"""Wait for predictions for as long as the client does; a client that goes away costs nothing from then on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from fastapi import Request
 
-from serving.runtime.predictor import Prediction
+from serving.prediction import Prediction
 
 T = TypeVar("T")
 
@@ -17,19 +17,19 @@ T = TypeVar("T")
 async def wait_for(
     workers: ThreadPoolExecutor, submit: Callable[[], tuple[Future[Prediction], ...]]
 ) -> list[Prediction]:
-    """Queue by a worker and wait; raise the first failure. Whatever is left is cancelled, and so if this is."""
-    queued = workers.submit(submit)
+    """Submit in a worker and wait; raise the first failure. At the end, and when this is cancelled, cancel the rest."""
+    submitted = workers.submit(submit)
     try:
-        answers = await asyncio.wrap_future(queued)
-        return await asyncio.gather(*(asyncio.wrap_future(answer) for answer in answers))
+        futures = await asyncio.wrap_future(submitted)
+        return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
     finally:
-        queued.add_done_callback(cancel_answers)  # a worker that is at it cannot be stopped, only what it queues
+        submitted.add_done_callback(cancel_predictions)  # a worker that runs cannot be stopped, only its predictions
 
 
-def cancel_answers(queued: Future[tuple[Future[Prediction], ...]]) -> None:
-    if not queued.cancelled() and queued.exception() is None:
-        for answer in queued.result():
-            answer.cancel()
+def cancel_predictions(submitted: Future[tuple[Future[Prediction], ...]]) -> None:
+    if not submitted.cancelled() and submitted.exception() is None:
+        for future in submitted.result():
+            future.cancel()
 
 
 async def cancel_on_disconnect(request: Request, work: Coroutine[object, object, T]) -> T | None:

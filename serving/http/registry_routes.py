@@ -1,6 +1,6 @@
-"""The store over HTTP: what `onetrunk` does at a terminal, for whoever has a key.
+"""The store over HTTP, for every caller with an API key.
 
-Arguments are in the path and the query: a body would be read before the key is looked at, so there is none.
+Arguments are in the path and the query: a body would be read before the key is checked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def list_tasks(
 
 @routes.get("/v1/tasks/{task:path}")
 def show_task(task: str, caller: Caller, *, removed: bool = False) -> Json:
-    """Show a task: every version, where its aliases point, what they ask, and the task's tags."""
+    """Show a task: every version, where its aliases point, their rules, and the task's tags."""
     return {
         "task": task,
         "versions": [dataclasses.asdict(row) for row in caller.list_versions(task, removed=removed)],
@@ -54,33 +54,33 @@ def show_task(task: str, caller: Caller, *, removed: bool = False) -> Json:
 
 @routes.delete("/v1/tasks/{task:path}")
 def remove_task(task: str, caller: Caller, *, dry_run: bool = False) -> Json:
-    """Remove every version of the task; `restore` brings them back until the operator collects."""
+    """Remove every version of the task; `restore` brings them back until the operator collects garbage."""
     return dataclasses.asdict(caller.remove(task, all_versions=True, dry_run=dry_run))
 
 
 @routes.get("/v1/versions/{ref:path}")
 def show_version(ref: str, caller: Caller, at: str | None = None) -> Json:
-    """Show one version and its manifest; with `at`, what the alias named at that time (ISO 8601)."""
+    """Show one version and its manifest; with `at`, the version that the alias named at that time (ISO 8601)."""
     version = caller.resolve(ref, at=at)
     return {**summarise(version), "manifest": dataclasses.asdict(version.manifest)}
 
 
 @routes.delete("/v1/versions/{ref:path}")
 def remove_version(ref: str, caller: Caller, *, dry_run: bool = False) -> Json:
-    """Remove one version that no alias names and no server answers with."""
+    """Remove one version that no alias names and no server uses."""
     return dataclasses.asdict(caller.remove(ref, dry_run=dry_run))
 
 
 @routes.post("/v1/restore/{ref:path}")
 def restore(ref: str, caller: Caller) -> Json:
-    """Bring back a removed version, or all of a task's."""
+    """Bring back a removed version, or all versions of a task."""
     task, version = split_version(ref)
     return {"task": task, "versions": caller.restore(task, version)}
 
 
 @routes.get("/v1/history/{task:path}")
 def history(task: str, caller: Caller) -> list[Json]:
-    """Tell who did what to the task, and when, numbered from its first event."""
+    """List who did what to the task, and when, numbered from its first event."""
     return [dataclasses.asdict(event) for event in caller.history(task)]
 
 
@@ -94,7 +94,7 @@ def set_alias(ref: str, caller: Caller, *, version: int, force: bool = False) ->
 
 @routes.delete("/v1/aliases/{ref:path}")
 def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
-    """Take the alias `TASK@ALIAS` away."""
+    """Remove the alias `TASK@ALIAS`."""
     task, alias = split_alias(ref)
     caller.remove_alias(task, alias, force=force)
     return {"task": task, "alias": alias}
@@ -102,7 +102,7 @@ def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
 
 @routes.post("/v1/rollback/{ref:path}")
 def rollback(ref: str, caller: Caller, *, force: bool = False) -> Json:
-    """Point `TASK@ALIAS` back at what it named before."""
+    """Point `TASK@ALIAS` back at the version that it named before."""
     task, alias = split_alias(ref)
     return summarise(caller.rollback(task, alias, force=force))
 
@@ -116,7 +116,7 @@ def set_rule(
     max_drop: float | None = None,
     min_accuracy: float | None = None,
 ) -> Json:
-    """Set what `TASK@ALIAS` asks of a version before it moves there, or `TENANT/*@ALIAS` for every task of a tenant."""
+    """Set what a version needs before `TASK@ALIAS` moves to it, or `TENANT/*@ALIAS` for every task of a tenant."""
     task, _, alias = ref.rpartition("@")
     rule = AliasRule(task, alias, protected=protected, max_drop=max_drop, min_accuracy=min_accuracy)
     caller.set_rule(rule)
@@ -131,13 +131,13 @@ def set_tag(ref: str, caller: Caller, key: str, value: str) -> Json:
 
 @routes.delete("/v1/tags/{ref:path}")
 def remove_tag(ref: str, caller: Caller, key: str) -> Json:
-    """Take a tag away."""
+    """Remove a tag."""
     return change_tag(ref, caller, key, None)
 
 
 @routes.get("/v1/backbones")
 def list_backbones(caller: Caller) -> list[Json]:
-    """List the backbones that tasks may stand on."""
+    """List the backbones that tasks may use."""
     return [
         {
             "name": record.name,
@@ -153,25 +153,25 @@ def list_backbones(caller: Caller) -> list[Json]:
 
 @routes.get("/v1/keys")
 def list_keys(caller: Caller) -> list[Json]:
-    """List the caller's tenant's keys; the operator's lists all."""
+    """List the keys of the caller's tenant; an operator's key lists all."""
     return [show_key(key) for key in caller.list_keys()]
 
 
 @routes.post("/v1/keys")
 def create_key(caller: Caller, scope: Annotated[list[str], Query()], tenant: str | None = None) -> Json:
-    """Make a key for the caller's own tenant, the operator for any; the answer alone ever has its secret."""
+    """Make a key for the caller's own tenant, the operator for any; only this answer contains its secret."""
     key, secret = caller.create_key(tenant or caller.key.tenant, tuple(scope))
     return {**show_key(key), "secret": secret}
 
 
 @routes.delete("/v1/keys/{identifier}")
 def revoke_key(identifier: str, caller: Caller) -> Json:
-    """Make a key worthless; every server knows within a second."""
+    """Revoke a key; every server refuses it within a second."""
     return show_key(caller.revoke_key(identifier))
 
 
 def show_key(key: ApiKey) -> Json:
-    """Return what may be shown of a key: not even the digest of its secret."""
+    """Return what may be shown of a key, without the digest of its secret."""
     shown = dataclasses.asdict(key)
     del shown["sha256"]
     return shown
@@ -184,17 +184,17 @@ def change_tag(ref: str, caller: Caller, key: str, value: str | None) -> Json:
 
 
 def split_version(ref: str) -> tuple[str, int | None]:
-    wanted = Ref.parse(ref)
-    if wanted.alias is not None or wanted.digest is not None:
-        raise InvalidNameError(f"{ref[:200]!r} is neither a task nor a number of one: write TASK or TASK:NUMBER")
-    return wanted.task, wanted.version
+    parsed = Ref.parse(ref)
+    if parsed.alias is not None or parsed.digest is not None:
+        raise InvalidNameError(f"{ref[:200]!r} is neither a task nor a numbered version: write TASK or TASK:NUMBER")
+    return parsed.task, parsed.version
 
 
 def split_alias(ref: str) -> tuple[str, str]:
-    wanted = Ref.parse(ref)
-    if wanted.alias is None:
+    parsed = Ref.parse(ref)
+    if parsed.alias is None:
         raise InvalidNameError(f"{ref[:200]!r} names no alias: write TASK@ALIAS")
-    return wanted.task, wanted.alias
+    return parsed.task, parsed.alias
 
 
 def parse_tags(pairs: list[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Tasks resident in memory: loaded once however many ask, bounded in bytes, least recently used out."""
+"""Task weights in memory: loaded once for all requests, bounded in bytes, the least recently used out first."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from store.errors import OverloadedError
 from store.weights.forms import TaskWeights
 
 LOADERS = 4  # threads: loading one task is a digest and a copy, so more would only take cores from the engine
-CEILING = 2  # times the budget: what tasks in use may take before none is loaded beside them
+CEILING = 2  # times the budget: the most that pinned tasks may take before another task is refused
 
 
 @dataclass(eq=False)
@@ -20,58 +20,59 @@ class _Entry:
     digest: str
     weights: Future[TaskWeights] = field(default_factory=Future)
     nbytes: int | None = None  # None until it is loaded
-    leases: int = 0
+    pins: int = 0
 
 
 class Pin:
-    """One user's hold on a task: it stays in memory until `close`, which may be called again."""
+    """One user's claim on a task, which keeps it in memory until `close`; `close` may be called again."""
 
-    def __init__(self, pool: AdapterCache, entry: _Entry) -> None:
-        self._pool = pool
+    def __init__(self, cache: AdapterCache, entry: _Entry) -> None:
+        self._cache = cache
         self._entry: _Entry | None = entry
         self.weights = entry.weights
-        """The task once it is loaded, or what its load raised; shared with others, and not to be cancelled."""
+        """The task once it is loaded, or the error of its load; shared with others, and not to be cancelled."""
 
     def close(self) -> None:
-        self._pool._leave(self)
+        self._cache._release(self)
 
 
 class AdapterCache:
     """Hand out task weights by version digest; every operation takes the same time however many are resident.
 
-    `budget_nbytes` bounds what is kept. A task in use is never dropped, so tasks in use may take more, and go as soon
-    as they are let go; where those alone reach `CEILING` times the budget, a task that is not in memory is refused.
+    `budget_nbytes` bounds what is kept. A pinned task is never evicted, so pinned tasks may take more, and are evicted
+    as soon as they are released; where they alone reach `CEILING` times the budget, a task that is not in memory is
+    refused.
     """
 
     def __init__(self, *, budget_nbytes: int) -> None:
         self._budget_nbytes = budget_nbytes
         self._entries: dict[str, _Entry] = {}
-        # Loaded and in nobody's use, longest ago first. A plain dict would search for its first key after many left.
+        # Loaded and not pinned, longest ago first. A plain dict would search for its first key after many evictions.
         self._idle: OrderedDict[str, _Entry] = OrderedDict()
         self._nbytes = 0
         self._idle_nbytes = 0
         self._lock = Lock()
         self._loaders = ThreadPoolExecutor(LOADERS, "load")
         self.loads = 0
-        """How often a task was taken that was not in memory."""
+        """How often a task was acquired that was not in memory."""
 
-    def take(self, digest: str, load: Callable[[], TaskWeights]) -> Pin:
-        """Hold the task and return at once; where it is not in memory, a thread of the pool's own calls `load`.
+    def acquire(self, digest: str, load: Callable[[], TaskWeights]) -> Pin:
+        """Pin the task and return at once; where it is not in memory, a thread of the cache calls `load`.
 
-        What `load` raises comes to all who wait for that load, and the next to take the task loads it anew; so does
-        `OverloadedError` where the tasks in use leave no room.
+        An error of `load` is set for all who wait for that load, and the next call loads the task again; so is
+        `OverloadedError` where the pinned tasks leave no room.
         """
         with self._lock:
             entry = self._entries.get(digest)
             if entry is None:
                 entry = _Entry(digest)
                 entry.weights.set_running_or_notify_cancel()  # from here on, none of those who wait can cancel it
-                self._loaders.submit(self._fill, entry, load)
+                self._loaders.submit(self._load, entry, load)
                 self._entries[digest] = entry
                 self.loads += 1
             elif self._idle.pop(digest, None) is not None:
                 self._idle_nbytes -= entry.nbytes or 0
-            entry.leases += 1
+            entry.pins += 1
         return Pin(self, entry)
 
     @property
@@ -81,17 +82,17 @@ class AdapterCache:
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Digests of loaded tasks: those that nobody uses, least recently used first, then those in use."""
+        """Digests of loaded tasks: those that are not pinned, least recently used first, then the pinned ones."""
         with self._lock:
-            in_use = (e.digest for e in self._entries.values() if e.nbytes is not None and e.leases)
-            return (*self._idle, *in_use)
+            pinned = (e.digest for e in self._entries.values() if e.nbytes is not None and e.pins)
+            return (*self._idle, *pinned)
 
-    def _fill(self, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
+    def _load(self, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
         try:
             self._check_room()
             weights = load()
             nbytes = weights.nbytes
-        except BaseException as error:  # whoever waits must hear of it
+        except BaseException as error:  # all who wait must get it
             with self._lock:
                 del self._entries[entry.digest]
             entry.weights.set_exception(error)
@@ -99,31 +100,35 @@ class AdapterCache:
         with self._lock:
             entry.nbytes = nbytes
             self._nbytes += nbytes
-            self._settle(entry)
+            self._make_idle_unless_pinned(entry)
+            self._evict_if_needed()
         entry.weights.set_result(weights)
 
     def _check_room(self) -> None:
-        used_nbytes = self._nbytes - self._idle_nbytes
-        if used_nbytes >= CEILING * self._budget_nbytes:
+        pinned_nbytes = self._nbytes - self._idle_nbytes
+        if pinned_nbytes >= CEILING * self._budget_nbytes:
             raise OverloadedError(
-                f"tasks in use take {used_nbytes:,} bytes of memory, {CEILING * self._budget_nbytes:,} are the most: "
+                f"tasks in use take {pinned_nbytes:,} bytes of memory, {CEILING * self._budget_nbytes:,} are the most: "
                 "try again later, or add replicas or memory"
             )
 
-    def _leave(self, lease: Pin) -> None:
+    def _release(self, pin: Pin) -> None:
         with self._lock:
-            entry, lease._entry = lease._entry, None
+            entry, pin._entry = pin._entry, None
             if entry is None:
                 return
-            entry.leases -= 1
+            entry.pins -= 1
             if entry.nbytes is not None:
-                self._settle(entry)
+                self._make_idle_unless_pinned(entry)
+                self._evict_if_needed()
 
-    def _settle(self, entry: _Entry) -> None:
-        """Count a loaded task as idle if it is, and drop what was idle longest while the budget is passed."""
-        if not entry.leases:
+    def _make_idle_unless_pinned(self, entry: _Entry) -> None:
+        if not entry.pins:
             self._idle[entry.digest] = entry
             self._idle_nbytes += entry.nbytes or 0
+
+    def _evict_if_needed(self) -> None:
+        """Evict idle tasks, the least recently used first, while the budget is exceeded."""
         while self._nbytes > self._budget_nbytes and self._idle:
             _, oldest = self._idle.popitem(last=False)
             self._nbytes -= oldest.nbytes or 0

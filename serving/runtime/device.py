@@ -1,4 +1,4 @@
-"""What a service is started with: its backbone, its dtype, and how many rows fit into memory."""
+"""What a predictor starts with: its backbone, its dtype, and how many rows fit into memory."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from store.registry.store import Store
 from store.weights.backbones import Backbone
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACTIVATIONS_NBYTES = 1 << 30  # of all batches that have begun, at most
 HEAD_DIM = 32  # of an attention head, at least
 PREFIX_TOKENS = 8  # class and register tokens, at most
 
@@ -19,7 +20,7 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
     if name not in DTYPES:
-        raise InvalidSettingError(f"dtype {name!r} is not served: use auto or one of {', '.join(DTYPES)}")
+        raise InvalidSettingError(f"dtype {name!r} is not supported: use auto or one of {', '.join(DTYPES)}")
     return DTYPES[name]
 
 
@@ -35,11 +36,18 @@ def choose_backbone(store: Store, name: str | None) -> BackboneRecord:
         return store.backbone(name)
     records = store.backbones()
     if not records:
-        raise BackboneNotFoundError(f"{store.url} holds no backbone: publish a task, or `onetrunk backbone add NAME`")
+        raise BackboneNotFoundError(
+            f"{store.url} holds no backbone: publish a task, or add one with `adopt_backbone(store, name)`"
+        )
     if len(records) > 1:
         names = ", ".join(record.name for record in records)
-        raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with --backbone")
+        raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with `backbone=`")
     return records[0]
+
+
+def max_rows(backbone: Backbone, dtype: torch.dtype) -> int:
+    """Return how many rows may run at a time, so that their activations fit into memory."""
+    return max(1, ACTIVATIONS_NBYTES // row_nbytes(backbone, dtype))
 
 
 def row_nbytes(backbone: Backbone, dtype: torch.dtype) -> int:

@@ -1,4 +1,4 @@
-"""Hold the versions that a replica answers with, so that none is removed under it."""
+"""Leases on the versions that a replica serves, so that nobody removes them."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from collections.abc import Iterable
 from store.errors import OneTrunkError, VersionNotFoundError
 from store.registry.store import Store
 
-LEASE_S = 60.0  # how long a replica that was killed still holds what it served
+LEASE_S = 60.0  # how long the leases of a killed replica last
 KEEP_S = 300.0  # how long a version is held after the last request for it
 
 log = logging.getLogger(__name__)
 
 
 class VersionLeases:
-    """Leases on every version asked for lately; none where the store is read-only.
+    """Leases on every version that was requested lately; none where the store is read-only.
 
-    One is on all of them, and written anew at every renewal. What is asked for between two renewals is held by a
-    second one, which is small, so that a request never waits until thousands of versions are written.
+    One lease is on all of them, and is written again at every renewal. Versions that are first requested between two
+    renewals are in a second lease, which is small, so that a request never waits until thousands of versions are
+    written.
     """
 
     def __init__(self, store: Store, *, lease_s: float = LEASE_S, keep_s: float = KEEP_S) -> None:
@@ -31,8 +32,8 @@ class VersionLeases:
         self._holder = f"server {platform.node()}:{os.getpid()}"
         self._all: str | None = None
         self._new: str | None = None
-        self._used: dict[str, float] = {}  # digest -> when last asked for; grows and is replaced under the lock alone
-        self._since: set[str] = set()  # those of them that the second lease is on
+        self._used: dict[str, float] = {}  # digest -> last request; grows and is replaced under the lock alone
+        self._since: set[str] = set()  # the digests in the second lease
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -40,10 +41,10 @@ class VersionLeases:
             self._thread.start()
 
     def hold(self, digest: str) -> None:
-        """Hold the version from now on; raise `VersionNotFoundError` where it was removed meanwhile."""
+        """Take a lease on the version; raise `VersionNotFoundError` where it was removed meanwhile."""
         if self._store.read_only:
             return
-        used = self._used  # where it is replaced meanwhile, the time goes to the old one and the next call takes anew
+        used = self._used  # if it is replaced meanwhile, the time goes to the old one and the next call takes a lease
         if digest in used:
             used[digest] = time.monotonic()
             return
@@ -51,16 +52,16 @@ class VersionLeases:
             try:
                 self._new = self._take({*self._since, digest}, self._new)
             except VersionNotFoundError:
-                self._new = self._take({digest}, self._new)  # raises where it is this one that is gone
-                # One of the others is: the lease ran out while this machine slept. Each is held anew when asked for.
+                self._new = self._take({digest}, self._new)  # raises if this version is gone
+                # Another one is: the lease expired while this machine slept. The next request for each takes a new one.
                 self._used, self._since = {d: at for d, at in self._used.items() if d not in self._since}, set()
-            except OneTrunkError as error:  # a disk that is full must not end what can still be read
-                log.warning("version %s… is answered with, and not held: %s", digest[:16], error)
+            except OneTrunkError as error:  # a full disk must not end what can still be read
+                log.warning("version %s… is served without a lease: %s", digest[:16], error)
             self._since.add(digest)
             self._used[digest] = time.monotonic()
 
     def close(self) -> None:
-        """Let everything go."""
+        """Release both leases."""
         self._closing.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -88,7 +89,7 @@ class VersionLeases:
             except OneTrunkError as error:
                 log.warning("the lease on %d versions was not renewed: %s", len(used), error)
                 if isinstance(error, VersionNotFoundError):
-                    self._used, self._since = {}, set()  # each is held again, or found gone, when it is asked for
+                    self._used, self._since = {}, set()  # the next request for each takes a lease, or fails
 
     def _take(self, digests: Iterable[str], lease: str | None) -> str:
         return self._store.lease(sorted(digests), holder=self._holder, ttl_s=self._lease_s, lease_id=lease)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-MEMORY = 0.99  # how much of what was learnt a new block leaves: about the last hundred blocks count
+MEMORY = 0.99  # the weight that the past keeps at each new block: about the last hundred blocks count
 WARM_UP = 3  # the first blocks of a process lay out weights and compile kernels
-OUTLIER = 3  # times what is expected: a block that was kept from its cores says no more than this
-PRIOR = 0.25  # squared rows: how much variation it takes until what is measured counts as much as the guess
+OUTLIER = 3  # times what is expected: a slower block was kept from its cores and counts as this much
+PRIOR = 0.25  # squared rows: the variation at which the measurement counts as much as the guess
 
 
 class BlockCost:
     """Seconds of one block over n rows = fixed + per_row * n, by least squares in which the past fades.
 
-    Until batches of different sizes were seen, both parts are guessed to be equal at one row, so that two rows are
-    soon run together and the truth is found.
+    Until batches of different sizes have run, both parts are guessed to be equal at one row, so that two rows soon run
+    together and the parts are measured.
     """
 
     def __init__(self) -> None:
@@ -27,13 +27,13 @@ class BlockCost:
         return self._weight > 0
 
     def learn(self, rows: int, seconds: float) -> None:
-        """Take in that a block over these rows took these seconds."""
+        """Add the measurement that a block over these rows took these seconds."""
         self._seen += 1
         if self._seen <= WARM_UP:
             return
         expected = self.of(1, rows)
         if self.known and seconds * OUTLIER < expected:
-            self._weight = self._rows_spread = self._covariance = 0.0  # what was learnt was disturbed
+            self._weight = self._rows_spread = self._covariance = 0.0  # the earlier measurements were disturbed
         elif self.known:
             seconds = min(seconds, OUTLIER * expected)
         self._weight = MEMORY * self._weight + 1
@@ -46,7 +46,7 @@ class BlockCost:
         self._solve()
 
     def of(self, blocks: int, row_blocks: int) -> float:
-        """Seconds of so many blocks, over so many rows summed over the blocks; 0 while nothing is known."""
+        """Seconds of so many blocks, over so many rows summed over the blocks; 0 before the first measurement."""
         return self.fixed * blocks + self.per_row * row_blocks
 
     def _solve(self) -> None:

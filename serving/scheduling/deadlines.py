@@ -8,54 +8,54 @@ from collections.abc import Mapping, Sequence
 from typing import Generic, TypeVar
 
 from serving.scheduling.cost import BlockCost
-from serving.scheduling.jobs import QueueEntry, ScheduledRequest
+from serving.scheduling.requests import QueueEntry, ScheduledRequest
 from store.errors import DeadlineError
 
 T = TypeVar("T")
-CAUTION = 1.25  # what is ahead of a deadline is taken to last this many times what it should
+CAUTION = 1.25  # the work ahead of a deadline is assumed to last this many times its expected time
 
 
 class Deadlines(Generic[T]):
-    """Jobs with deadlines, the earliest first; looked through again when one may have been lost or come into danger."""
+    """Requests with deadlines, the earliest first; checked again when one may be lost or in danger."""
 
     def __init__(self, cost: BlockCost) -> None:
         self._cost = cost
         self._ordered: list[tuple[float, int, ScheduledRequest[T]]] = []
         self._calm_until = math.inf
         self.in_danger: ScheduledRequest[T] | None = None
-        """The job of the earliest deadline, while all can be met if it goes first, and might not be if it waits."""
+        """The request of the earliest deadline, while all can be met if it goes first, and might not be if it waits."""
 
     def add(self, entry: QueueEntry[T]) -> None:
-        if entry.job.deadline is not None:
-            insort(self._ordered, (entry.job.deadline, entry.number, entry.job))
+        if entry.request.deadline is not None:
+            insort(self._ordered, (entry.request.deadline, entry.number, entry.request))
             self._calm_until = -math.inf
 
     def remove(self, entry: QueueEntry[T]) -> None:
-        if entry.job.deadline is not None:
-            del self._ordered[bisect_left(self._ordered, (entry.job.deadline, entry.number))]
-            if self.in_danger is entry.job:
+        if entry.request.deadline is not None:
+            del self._ordered[bisect_left(self._ordered, (entry.request.deadline, entry.number))]
+            if self.in_danger is entry.request:
                 self.in_danger, self._calm_until = None, -math.inf
 
     def look(
         self, entries: Mapping[ScheduledRequest[T], QueueEntry[T]], rows: int, now: float
     ) -> dict[ScheduledRequest[T], DeadlineError]:
-        """Return the jobs that cannot be done in time any more; a block runs over so many rows.
+        """Return the requests that cannot be answered in time any more; a block runs over so many rows.
 
-        In danger is what would be late if, after one more block of something else, all ran one by one by deadline. That
-        order meets all deadlines where any does (Dertouzos 1974), and few where none can meet all: then there is no
-        job in danger, and least work first meets most.
+        A deadline is in danger if it would be missed after one more block of another batch, with all requests run one
+        by one by deadline. That order meets all deadlines where any order does (Dertouzos 1974), and few where no
+        order can meet all: then no request is in danger, and least work first meets most.
         """
         if now < self._calm_until:
             return {}
         lost: dict[ScheduledRequest[T], DeadlineError] = {}
         other_s = CAUTION * self._cost.of(1, rows)
         work_s, calm_s, feasible, first = 0.0, math.inf, True, None
-        for deadline, _, job in self._ordered:
-            left_s = self._cost.of(*entries[job].left)
+        for deadline, _, request in self._ordered:
+            left_s = self._cost.of(*entries[request].left)
             if now + left_s > deadline:
-                lost[job] = late(now + left_s - deadline)
+                lost[request] = late(now + left_s - deadline)
                 continue
-            first = first or job
+            first = first or request
             work_s += left_s
             calm_s = min(calm_s, deadline - now - other_s - CAUTION * work_s)
             feasible = feasible and now + work_s <= deadline
@@ -65,11 +65,11 @@ class Deadlines(Generic[T]):
 
 
 def in_time(entries: Sequence[QueueEntry[T]], cost: BlockCost, now: float) -> bool:
-    """Whether jobs that begin as one batch now, all with deadlines, are all done before the earliest of these.
+    """Whether requests that begin as one batch now, all with deadlines, are all done before the earliest deadline.
 
-    Where a block costs less as such than a row of it, little is saved by that, and the answer is no.
+    Where the fixed cost of a block is less than the cost of a row, a batch saves little, and this is false.
     """
-    deadlines = [entry.job.deadline for entry in entries if entry.job.deadline is not None]
+    deadlines = [entry.request.deadline for entry in entries if entry.request.deadline is not None]
     if len(deadlines) < len(entries) or cost.fixed < cost.per_row:
         return False
     blocks, row_blocks = max(entry.depth for entry in entries), sum(entry.row_blocks[-1] for entry in entries)

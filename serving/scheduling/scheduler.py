@@ -11,26 +11,26 @@ from typing import Generic, TypeVar
 from serving.scheduling.cost import BlockCost
 from serving.scheduling.deadlines import Deadlines, in_time, late
 from serving.scheduling.fair_shares import FairShares
-from serving.scheduling.jobs import Batch, Decision, Order, QueueEntry, ScheduledRequest, worth_joining
+from serving.scheduling.requests import Batch, Decision, Order, QueueEntry, ScheduledRequest, worth_joining
 from store.errors import InvalidSettingError, OverloadedError
 
 T = TypeVar("T")
 QUANTUM_S = 4.0  # how much more than others, in seconds of the engine, a task may have had before that counts
-GRACE_S = 8.0  # how far virtual time may be past a job before not even a deadline goes ahead of it
+GRACE_S = 8.0  # how far virtual time may be past a request before not even a deadline goes ahead of it
 NOMINAL_S = 1e-3  # a row's block, until the cost of one is known
 
 
 class Scheduler(Generic[T]):
-    """Least work first among tasks of like shares (`FairShares`); a job in danger of its deadline goes before them.
+    """Least work first among tasks of like shares (`FairShares`); a deadline in danger goes before them.
 
-    Shares are alike while their counters are within one quantum. A job is passed by those of its quantum that have
-    less work, by those of earlier quanta, and by deadlines until it has waited for a grace beyond. Virtual time goes
-    by at least 1/n while n tasks have work, so after n * (quantum + grace + its place in its task's queue, in
-    seconds of service) nothing that comes later passes it; what came before is bounded: no row starves.
+    Shares are alike while their counters are within one quantum. A request is passed by those of its quantum that
+    have less work, by those of earlier quanta, and by deadlines until it has waited for a grace beyond. Virtual time
+    goes by at least 1/n while n tasks have work, so after n * (quantum + grace + its place in its task's queue, in
+    seconds of service) no later request passes it; the earlier requests are bounded: no row starves.
 
-    How many rows run together follows from what a block costs and how many wait (`joins`); jobs with deadlines also
-    run together where all of them are then in time (`in_time`), which leaves the more time to those that wait.
-    `max_rows` bounds the memory of all batches that have begun, `max_waiting` the rows that wait.
+    How many rows run together follows from what a block costs and how many wait (`worth_joining`); requests with
+    deadlines also run together where all of them are then in time (`in_time`), which leaves more time to those that
+    wait. `max_rows` bounds the memory of all batches that have begun, `max_waiting` the rows that wait.
     """
 
     def __init__(self, *, max_rows: int = 256, max_waiting: int = 1024) -> None:
@@ -40,82 +40,82 @@ class Scheduler(Generic[T]):
         self._max_waiting = max_waiting
         self._entries: dict[ScheduledRequest[T], QueueEntry[T]] = {}
         self._deadlines: Deadlines[T] = Deadlines(self.cost)
-        self._waiting: list[
-            tuple[Order, ScheduledRequest[T]]
-        ] = []  # a heap; jobs that are gone or begun are passed over
+        # A heap; requests that are gone or have begun are passed over.
+        self._waiting: list[tuple[Order, ScheduledRequest[T]]] = []
         self._waiting_rows = 0
-        self._wait_weight = 0.0  # 1 / row-blocks, summed over the jobs that wait
+        self._wait_weight = 0.0  # 1 / row-blocks, summed over the waiting requests
         self._running: list[Batch[T]] = []
         self._admitted = 0
 
     def __len__(self) -> int:
-        """Jobs that wait or run."""
+        """Requests that wait or run."""
         return len(self._entries)
 
-    def admit(self, job: ScheduledRequest[T], now: float) -> None:
-        """Let a job wait for its turn.
+    def admit(self, request: ScheduledRequest[T], now: float) -> None:
+        """Queue a request.
 
         Raises `OverloadedError` where too many rows wait, `DeadlineError` where its deadline is lost already, and
         `InvalidSettingError` where it alone has more rows than memory holds.
         """
-        self._check_room(max(job.rows))
-        row_blocks = tuple(accumulate(job.rows, initial=0))
-        seconds = self.cost.of(len(job.rows), row_blocks[-1])
-        if job.deadline is not None and now + seconds > job.deadline:
-            raise late(now + seconds - job.deadline)
+        self._check_room(max(request.rows))
+        row_blocks = tuple(accumulate(request.rows, initial=0))
+        seconds = self.cost.of(len(request.rows), row_blocks[-1])
+        if request.deadline is not None and now + seconds > request.deadline:
+            raise late(now + seconds - request.deadline)
         seconds = seconds or NOMINAL_S * row_blocks[-1]
-        start = self._shares.enter(job.tasks, seconds)
+        start = self._shares.enter(request.tasks, seconds)
         self._admitted += 1
-        entry = QueueEntry(job, self._admitted, start, int(start / QUANTUM_S), seconds, row_blocks)
-        self._entries[job] = entry
+        entry = QueueEntry(request, self._admitted, start, int(start / QUANTUM_S), seconds, row_blocks)
+        self._entries[request] = entry
         self._deadlines.add(entry)
-        heapq.heappush(self._waiting, (entry.order, job))
+        heapq.heappush(self._waiting, (entry.order, request))
         self._waiting_rows += entry.most_rows
         self._wait_weight += 1 / row_blocks[-1]
 
-    def abort(self, job: ScheduledRequest[T]) -> bool:
-        """Forget a job that is done, or that nobody waits for any more; return whether a batch that began has it.
+    def abort(self, request: ScheduledRequest[T]) -> bool:
+        """Forget a request that is done or has no client any more; return whether a batch that has begun contains it.
 
-        One that is not there is no mistake.
+        An unknown request is allowed.
         """
-        entry = self._entries.pop(job, None)
+        entry = self._entries.pop(request, None)
         if entry is None:
             return False
-        self._shares.leave(job.tasks, entry.expected(entry.left[1]))
+        self._shares.leave(request.tasks, entry.expected(entry.left[1]))
         self._deadlines.remove(entry)
         if entry.batch is None:
             self._stop_waiting(entry)
             return False
-        entry.batch.live.discard(job)
+        entry.batch.live.discard(request)
         if not entry.batch.live:
             self._running.remove(entry.batch)
         return True
 
     def next(self, now: float) -> Decision[T]:
-        """Return what to do until the next block's end; a batch of depth 0 is one that begins."""
+        """Return what to do until the end of the next block; a batch of depth 0 is one that begins."""
         rows = max((batch.rows for batch in self._running), default=1)
         refused = self._deadlines.look(self._entries, rows, now)
-        for job in refused:
-            self.abort(job)
+        for request in refused:
+            self.abort(request)
         return Decision(refused, self._choose(now))
 
     def block_finished(self, batch: Batch[T], seconds: float) -> None:
-        """Learn that one block of the batch took these seconds; jobs whose last block it was are done."""
+        """Learn that one block of the batch took these seconds; requests whose last block it was are done."""
         rows = batch.rows
         if batch.depth:  # the first block comes with the stem
             self.cost.learn(rows, seconds)
         self._shares.pass_time(seconds)
-        for job in batch.live:
-            part = job.rows[batch.depth]
-            self._shares.serve(job.tasks, seconds * part / rows, expected=self._entries[job].expected(part))
+        for request in batch.live:
+            part = request.rows[batch.depth]
+            expected = self._entries[request].expected(part)
+            self._shares.serve(request.tasks, seconds * part / rows, expected=expected)
         batch.depth += 1
-        for job in [job for job in batch.live if len(job.rows) == batch.depth]:
-            self.abort(job)
+        for request in [request for request in batch.live if len(request.rows) == batch.depth]:
+            self.abort(request)
 
     def fail(self, batch: Batch[T]) -> None:
         """Forget a batch that failed."""
-        for job in list(batch.live):
-            self.abort(job)
+        for request in list(batch.live):
+            self.abort(request)
 
     def _check_room(self, rows: int) -> None:
         if rows > self._max_rows:
@@ -129,8 +129,8 @@ class Scheduler(Generic[T]):
             )
 
     def _choose(self, now: float) -> Batch[T] | None:
-        """Take the first in order, be it a job that waits or one of a batch that has begun, or one in danger."""
-        firsts = [min((self._entries[job] for job in batch.live), key=_order) for batch in self._running]
+        """Return the batch of the first in order, be it waiting or running, or of the deadline in danger."""
+        firsts = [min((self._entries[request] for request in batch.live), key=_order) for batch in self._running]
         running = min(firsts, key=_order, default=None)
         waiting = self._first_waiting()
         first = min((entry for entry in (running, waiting) if entry), key=_order, default=None)
@@ -139,10 +139,10 @@ class Scheduler(Generic[T]):
         urgent = self._deadlines.in_danger
         if urgent is not None and self._shares.now <= first.start + first.seconds + GRACE_S:
             first = self._entries[urgent]
-        return first.batch or self._begin(first, now) or (running.batch if running else None)
+        return first.batch or self._start_batch(first, now) or (running.batch if running else None)
 
-    def _begin(self, first: QueueEntry[T], now: float) -> Batch[T] | None:
-        """Begin a batch with this job and those worth joining to it; None where memory has no room for it."""
+    def _start_batch(self, first: QueueEntry[T], now: float) -> Batch[T] | None:
+        """Begin a batch with this request and those worth joining to it; None where memory has no room for it."""
         room = self._max_rows - sum(batch.most_rows for batch in self._running)
         batch: Batch[T] = Batch()
         taken: list[QueueEntry[T]] = []
@@ -151,9 +151,9 @@ class Scheduler(Generic[T]):
             self._stop_waiting(entry)
             taken.append(entry)
             room -= entry.most_rows
-            batch.jobs.append(entry.job)
-            batch.live.add(entry.job)
-            self._entries[entry.job] = replace(entry, batch=batch)
+            batch.requests.append(entry.request)
+            batch.live.add(entry.request)
+            self._entries[entry.request] = replace(entry, batch=batch)
             entry = self._first_waiting()
         if not taken:
             return None

@@ -112,7 +112,7 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
     return TaskWeights(depth, Forms(deltas, norms, bottlenecks), torch.randn(classes, dim), torch.randn(classes), ())
 
 
-def in_lanes(engine: Engine, count: int) -> Engine:
-    """Have the engine divide its batches among so many lanes, however little there is to do."""
-    engine._trunk = replace(engine._trunk, lanes=CoreThreads(count, enough=0))
+def on_core_threads(engine: Engine, count: int) -> Engine:
+    """Have the engine divide its batches among so many core threads, however little there is to do."""
+    engine._model = replace(engine._model, threads=CoreThreads(count, enough=0))
     return engine

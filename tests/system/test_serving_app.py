@@ -17,7 +17,7 @@ import torch
 from support.cli import call as command
 from support.oracle import make_random_task, png
 
-from serving.app import ServeConfig, running
+from serving.app import serve
 from serving.benchmark.load import LoadRequest, run_load
 from serving.client import Client
 from serving.port import check_port
@@ -58,7 +58,7 @@ def make_store(root: Path) -> Path:
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
     store, port = make_store(tmp_path_factory.mktemp("served")), free_port()
-    with running({"/": ServeConfig(store=str(store), dtype="float32")}, host="127.0.0.1", port=port):
+    with serve(store, port=port, dtype="float32"):
         yield Served(f"http://127.0.0.1:{port}", store)
 
 
@@ -83,17 +83,14 @@ def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_s
     samples = [LoadRequest(TASKS[seed % 3], image(seed), "") for seed in range(48)]
 
     def ask(sample: LoadRequest) -> dict[str, object]:
-        connection = Client(served.url)
-        try:
-            return connection.predict(sample.ref, sample.image, top=2, logits=True)
-        finally:
-            connection.close()
+        with Client(served.url) as client:
+            return client.predict(sample.ref, sample.image, top=2, logits=True).to_dict(top=2, logits=True)
 
     with ThreadPoolExecutor(6) as clients:
         answers = list(clients.map(ask, samples))
-    with Store.open(served.store) as store, Predictor(store, dtype="float32") as service:
+    with Store.open(served.store) as store, Predictor(store, dtype="float32") as predictor:
         for sample, answer in zip(samples, answers, strict=True):
-            offline = service.predict(sample.ref, sample.image).to_dict(top=2, logits=True)
+            offline = predictor.predict(sample.ref, sample.image).to_dict(top=2, logits=True)
             assert answer["logits"] == pytest.approx(offline["logits"], abs=1e-4)
             assert [top["label"] for top in answer["top"]] == [top["label"] for top in offline["top"]]
             assert (answer["task"], answer["version"], answer["depth"]) == (
@@ -139,7 +136,7 @@ def test_a_client_that_hangs_up_leaves_the_server_answering_others(served):
 def test_the_load_driver_sends_each_sample_once_and_keeps_their_order(served):
     samples = [LoadRequest(TASKS[seed % 3], image(seed), "class 0") for seed in range(9)]
     outcome = run_load(served.url, samples, clients=3)
-    assert [reply.sample for reply in outcome.replies] == samples
+    assert [reply.request for reply in outcome.replies] == samples
     assert 0 < outcome.latency_s(0.5) <= outcome.latency_s(0.99) <= outcome.seconds
     assert 0 <= outcome.accuracy <= 1
 
@@ -208,7 +205,7 @@ def test_where_no_keys_are_asked_for_nobody_changes_anything(served, method, pat
 
 
 def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):
-    with pytest.raises(ServerError, match="start it with `onetrunk serve`"):
+    with pytest.raises(ServerError, match=r"start it with `serve\(url\)`"):
         Client(f"http://127.0.0.1:{free_port()}").predict("flowers", b"")
     with pytest.raises(ServerError, match=r"answered 404 for 'nothing': no task 'nothing'"):
         Client(served.url).predict("nothing", image(0))
@@ -218,5 +215,5 @@ def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):
 
 def test_a_port_that_is_taken_is_refused_before_anything_is_started(served):
     port = int(served.url.rpartition(":")[2])
-    with pytest.raises(PortTakenError, match=rf"127.0.0.1:{port} .* choose another with --port"):
+    with pytest.raises(PortTakenError, match=rf"127.0.0.1:{port} .* choose another with `port=`"):
         check_port("127.0.0.1", port)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +13,9 @@ from onetrunk.cli.options import REF_HELP, Device, Dtype, DtypeOption, command_g
 from onetrunk.cli.output import Format, print_rows
 from onetrunk.rendering.tables import Record, to_json
 from store.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from serving.prediction import Prediction
 
 app = command_group()
 
@@ -52,10 +54,10 @@ def predict(
             raise InvalidSettingError(f"{str(path)!r} is not a file: give paths of images")
     refs = [ref, *(further or [])]
     if url is None:
-        answers = predict_here(options, refs, images, dtype=dtype, device=device, top=top, logits=logits)
+        answers = predict_here(options, refs, images, dtype=dtype, device=device)
     else:
         answers = predict_by_server(url, key, refs, images, top=top, logits=logits)
-    rows = [{"image": str(path), **answer} for path, answer in answers]
+    rows = [{"image": str(path), **answer.to_dict(top=top, logits=logits)} for path, answer in answers]
     if options.fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:
@@ -63,36 +65,29 @@ def predict(
 
 
 def predict_here(
-    options: StoreOptions,
-    refs: Sequence[str],
-    images: Sequence[Path],
-    *,
-    dtype: str,
-    device: str,
-    top: int,
-    logits: bool,
-) -> Iterator[tuple[Path, Record]]:
-    """Yield the answers for each image in turn, a task at a time, from this process."""
+    options: StoreOptions, refs: Sequence[str], images: Sequence[Path], *, dtype: str, device: str
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield each image with its predictions from this process, in the order of the refs."""
     from serving.runtime.predictor import Predictor
 
     with options.open() as store:
         backbone = store.resolve(refs[0]).manifest.backbone
         with Predictor(store, backbone=backbone, dtype=dtype, device=device) as predictor:
             for path in images:
-                for answer in predictor.submit_many(refs, path.read_bytes()):
-                    yield path, answer.result().to_dict(top=top, logits=logits)
+                for future in predictor.submit_many(refs, path):
+                    yield path, future.result()
 
 
 def predict_by_server(
     url: str, key: str | None, refs: Sequence[str], images: Sequence[Path], *, top: int, logits: bool
-) -> Iterator[tuple[Path, Record]]:
-    """Yield the answers for each image in turn, a task at a time, from a server."""
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield each image with its predictions from a server, in the order of the refs."""
     from serving.client import Client
 
-    with contextlib.closing(Client(url, key=key or None)) as client:
+    with Client(url, api_key=key or None) as client:
         for path in images:
-            for answer in client.predict_many(refs, path.read_bytes(), top=top, logits=logits):
-                yield path, answer
+            for prediction in client.predict_many(refs, path, top=top, logits=logits):
+                yield path, prediction
 
 
 def flatten_answer(row: Record) -> Record:

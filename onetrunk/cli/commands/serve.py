@@ -10,7 +10,6 @@ from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
-from onetrunk.stores import absolute_catalogue, absolute_store
 
 app = command_group()
 
@@ -34,12 +33,14 @@ def serve(
     ] = False,
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
-    options.open().close()
-    from serving.app import ServeConfig, running
+    options.open().close()  # a store that does not open is reported before Ray is loaded
+    from serving.app import serve as serve_store
 
-    settings = ServeConfig(
-        store=absolute_store(options.url),
-        catalogue=absolute_catalogue(options.catalogue),
+    server = serve_store(
+        options.url,
+        host=host,
+        port=port,
+        catalogue=options.catalogue,
         backbone=backbone,
         dtype=dtype,
         device=device,
@@ -48,6 +49,6 @@ def serve(
         keys=keys,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
-    with running({"/": settings}, host=host, port=port):
+    with server:
         log_to_stderr(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
         wait_for_signal()

@@ -53,7 +53,7 @@ restore flowers 1
 rollback flowers prod --force
 alias set flowers prod 2
 alias set flowers prod 9 --force
-alias set flowers no/alias 1
+alias set flowers ../prod 1
 alias rule flowers prod
 alias rule flowers latest --protect
 alias rule flowers prod --max-drop 200

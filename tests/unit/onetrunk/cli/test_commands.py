@@ -13,7 +13,7 @@ from support.oracle import make_task
 
 import onetrunk.cli.app as onetrunk
 from onetrunk.cli.parsing import parse_duration
-from onetrunk.stores import absolute_catalogue, absolute_store
+from serving.addresses import absolute_catalogue, absolute_store
 from store.errors import InvalidSettingError
 from store.registry.store import Store
 from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone

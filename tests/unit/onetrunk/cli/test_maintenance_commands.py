@@ -113,7 +113,7 @@ def test_a_store_of_the_first_format_is_migrated_and_told_so_before(tmp_path):
     root = tmp_path / "store"
     with tarfile.open(GOLDEN) as archive:
         archive.extractall(root, filter="data")
-    assert "run `onetrunk migrate`" in call("ls", store=root).err
+    assert "(onetrunk migrate)" in call("ls", store=root).err
     assert call("migrate", "--dry-run", "--format", "json", store=root).json == {"from": 1, "to": 2}
     assert call("migrate", store=root).code == 2
     assert call("migrate", "--yes", "--format", "json", store=root).json == {"from": 1, "to": 2}

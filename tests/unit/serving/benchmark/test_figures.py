@@ -63,8 +63,8 @@ def test_depths_are_even_from_a_third_of_the_blocks_to_all_of_them() -> None:
 
 def test_late_tasks_of_one_image_run_the_blocks_that_their_figure_is_taken_against(shop: Shop) -> None:
     late = [random_task(shop.backbone, dtype=torch.float32, device="cpu", seed=seed, first=2) for seed in range(4)]
-    walk = Engine(shop.backbone).begin(torch.randn(1, 3, 32, 32), late, [0] * 4)
-    assert walk.remaining_blocks == 1 + 4 * 3
+    run = Engine(shop.backbone).begin(torch.randn(1, 3, 32, 32), late, [0] * 4)
+    assert run.remaining_blocks == 1 + 4 * 3
 
 
 def test_every_subject_is_run_as_often_as_every_other_and_in_turn() -> None:

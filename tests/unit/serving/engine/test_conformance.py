@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from support.custom_tasks import CUSTOM, make_own_task, own_logits
-from support.formula_oracle import in_lanes
+from support.formula_oracle import on_core_threads
 from support.oracle import MODULES, Made, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
 from torch import Tensor
@@ -69,7 +69,7 @@ def tasks(backbone: Backbone, images: Tensor, tmp_path_factory: pytest.TempPathF
 def test_ten_thousand_rows_of_random_mixes_answer_as_each_task_does_alone(
     backbone: Backbone, images: Tensor, tasks: list[Case]
 ) -> None:
-    engines = (Engine(backbone), in_lanes(Engine(backbone), 2), in_lanes(Engine(backbone), 3))
+    engines = (Engine(backbone), on_core_threads(Engine(backbone), 2), on_core_threads(Engine(backbone), 3))
     draw, seen = random.Random(1), Counter[str]()
     while seen.total() < ROWS:
         rows = [draw.choice(tasks) for _ in range(draw.randint(1, BATCH))]

@@ -9,8 +9,8 @@ import torch
 from serving.engine.core_threads import ENOUGH, CoreThreads
 
 
-def lanes_alive() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "onetrunk lane"]
+def core_threads_alive() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "onetrunk core"]
 
 
 def where() -> torch.Tensor:
@@ -18,12 +18,12 @@ def where() -> torch.Tensor:
 
 
 @pytest.mark.parametrize(
-    ("lanes", "rows", "width", "sizes"),
+    ("threads", "rows", "width", "sizes"),
     [
         (2, 8, ENOUGH, [4, 4]),
         (2, 2, ENOUGH, [1, 1]),
         (2, 1, ENOUGH, [1]),
-        (2, 3, ENOUGH, [3]),  # a lane with two of three rows takes a third longer than the mean
+        (2, 3, ENOUGH, [3]),  # a thread with two of three rows takes a third longer than the mean
         (2, 5, ENOUGH, [3, 2]),
         (2, 8, ENOUGH // 4 - 1, [8]),
         (2, 8, ENOUGH // 4, [4, 4]),
@@ -31,9 +31,9 @@ def where() -> torch.Tensor:
         (1, 8, ENOUGH, [8]),
     ],
 )
-def test_rows_are_divided_where_there_is_enough_to_do_and_each_lane_gets_as_much(lanes, rows, width, sizes):
+def test_rows_are_divided_where_there_is_enough_to_do_and_each_thread_gets_as_much(threads, rows, width, sizes):
     x = torch.arange(rows)[:, None].expand(rows, width)
-    parts = CoreThreads(lanes).split(x)
+    parts = CoreThreads(threads).split(x)
     assert [len(part) for part in parts] == sizes
     assert torch.equal(torch.cat(parts), x)
 
@@ -46,26 +46,26 @@ def test_with_always_every_batch_of_two_rows_or_more_is_divided():
     ]
 
 
-def test_a_lane_uses_one_core_and_leaves_all_to_the_thread_that_asked():
-    threads = torch.get_num_threads()
-    lanes = CoreThreads(2)
-    found = lanes.run([where, where])
-    assert torch.get_num_threads() == threads
-    assert len({int(each[0]) for each in found} | {threading.get_ident()}) == 3
-    assert [each[1:].tolist() for each in found] == [[1, True]] * 2
-    (alone,) = lanes.run([where])
-    assert alone.tolist() == [threading.get_ident(), threads, False]
+def test_a_core_thread_uses_one_core_and_leaves_all_to_the_calling_thread():
+    cores = torch.get_num_threads()
+    threads = CoreThreads(2)
+    results = threads.run([where, where])
+    assert torch.get_num_threads() == cores
+    assert len({int(result[0]) for result in results} | {threading.get_ident()}) == 3
+    assert [result[1:].tolist() for result in results] == [[1, True]] * 2
+    (alone,) = threads.run([where])
+    assert alone.tolist() == [threading.get_ident(), cores, False]
     (pinned,) = CoreThreads(2, always=True).run([where])
     assert pinned[1:].tolist() == [1, True]
 
 
 def test_threads_that_begin_later_take_all_cores():
     CoreThreads(2)
-    found: list[int] = []
-    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+    numbers: list[int] = []
+    thread = threading.Thread(target=lambda: numbers.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert found == [torch.get_num_threads()]
+    assert numbers == [torch.get_num_threads()]
 
 
 def test_results_come_in_the_order_of_the_works_however_long_each_takes():
@@ -79,27 +79,27 @@ def test_results_come_in_the_order_of_the_works_however_long_each_takes():
         slow.set()
         return torch.tensor(1)
 
-    assert [int(each) for each in CoreThreads(2).run([wait, go])] == [0, 1]
+    assert [int(result) for result in CoreThreads(2).run([wait, go])] == [0, 1]
 
 
-def test_what_a_lane_raises_is_raised_and_the_lane_goes_on():
-    lanes = CoreThreads(2)
+def test_what_a_core_thread_raises_is_raised_and_the_thread_goes_on():
+    threads = CoreThreads(2)
 
     def fail() -> torch.Tensor:
         raise RuntimeError("no memory")
 
     with pytest.raises(RuntimeError, match="no memory"):
-        lanes.run([where, fail])
-    assert len(lanes.run([where, where])) == 2
+        threads.run([where, fail])
+    assert len(threads.run([where, where])) == 2
 
 
-def test_the_threads_end_with_the_lanes():
+def test_the_threads_end_with_their_owner():
     gc.collect()
-    before = set(lanes_alive())
-    lanes = CoreThreads(3)
-    own = set(lanes_alive()) - before
+    before = set(core_threads_alive())
+    threads = CoreThreads(3)
+    own = set(core_threads_alive()) - before
     assert len(own) == 3
-    del lanes
+    del threads
     gc.collect()
     for thread in own:
         thread.join(10)

@@ -100,7 +100,7 @@ def test_rows_leave_at_their_depth_shallowest_first_and_keep_the_order_of_the_re
         lowered(backbone, make_task(backbone, tmp_path / str(i), depth=depth, classes=2 + i, seed=i))
         for i, depth in enumerate(depths)
     ]
-    finished = list(Engine(backbone).walk(torch.randn(4, 3, 32, 32), tasks))
+    finished = list(Engine(backbone).run(torch.randn(4, 3, 32, 32), tasks))
     assert [done.rows for done in finished] == [(2,), (0,), (1, 3)]
     assert [len(logits) for done in finished for logits in done.logits] == [4, 2, 3, 5]
 
@@ -154,9 +154,9 @@ def test_two_engines_do_not_influence_each_other_and_a_run_leaves_the_backbone_a
     images = torch.randn(4, 3, 64, 64)
     weights = [lowered(backbone, made) for made in tasks[:4]]
     one, other = Engine(backbone), Engine(backbone)
-    before = {name: tensor.clone() for name, tensor in one._trunk.vit.state_dict().items()}
+    before = {name: tensor.clone() for name, tensor in one._model.vit.state_dict().items()}
     first = one.forward(images, weights)
     other.forward(images.flip(0), weights[::-1])
     for logits, again in zip(first, one.forward(images, weights), strict=True):
         assert torch.equal(logits, again)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in one._trunk.vit.state_dict().items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in one._model.vit.state_dict().items())

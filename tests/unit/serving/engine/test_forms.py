@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.formula_oracle import PlainLinear, in_lanes, plain_logits, random_weights
+from support.formula_oracle import PlainLinear, on_core_threads, plain_logits, random_weights
 from support.oracle import make_backbone
 
-from serving.engine.adapter_ops import Linear, linear
+from serving.engine.adapter_ops import linear
 from serving.engine.batch_run import BatchRun
 from serving.engine.engine import Engine
+from serving.engine.kernels import Linear
 from store.weights.forms import Delta, TaskWeights
 
 BLOCKS = 4
@@ -37,7 +38,7 @@ def assert_close(logits, task: TaskWeights, image, backbone) -> None:
 def test_rows_with_every_form_mixed_in_one_batch_equal_each_task_written_into_timm_alone(tmp_path, arguments):
     backbone = make_backbone(tmp_path, **arguments)
     tasks = [random_weights(backbone, seed) for seed in range(12)]
-    engines = (Engine(backbone), in_lanes(Engine(backbone), 2))
+    engines = (Engine(backbone), on_core_threads(Engine(backbone), 2))
     for seed in range(4):
         mix, engine = random.Random(seed).choices(tasks, k=12), engines[seed % 2]
         images = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
@@ -109,21 +110,21 @@ def test_blocks_below_the_first_adapted_one_run_once_for_all_tasks_of_an_image(b
         task if task.first_block == f else pytest.fail("drawn empty") for task, f in zip(tasks, first, strict=True)
     ]
     counted: Counter[str] = Counter()
-    trunk = Engine(backbone)._trunk
-    trunk = replace(trunk, blocks=[Counting(block, counted) for block in trunk.blocks])
-    walk = BatchRun(trunk, torch.randn(max(image_of) + 1, 3, 32, 32), tasks, image_of)
-    while not walk.done:
-        before, expected = counted["rows"], walk.remaining_blocks
-        walk.advance()
-        assert walk.remaining_blocks == expected - (counted["rows"] - before)
+    model = Engine(backbone)._model
+    model = replace(model, blocks=[Counting(block, counted) for block in model.blocks])
+    run = BatchRun(model, torch.randn(max(image_of) + 1, 3, 32, 32), tasks, image_of)
+    while not run.done:
+        before, expected = counted["rows"], run.remaining_blocks
+        run.run_block()
+        assert run.remaining_blocks == expected - (counted["rows"] - before)
     assert counted["rows"] == rows
 
 
 def test_a_task_asked_twice_for_an_image_runs_once(backbone):
     task = random_weights(backbone, 1, depth=BLOCKS)
-    walk = Engine(backbone).begin(torch.randn(1, 3, 32, 32), [task, task], [0, 0])
-    assert walk.remaining_blocks == BLOCKS
-    assert walk.rows == 2
+    run = Engine(backbone).begin(torch.randn(1, 3, 32, 32), [task, task], [0, 0])
+    assert run.remaining_blocks == BLOCKS
+    assert run.rows == 2
 
 
 def test_two_batches_that_take_turns_get_what_each_gets_alone(backbone):
@@ -131,14 +132,14 @@ def test_two_batches_that_take_turns_get_what_each_gets_alone(backbone):
     batches = [[random_weights(backbone, 10 * batch + row) for row in range(4)] for batch in range(2)]
     images = torch.randn(2, 4, 3, 32, 32)
     alone = [engine.forward(images[index], batch) for index, batch in enumerate(batches)]
-    walks = [engine.begin(images[index], batch) for index, batch in enumerate(batches)]
-    taken: list[dict[int, torch.Tensor]] = [{}, {}]
-    while not all(walk.done for walk in walks):
-        for walk, found in zip(walks, taken, strict=True):
-            finished = None if walk.done else walk.advance()
-            found.update({} if finished is None else dict(zip(finished.rows, finished.logits, strict=True)))
-    for found, logits in zip(taken, alone, strict=True):
-        assert all(torch.equal(found[row], each) for row, each in enumerate(logits))
+    runs = [engine.begin(images[index], batch) for index, batch in enumerate(batches)]
+    answers: list[dict[int, torch.Tensor]] = [{}, {}]
+    while not all(run.done for run in runs):
+        for run, answered in zip(runs, answers, strict=True):
+            finished = None if run.done else run.run_block()
+            answered.update({} if finished is None else dict(zip(finished.rows, finished.logits, strict=True)))
+    for answered, expected in zip(answers, alone, strict=True):
+        assert all(torch.equal(answered[row], logits) for row, logits in enumerate(expected))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

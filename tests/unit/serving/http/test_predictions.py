@@ -14,7 +14,8 @@ from support.oracle import make_backbone, make_task, png
 
 from serving.http.api import make_api
 from serving.http.cancellation import cancel_on_disconnect, wait_for
-from serving.runtime.predictor import Prediction, Predictor
+from serving.prediction import Prediction
+from serving.runtime.predictor import Predictor
 from store.errors import ImageError
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
@@ -34,7 +35,7 @@ class Reply:
 class Client:
     """Speaks ASGI to the API in this process; `leave` is when it goes away, if it does."""
 
-    service: Predictor
+    predictor: Predictor
     store: Store
     keys: bool = False
 
@@ -69,7 +70,7 @@ class Client:
             "headers": [(b"authorization", f"Bearer {key}".encode())] if key else [],
             "query_string": urllib.parse.urlencode(query).encode(), "scheme": "http", "server": ("test", 80),
         }  # fmt: skip
-        await make_api(self.service, self.store, keys=self.keys)(scope, receive, send)
+        await make_api(self.predictor, self.store, keys=self.keys)(scope, receive, send)
         start, *parts = sent
         return Reply(start["status"], json.loads(b"".join(part["body"] for part in parts)))
 
@@ -88,14 +89,14 @@ def store(tmp_path_factory) -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def service(store: Store) -> Iterator[Predictor]:
-    with Predictor(store, dtype="float32") as service:
-        yield service
+def predictor(store: Store) -> Iterator[Predictor]:
+    with Predictor(store, dtype="float32") as predictor:
+        yield predictor
 
 
 @pytest.fixture
-def client(service: Predictor, store: Store) -> Client:
-    return Client(service, store)
+def client(predictor: Predictor, store: Store) -> Client:
+    return Client(predictor, store)
 
 
 def test_one_image_for_two_tasks_gets_both_answers_in_order_each_as_predict_gives_it(client: Client) -> None:
@@ -104,7 +105,7 @@ def test_one_image_for_two_tasks_gets_both_answers_in_order_each_as_predict_give
     answers = reply.body["answers"]
     assert [(answer["task"], answer["depth"]) for answer in answers] == [("acme/long", 4), ("acme/short", 2)]
     for ref, answer in zip(("acme/long", "acme/short"), answers, strict=True):
-        alone = client.service.predict(ref, IMAGE).to_dict(top=2, logits=True)
+        alone = client.predictor.predict(ref, IMAGE).to_dict(top=2, logits=True)
         assert answer["logits"] == pytest.approx(alone["logits"], abs=1e-5)
         assert [top["label"] for top in answer["top"]] == [top["label"] for top in alone["top"]]
 
@@ -133,10 +134,10 @@ def test_with_time_enough_the_answer_comes(client: Client) -> None:
     assert client.ask([("ref", "acme/short"), ("timeout_ms", 60_000)]).status == 200
 
 
-def test_where_keys_are_asked_for_every_task_named_must_be_the_keys_own(service: Predictor, store: Store) -> None:
+def test_where_keys_are_asked_for_every_task_named_must_be_the_keys_own(predictor: Predictor, store: Store) -> None:
     key, secret = new_key("acme", ("read",))
     store.put_key(key)
-    client = Client(service, store, keys=True)
+    client = Client(predictor, store, keys=True)
     assert client.ask([("ref", "acme/short")]).status == 401
     assert client.ask([("ref", "acme/short")], key=secret).status == 200
     refused = client.ask([("ref", "acme/short"), ("ref", "globex/secret")], key=secret)
@@ -201,7 +202,7 @@ def test_answers_that_are_queued_only_after_the_client_left_are_cancelled_too() 
     assert answers[0].cancelled()
 
 
-def test_where_one_answer_fails_the_others_are_let_go_of_and_the_failure_is_told() -> None:
+def test_where_one_answer_fails_the_others_are_cancelled_and_the_failure_is_raised() -> None:
     answers: tuple[Future[Prediction], ...] = (Future(), Future())
     answers[0].set_exception(ImageError("torn"))
 

@@ -1,4 +1,4 @@
-"""The pool: who stays in memory, who leaves, and who waits for whom."""
+"""The adapter cache: which tasks stay in memory, which are evicted, and who waits for a load."""
 
 from __future__ import annotations
 
@@ -23,37 +23,37 @@ def weights(nbytes: int) -> TaskWeights:
 
 
 @contextmanager
-def leased(pool: AdapterCache, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
+def pinned(cache: AdapterCache, digest: str, load: Callable[[], TaskWeights]) -> Iterator[TaskWeights]:
     """The task once it is loaded; it stays resident while the block runs."""
-    with closing(pool.take(digest, load)) as lease:
-        yield lease.weights.result()
+    with closing(cache.acquire(digest, load)) as pin:
+        yield pin.weights.result()
 
 
-def use(pool: AdapterCache, digest: str, nbytes: int = 10) -> None:
-    with leased(pool, digest, lambda: weights(nbytes)):
+def use(cache: AdapterCache, digest: str, nbytes: int = 10) -> None:
+    with pinned(cache, digest, lambda: weights(nbytes)):
         pass
 
 
 def test_the_least_recently_used_task_leaves_when_the_budget_is_passed():
-    pool = AdapterCache(budget_nbytes=30)
+    cache = AdapterCache(budget_nbytes=30)
     for digest in ("a", "b", "c", "a", "d"):
-        use(pool, digest)
-    assert pool.resident == ("c", "a", "d")
-    assert (pool.nbytes, pool.loads) == (30, 4)
+        use(cache, digest)
+    assert cache.resident == ("c", "a", "d")
+    assert (cache.nbytes, cache.loads) == (30, 4)
 
 
 def test_a_task_in_use_stays_even_above_the_budget_and_leaves_after():
-    pool = AdapterCache(budget_nbytes=15)
-    with leased(pool, "a", lambda: weights(10)) as held:
-        use(pool, "b")
-        assert pool.resident == ("a",)
+    cache = AdapterCache(budget_nbytes=15)
+    with pinned(cache, "a", lambda: weights(10)) as held:
+        use(cache, "b")
+        assert cache.resident == ("a",)
         assert held.nbytes == 10
-    use(pool, "c")
-    assert pool.resident == ("c",)
+    use(cache, "c")
+    assert cache.resident == ("c",)
 
 
 def test_however_many_ask_at_once_a_task_is_loaded_once():
-    pool, loads, asked = AdapterCache(budget_nbytes=100), [], threading.Barrier(8)
+    cache, loads, asked = AdapterCache(budget_nbytes=100), [], threading.Barrier(8)
 
     def load() -> TaskWeights:
         loads.append(threading.get_ident())
@@ -61,7 +61,7 @@ def test_however_many_ask_at_once_a_task_is_loaded_once():
 
     def ask(_: int) -> int:
         asked.wait()
-        with leased(pool, "a", load) as held:
+        with pinned(cache, "a", load) as held:
             return id(held)
 
     with ThreadPoolExecutor(8) as workers:
@@ -70,78 +70,78 @@ def test_however_many_ask_at_once_a_task_is_loaded_once():
 
 
 def test_a_load_that_fails_fails_its_request_and_the_next_one_tries_again():
-    pool = AdapterCache(budget_nbytes=100)
+    cache = AdapterCache(budget_nbytes=100)
 
     def fail() -> TaskWeights:
         raise OSError("disk gone")
 
-    with pytest.raises(OSError, match="disk gone"), leased(pool, "a", fail):
+    with pytest.raises(OSError, match="disk gone"), pinned(cache, "a", fail):
         pass
-    assert pool.resident == ()
-    use(pool, "a")
-    assert pool.resident == ("a",)
+    assert cache.resident == ()
+    use(cache, "a")
+    assert cache.resident == ("a",)
 
 
-def test_tasks_in_the_pool_are_used_while_every_loading_thread_waits_for_a_slow_disk():
-    pool, disk = AdapterCache(budget_nbytes=100), threading.Event()
-    use(pool, "hot")
+def test_tasks_in_the_cache_are_used_while_every_loading_thread_waits_for_a_slow_disk():
+    cache, disk = AdapterCache(budget_nbytes=100), threading.Event()
+    use(cache, "hot")
 
     def load_slowly() -> TaskWeights:
         disk.wait()
         return weights(10)
 
-    cold = [pool.take(f"cold {index}", load_slowly) for index in range(2 * LOADERS)]
-    use(pool, "hot")
-    assert not any(lease.weights.done() for lease in cold)
+    cold = [cache.acquire(f"cold {index}", load_slowly) for index in range(2 * LOADERS)]
+    use(cache, "hot")
+    assert not any(pin.weights.done() for pin in cold)
     disk.set()
-    assert [lease.weights.result().nbytes for lease in cold] == [10] * len(cold)
+    assert [pin.weights.result().nbytes for pin in cold] == [10] * len(cold)
 
 
-def test_a_hold_that_is_given_up_before_the_task_is_loaded_leaves_it_to_the_others_and_to_the_budget():
-    pool, disk = AdapterCache(budget_nbytes=10), threading.Event()
+def test_a_pin_that_is_closed_before_the_task_is_loaded_leaves_it_to_the_others_and_to_the_budget():
+    cache, disk = AdapterCache(budget_nbytes=10), threading.Event()
 
     def load() -> TaskWeights:
         disk.wait()
         return weights(10)
 
-    first, second = pool.take("a", load), pool.take("a", load)
+    first, second = cache.acquire("a", load), cache.acquire("a", load)
     assert not first.weights.cancel()
     first.close()
     first.close()
     disk.set()
     second.weights.result()
-    use(pool, "b")
-    assert pool.resident == ("a",)
+    use(cache, "b")
+    assert cache.resident == ("a",)
     second.close()
-    assert pool.resident == ("a",)
-    use(pool, "b")
-    assert pool.resident == ("b",)
+    assert cache.resident == ("a",)
+    use(cache, "b")
+    assert cache.resident == ("b",)
 
 
-def test_where_tasks_in_use_alone_pass_the_ceiling_another_is_refused_until_some_are_let_go():
-    pool = AdapterCache(budget_nbytes=20)
+def test_where_tasks_in_use_alone_pass_the_ceiling_another_is_refused_until_some_are_released():
+    cache = AdapterCache(budget_nbytes=20)
     with ExitStack() as stack:
         for index in range(CEILING * 2):
-            stack.enter_context(leased(pool, str(index), lambda: weights(10)))
-        assert pool.nbytes == CEILING * 20
+            stack.enter_context(pinned(cache, str(index), lambda: weights(10)))
+        assert cache.nbytes == CEILING * 20
         with pytest.raises(OverloadedError, match="tasks in use take 40 bytes of memory, 40 are the most: try again"):
-            use(pool, "one more")
-        use(pool, "0")
-    assert pool.nbytes == 20
-    use(pool, "one more")
-    assert pool.resident == ("0", "one more")
+            use(cache, "one more")
+        use(cache, "0")
+    assert cache.nbytes == 20
+    use(cache, "one more")
+    assert cache.resident == ("0", "one more")
 
 
-class PlainPool:
+class PlainCache:
     """The slow twin: one list, last used last, searched and summed at every step."""
 
     def __init__(self, budget_nbytes: int) -> None:
         self.budget_nbytes = budget_nbytes
-        self.held: list[tuple[str, int, int]] = []  # digest, bytes, leases
+        self.held: list[tuple[str, int, int]] = []  # digest, bytes, pins
 
     def change(self, digest: str, nbytes: int, by: int) -> None:
-        leases = sum(count for name, _, count in self.held if name == digest)
-        self.held = [*(row for row in self.held if row[0] != digest), (digest, nbytes, leases + by)]
+        pins = sum(count for name, _, count in self.held if name == digest)
+        self.held = [*(row for row in self.held if row[0] != digest), (digest, nbytes, pins + by)]
         while sum(size for _, size, _ in self.held) > self.budget_nbytes:
             idle = [row for row in self.held if row[2] == 0]
             if not idle:
@@ -150,45 +150,45 @@ class PlainPool:
 
     @property
     def idle(self) -> list[str]:
-        return [name for name, _, leases in self.held if leases == 0]
+        return [name for name, _, pins in self.held if pins == 0]
 
 
-def test_any_order_of_taking_and_letting_go_leaves_what_a_plain_list_would():
-    draw, pool, twin = random.Random(7), AdapterCache(budget_nbytes=300), PlainPool(300)
+def test_any_order_of_acquiring_and_releasing_leaves_what_a_plain_list_would():
+    draw, cache, twin = random.Random(7), AdapterCache(budget_nbytes=300), PlainCache(300)
     sizes = {f"task {index}": draw.randint(1, 60) for index in range(40)}
-    open_leases: list[tuple[str, Pin]] = []
+    open_pins: list[tuple[str, Pin]] = []
     for _ in range(3000):
-        if open_leases and draw.random() < 0.2 + 0.1 * len(open_leases):
-            digest, lease = open_leases.pop(draw.randrange(len(open_leases)))
-            lease.close()
+        if open_pins and draw.random() < 0.2 + 0.1 * len(open_pins):
+            digest, pin = open_pins.pop(draw.randrange(len(open_pins)))
+            pin.close()
             twin.change(digest, sizes[digest], -1)
         else:
             digest = draw.choice(list(sizes))
-            lease = pool.take(digest, lambda digest=digest: weights(sizes[digest]))
-            assert lease.weights.result().nbytes == sizes[digest]
-            open_leases.append((digest, lease))
+            pin = cache.acquire(digest, lambda digest=digest: weights(sizes[digest]))
+            assert pin.weights.result().nbytes == sizes[digest]
+            open_pins.append((digest, pin))
             twin.change(digest, sizes[digest], 1)
-        resident = pool.resident
+        resident = cache.resident
         assert list(resident[: len(twin.idle)]) == twin.idle
         assert sorted(resident) == sorted(name for name, _, _ in twin.held)
-        assert pool.nbytes == sum(size for _, size, _ in twin.held)
+        assert cache.nbytes == sum(size for _, size, _ in twin.held)
 
 
-def test_many_threads_that_share_a_small_pool_each_hold_the_right_task_and_leave_no_bytes_behind():
-    pool, budget = AdapterCache(budget_nbytes=200), 200
+def test_many_threads_that_share_a_small_cache_each_hold_the_right_task_and_leave_no_bytes_behind():
+    cache, budget = AdapterCache(budget_nbytes=200), 200
 
     def work(seed: int) -> None:
         draw = random.Random(seed)
         for _ in range(300):
             size = draw.randint(1, 30)
-            with leased(pool, f"task {size}", lambda size=size: weights(size)) as held:
+            with pinned(cache, f"task {size}", lambda size=size: weights(size)) as held:
                 assert held.nbytes == size
-                assert f"task {size}" in pool.resident
+                assert f"task {size}" in cache.resident
 
     with ThreadPoolExecutor(8) as workers:
         for done in [workers.submit(work, seed) for seed in range(8)]:
             done.result()
-    assert pool.nbytes == sum(int(digest.split()[1]) for digest in pool.resident) <= budget
+    assert cache.nbytes == sum(int(digest.split()[1]) for digest in cache.resident) <= budget
 
 
 def test_ten_thousand_tasks_take_no_longer_to_find_or_to_drop_than_a_hundred():
@@ -196,31 +196,31 @@ def test_ten_thousand_tasks_take_no_longer_to_find_or_to_drop_than_a_hundred():
 
 
 def fastest_turn(resident: int) -> float:
-    """Fill a pool, then return the least time in seconds of loading a task and dropping another for it."""
-    pool = AdapterCache(budget_nbytes=resident)
-    leases = [pool.take(f"old {index}", lambda: weights(1)) for index in range(resident)]
-    for lease in leases:
-        lease.weights.result()
-        lease.close()
+    """Fill a cache, then return the least time in seconds of loading a task and dropping another for it."""
+    cache = AdapterCache(budget_nbytes=resident)
+    pins = [cache.acquire(f"old {index}", lambda: weights(1)) for index in range(resident)]
+    for pin in pins:
+        pin.weights.result()
+        pin.close()
     seconds = []
     for index in range(200):
         start = time.perf_counter()
-        with closing(pool.take(f"new {index}", lambda: weights(1))) as lease:
-            lease.weights.result()
+        with closing(cache.acquire(f"new {index}", lambda: weights(1))) as pin:
+            pin.weights.result()
         seconds.append(time.perf_counter() - start)
-    assert len(pool.resident) == resident
+    assert len(cache.resident) == resident
     return min(seconds)
 
 
 def test_what_a_load_raises_comes_to_all_who_wait_for_it():
-    pool, asked = AdapterCache(budget_nbytes=100), threading.Event()
+    cache, asked = AdapterCache(budget_nbytes=100), threading.Event()
 
     def fail() -> TaskWeights:
         asked.wait()
         raise OSError("disk gone")
 
-    waiting: list[Future[TaskWeights]] = [pool.take("a", fail).weights for _ in range(5)]
+    waiting: list[Future[TaskWeights]] = [cache.acquire("a", fail).weights for _ in range(5)]
     asked.set()
     assert {str(future.exception()) for future in waiting} == {"disk gone"}
-    use(pool, "a")
-    assert pool.resident == ("a",)
+    use(cache, "a")
+    assert cache.resident == ("a",)

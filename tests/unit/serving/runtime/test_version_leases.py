@@ -33,7 +33,7 @@ def held(store: Store) -> set[str]:
     return {digest for lease in store.leases() for digest in lease.digests}
 
 
-def test_what_is_held_is_not_removed_until_it_is_let_go(store: Store, two: tuple[Version, Version]) -> None:
+def test_what_is_held_is_not_removed_until_it_is_released(store: Store, two: tuple[Version, Version]) -> None:
     leases = VersionLeases(store)
     leases.hold(two[0].digest)
     with pytest.raises(InUseError, match="in use by server"):
@@ -73,7 +73,7 @@ def test_a_request_writes_what_is_new_since_the_last_renewal_and_not_all_that_is
     assert store.leases() == []
 
 
-def test_what_nobody_asks_for_any_more_is_let_go_and_held_anew_when_asked_for(
+def test_what_nobody_asks_for_any_more_is_released_and_held_again_when_asked_for(
     store: Store, two: tuple[Version, Version]
 ) -> None:
     leases = VersionLeases(store, lease_s=0.3, keep_s=0.3)

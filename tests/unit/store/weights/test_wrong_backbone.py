@@ -134,7 +134,7 @@ def test_a_task_of_another_backbone_of_the_same_shapes_is_not_served(store: Stor
     assert publish(store, folder, backbone=OTHER).manifest.backbone == two.record.id.fingerprint
     publish(store, folder, "cars")
     with Predictor(store, backbone="toy/vit") as service:
-        with pytest.raises(BackboneMismatchError, match=f"flowers:1 stands on backbone '{OTHER}'.*'toy/vit'"):
+        with pytest.raises(BackboneMismatchError, match=f"flowers:1 uses backbone '{OTHER}'.*'toy/vit'"):
             service.predict("flowers", IMAGE)
         assert service.predict("cars", IMAGE).task == "cars"
     with Predictor(store, backbone=OTHER) as service:

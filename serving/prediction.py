@@ -1,0 +1,72 @@
+"""The answer for one image from one version: the same object in process and from a server."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, cast
+
+from store.errors import InvalidSettingError
+
+
+class LabelScore(NamedTuple):
+    """A label and its probability."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction(ABC):
+    """What one image got from one version of a task, run to this depth."""
+
+    task: str
+    version: int
+    depth: int
+
+    @property
+    @abstractmethod
+    def logits(self) -> tuple[float, ...]:
+        """The logits of all classes in the order of the task's labels, float32."""
+
+    @abstractmethod
+    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+        """Return the k most probable labels, best first; all of them where there are fewer."""
+
+    def to_dict(self, *, top: int = 5, logits: bool = False) -> dict[str, object]:
+        """Return the object that the HTTP API answers as JSON."""
+        best = [{"label": label, "score": score} for label, score in self.top(top)]
+        answer: dict[str, object] = {"task": self.task, "version": self.version, "depth": self.depth, "top": best}
+        return {**answer, "logits": list(self.logits)} if logits else answer
+
+
+@dataclass(frozen=True)
+class ReceivedPrediction(Prediction):
+    """A prediction as a server sent it: the labels and logits that the request asked for, and no others."""
+
+    best: tuple[LabelScore, ...]
+    all_logits: tuple[float, ...] | None
+
+    @classmethod
+    def from_dict(cls, answer: Mapping[str, object]) -> ReceivedPrediction:
+        """Read the object that `to_dict` returns."""
+        best = cast(list[Mapping[str, object]], answer["top"])
+        logits = cast(list[float] | None, answer.get("logits"))
+        return cls(
+            cast(str, answer["task"]),
+            cast(int, answer["version"]),
+            cast(int, answer["depth"]),
+            tuple(LabelScore(cast(str, entry["label"]), cast(float, entry["score"])) for entry in best),
+            None if logits is None else tuple(logits),
+        )
+
+    @property
+    def logits(self) -> tuple[float, ...]:
+        if self.all_logits is None:
+            raise InvalidSettingError(f"the server sent no logits for {self.task!r}: request them with `logits=True`")
+        return self.all_logits
+
+    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+        """Return the k most probable labels, best first; at most as many as were requested from the server."""
+        return self.best[:k]
