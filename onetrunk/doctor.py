@@ -1,4 +1,4 @@
-"""What this machine and this store can do, what is wrong, and how to mend it."""
+"""What this machine and this store can do, what is wrong, and how to repair it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONAL = {"obstore": "a store in a bucket", "psycopg": "a catalogue on Postgre
 
 @dataclass(frozen=True)
 class Check:
-    """One thing looked at; `remedy` is empty where it is as it should be."""
+    """The result of one check; `remedy` is empty if nothing is wrong."""
 
     what: str
     ok: bool
@@ -31,9 +31,9 @@ class Check:
     remedy: str = ""
 
 
-def examine(store: str, *, catalogue: str | None, port: int) -> list[Check]:
-    """Look at libraries, devices, the store and the port; damage is found, not raised."""
-    return [*_libraries(), *_devices(), *_store(store, catalogue), _port(port)]
+def examine(url: str, *, catalogue: str | None, port: int) -> list[Check]:
+    """Check libraries, devices, the store and the port; damage is returned, not raised."""
+    return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port)]
 
 
 def _libraries() -> Iterator[Check]:
@@ -53,12 +53,12 @@ def _devices() -> Iterator[Check]:
     yield Check("cuda", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
 
 
-def _store(root: str, catalogue: str | None) -> Iterator[Check]:
+def _store(url: str, catalogue: str | None) -> Iterator[Check]:
     try:
-        with Store.open(root, catalogue=catalogue) as opened:
-            yield from _contents(opened)
-            yield from _promises(opened)
-            yield from _digests(opened)
+        with Store.open(url, catalogue=catalogue) as store:
+            yield from _contents(store)
+            yield from _promises(store)
+            yield from _digests(store)
     except StoreNotFoundError as error:
         yield Check("store", True, str(error))
     except OneTrunkError as error:
@@ -72,31 +72,31 @@ def _contents(store: Store) -> Iterator[Check]:
     yield Check("catalogue", True, f"{what}: {store.catalogue_location}")
     keys = store.api_keys()
     revoked = sum(key.revoked_at is not None for key in keys)
-    yield Check("keys", True, f"{len(keys) - revoked} in force, {revoked} revoked")
+    yield Check("keys", True, f"{len(keys) - revoked} valid, {revoked} revoked")
 
 
 def _promises(store: Store) -> Iterator[Check]:
-    """Try what a bucket promises; a folder's file system needs no trial."""
+    """Check what a bucket must guarantee; a folder's file system needs no check."""
     if not store.backend.remote or store.read_only:
         return
-    flaws = probe(store.backend)
-    for flaw in flaws:
-        yield Check("bucket", False, str(flaw), "use a bucket that honours If-None-Match, or a folder")
-    if not flaws:
-        yield Check("bucket", True, "a key is created once, and what was written is read, listed and removed")
+    problems = probe(store.backend)
+    for problem in problems:
+        yield Check("bucket", False, str(problem), "use a bucket that honours If-None-Match, or a folder")
+    if not problems:
+        yield Check("bucket", True, "an object is created only once; objects can be written, read, listed and removed")
 
 
 def _digests(store: Store) -> Iterator[Check]:
-    damaged = verify(store)
-    for finding in damaged:
+    findings = verify(store)
+    for finding in findings:
         yield Check("digests", False, str(finding), "publish or import that version again")
-    if not damaged:
-        yield Check("digests", True, "every one is right")
+    if not findings:
+        yield Check("digests", True, "every one matches")
 
 
 def _port(port: int) -> Check:
     try:
         check_port("127.0.0.1", port)
     except OneTrunkError as error:
-        return Check(f"port {port}", False, str(error), "serve with another --port")
+        return Check(f"port {port}", False, str(error), "choose another port with --port")
     return Check(f"port {port}", True, "free")

@@ -1,7 +1,7 @@
 """The entry point: finds the file of the command that is called, and turns errors into one line and an exit code.
 
-The commands stand in `onetrunk_*.py`, which are all that sees `sls`, `store` and `serving` together. Each imports what
-it needs when it runs, so that `--help` and `ls` never wait for torch.
+The commands are in `onetrunk/cli/commands/`. Each imports what it needs when it runs, so that `--help` and `ls` never
+wait for torch.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ FILES = {
 
 
 def assemble(word: str | None = None) -> typer.Typer:
-    """Return the app: with all commands, or where the word is one, with those of its file alone.
+    """Return the app: with all commands, or if the word is one, with those of its file alone.
 
     Typer reads the signature of every command that it is given, which for all of them takes longer than `ls` does.
     """
@@ -78,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        assemble(words[0] if words else None)(words)
+        assemble(words[0] if words else None)(words, prog_name="onetrunk")
     except (InvalidNameError, InvalidSettingError) as error:
         fail(error, 2)
-    except (OneTrunkError, OSError) as error:  # a full disk has no better name than the one it brings
+    except (OneTrunkError, OSError) as error:  # such as a full disk
         fail(error, 1)
 
 

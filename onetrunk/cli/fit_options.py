@@ -1,16 +1,24 @@
-"""The options of `fit` and `cut`, and the settings that they make; the tables that they name need torch to load."""
+"""The options of `fit` and `cut`, and the settings that they make.
+
+The choices are written out: the tables that they name need torch to load.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from onetrunk.cli.option_groups import OptionGroup
+from onetrunk.cli.options import Aliases, Parent
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from sls.choose_depth import ScoreConfig
+    from sls.data.dataset import Dataset
+    from sls.pipeline.fit import FitConfig
 
 CriterionName = Literal["sls", "sls-authors", "ncm", "ridge", "knn", "silhouette", "cka"]
 MethodName = Literal[
@@ -42,11 +50,12 @@ Alpha = Annotated[
     typer.Option(
         min=0,
         max=1,
-        help="Of sls, silhouette and cka: cut where a block is below alpha x the top; by default 0.3, of cka 0.7.",
+        help="For sls, silhouette, cka: the threshold as a share of the last block's score; default: 0.3, cka 0.7.",
     ),
 ]
 Tolerance = Annotated[
-    float, typer.Option(min=0, max=0.99, help="Of ncm, ridge and knn: the share of accuracy to give up; 0.01: a point.")
+    float,
+    typer.Option(min=0, max=0.99, help="For ncm, ridge, knn: the share of accuracy to give up; 0.01 is a point."),
 ]
 Every = Annotated[bool, typer.Option("--all", help="Score the blocks below the cut too, for the picture.")]
 Method = Annotated[MethodName, typer.Option(help="The adapters to tune.")]
@@ -58,8 +67,8 @@ Mode = Annotated[
     ModeName | None,
     typer.Option(
         "--retune",
-        help="How to go on at the cut: at a constant rate of 1e-5, with the rate rewound (the default), from scratch, "
-        "with a closed-form head alone, or not at all.",
+        help="How to tune again at the cut: at a constant rate of 1e-5, with the rate rewound (the default), "
+        "from scratch, with a closed-form head alone, or not at all.",
     ),
 ]
 MaxDrop = Annotated[
@@ -68,18 +77,20 @@ MaxDrop = Annotated[
         min=0,
         max=100,
         metavar="POINTS",
-        help="Walk the cut up until it loses at most so many points of validation accuracy; at full depth, do not cut.",
+        help="Raise the cut, up to full depth, until it costs at most this many points of validation accuracy.",
     ),
 ]
-FromBlock = Annotated[int, typer.Option(min=1, help="Adapt this block and those above; those below run once an image.")]
+FromBlock = Annotated[
+    int, typer.Option(min=1, help="Adapt this block and those above; those below run once per image.")
+]
+Epochs = Annotated[int, typer.Option(min=1, help="Passes over the training images, before the cut.")]
+RetuneEpochs = Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")]
 Patience = Annotated[
-    int, typer.Option(min=0, help="Stop after so many epochs without a better validation accuracy; 0: never.")
+    int, typer.Option(min=0, help="Stop after this many epochs without a better validation accuracy; 0: never.")
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(
-        help="Leave the task's folders here. The same command goes on from where an earlier one was interrupted."
-    ),
+    typer.Option(help="Keep the task's folders here. The same command then resumes an interrupted run."),
 ]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
@@ -91,33 +102,110 @@ Scale = Annotated[
     float,
     typer.Option(help="Scale of RepAdapter and Convpass, Adapter+'s first one, ten times AdaptFormer's; above 0."),
 ]
-DataRoot = Annotated[Path | None, typer.Option(help="Where a data set of timm's is, or shall be, on disk.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Take at most so many images of each part.")]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder where timm finds or downloads a dataset.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
-def score_settings(
-    criterion: CriterionName, *, parity: bool, alpha: float | None, tolerance: float, seed: int, every: bool
-) -> ScoreConfig:
-    from sls.choose_depth import ScoreConfig
+@dataclass(frozen=True)
+class AdapterOptions(OptionGroup):
+    """What is tuned."""
 
-    if parity and (criterion not in ("sls", PARITY) or alpha not in (None, PARITY_ALPHA)):
-        given = f"--criterion {criterion}" + ("" if alpha is None else f" and --alpha {alpha:g}")
-        raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out {given}")
-    return ScoreConfig(
-        criterion=PARITY if parity else criterion, alpha=alpha, tolerance=tolerance, seed=seed, every=every
+    method: Method = "lora"
+    rank: Rank = 8
+    scale: Scale = 1.0
+    from_block: FromBlock = 1
+
+
+@dataclass(frozen=True)
+class ScoreOptions(OptionGroup):
+    """What scores the blocks, and the rule that cuts."""
+
+    criterion: Criterion = "sls"
+    parity: Parity = False
+    alpha: Alpha = None
+    tolerance: Tolerance = 0.01
+    every: Every = False
+
+    def config(self, *, seed: int) -> ScoreConfig:
+        from sls.choose_depth import ScoreConfig
+
+        if self.parity and (self.criterion not in ("sls", PARITY) or self.alpha not in (None, PARITY_ALPHA)):
+            options = f"--criterion {self.criterion}" + ("" if self.alpha is None else f" and --alpha {self.alpha:g}")
+            raise InvalidSettingError(f"--parity is {PARITY} at alpha {PARITY_ALPHA}: leave out {options}")
+        criterion = PARITY if self.parity else self.criterion
+        return ScoreConfig(criterion=criterion, alpha=self.alpha, tolerance=self.tolerance, seed=seed, every=self.every)
+
+
+@dataclass(frozen=True)
+class ScheduleOptions(OptionGroup):
+    """When it is cut, how it is tuned again, and for how long."""
+
+    when: When = "after"
+    retune: Mode = None
+    max_drop: MaxDrop = None
+    epochs: Epochs = 8
+    retune_epochs: RetuneEpochs = 5
+    patience: Patience = 0
+
+    @property
+    def retune_mode(self) -> ModeName:
+        """How to retune; raises `InvalidSettingError` where there is nothing to retune."""
+        if self.when == "before" and self.retune is not None:
+            raise InvalidSettingError(f"--when before tunes once, at the cut: leave out --retune {self.retune}")
+        return self.retune or "rewind"
+
+
+@dataclass(frozen=True)
+class DataOptions(OptionGroup):
+    """Which images of a dataset are taken, and the seed of everything that is drawn."""
+
+    seed: Seed = 0
+    limit: Limit = None
+    data_root: DataRoot = None
+
+    def load(self, data: str) -> Dataset:
+        from sls.data.loading import load_dataset
+
+        return load_dataset(data, root=self.data_root, limit=self.limit, seed=self.seed)
+
+
+@dataclass(frozen=True)
+class ResultOptions(OptionGroup):
+    """Where the folders, the pictures and the version go."""
+
+    out: Out = None
+    no_publish: NoPublish = False
+    plot: Plot = None
+    parent: Parent = None
+    alias: Aliases = None
+
+    def check(self) -> None:
+        """Raise, before anything is trained, where the result could not go where it should."""
+        if self.no_publish and self.out is None:
+            raise InvalidSettingError("--no-publish keeps nothing without --out: add --out DIR for the folders")
+        if self.no_publish and (self.parent or self.alias):
+            raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
+
+
+def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int) -> FitConfig:
+    """Return the settings of a fit; raises `InvalidSettingError` for options that exclude each other."""
+    from sls.pipeline.fit import FitConfig
+    from sls.training.recipe import TrainingConfig
+
+    tune = TrainingConfig(
+        epochs=schedule.epochs,
+        rank=adapter.rank,
+        seed=seed,
+        method=adapter.method,
+        from_block=adapter.from_block,
+        patience=schedule.patience,
+        scale=adapter.scale,
     )
-
-
-def check_mode(when: WhenName, mode: ModeName | None) -> ModeName:
-    """Return how to retune, or raise `InvalidSettingError` where there is nothing to retune."""
-    if when == "before" and mode is not None:
-        raise InvalidSettingError(f"--when before tunes once, at the cut: leave out --retune {mode}")
-    return mode or "rewind"
-
-
-def check_published(*, out: Path | None, publish: bool, named: bool) -> None:
-    """Raise, before anything is trained, where what comes of it could not go where it should."""
-    if not publish and out is None:
-        raise InvalidSettingError("--no-publish leaves nothing behind: say with --out DIR where the folders go")
-    if not publish and named:
-        raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
+    return FitConfig(
+        tune=tune,
+        score=score.config(seed=seed),
+        retune=replace(tune, epochs=schedule.retune_epochs),
+        when=schedule.when,
+        retune_mode=schedule.retune_mode,
+        max_drop=schedule.max_drop,
+    )

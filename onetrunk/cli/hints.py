@@ -1,4 +1,4 @@
-"""What the command line calls the things that errors of the library name: one table from Python to the command."""
+"""How the command line writes the remedies that errors of the library name: one table."""
 
 from __future__ import annotations
 

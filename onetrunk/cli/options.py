@@ -1,7 +1,7 @@
-"""What the commands share: their options, how they open a store, and how they print.
+"""What the commands share: options, the form of their help, and the group that holds them.
 
-What a command is asked for goes to stdout, what it has to say besides to stderr. Libraries are imported where they are
-needed, so that `--help` and `ls` wait for none of them.
+A command's result goes to stdout, everything else to stderr. Libraries are imported where they are needed, so that
+`--help` and `ls` wait for none of them.
 """
 
 from __future__ import annotations
@@ -11,37 +11,22 @@ from typing import Annotated
 
 import typer
 
-StoreUrl = Annotated[
-    str,
-    typer.Option("--store", envvar="ONETRUNK_STORE", help="Folder, s3://BUCKET/PREFIX, gs:// or az:// of the store."),
-]
-Catalogue = Annotated[
-    str | None,
-    typer.Option(envvar="ONETRUNK_CATALOGUE", help="Database URL of the catalogue; default: SQLite in the folder."),
-]
-Actor = Annotated[
-    str | None,
-    typer.Option(envvar="ONETRUNK_ACTOR", help="Who the history says it was; default: this user and machine."),
-]
 BackboneName = Annotated[str | None, typer.Option("--backbone", help="Name or fingerprint of a backbone.")]
 Aliases = Annotated[
     list[str] | None, typer.Option("--alias", help="Point this alias at the new version; may be repeated.")
 ]
 Parent = Annotated[str | None, typer.Option(help="The version of this store that it was made from, as a REF.")]
-Force = Annotated[
-    bool, typer.Option("--force", help="Move a protected alias too; no rule on accuracy is opened by it.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Say what it would do, and change nothing.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
-At = Annotated[str | None, typer.Option("--at", help="As it was then: ISO 8601, in UTC unless it says otherwise.")]
+Force = Annotated[bool, typer.Option("--force", help="Move a protected alias too; rules on accuracy still apply.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")]
+At = Annotated[str | None, typer.Option("--at", help="As it was at this time: ISO 8601, UTC by default.")]
 
-STORE = "onetrunk-store"
 PORT = 8265
 REF_HELP = "TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:DIGEST."
 
 
 def example(*lines: str) -> str:
-    """Format the examples that stand under a command's help, each on its own line."""
+    """Format the examples under a command's help, each on its own line."""
     return "\b\nExamples:\n" + "\n".join(f"  onetrunk {line}" for line in lines)
 
 

@@ -16,7 +16,6 @@ from store.errors import InvalidSettingError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from store.records.evidence import Accuracy
     from store.registry.store import Version
 
 
@@ -26,13 +25,13 @@ class Format(enum.StrEnum):
     CSV = "csv"
 
 
-FormatOption = Annotated[Format, typer.Option("--format", help="How to print.")]
+FormatOption = Annotated[Format, typer.Option("--format", help="Output format.")]
 
 
 VERSION_COLUMNS = ("task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes")
 
 
-PIPE_WIDTH = 160  # what reads a pipe should not get the wrapped cells of an 80-column screen
+PIPE_WIDTH = 160  # a program that reads a pipe gets no cells wrapped for a screen of 80 columns
 
 
 SHOWN = 12  # entries of a list that a table shows
@@ -51,16 +50,20 @@ def terminal(*, stderr: bool = False) -> Console:
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Return if the user wants it; end where not, or where nobody can be asked."""
+    """Return if the user confirms; exit if not, and raise `InvalidSettingError` if stdin is not a terminal."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise InvalidSettingError(
-            "this is asked about, and there is no terminal to ask at: look with --dry-run, add --yes"
+            "confirmation required, but stdin is not a terminal: pass --yes (or --dry-run to preview)"
         )
     if not typer.confirm(question, err=True):
         log_to_stderr("nothing was changed")
         raise typer.Exit(1)
+
+
+def log_dry_run() -> None:
+    log_to_stderr("nothing was changed: this is what it would do")
 
 
 def print_versions(versions: Sequence[Version], fmt: Format) -> None:
@@ -107,11 +110,6 @@ def shorten(value: object) -> object:
     if isinstance(value, (list, tuple)) and len(value) > SHOWN:
         return [*value[:SHOWN], f"… and {len(value) - SHOWN} more"]
     return value
-
-
-def show_accuracy(accuracy: Accuracy) -> str:
-    low, high = accuracy.interval
-    return f"{accuracy.value:.1%} [{low:.1%}, {high:.1%}] on {accuracy.total} held-out images"
 
 
 def omit(row: Mapping[str, object], *keys: str) -> Record:

@@ -1,4 +1,4 @@
-"""Read the small languages of option values: durations, KEY=VALUE pairs."""
+"""Parse option values: durations, KEY=VALUE pairs."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def parse_duration(text: str) -> float:
 
 def parse_pairs(pairs: Sequence[str], *, option: str) -> dict[str, str]:
     """Read KEY=VALUE pairs."""
-    found: dict[str, str] = {}
+    values: dict[str, str] = {}
     for pair in pairs:
         key, separator, value = pair.partition("=")
         if not separator or not key or not value:
             raise InvalidSettingError(
                 f"{option} {pair[:80]!r} is not KEY=VALUE: write for example {option} team=garden"
             )
-        found[key] = value
-    return found
+        values[key] = value
+    return values

@@ -1,4 +1,4 @@
-"""How a long command shows how far it is."""
+"""How a long command shows its progress."""
 
 from __future__ import annotations
 

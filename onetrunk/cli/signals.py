@@ -1,4 +1,4 @@
-"""Wait until the process is asked to stop."""
+"""Wait until a signal stops the process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 
 
 def wait_for_signal() -> None:
-    """Block until the process is asked to stop."""
+    """Block until SIGINT or SIGTERM arrives."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
+from onetrunk.rendering.accuracy import with_counts
 from onetrunk.rendering.tables import size
 from store.adapters.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_classes
 from store.records.backbone import BackboneRecord, hub_id, source_of, timm_name
 from store.records.blob import Blob
-from store.records.evidence import Accuracy
 from store.records.manifest import Manifest
 from store.registry.store import Store, Version
 
@@ -38,7 +38,7 @@ def export_hub(store: Store, ref: str, folder: Path) -> Path:
 def model_card(version: Version, backbone: BackboneRecord, labels: bytes) -> str:
     """Write the card: YAML that the Hub reads, and how to load the files without onetrunk."""
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, autoescape=False)
-    environment.filters.update(yaml=yaml_string, plain=escape_markdown, accuracy=show_accuracy, size=size, repr=repr)
+    environment.filters.update(yaml=yaml_string, plain=escape_markdown, accuracy=with_counts, size=size, repr=repr)
     template = environment.from_string(
         (resources.files("onetrunk.rendering") / "assets" / "card.md").read_text("utf-8")
     )
@@ -77,12 +77,6 @@ def yaml_string(text: str) -> str:
 def escape_markdown(text: str) -> str:
     """Show the text as it is, on one line, whatever markup it looks like."""
     return MARKUP.sub(r"\\\1", " ".join(text.split()))
-
-
-def show_accuracy(accuracy: Accuracy) -> str:
-    low, high = accuracy.interval
-    counts = f"{accuracy.correct} of {accuracy.total}"
-    return f"{accuracy.value:.1%} ({counts}; 95 % interval {low:.1%} to {high:.1%})"
 
 
 def _data(version: Version) -> str:

@@ -1,4 +1,4 @@
-"""The storage report in words and tables, for a terminal, for Markdown and for HTML."""
+"""The storage report as sections of text and tables, for a terminal, Markdown and HTML."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def title(report: StorageReport) -> str:
 def sections(report: StorageReport) -> list[Section]:
     return [
         Section("Storage of the same tasks", _ratio(report), _comparison(report)),
-        Section("Bytes of each task", "What the latest version of each takes beside the backbone.", _tasks(report)),
+        Section("Bytes of each task", "Bytes of each task's latest version, beside the backbone.", _tasks(report)),
         Section("Where every byte is", _identity(report), _places(report)),
     ]
 
@@ -80,9 +80,9 @@ def _identity(report: StorageReport) -> str:
 
 def _places(report: StorageReport) -> list[Record]:
     kinds = {
-        "live": "named by a version or a backbone",
-        "reclaimable": "blobs that nothing names any more: `onetrunk gc` frees them",
-        "garbage": "files that are not the store's, leftovers, and what was set aside as damaged",
+        "live": "referenced by a version or a backbone",
+        "reclaimable": "unreferenced blobs: `onetrunk gc` frees them",
+        "garbage": "files that do not belong to the store, orphaned temporary files, and blobs in quarantine",
         "overhead": "catalogue, journal and identity",
     }
     return [{"kind": kind, "what": what, "bytes": getattr(report, f"{kind}_nbytes")} for kind, what in kinds.items()]

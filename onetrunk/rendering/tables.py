@@ -1,4 +1,4 @@
-"""Rows of a listing as text: cells for people, or JSON, CSV or Markdown for what reads them next."""
+"""Rows of a listing as text: a table, JSON, CSV or Markdown."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def heading(key: str) -> str:
 
 
 def cell(key: str, value: object) -> str:
-    """Show a value as people read it: sizes with a unit, other floats with three digits, nothing as a dash."""
+    """Show a value for people: sizes with a unit, other floats with three digits, nothing as a dash."""
     if value is None or value == () or value == [] or value == {}:
         return "–"
     if isinstance(value, int) and key.endswith("nbytes"):
@@ -93,7 +93,7 @@ def _printable(text: str) -> str:
 
 
 def _fitting(widths: list[int], width: int) -> list[int]:
-    """Narrow the widest columns until all fit, or can be narrowed no more."""
+    """Narrow the widest columns until all fit or none can be narrowed further."""
     while sum(widths) + len(GAP) * (len(widths) - 1) > width and max(widths) > NARROWEST:
         widths[widths.index(max(widths))] -= 1
     return widths

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.cli.options import STORE, Actor, Catalogue, DryRun, StoreUrl, Yes, command_group, example
-from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_rows
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import DryRun, Yes, command_group, example
+from onetrunk.cli.output import confirm, log_dry_run, print_rows
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.stores import open_read_only, open_store
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -29,67 +29,69 @@ app.add_typer(backbone_app, name="backbone")
     "backbone add vit_base_patch16_224.augreg_in21k",
     "backbone add vit_small_patch16_224 --weights my.safetensors --arg img_size=96 --as mine/vit_small_96",
 ))  # fmt: skip
+@with_store(write=True)
 def add_backbone(
+    options: StoreOptions,
     name: Annotated[
         str, typer.Argument(help="A packaged name, a timm name, hf-hub:…, or with --weights an architecture.")
     ],
     weights: Annotated[Path | None, typer.Option(help="Local safetensors file of the architecture.")] = None,
     arg: Annotated[list[str] | None, typer.Option(help="KEY=VALUE for timm's create_model; may be repeated.")] = None,
-    label: Annotated[str | None, typer.Option("--as", help="Name to keep it under.")] = None,
+    label: Annotated[str | None, typer.Option("--as", help="Name in the store.")] = None,
     by_reference: Annotated[
-        bool, typer.Option("--by-reference", help="Leave the weights where they are, pinned by fingerprint.")
+        bool,
+        typer.Option(
+            "--by-reference",
+            help="Do not copy the weights: load them from their source, pinned by fingerprint.",
+        ),
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Add a backbone to the store. Its weights are kept once, for all tasks."""
     from store.weights.backbones import encode, load_backbone
 
-    found = load_backbone(name, weights=weights, arguments=parse_arguments(arg or []), label=label)
+    backbone = load_backbone(name, weights=weights, arguments=parse_arguments(arg or []), label=label)
     if by_reference and weights is not None:
-        raise InvalidSettingError("--by-reference cannot find a local file again: leave one of the two options out")
-    with open_store(store, create=True, catalogue=catalogue, actor=actor) as opened:
-        record = opened.add_backbone(found.record, None if by_reference else encode(found))
-    print_rows([backbone_row(record)], fmt)
+        raise InvalidSettingError("--by-reference cannot find a local file again: leave out one of the two options")
+    with options.open(create=True) as store:
+        record = store.add_backbone(backbone.record, None if by_reference else encode(backbone))
+    print_rows([backbone_row(record)], options.fmt)
 
 
 @backbone_app.command("ls", epilog=example("backbone ls --format json"))
-def list_backbones(store: StoreUrl = STORE, catalogue: Catalogue = None, fmt: FormatOption = Format.TABLE) -> None:
+@with_store()
+def list_backbones(options: StoreOptions) -> None:
     """List the backbones of the store."""
-    with open_read_only(store, catalogue=catalogue) as opened:
-        print_rows([backbone_row(record) for record in opened.backbones()], fmt)
+    with options.open_read_only() as store:
+        print_rows([backbone_row(record) for record in store.backbones()], options.fmt)
 
 
 @backbone_app.command("show", epilog=example("backbone show onetrunk/vit_tiny_64"))
-def show_backbone(name: str, store: StoreUrl = STORE, catalogue: Catalogue = None) -> None:
+@with_store(fmt=False)
+def show_backbone(options: StoreOptions, name: str) -> None:
     """Show a backbone's record as JSON."""
-    with open_read_only(store, catalogue=catalogue) as opened:
-        typer.echo(to_json(asdict(opened.backbone(name))))
+    with options.open_read_only() as store:
+        typer.echo(to_json(asdict(store.backbone(name))))
 
 
 @backbone_app.command("rm", epilog=example("backbone rm onetrunk/vit_tiny_64 --dry-run"))
+@with_store(write=True)
 def remove_backbone(
+    options: StoreOptions,
     name: str,
     dry_run: DryRun = False,
     yes: Yes = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Forget a backbone that no version stands on. `gc` frees its weights."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        record = opened.backbone(name)
-        usage = opened.backbone_usage(name)
+    """Remove a backbone that no version uses. `gc` frees its weights."""
+    with options.open() as store:
+        record = store.backbone(name)
+        usage = store.backbone_usage(name)
         if not dry_run:
-            confirm(f"forget backbone {record.name}?", yes=yes or usage.versions > 0)  # with users it is refused
-            opened.remove_backbone(name)
+            confirm(f"remove backbone {record.name}?", yes=yes or usage.versions > 0)  # with users it is refused
+            store.remove_backbone(name)
     freed_nbytes = 0 if usage.versions else usage.own_nbytes
-    print_rows([{"name": record.name, "versions": usage.versions, "freed_nbytes": freed_nbytes}], fmt)
+    print_rows([{"name": record.name, "versions": usage.versions, "freed_nbytes": freed_nbytes}], options.fmt)
     if dry_run:
-        log_to_stderr("nothing was changed: this is what it would do")
+        log_dry_run()
 
 
 def backbone_row(record: BackboneRecord) -> Record:

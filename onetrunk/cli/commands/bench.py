@@ -10,19 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.cli.options import (
-    STORE,
-    BackboneName,
-    Catalogue,
-    Device,
-    Dtype,
-    DtypeOption,
-    StoreUrl,
-    command_group,
-    example,
-)
-from onetrunk.cli.output import Format, FormatOption, log_to_stderr, print_rows, terminal
-from onetrunk.stores import open_store
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import BackboneName, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.output import log_to_stderr, print_rows, terminal
 from store.errors import InvalidSettingError, StoreNotFoundError
 
 if TYPE_CHECKING:
@@ -31,14 +21,16 @@ if TYPE_CHECKING:
     from store.registry.store import Store
     from store.weights.backbones import Backbone
 
-SHARE = "share of peak"  # the one figure of which more is better
+SHARE = "share of peak"  # the one figure where more is better
 PICTURES = frozenset({".svg", ".png"})
 
 app = command_group()
 
 
 @app.command(epilog=example("bench --quick", "bench --backbone timm/vit_base --plot bench.svg --format json"))
+@with_store()
 def bench(
+    options: StoreOptions,
     backbone: BackboneName = None,
     tasks: Annotated[int | None, typer.Option(min=1, max=1024, help="Tasks in a mixed batch.")] = None,
     rounds: Annotated[int | None, typer.Option(min=2, max=10_000, help="How often each is measured, in turn.")] = None,
@@ -46,16 +38,13 @@ def bench(
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into this .svg or .png.")] = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Measure what mixed tasks cost on this machine, against one merged task: ratios, with their spread.
 
     With a store, its backbone and its own tasks are measured; without one, the packaged backbone.
     """
     if plot is not None and plot.suffix not in PICTURES:
-        raise InvalidSettingError(f"--plot {str(plot)!r} is no picture: name a file that ends in .svg or .png")
+        raise InvalidSettingError(f"--plot {str(plot)!r} is not a picture: name a file that ends in .svg or .png")
     from serving.benchmark.figures import QUICK, Plan
     from serving.benchmark.figures import bench as measure
     from serving.runtime.device import choose_dtype
@@ -64,35 +53,33 @@ def bench(
     keep_freed_memory()
     plan = QUICK if quick else Plan()
     plan = replace(plan, tasks=tasks or plan.tasks, rounds=rounds or plan.rounds)
-    with subject(store, catalogue, backbone, plan.tasks) as (chosen, published), progress() as report:
-        said = choose_dtype(dtype, device)
-        figures = measure(chosen, plan, dtype=said, device=device, published=published, report=report)
-    print_rows([{**asdict(figure), "backbone": chosen.record.name, "dtype": str(said).removeprefix("torch.")}
-                for figure in figures], fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
+    with subject(options, backbone, plan.tasks) as (model, published), progress() as report:
+        precision = choose_dtype(dtype, device)
+        figures = measure(model, plan, dtype=precision, device=device, published=published, report=report)
+    print_rows([{**asdict(figure), "backbone": model.record.name, "dtype": str(precision).removeprefix("torch.")}
+                for figure in figures], options.fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
     if plot is not None:
-        draw(figures, plot, title=f"{chosen.record.name}, {str(said).removeprefix('torch.')}, {device}")
+        draw(figures, plot, title=f"{model.record.name}, {str(precision).removeprefix('torch.')}, {device}")
         log_to_stderr(f"drawn: {plot}")
 
 
 @contextmanager
-def subject(
-    root: str, catalogue: str | None, name: str | None, count: int
-) -> Iterator[tuple[Backbone, Published | None]]:
-    """Give the backbone that is measured and, where the store has tasks on it, some of them."""
+def subject(options: StoreOptions, name: str | None, count: int) -> Iterator[tuple[Backbone, Published | None]]:
+    """Yield the backbone that is measured and, where the store has tasks on it, some of them."""
     from serving.benchmark.figures import Published
     from serving.runtime.device import choose_backbone
     from store.weights.backbones import DEFAULT_BACKBONE, load_backbone, open_backbone
 
     try:
-        opened = open_store(root, catalogue=catalogue)
+        store = options.open()
     except StoreNotFoundError as error:
         log_to_stderr(f"{error}; measuring {name or DEFAULT_BACKBONE} without tasks of a store")
         yield load_backbone(name or DEFAULT_BACKBONE), None
         return
-    with opened:
-        record = choose_backbone(opened, name)
-        manifests = find_manifests(opened, record.name, count)
-        yield open_backbone(opened, record), Published(opened, manifests) if manifests else None
+    with store:
+        record = choose_backbone(store, name)
+        manifests = find_manifests(store, record.name, count)
+        yield open_backbone(store, record), Published(store, manifests) if manifests else None
 
 
 def find_manifests(store: Store, backbone: str, count: int) -> list[Manifest]:
@@ -104,14 +91,14 @@ def find_manifests(store: Store, backbone: str, count: int) -> list[Manifest]:
 
 @contextmanager
 def progress() -> Iterator[Callable[[str], None]]:
-    """Show the last line told on a terminal; elsewhere say nothing."""
+    """Show the last line on a terminal, and nothing elsewhere."""
     console = terminal(stderr=True)
     with console.status("") as status:
         yield lambda line: status.update(line)
 
 
 def draw(figures: Sequence[Figure], path: Path, *, title: str) -> None:
-    """Draw each ratio as a dot with its 10th to 90th percentile, and the 1 that it is to be seen against."""
+    """Draw each ratio as a dot with its 10th to 90th percentile, and a line at 1."""
     from matplotlib.figure import Figure as Picture
 
     from sls.plots.style import BLUE, GREY, ORANGE

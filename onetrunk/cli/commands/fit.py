@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-import onetrunk.cli.fit_options as options
-from onetrunk.cli.options import (
-    STORE,
-    Actor,
-    Aliases,
-    BackboneName,
-    Catalogue,
-    Parent,
-    StoreUrl,
-    command_group,
-    example,
+from onetrunk.cli.fit_options import (
+    AdapterOptions,
+    DataOptions,
+    Plot,
+    ResultOptions,
+    ScheduleOptions,
+    ScoreOptions,
+    fit_config,
 )
+from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
+from onetrunk.cli.options import BackboneName, command_group, example
 from onetrunk.cli.output import (
     Format,
-    FormatOption,
     log_to_stderr,
     print_record,
     print_rows,
     print_versions,
-    show_accuracy,
     terminal,
 )
 from onetrunk.cli.progress import show_progress
+from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.stores import open_store
-from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
+from onetrunk.workflows import DEFAULT_BACKBONE, adopt_backbone, borrow_backbone, publish_folder
 
 if TYPE_CHECKING:
+    from sls.choose_depth import DepthChoice
     from sls.pipeline.fit import FitResult
+    from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
+    from store.weights.backbones import Backbone
 
-PACKAGED = "onetrunk/vit_tiny_64"
 DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, or a name that timm reads."
 
 app = command_group()
@@ -53,87 +53,56 @@ app = command_group()
     "fit flowers ./flowers --when before --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
 ))  # fmt: skip
+@with_store(write=True)
+@with_groups
 def fit(
+    options: StoreOptions,
     task: Annotated[str, typer.Argument(help="Name to publish under.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    backbone: Annotated[str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")] = PACKAGED,
-    method: options.Method = "lora",
-    rank: options.Rank = 8,
-    scale: options.Scale = 1.0,
-    from_block: options.FromBlock = 1,
-    criterion: options.Criterion = "sls",
-    parity: options.Parity = False,
-    alpha: options.Alpha = None,
-    tolerance: options.Tolerance = 0.01,
-    every: options.Every = False,
-    when: options.When = "after",
-    retune: options.Mode = None,
-    max_drop: options.MaxDrop = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images, before the cut.")] = 8,
-    retune_epochs: Annotated[int, typer.Option(min=1, help="Passes over them at the cut.")] = 5,
-    patience: options.Patience = 0,
-    seed: options.Seed = 0,
-    limit: options.Limit = None,
-    data_root: options.DataRoot = None,
-    out: options.Out = None,
-    no_publish: options.NoPublish = False,
-    plot: options.Plot = None,
-    parent: Parent = None,
-    alias: Aliases = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
+    *,
+    backbone: Annotated[
+        str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")
+    ] = DEFAULT_BACKBONE,
+    adapter: AdapterOptions,
+    score: ScoreOptions,
+    schedule: ScheduleOptions,
+    images: DataOptions,
+    output: ResultOptions,
 ) -> None:
-    """Tune on DATA, cut, tune again, measure and publish. What is measured on are held-out images."""
-    from sls.data.loading import load_dataset
+    """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
     from sls.pipeline import fit as pipeline
-    from sls.training.recipe import TrainingConfig
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    tune = TrainingConfig(
-        epochs=epochs, rank=rank, seed=seed, method=method, from_block=from_block, patience=patience, scale=scale
-    )
-    settings = pipeline.FitConfig(
-        tune=tune,
-        score=options.score_settings(
-            criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
-        ),
-        retune=replace(tune, epochs=retune_epochs),
-        when=when,
-        retune_mode=options.check_mode(when, retune),
-        max_drop=max_drop,
-    )
-    options.check_published(out=out, publish=not no_publish, named=bool(parent or alias))
-    images = load_dataset(data, root=data_root, limit=limit, seed=seed)
+    config = fit_config(adapter, score, schedule, seed=images.seed)
+    output.check()
+    dataset = images.load(data)
     with contextlib.ExitStack() as stack:
-        opened = None
-        if not no_publish:
-            opened = stack.enter_context(open_store(store, create=True, catalogue=catalogue, actor=actor))
-            if parent is not None:
-                opened.resolve(parent)  # half an hour of tuning should not end in a mistyped name
-        trunk = (
-            borrow_backbone(store, backbone, catalogue=catalogue)
-            if opened is None
-            else adopt_backbone(opened, backbone)
-        )
-        work = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        with show_progress(terminal(stderr=True)) as watch:
-            report = watch(f"{task} ({len(images.classes)} classes, {len(images.train)} images)")
-            result = pipeline.fit(images, trunk, out=work, config=settings, progress=report)
-        if opened is None:
-            print_record(describe_fit(task, result), fmt)
+        store = None if output.no_publish else stack.enter_context(options.open(create=True))
+        if store and output.parent:
+            store.resolve(output.parent)  # half an hour of tuning should not end in a mistyped name
+        model = adopt_backbone(store, backbone) if store else borrow(options, backbone)
+        work = output.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        with progress_of(f"{task} ({len(dataset.classes)} classes, {len(dataset.train)} images)") as progress:
+            result = pipeline.fit(dataset, model, out=work, config=config, progress=progress)
+        if store is None:
+            print_record(describe_fit(task, result), options.fmt)
         else:
-            version = publish_folder(opened, task, result.cut, aliases=tuple(alias or ()), parent=parent)
-            print_versions([version], fmt)
-    say_result(result)
-    if plot is not None:
-        from sls.plots.depth_plot import draw_depths
+            version = publish_folder(store, task, result.cut, aliases=tuple(output.alias or ()), parent=output.parent)
+            print_versions([version], options.fmt)
+    log_result(result)
+    if output.plot is not None:
+        draw_fit(task, result, output.plot)
 
-        certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
-        drawn = draw_depths({task: result.index}, plot / "depths", certificates=certificates, accuracies=accuracies)
-        log_to_stderr(f"picture: {drawn}")
+
+def borrow(options: StoreOptions, name: str) -> Backbone:
+    return borrow_backbone(options.url, name, catalogue=options.catalogue)
+
+
+@contextlib.contextmanager
+def progress_of(title: str) -> Iterator[ProgressCallback]:
+    with show_progress(terminal(stderr=True)) as watch:
+        yield watch(title)
 
 
 @app.command(epilog=example(
@@ -141,61 +110,66 @@ def fit(
     "cut digits onetrunk/digits --parity --format json",
     "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --criterion ridge --all --plot pictures",
 ))  # fmt: skip
+@with_store()
+@with_groups
 def cut(
+    options: StoreOptions,
     target: Annotated[str, typer.Argument(help="A published REF, or a folder as `export` makes it.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
-    criterion: options.Criterion = "sls",
-    parity: options.Parity = False,
-    alpha: options.Alpha = None,
-    tolerance: options.Tolerance = 0.01,
-    every: options.Every = False,
-    plot: options.Plot = None,
-    seed: options.Seed = 0,
-    limit: options.Limit = None,
-    data_root: options.DataRoot = None,
+    *,
+    score: ScoreOptions,
+    plot: Plot = None,
+    images: DataOptions,
     backbone: BackboneName = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Score the blocks of a task from the top, and say where the criterion cuts. Changes nothing."""
     from sls.adapters.task_folder import backbone_of
     from sls.choose_depth import choose_depth
-    from sls.data.loading import load_dataset
     from store.malloc import keep_freed_memory
     from store.weights.backbones import open_backbone
 
     keep_freed_memory()
-    settings = options.score_settings(
-        criterion, parity=parity, alpha=alpha, tolerance=tolerance, seed=seed, every=every
-    )
-    images = load_dataset(data, root=data_root, limit=limit, seed=seed)
-    with contextlib.ExitStack() as stack:
-        opened = stack.enter_context(open_store(store, catalogue=catalogue))
+    config = score.config(seed=images.seed)
+    dataset = images.load(data)
+    with options.open() as store, tempfile.TemporaryDirectory() as scratch:
         folder = Path(target)
         if not folder.is_dir():
-            folder = opened.export(target, Path(stack.enter_context(tempfile.TemporaryDirectory())) / "task")
-        record = opened.backbone(backbone or backbone_of(folder))
-        report = stack.enter_context(show_progress(terminal(stderr=True)))(target)
-        look = choose_depth(folder, images, open_backbone(opened, record), config=settings, progress=report)
-    index = look.index
+            folder = store.export(target, Path(scratch) / "task")
+        model = open_backbone(store, store.backbone(backbone or backbone_of(folder)))
+        with progress_of(target) as progress:
+            choice = choose_depth(folder, dataset, model, config=config, progress=progress)
+    print_index(choice.index, options.fmt)
+    if plot is not None:
+        draw_choice(target, choice, dataset.classes, plot)
+
+
+def print_index(index: PruneIndex, fmt: Format) -> None:
     if fmt is Format.JSON:
         typer.echo(to_json(asdict(index)))
     else:
-        rows = [{"block": number, "score": score} for number, score in enumerate(index.scores, start=1)]
-        print_rows(rows, fmt)
-    say_index(index)
-    if plot is not None:
-        from sls.plots.depth_plot import draw_depths
-        from sls.plots.tsne_maps import draw_maps
+        print_rows([{"block": block, "score": score} for block, score in enumerate(index.scores, start=1)], fmt)
+    log_index(index)
 
-        log_to_stderr(f"picture: {draw_depths({target: index}, plot / 'depths')}")
-        drawn = draw_maps(look.features, look.labels, images.classes, plot / "maps", depth=index.depth)
-        log_to_stderr(f"picture: {drawn}")
+
+def draw_fit(task: str, result: FitResult, folder: Path) -> None:
+    from sls.plots.depth_plot import draw_depths
+
+    certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
+    picture = draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies)
+    log_to_stderr(f"picture: {picture}")
+
+
+def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder: Path) -> None:
+    from sls.plots.depth_plot import draw_depths
+    from sls.plots.tsne_maps import draw_maps
+
+    log_to_stderr(f"picture: {draw_depths({target: choice.index}, folder / 'depths')}")
+    maps = draw_maps(choice.features, choice.labels, classes, folder / "maps", depth=choice.index.depth)
+    log_to_stderr(f"picture: {maps}")
 
 
 def describe_fit(task: str, result: FitResult) -> Record:
-    """Return what a fit that is not published is asked for."""
+    """Return what is printed of a fit that is not published."""
     full = result.certificate.full
     return {
         "task": task,
@@ -208,22 +182,22 @@ def describe_fit(task: str, result: FitResult) -> Record:
     }
 
 
-def say_result(result: FitResult) -> None:
-    say_index(result.index)
+def log_result(result: FitResult) -> None:
+    log_index(result.index)
     if result.certificate.full is None:
         log_to_stderr(
             "no model was tuned at full depth: what the cut costs is not known; --max-drop tunes one to compare with"
         )
     else:
-        log_to_stderr(f"accuracy at full depth: {show_accuracy(result.certificate.full)}")
-    log_to_stderr(f"accuracy at the cut: {show_accuracy(result.certificate.cut)}")
+        log_to_stderr(f"accuracy at full depth: {with_interval(result.certificate.full)}")
+    log_to_stderr(f"accuracy at the cut: {with_interval(result.certificate.cut)}")
     if result.certificate.validation is not None:
         log_to_stderr(
             f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"
         )
 
 
-def say_index(index: PruneIndex) -> None:
+def log_index(index: PruneIndex) -> None:
     threshold = "none" if index.threshold is None else f"{index.threshold:.3f}"
     log_to_stderr(f"depth {index.depth} of {index.blocks}, {index.criterion}, threshold {threshold}")
     if index.candidates:

@@ -1,30 +1,21 @@
-"""The command that answers images, in process or by a server."""
+"""The command that predicts labels of images, in this process or by a server."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from onetrunk.cli.options import (
-    REF_HELP,
-    STORE,
-    Catalogue,
-    Device,
-    Dtype,
-    DtypeOption,
-    StoreUrl,
-    command_group,
-    example,
-)
-from onetrunk.cli.output import Format, FormatOption, print_rows
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import REF_HELP, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.output import Format, print_rows
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.stores import open_store
-from serving.prediction import Prediction
 from store.errors import InvalidSettingError
+
+if TYPE_CHECKING:
+    from serving.prediction import Prediction
 
 app = command_group()
 
@@ -37,57 +28,66 @@ app = command_group()
         "predict flowers a.jpg --url http://127.0.0.1:8265",
     )
 )
+@with_store()
 def predict(
+    options: StoreOptions,
     ref: Annotated[str, typer.Argument(help=REF_HELP)],
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     further: Annotated[
         list[str] | None,
-        typer.Option("--with", help="A further task for the same images, again for more; shared blocks run once."),
+        typer.Option("--with", help="Another task for the same images; may be repeated. Shared blocks run once."),
     ] = None,
-    url: Annotated[str | None, typer.Option(help="Ask this server; default: in process.")] = None,
+    url: Annotated[str | None, typer.Option(help="Ask this server; default: predict in this process.")] = None,
     key: Annotated[
-        str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an API key, where the server asks for one.")
+        str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an API key, if the server requires one.")
     ] = None,
-    top: Annotated[int, typer.Option(min=1, help="How many labels.")] = 5,
+    top: Annotated[int, typer.Option(min=1, help="Number of labels.")] = 5,
     logits: Annotated[
         bool, typer.Option("--logits", help="Add every class's logit, in the order of classes.txt.")
     ] = False,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Answer images, in process or by a server."""
-    missing = [str(path) for path in images if not path.is_file()]
-    if missing:
-        raise InvalidSettingError(f"{missing[0]!r} is no file: give paths of images")
-    refs, rows = [ref, *(further or [])], []
-    with contextlib.ExitStack() as stack:
-        if url is None:
-            from serving.runtime.predictor import Predictor
-
-            opened = stack.enter_context(open_store(store, catalogue=catalogue))
-            backbone = opened.resolve(ref).manifest.backbone
-            predictor = stack.enter_context(Predictor(opened, backbone=backbone, dtype=dtype, device=device))
-
-            def ask(image: bytes) -> Sequence[Prediction]:
-                return [future.result() for future in predictor.submit_many(refs, image)]
-        else:
-            from serving.client import Client
-
-            client = stack.enter_context(Client(url, api_key=key or None))
-
-            def ask(image: bytes) -> Sequence[Prediction]:
-                return client.predict_many(refs, image, top=top, logits=logits)
-
-        for path in images:
-            answers = [prediction.to_dict(top=top, logits=logits) for prediction in ask(path.read_bytes())]
-            rows += [{"image": str(path), **answer} for answer in answers]
-    if fmt is Format.JSON:
+    """Predict labels of images, in this process or by a server."""
+    for path in images:
+        if not path.is_file():
+            raise InvalidSettingError(f"{str(path)!r} is not a file: give paths of images")
+    refs = [ref, *(further or [])]
+    if url is None:
+        answers = predict_here(options, refs, images, dtype=dtype, device=device)
+    else:
+        answers = predict_by_server(url, key, refs, images, top=top, logits=logits)
+    rows = [{"image": str(path), **answer.to_dict(top=top, logits=logits)} for path, answer in answers]
+    if options.fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:
-        print_rows([flatten_answer(row) for row in rows], fmt)
+        print_rows([flatten_answer(row) for row in rows], options.fmt)
+
+
+def predict_here(
+    options: StoreOptions, refs: Sequence[str], images: Sequence[Path], *, dtype: str, device: str
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield each image with its predictions from this process, in the order of the refs."""
+    from serving.runtime.predictor import Predictor
+
+    with options.open() as store:
+        backbone = store.resolve(refs[0]).manifest.backbone
+        with Predictor(store, backbone=backbone, dtype=dtype, device=device) as predictor:
+            for path in images:
+                for future in predictor.submit_many(refs, path):
+                    yield path, future.result()
+
+
+def predict_by_server(
+    url: str, key: str | None, refs: Sequence[str], images: Sequence[Path], *, top: int, logits: bool
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield each image with its predictions from a server, in the order of the refs."""
+    from serving.client import Client
+
+    with Client(url, api_key=key or None) as client:
+        for path in images:
+            for prediction in client.predict_many(refs, path, top=top, logits=logits):
+                yield path, prediction
 
 
 def flatten_answer(row: Record) -> Record:

@@ -6,27 +6,18 @@ from typing import Annotated
 
 import typer
 
-from onetrunk.cli.options import (
-    PORT,
-    STORE,
-    BackboneName,
-    Catalogue,
-    Device,
-    Dtype,
-    DtypeOption,
-    StoreUrl,
-    command_group,
-    example,
-)
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
-from onetrunk.stores import open_store
 
 app = command_group()
 
 
 @app.command(epilog=example("serve", "serve --port 9000 --dtype float32", "serve --keys --store s3://models/vision"))
+@with_store(fmt=False)
 def serve(
+    options: StoreOptions,
     host: str = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     backbone: BackboneName = None,
@@ -35,23 +26,21 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine; default: all cores.")] = None,
     batch_invariant: Annotated[
         bool,
-        typer.Option("--batch-invariant", help="The same image and task give the same bytes whatever else is asked."),
+        typer.Option("--batch-invariant", help="The bytes of an answer do not depend on the rest of the batch."),
     ] = False,
     keys: Annotated[
-        bool, typer.Option("--keys", help="Answer only who sends an API key (`onetrunk key add`).")
+        bool, typer.Option("--keys", help="Answer only requests with an API key (`onetrunk key add`).")
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
 ) -> None:
     """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
-    open_store(store, catalogue=catalogue).close()
+    options.open().close()  # a store that does not open is reported before Ray is loaded
     from serving.app import serve as serve_store
 
     server = serve_store(
-        store,
+        options.url,
         host=host,
         port=port,
-        catalogue=catalogue,
+        catalogue=options.catalogue,
         backbone=backbone,
         dtype=dtype,
         device=device,

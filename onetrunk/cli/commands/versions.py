@@ -1,4 +1,4 @@
-"""Commands that bring versions into a store, take them out and away, and back."""
+"""Commands that publish, export, remove and restore versions."""
 
 from __future__ import annotations
 
@@ -8,24 +8,10 @@ from typing import Annotated
 
 import typer
 
-from onetrunk.cli.options import (
-    REF_HELP,
-    STORE,
-    Actor,
-    Aliases,
-    BackboneName,
-    Catalogue,
-    DryRun,
-    Force,
-    Parent,
-    StoreUrl,
-    Yes,
-    command_group,
-    example,
-)
-from onetrunk.cli.output import Format, FormatOption, confirm, log_to_stderr, print_record, print_versions
+from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.options import REF_HELP, Aliases, BackboneName, DryRun, Force, Parent, Yes, command_group, example
+from onetrunk.cli.output import confirm, log_dry_run, log_to_stderr, print_record, print_versions
 from onetrunk.rendering.tables import size
-from onetrunk.stores import open_store
 from onetrunk.workflows import publish_folder
 from store.errors import InvalidSettingError
 
@@ -41,26 +27,25 @@ class Layout(enum.StrEnum):
     "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
+@with_store(write=True)
 def publish(
+    options: StoreOptions,
     task: str,
     folder: Annotated[
-        Path, typer.Argument(help="PEFT's two files, head.safetensors, classes.txt, perhaps onetrunk.json.")
+        Path,
+        typer.Argument(help="PEFT's two files, head.safetensors, classes.txt, and onetrunk.json if it exists."),
     ],
     depth: Annotated[int | None, typer.Option(min=1, help="Blocks that run; default: onetrunk.json's, or all.")] = None,
     backbone: BackboneName = None,
     alias: Aliases = None,
     parent: Parent = None,
-    code_commit: Annotated[str | None, typer.Option(help="What git calls the code that tuned it.")] = None,
+    code_commit: Annotated[str | None, typer.Option(help="Git commit of the code that tuned it.")] = None,
     force: Force = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
     """Publish a PEFT checkpoint and a head as a new version. What cannot be served exactly is refused."""
-    with open_store(store, create=True, catalogue=catalogue, actor=actor) as opened:
+    with options.open(create=True) as store:
         version = publish_folder(
-            opened,
+            store,
             task,
             folder,
             backbone=backbone,
@@ -70,39 +55,35 @@ def publish(
             parent=parent,
             code_commit=code_commit,
         )
-    print_versions([version], fmt)
+    print_versions([version], options.fmt)
 
 
 @app.command("import", epilog=example(
     "import flowers.bundle", "import flowers.bundle --as spring/flowers --alias prod", "import ./flowers --as flowers",
 ))  # fmt: skip
+@with_store(write=True)
 def import_versions(
+    options: StoreOptions,
     path: Annotated[Path, typer.Argument(help="A bundle of `export --bundle`, or a task's folder.")],
-    task: Annotated[
-        str | None, typer.Option("--as", help="Publish under this name; a folder must be given one.")
-    ] = None,
+    task: Annotated[str | None, typer.Option("--as", help="Publish under this name; required for a folder.")] = None,
     alias: Aliases = None,
     tenant: Annotated[str | None, typer.Option(help="Put every task of a bundle under this tenant.")] = None,
     backbone: BackboneName = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Publish what a bundle or a folder holds. What the store has already stays as it is."""
+    """Publish the versions of a bundle, or a task's folder. Versions that the store has already stay as they are."""
     if path.is_dir() and (task is None or tenant is not None):
-        raise InvalidSettingError(f"{path} is a folder, which does not say its task: name it with --as TASK")
+        raise InvalidSettingError(f"{path} is a folder, which does not name its task: add --as TASK")
     if not path.is_dir() and backbone is not None:
-        raise InvalidSettingError("a bundle says its backbone itself: leave out --backbone")
+        raise InvalidSettingError("a bundle names its backbone itself: leave out --backbone")
     aliases = tuple(alias or ())
-    with open_store(store, create=True, catalogue=catalogue, actor=actor) as opened:
+    with options.open(create=True) as store:
         if task is not None and path.is_dir():
-            versions = [publish_folder(opened, task, path, backbone=backbone, aliases=aliases)]
+            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases)]
         else:
             from store.registry.bundle import import_bundle
 
-            versions = import_bundle(opened, path, task=task, tenant=tenant, aliases=aliases)
-    print_versions(versions, fmt)
+            versions = import_bundle(store, path, task=task, tenant=tenant, aliases=aliases)
+    print_versions(versions, options.fmt)
 
 
 @app.command(epilog=example(
@@ -110,57 +91,55 @@ def import_versions(
     "export flowers@prod ./flowers --layout hub",
     "export flowers@prod roses@prod garden.bundle --bundle",
 ))  # fmt: skip
+@with_store(fmt=False)
 def export(
+    options: StoreOptions,
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help=f"{REF_HELP} A bundle takes several.")],
     target: Annotated[Path, typer.Argument(help="A new folder, or with --bundle a new file.")],
-    layout: Annotated[Layout, typer.Option(help="hub: with a model card, as the Hub wants it.")] = Layout.PEFT,
+    layout: Annotated[Layout, typer.Option(help="hub: with a model card, for the Hugging Face Hub.")] = Layout.PEFT,
     bundle: Annotated[bool, typer.Option("--bundle", help="One self-contained file that `import` takes.")] = False,
     without_backbone: Annotated[
         bool, typer.Option("--without-backbone", help="Leave the backbone's weights out of the bundle.")
     ] = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
 ) -> None:
     """Write a version as a folder for stock PEFT, or as a bundle. Byte for byte as it was published."""
     if not bundle and (len(refs) > 1 or without_backbone):
-        raise InvalidSettingError("a folder holds one version and no backbone: add --bundle, or name one REF alone")
+        raise InvalidSettingError("a folder holds one version and no backbone: add --bundle, or give one REF alone")
     if bundle and layout is not Layout.PEFT:
         raise InvalidSettingError(f"a bundle has a layout of its own: leave out --bundle, or --layout {layout}")
-    with open_store(store, catalogue=catalogue) as opened:
+    with options.open() as store:
         if bundle:
             from store.registry.bundle import export_bundle
 
-            export_bundle(opened, refs, target, with_backbone=not without_backbone)
+            export_bundle(store, refs, target, with_backbone=not without_backbone)
         elif layout is Layout.HUB:
             from onetrunk.rendering.model_card import export_hub
 
-            export_hub(opened, refs[0], target)
+            export_hub(store, refs[0], target)
         else:
-            opened.export(refs[0], target)
+            store.export(refs[0], target)
     typer.echo(str(target))
 
 
 @app.command(epilog=example("rm flowers:3 --dry-run", "rm flowers:3", "rm flowers --all-versions --yes"))
+@with_store(write=True)
 def rm(
+    options: StoreOptions,
     ref: Annotated[str, typer.Argument(help="TASK:NUMBER or TASK@sha256:DIGEST; TASK with --all-versions.")],
-    all_versions: Annotated[bool, typer.Option("--all-versions", help="The whole task.")] = False,
+    all_versions: Annotated[bool, typer.Option("--all-versions", help="Remove the whole task.")] = False,
     dry_run: DryRun = False,
     yes: Yes = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Take away a version that no alias and no server holds. Until `gc` has freed it, `restore` brings it back."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        removal = opened.remove(ref, all_versions=all_versions, dry_run=True)
+    """Remove a version that no alias names and no server holds. Until `gc` frees it, `restore` brings it back."""
+    with options.open() as store:
+        removal = store.remove(ref, all_versions=all_versions, dry_run=True)
         if not dry_run:
             confirm(f"remove {', '.join(removal.versions)}?", yes=yes)
-            removal = opened.remove(ref, all_versions=all_versions)
-    freed = {"versions": list(removal.versions), "freed_nbytes": removal.freed_nbytes}
-    print_record(freed, fmt, {"removed": removal.versions, "freed by gc": f"{removal.freed_nbytes} B"})
+            removal = store.remove(ref, all_versions=all_versions)
+    summary = {"versions": list(removal.versions), "freed_nbytes": removal.freed_nbytes}
+    print_record(summary, options.fmt, {"removed": removal.versions, "freed by gc": f"{removal.freed_nbytes} B"})
     if dry_run:
-        log_to_stderr("nothing was changed: this is what it would do")
+        log_dry_run()
     else:
         task = removal.versions[0].rpartition(":")[0]
         log_to_stderr(
@@ -169,31 +148,27 @@ def rm(
 
 
 @app.command(epilog=example("restore flowers 3", "restore flowers"))
+@with_store(write=True)
 def restore(
+    options: StoreOptions,
     task: str,
     number: Annotated[int | None, typer.Argument(min=1, help="One version; default: all that were removed.")] = None,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Bring back what was removed and not freed yet."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        versions = [opened.resolve(f"{task}:{number}") for number in opened.restore(task, number)]
-    print_versions(versions, fmt)
+    """Bring back removed versions that `gc` has not freed yet."""
+    with options.open() as store:
+        versions = [store.resolve(f"{task}:{number}") for number in store.restore(task, number)]
+    print_versions(versions, options.fmt)
 
 
 @app.command(epilog=example("rollback flowers prod", "rollback flowers"))
+@with_store(write=True)
 def rollback(
+    options: StoreOptions,
     task: str,
     alias: Annotated[str, typer.Argument(help="The alias to move back.")] = "latest",
     force: Force = False,
-    store: StoreUrl = STORE,
-    catalogue: Catalogue = None,
-    actor: Actor = None,
-    fmt: FormatOption = Format.TABLE,
 ) -> None:
-    """Point an alias at the version that it named before. Again, at the one before that."""
-    with open_store(store, catalogue=catalogue, actor=actor) as opened:
-        version = opened.rollback(task, alias, force=force)
-    print_versions([version], fmt)
+    """Move an alias back to the version that it named before. A second call moves it to the one before that."""
+    with options.open() as store:
+        version = store.rollback(task, alias, force=force)
+    print_versions([version], options.fmt)

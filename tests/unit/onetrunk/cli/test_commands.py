@@ -129,7 +129,7 @@ def test_report_in_every_format_tells_the_same_total(published):
         (["show", "shapes:7"], 1, "VersionNotFoundError: no 'shapes:7'"),
         (["show", "../shapes"], 2, "InvalidNameError: task name '../shapes'"),
         (["show", "shapes", "--at", "yesterday"], 2, "InvalidSettingError: time 'yesterday'"),
-        (["predict", "shapes", "nothing.png"], 2, "InvalidSettingError: 'nothing.png' is no file"),
+        (["predict", "shapes", "nothing.png"], 2, "InvalidSettingError: 'nothing.png' is not a file"),
         (["backbone", "add", "vit_tiny_patch16_224", "--weights", "no.safetensors"], 1, "BackboneNotFoundError"),
         (["backbone", "add", "x", "--arg", "img_size"], 2, "is not KEY=VALUE"),
         (["publish", "shapes", "nowhere"], 1, "nowhere"),

@@ -12,7 +12,7 @@ from support.toy_backbone import Toy
 from support.toy_datasets import haze
 
 import onetrunk.cli.fit_options as onetrunk_options
-from onetrunk.cli.commands.fit import say_index
+from onetrunk.cli.commands.fit import log_index
 from sls.adapters.methods import METHODS
 from sls.pipeline.fit import WHEN
 from sls.pipeline.retune import MODES
@@ -142,7 +142,7 @@ def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
     ("words", "message"),
     [
         (["--parity"], "--parity is sls-authors at alpha 0.3: leave out --criterion ridge"),
-        (["--no-publish"], "say with --out DIR where the folders go"),
+        (["--no-publish"], "add --out DIR for the folders"),
         (["--no-publish", "--out", "here", "--alias", "prod"], "leave out --alias and --parent"),
         (["--when", "before", "--retune", "head"], "leave out --retune head"),
         (["--when", "later"], "'later' is not one of 'after', 'before'"),
@@ -162,9 +162,9 @@ def test_a_mistake_is_told_before_anything_is_trained(shop, data, words, message
 
 
 def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(capsys):
-    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21, candidates=(3, 5)))
+    log_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21, candidates=(3, 5)))
     assert "undecided: scores within their noise of the threshold leave depths 3 and 5 open" in capsys.readouterr().err
-    say_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21))
+    log_index(PruneIndex(depth=5, blocks=12, criterion="sls", threshold=0.21))
     assert capsys.readouterr().err == "depth 5 of 12, sls, threshold 0.210\n"
 
 

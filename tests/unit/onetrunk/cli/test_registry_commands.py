@@ -141,7 +141,7 @@ def test_what_cannot_be_undone_is_asked_about_and_refused_where_nobody_can_be_as
     words = [key["id"] if word == "ID" else word for word in words]
     before = store.queries.event()
     assert shell(*words, "--dry-run").code == 0
-    assert "add --yes" in shell(*words, code=2).err
+    assert "pass --yes" in shell(*words, code=2).err
     assert store.queries.event() == before
     shell(*words, "--yes")
     assert store.queries.event() != before
