@@ -7,7 +7,6 @@ from collections.abc import Mapping
 HINTS: Mapping[str, str] = {
     "adopt_backbone(store, name)": "onetrunk backbone add NAME",
     "all_versions=True": "--all-versions",
-    "arguments=": "--arg KEY=VALUE",
     "backbone=": "--backbone NAME",
     "catalogue=": "--catalogue URL",
     "collect_garbage(store)": "onetrunk gc",
@@ -28,7 +27,6 @@ HINTS: Mapping[str, str] = {
     "store.api_keys()": "onetrunk key ls",
     "store.backbones()": "onetrunk backbone ls",
     "store.history(task)": "onetrunk history TASK",
-    "store.publish(task, folder)": "onetrunk publish TASK DIR",
     "store.search()": "onetrunk ls",
     "store.set_alias(task, alias, version)": "onetrunk alias set TASK ALIAS VERSION",
     "store.set_rule(rule)": "onetrunk alias rule TASK ALIAS",

@@ -58,9 +58,9 @@ class StoreOptions:
 def with_store(
     *, write: bool = False, fmt: bool = True
 ) -> Callable[[Callable[Concatenate[StoreOptions, ...], None]], Command]:
-    """Give the command a `StoreOptions` as its first argument, and add the options behind it after the command's own.
+    """Pass `StoreOptions` to the command as its first argument, and add their options after the command's own.
 
-    They are --store and --catalogue, --actor where the command writes, --format where it prints with `fmt`.
+    `write` adds --actor to --store and --catalogue, `fmt` adds --format. A --format of the command's own comes last too.
     """
     added = [_option("store", StoreUrl, STORE), _option("catalogue", Catalogue, None)]
     added += [_option("actor", Actor, None)] * write + [_option("fmt", FormatOption, Format.TABLE)] * fmt
@@ -71,7 +71,7 @@ def with_store(
             command(StoreOptions(chosen.pop("store"), **chosen), **values)
 
         _, *own = inspect.signature(command, eval_str=True).parameters.values()
-        return _declare(call, command, sorted([*own, *added], key=lambda option: option.name == "fmt"))  # that one last
+        return _declare(call, command, sorted([*own, *added], key=lambda option: option.name == "fmt"))
 
     return decorate
 
@@ -81,7 +81,7 @@ class OptionGroup:
 
 
 def with_groups(command: Command) -> Command:
-    """Take the options of a group, where a parameter's type is one, and give the command the group made of them."""
+    """Replace each parameter that is an `OptionGroup` by the group's options, and pass the command the group."""
     parameters: list[Parameter] = []
     groups: dict[str, type[OptionGroup]] = {}
     for parameter in inspect.signature(command, eval_str=True).parameters.values():
@@ -92,8 +92,9 @@ def with_groups(command: Command) -> Command:
             parameters.append(parameter)
 
     def call(*arguments: object, **values: object) -> None:
-        made = {name: group(**{o.name: values.pop(o.name) for o in _options(group)}) for name, group in groups.items()}
-        command(*arguments, **values, **made)
+        for name, group in groups.items():
+            values[name] = group(**{option.name: values.pop(option.name) for option in _options(group)})
+        command(*arguments, **values)
 
     return _declare(call, command, parameters)
 
@@ -108,7 +109,7 @@ def _option(name: str, annotation: object, default: object) -> Parameter:
 
 
 def _declare(call: Command, command: Command, parameters: Sequence[Parameter]) -> Command:
-    """Return `call` under the name and the docstring of the command, with the parameters that typer shall read."""
+    """Return `call` with the name and the docstring of the command, and the parameters for typer to read."""
     functools.update_wrapper(call, command)
     keywords = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
