@@ -60,7 +60,7 @@ def with_store(
 ) -> Callable[[Callable[Concatenate[StoreOptions, ...], None]], Command]:
     """Pass `StoreOptions` to the command as its first argument, and add their options after the command's own.
 
-    `write` adds --actor to --store and --catalogue, `fmt` adds --format. A --format of the command's own comes last too.
+    `write` adds --actor to --store and --catalogue, `fmt` adds --format. A command's own --format stays last.
     """
     added = [_option("store", StoreUrl, STORE), _option("catalogue", Catalogue, None)]
     added += [_option("actor", Actor, None)] * write + [_option("fmt", FormatOption, Format.TABLE)] * fmt
