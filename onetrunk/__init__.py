@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
     from store import errors
-    from store.errors import OneTrunkError
+    from store.errors import OnetrunkError
     from store.maintenance.garbage import GarbageReport, collect_garbage
     from store.maintenance.migrate import migrate
     from store.maintenance.rebuild import rebuild
@@ -63,7 +63,7 @@ _MODULES = {
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
     "Manifest": "store.records.manifest",
-    "OneTrunkError": "store.errors",
+    "OnetrunkError": "store.errors",
     "Page": "store.records.listing",
     "Prediction": "serving.prediction",
     "Predictor": "serving.runtime.predictor",
@@ -116,7 +116,7 @@ __all__ = [
     "FitResult",
     "GarbageReport",
     "Manifest",
-    "OneTrunkError",
+    "OnetrunkError",
     "Page",
     "Prediction",
     "Predictor",
