@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from onetrunk.stores import open_store
 from store.errors import StoreNotFoundError
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.refs import check_name
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from sls.progress import Progress
     from store.registry.store import Store, Version
     from store.weights.backbones import Backbone
-
-DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
-"""The packaged backbone, which needs no download."""
 
 
 def fit_and_publish(

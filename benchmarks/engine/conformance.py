@@ -34,7 +34,8 @@ from serving.engine.engine import Engine
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED, supported_method
 from store.errors import UnservedAdapterError
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import Backbone, load_backbone
 from store.weights.forms import TaskWeights
 
 WITHIN = 1e-4

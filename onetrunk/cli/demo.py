@@ -36,9 +36,10 @@ from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
 from store.maintenance.report import StorageReport, storage_report
 from store.malloc import keep_freed_memory
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.evidence import Accuracy
 from store.registry.store import Store, Version
-from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.weights.backbones import encode, load_backbone
 
 CLIENTS = 4
 
