@@ -31,7 +31,7 @@ class Check:
     remedy: str = ""
 
 
-def examine(url: str, *, catalogue: str | None, port: int) -> list[Check]:
+def diagnose(url: str, *, catalogue: str | None = None, port: int = 8265) -> list[Check]:
     """Check libraries, devices, the store and the port; damage is returned, not raised."""
     return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port)]
 

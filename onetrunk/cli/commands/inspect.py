@@ -168,13 +168,10 @@ def diff(
     right: Annotated[str, typer.Argument(help=REF_HELP)],
 ) -> None:
     """Show where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
-    from store.adapters.checkpoint import parse_classes
-    from store.registry.diff import Side, diff
+    from store.registry.diff import diff as diff_of
 
     with options.open_read_only() as store:
-        manifests = [store.resolve(ref).manifest for ref in (left, right)]
-        sides = [Side(manifest, parse_classes(store.read(manifest.head.labels))) for manifest in manifests]
-    differences = diff(*sides)
+        differences = diff_of(store, left, right)
     if options.fmt is Format.JSON:
         typer.echo(to_json([asdict(row) for row in differences]))
     else:
