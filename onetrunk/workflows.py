@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,14 +94,24 @@ def publish_folder(
     return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
 
 
-def adopt_backbone(store: Store, name: str) -> Backbone:
-    """Open a backbone of the store by name or fingerprint; one that it does not have is loaded by name and added."""
+def adopt_backbone(
+    store: Store,
+    name: str,
+    *,
+    weights: Path | None = None,
+    arguments: Mapping[str, object] | None = None,
+    label: str | None = None,
+) -> Backbone:
+    """Open a backbone of the store by name or fingerprint; one that it does not have is loaded and added.
+
+    `weights`, `arguments` and `label` are those of `load_backbone`.
+    """
     from store.weights.backbones import load_backbone, open_backbone
 
     for record in store.backbones():
-        if name in (record.name, record.id.fingerprint):
+        if (label or name) in (record.name, record.id.fingerprint):
             return open_backbone(store, record)
-    backbone = load_backbone(name)
+    backbone = load_backbone(name, weights=weights, arguments=arguments, label=label)
     add_backbone(store, backbone)
     return backbone
 

@@ -268,7 +268,7 @@ def page_of(rows: Sequence[Record], counted: StorageReport, served: Section, svg
             Section("Tasks", "Accuracy is on held-out test images that chose nothing.", rows),
             Section(
                 "Where SLS cuts",
-                "The walk starts at the top block and stops at the first score below the dashed threshold; "
+                "The scan starts at the top block and stops at the first score below the dashed threshold; "
                 "the block above that one is the last that is kept.",
                 svg=svg,
             ),

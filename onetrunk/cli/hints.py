@@ -28,7 +28,6 @@ HINTS: Mapping[str, str] = {
     "store.api_keys()": "onetrunk key ls",
     "store.backbones()": "onetrunk backbone ls",
     "store.history(task)": "onetrunk history TASK",
-    "store.publish(task, folder)": "onetrunk publish TASK DIR",
     "store.search()": "onetrunk ls",
     "store.set_alias(task, alias, version)": "onetrunk alias set TASK ALIAS VERSION",
     "store.set_rule(rule)": "onetrunk alias rule TASK ALIAS",
