@@ -25,5 +25,5 @@ def main(url: str, ref: str, *images: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except onetrunk.errors.OneTrunkError as error:
+    except onetrunk.errors.OnetrunkError as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -28,7 +28,7 @@ def main(folder: Path, port: int = PORT) -> None:
         for task, dataset in datasets.items():
             version = onetrunk.fit_and_publish(store, task, dataset, config=CONFIG, aliases=("prod",))
             index = version.manifest.prune_index
-            print(f"{task}:{version.version} runs {index.depth} of {index.blocks} blocks, {version.nbytes:,} bytes")
+            print(f"{task}:{version.number} runs {index.depth} of {index.blocks} blocks, {version.nbytes:,} bytes")
         print(f"the store takes {onetrunk.storage_report(store).total_nbytes:,} bytes")
     with (
         onetrunk.serve(str(folder / "store"), port=port),

@@ -36,7 +36,7 @@ def main(folder: Path) -> None:
     with onetrunk.open_store(folder / "store", create=True) as store:
         onetrunk.adopt_backbone(store, BACKBONE)
         version = onetrunk.publish_folder(store, "shapes", made, backbone=BACKBONE, depth=DEPTH, aliases=("prod",))
-        print(f"shapes:{version.version} sha256:{version.digest[:16]}… takes {version.nbytes:,} bytes")
+        print(f"shapes:{version.number} sha256:{version.digest[:16]}… takes {version.nbytes:,} bytes")
         exported = store.export("shapes@prod", folder / "exported")
     for name in ("adapter_config.json", "adapter_model.safetensors", "head.safetensors", "classes.txt"):
         same = (exported / name).read_bytes() == (made / name).read_bytes()

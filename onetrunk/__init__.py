@@ -6,7 +6,7 @@
     with onetrunk.open_store("store", create=True) as store:
         version = onetrunk.fit_and_publish(store, "digits", dataset)
         with onetrunk.Predictor(store) as predictor:
-            print(predictor.predict("digits", "image.png").top(3))
+            print(predictor.predict("digits", dataset.test.image(0)).top(3))
 
 Each name is imported when it is first used: `import onetrunk` itself loads nothing.
 """
@@ -14,8 +14,10 @@ Each name is imported when it is first used: `import onetrunk` itself loads noth
 TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes longer to import than all of this
 
 if TYPE_CHECKING:
+    from onetrunk.doctor import Check, diagnose
+    from onetrunk.rendering.model_card import export_hub
     from onetrunk.stores import open_read_only, open_store
-    from onetrunk.workflows import adopt_backbone, fit_and_publish, publish_folder
+    from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
     from serving.app import serve
     from serving.client import Client
     from serving.prediction import Prediction
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
     from store import errors
-    from store.errors import OneTrunkError
+    from store.errors import OnetrunkError
     from store.maintenance.garbage import GarbageReport, collect_garbage
     from store.maintenance.migrate import migrate
     from store.maintenance.rebuild import rebuild
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
     from store.records.version import Version
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
-    from store.registry.diff import diff
+    from store.registry.diff import Difference, diff
     from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
@@ -55,15 +57,17 @@ _MODULES = {
     "ApiKey": "store.records.events",
     "Backbone": "store.weights.backbones",
     "Certificate": "store.records.evidence",
+    "Check": "onetrunk.doctor",
     "Client": "serving.client",
     "Dataset": "sls.data.dataset",
     "DepthChoice": "sls.choose_depth",
+    "Difference": "store.registry.diff",
     "Finding": "store.maintenance.verify_versions",
     "FitConfig": "sls.pipeline.fit",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
     "Manifest": "store.records.manifest",
-    "OneTrunkError": "store.errors",
+    "OnetrunkError": "store.errors",
     "Page": "store.records.listing",
     "Prediction": "serving.prediction",
     "Predictor": "serving.runtime.predictor",
@@ -78,14 +82,17 @@ _MODULES = {
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
+    "add_backbone": "onetrunk.workflows",
     "adopt_backbone": "onetrunk.workflows",
     "choose_depth": "sls.choose_depth",
     "collect_garbage": "store.maintenance.garbage",
+    "diagnose": "onetrunk.doctor",
     "diff": "store.registry.diff",
     "draw_depths": "sls.plots.depth_plot",
     "draw_maps": "sls.plots.tsne_maps",
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
+    "export_hub": "onetrunk.rendering.model_card",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
     "import_bundle": "store.registry.bundle",
@@ -108,15 +115,17 @@ __all__ = [
     "ApiKey",
     "Backbone",
     "Certificate",
+    "Check",
     "Client",
     "Dataset",
     "DepthChoice",
+    "Difference",
     "Finding",
     "FitConfig",
     "FitResult",
     "GarbageReport",
     "Manifest",
-    "OneTrunkError",
+    "OnetrunkError",
     "Page",
     "Prediction",
     "Predictor",
@@ -131,14 +140,17 @@ __all__ = [
     "TenantStore",
     "TrainingConfig",
     "Version",
+    "add_backbone",
     "adopt_backbone",
     "choose_depth",
     "collect_garbage",
+    "diagnose",
     "diff",
     "draw_depths",
     "draw_maps",
     "errors",
     "export_bundle",
+    "export_hub",
     "fit",
     "fit_and_publish",
     "import_bundle",

@@ -13,7 +13,7 @@ import torch
 from serving.port import check_port
 from serving.runtime.device import native_bfloat16
 from store.backends.probe import probe
-from store.errors import OneTrunkError, StoreNotFoundError
+from store.errors import OnetrunkError, StoreNotFoundError
 from store.maintenance.verify import verify
 from store.registry.store import Store
 
@@ -31,7 +31,7 @@ class Check:
     remedy: str = ""
 
 
-def examine(url: str, *, catalogue: str | None, port: int) -> list[Check]:
+def diagnose(url: str, *, catalogue: str | None = None, port: int = 8265) -> list[Check]:
     """Check libraries, devices, the store and the port; damage is returned, not raised."""
     return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port)]
 
@@ -61,7 +61,7 @@ def _store(url: str, catalogue: str | None) -> Iterator[Check]:
             yield from _digests(store)
     except StoreNotFoundError as error:
         yield Check("store", True, str(error))
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         yield Check("store", False, str(error), "restore it from a copy")
 
 
@@ -97,6 +97,6 @@ def _digests(store: Store) -> Iterator[Check]:
 def _port(port: int) -> Check:
     try:
         check_port("127.0.0.1", port)
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return Check(f"port {port}", False, str(error), "choose another port with --port")
     return Check(f"port {port}", True, "free")

@@ -7,23 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.stores import open_store
 from store.errors import StoreNotFoundError
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.refs import check_name
 
 if TYPE_CHECKING:
     from sls.data.dataset import Dataset
     from sls.pipeline.fit import FitConfig
     from sls.progress import Progress
+    from store.records.backbone import BackboneRecord
     from store.registry.store import Store, Version
     from store.weights.backbones import Backbone
-
-DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
-"""The packaged backbone, which needs no download."""
 
 
 def fit_and_publish(
@@ -95,16 +94,37 @@ def publish_folder(
     return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
 
 
-def adopt_backbone(store: Store, name: str) -> Backbone:
-    """Open a backbone of the store by name or fingerprint; one that it does not have is loaded by name and added."""
-    from store.weights.backbones import encode, load_backbone, open_backbone
+def adopt_backbone(
+    store: Store,
+    name: str,
+    *,
+    weights: Path | None = None,
+    arguments: Mapping[str, object] | None = None,
+    label: str | None = None,
+) -> Backbone:
+    """Open a backbone of the store by name or fingerprint; one that it does not have is loaded and added.
+
+    `weights`, `arguments` and `label` are those of `load_backbone`.
+    """
+    from store.weights.backbones import load_backbone, open_backbone
 
     for record in store.backbones():
-        if name in (record.name, record.id.fingerprint):
+        if (label or name) in (record.name, record.id.fingerprint):
             return open_backbone(store, record)
-    backbone = load_backbone(name)
-    store.add_backbone(backbone.record, encode(backbone))
+    backbone = load_backbone(name, weights=weights, arguments=arguments, label=label)
+    add_backbone(store, backbone)
     return backbone
+
+
+def add_backbone(store: Store, backbone: Backbone, *, by_reference: bool = False) -> BackboneRecord:
+    """Add a backbone to the store and return its record there; its weights are kept once, for all tasks.
+
+    With `by_reference`, the weights stay at their source, such as a model hub, pinned by the fingerprint. Raises
+    `InvalidNameError` where another backbone has the name.
+    """
+    from store.weights.backbones import encode
+
+    return store.add_backbone(backbone.record, None if by_reference else encode(backbone))
 
 
 def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None) -> Backbone:

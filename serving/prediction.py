@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -31,12 +31,16 @@ class Prediction(ABC):
         """The logits of all classes in the order of the task's labels, float32."""
 
     @abstractmethod
+    def _best(self, k: int) -> Iterable[tuple[str, float]]:
+        """Return the k most probable labels and their probabilities, best first."""
+
     def top(self, k: int = 5) -> tuple[LabelScore, ...]:
-        """Return the k most probable labels, best first; all of them where there are fewer."""
+        """Return the k most probable labels, best first; fewer if the task has, or the server sent, fewer."""
+        return tuple(LabelScore(label, score) for label, score in self._best(k))
 
     def to_dict(self, *, top: int = 5, logits: bool = False) -> dict[str, object]:
         """Return the object that the HTTP API answers as JSON."""
-        best = [{"label": label, "score": score} for label, score in self.top(top)]
+        best = [{"label": label, "score": score} for label, score in self._best(top)]
         answer: dict[str, object] = {"task": self.task, "version": self.version, "depth": self.depth, "top": best}
         return {**answer, "logits": list(self.logits)} if logits else answer
 
@@ -67,6 +71,5 @@ class ReceivedPrediction(Prediction):
             raise InvalidSettingError(f"the server sent no logits for {self.task!r}: request them with `logits=True`")
         return self.all_logits
 
-    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
-        """Return the k most probable labels, best first; at most as many as were requested from the server."""
+    def _best(self, k: int) -> Iterable[tuple[str, float]]:
         return self.best[:k]

@@ -1,6 +1,6 @@
 """Every error that onetrunk raises for a caller's mistake or a damaged store.
 
-OneTrunkError
+OnetrunkError
 ├── InvalidNameError            (ValueError)       a task, alias, ref, key or backbone name is malformed
 ├── InvalidSettingError         (ValueError)       an option has a value that no run can use
 ├── NotFoundError               (LookupError)      no folder, file or API key of this name
@@ -38,19 +38,19 @@ Each message is one line: the value, the rule it breaks, and the remedy.
 from __future__ import annotations
 
 
-class OneTrunkError(Exception):
+class OnetrunkError(Exception):
     """Base of every error above; its message is one line fit to be shown to a user."""
 
 
-class InvalidNameError(OneTrunkError, ValueError):
+class InvalidNameError(OnetrunkError, ValueError):
     """Raised where a name has characters, a length or a form that such a name may not have."""
 
 
-class InvalidSettingError(OneTrunkError, ValueError):
+class InvalidSettingError(OnetrunkError, ValueError):
     """Raised where an argument or option has a value that cannot be used, or contradicts another one."""
 
 
-class NotFoundError(OneTrunkError, LookupError):
+class NotFoundError(OnetrunkError, LookupError):
     """Raised where something that a caller names does not exist; the classes below say what, where there is one."""
 
 
@@ -70,7 +70,7 @@ class BackboneNotFoundError(NotFoundError):
     """Raised where a store has no such backbone, or where timm cannot load one of this name."""
 
 
-class ConflictError(OneTrunkError, FileExistsError):
+class ConflictError(OnetrunkError, FileExistsError):
     """Raised where a name is taken by something else, or where another process made a change first."""
 
 
@@ -78,11 +78,11 @@ class InUseError(ConflictError):
     """Raised where something is to be removed that an alias, a lease or a version still uses."""
 
 
-class ReadOnlyStoreError(OneTrunkError, PermissionError):
+class ReadOnlyStoreError(OnetrunkError, PermissionError):
     """Raised where this user, or the keys to the bucket, may read the store and not write it."""
 
 
-class NotAllowedError(OneTrunkError, PermissionError):
+class NotAllowedError(OnetrunkError, PermissionError):
     """Raised where an alias is protected and the move not forced, or where an API key lacks the scope or the tenant."""
 
 
@@ -90,11 +90,11 @@ class UnknownKeyError(NotAllowedError):
     """Raised where a request has no API key, or one that is unknown or revoked."""
 
 
-class StorageError(OneTrunkError, OSError):
+class StorageError(OnetrunkError, OSError):
     """Raised where the disk, the bucket or the database fails or does not answer."""
 
 
-class FormatError(OneTrunkError, ValueError):
+class FormatError(OnetrunkError, ValueError):
     """Raised where a file or a record cannot be parsed, or holds what its format does not allow."""
 
 
@@ -106,11 +106,11 @@ class OlderFormatError(FormatError):
     """Raised where a store has a format that must be migrated before it can be opened."""
 
 
-class IntegrityError(OneTrunkError, ValueError):
+class IntegrityError(OnetrunkError, ValueError):
     """Raised where bytes are missing or differ from their digest, or where catalogue and journal disagree."""
 
 
-class RefusedError(OneTrunkError, ValueError):
+class RefusedError(OnetrunkError, ValueError):
     """Raised where a version is not published, or an alias not moved, since it could not be served correctly."""
 
 
@@ -134,23 +134,23 @@ class BackboneMismatchError(RefusedError):
     """Raised where a task was made on another backbone, or where weights are not those of their record."""
 
 
-class UnservedBackboneError(OneTrunkError, ValueError):
+class UnservedBackboneError(OnetrunkError, ValueError):
     """Raised where a model is not a timm VisionTransformer, or has a part that the engine does not restate."""
 
 
-class ImageError(OneTrunkError, ValueError):
+class ImageError(OnetrunkError, ValueError):
     """Raised where bytes are not an image of a supported format, or one that is too large."""
 
 
-class DataError(OneTrunkError, ValueError):
+class DataError(OnetrunkError, ValueError):
     """Raised where a dataset cannot be read, or has too few classes or images, or labels that do not fit."""
 
 
-class ServerError(OneTrunkError, ConnectionError):
+class ServerError(OnetrunkError, ConnectionError):
     """Raised by the client where a server cannot be reached, or answers with an error."""
 
 
-class OverloadedError(OneTrunkError, RuntimeError):
+class OverloadedError(OnetrunkError, RuntimeError):
     """Raised where the queue or the memory has no room for a request, or the server is stopping; ask again later."""
 
 
@@ -158,5 +158,5 @@ class DeadlineError(OverloadedError):
     """Raised where an answer would come after the deadline of its request."""
 
 
-class PortTakenError(OneTrunkError, OSError):
+class PortTakenError(OnetrunkError, OSError):
     """Raised where a server cannot listen on its port, most often as another program does."""

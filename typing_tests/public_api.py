@@ -58,5 +58,5 @@ def failing(ref: str) -> None:
         onetrunk.Ref.parse(ref)
     except onetrunk.errors.InvalidNameError as error:
         assert_type(error, onetrunk.errors.InvalidNameError)
-    except onetrunk.OneTrunkError as error:
-        assert_type(error, onetrunk.OneTrunkError)
+    except onetrunk.OnetrunkError as error:
+        assert_type(error, onetrunk.OnetrunkError)

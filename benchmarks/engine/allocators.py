@@ -24,7 +24,8 @@ from benchmarks.support.processes import run_json
 from serving.benchmark.subjects import Run, interleave, random_task
 from serving.engine.engine import Engine
 from store.malloc import keep_freed_memory
-from store.weights.backbones import DEFAULT_BACKBONE, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import load_backbone
 
 WAYS = ("glibc", "jemalloc", "glibc as it comes")
 

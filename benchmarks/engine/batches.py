@@ -28,7 +28,8 @@ from serving.benchmark.figures import Figure, Plan, figures_of, merged_task, ove
 from serving.benchmark.subjects import Run, interleave, random_task
 from serving.engine.engine import Engine
 from store.malloc import keep_freed_memory
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import Backbone, load_backbone
 from store.weights.forms import TaskWeights
 
 STREAM = 64

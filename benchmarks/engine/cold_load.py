@@ -30,9 +30,10 @@ from benchmarks.support.options import make_parser
 from benchmarks.support.tasks import publish_lora
 from store.backends.mapped_file import map_file
 from store.malloc import keep_freed_memory
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.manifest import Manifest
 from store.registry.store import Store
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, encode, load_backbone
+from store.weights.backbones import Backbone, encode, load_backbone
 from store.weights.forms import TaskWeights
 from store.weights.load_task import load_task
 from store.weights.lowering.lower import Tensors, lower

@@ -23,7 +23,7 @@ import peft
 import timm
 import torch
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
-from support.custom_tasks import CUSTOM, make_own_task, own_logits
+from support.custom_tasks import CUSTOM, custom_logits, make_custom_task
 from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
 from torch import Tensor
@@ -34,7 +34,8 @@ from serving.engine.engine import Engine
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED, supported_method
 from store.errors import UnservedAdapterError
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import Backbone, load_backbone
 from store.weights.forms import TaskWeights
 
 WITHIN = 1e-4
@@ -108,7 +109,7 @@ def make_tasks(backbone: Backbone, root: Path, images: Tensor) -> Iterator[Case]
 def make_task(name: str, backbone: Backbone, folder: Path, *, depth: int, classes: int, seed: int) -> TaskFolder:
     """Write the folder of a task that is random in every tensor, of a config of PEFT's or a method of ours."""
     if name not in CONFIGS:
-        return make_own_task(backbone, folder, name, depth=depth, classes=classes, seed=seed)
+        return make_custom_task(backbone, folder, name, depth=depth, classes=classes, seed=seed)
     targets = [f"blocks.{block}.{module}" for block in range(depth) for module in MODULES]
     return make_peft_task(
         backbone, TaskFolder(folder, depth), CONFIGS[name](targets, 4 + 2 * seed), classes=classes, seed=seed
@@ -118,7 +119,7 @@ def make_task(name: str, backbone: Backbone, folder: Path, *, depth: int, classe
 def logits_alone(
     name: str, backbone: Backbone, task: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
-    return (reference_logits if name in CONFIGS else own_logits)(backbone, task, images, dtype)
+    return (reference_logits if name in CONFIGS else custom_logits)(backbone, task, images, dtype)
 
 
 def compare(engine: Engine, tasks: Sequence[Case], images: Tensor, rounds: int) -> list[dict[str, Any]]:

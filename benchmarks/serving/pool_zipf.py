@@ -39,8 +39,9 @@ from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache
 from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
+from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
-from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.weights.backbones import encode, load_backbone
 
 RANK, CLASSES = 4, 20
 EVERYTHING_NBYTES = 1 << 40

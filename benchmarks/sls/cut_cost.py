@@ -29,7 +29,8 @@ from sls.scoring.criteria import CRITERIA
 from sls.scoring.feature_rows import Labels
 from sls.scoring.features import BATCH, BlockFeatures, block_features
 from store.malloc import keep_freed_memory
-from store.weights.backbones import DEFAULT_BACKBONE, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import load_backbone
 from store.weights.preprocessing import make_transform
 
 TSNE = "sls"

@@ -31,7 +31,8 @@ from sls.scoring.features import BlockFeatures, block_features
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
 from store.adapters.checkpoint import WEIGHTS
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import Backbone, load_backbone
 from store.weights.preprocessing import make_transform
 
 NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9+]+))?")

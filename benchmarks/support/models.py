@@ -10,7 +10,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import Backbone, load_backbone
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 

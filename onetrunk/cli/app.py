@@ -15,7 +15,7 @@ from typing import NoReturn
 import typer
 
 from onetrunk.cli.hints import with_hint
-from store.errors import InvalidNameError, InvalidSettingError, OneTrunkError
+from store.errors import InvalidNameError, InvalidSettingError, OnetrunkError
 
 FILES = {
     "demo": "demo",
@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         assemble(words[0] if words else None)(words, prog_name="onetrunk")
     except (InvalidNameError, InvalidSettingError) as error:
         fail(error, 2)
-    except (OneTrunkError, OSError) as error:  # such as a full disk
+    except (OnetrunkError, OSError) as error:  # such as a full disk
         fail(error, 1)
 
 

@@ -36,9 +36,10 @@ from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
 from store.maintenance.report import StorageReport, storage_report
 from store.malloc import keep_freed_memory
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.evidence import Accuracy
 from store.registry.store import Store, Version
-from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.weights.backbones import encode, load_backbone
 
 CLIENTS = 4
 
@@ -267,7 +268,7 @@ def page_of(rows: Sequence[Record], counted: StorageReport, served: Section, svg
             Section("Tasks", "Accuracy is on held-out test images that chose nothing.", rows),
             Section(
                 "Where SLS cuts",
-                "The walk starts at the top block and stops at the first score below the dashed threshold; "
+                "The scan starts at the top block and stops at the first score below the dashed threshold; "
                 "the block above that one is the last that is kept.",
                 svg=svg,
             ),

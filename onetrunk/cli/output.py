@@ -67,9 +67,7 @@ def log_dry_run() -> None:
 
 
 def print_versions(versions: Sequence[Version], fmt: Format) -> None:
-    from store.records.version import summarise
-
-    print_rows([summarise(version) for version in versions], fmt, VERSION_COLUMNS)
+    print_rows([version.to_dict() for version in versions], fmt, VERSION_COLUMNS)
 
 
 def print_rows(rows: Sequence[Record], fmt: Format, columns: Sequence[str] | None = None) -> None:

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from serving.benchmark.quantiles import quantile
 from serving.client import Client
 from serving.prediction import Prediction
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def run_load(url: str, requests: Sequence[LoadRequest], *, clients: int) -> Load
     for index in range(len(requests)):
         queue.put(index)
     replies: dict[int, Reply] = {}
-    failures: list[OneTrunkError] = []
+    failures: list[OnetrunkError] = []
 
     def client() -> None:
         with Client(url) as connection:
@@ -75,7 +75,7 @@ def run_load(url: str, requests: Sequence[LoadRequest], *, clients: int) -> Load
                     replies[index] = Reply(requests[index], prediction, time.perf_counter() - start)
             except Empty:
                 return
-            except OneTrunkError as error:
+            except OnetrunkError as error:
                 failures.append(error)
 
     threads = [threading.Thread(target=client) for _ in range(clients)]

@@ -13,7 +13,6 @@ from starlette.concurrency import run_in_threadpool
 
 from serving.http.auth import Caller
 from serving.http.bodies import receive_bundle
-from store.records.version import summarise
 
 CHUNK_NBYTES = 1 << 20
 
@@ -27,7 +26,7 @@ async def publish_bundle(task: str, request: Request, caller: Caller) -> list[di
     with tempfile.TemporaryFile() as file:
         await receive_bundle(request, file)
         versions = await run_in_threadpool(caller.import_bundle, task, file)
-    return [summarise(version) for version in versions]
+    return [version.to_dict() for version in versions]
 
 
 @routes.get("/v1/bundles/{ref:path}")

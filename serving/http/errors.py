@@ -20,7 +20,7 @@ from store.errors import (
     InvalidSettingError,
     NotAllowedError,
     NotFoundError,
-    OneTrunkError,
+    OnetrunkError,
     OverloadedError,
     ReadOnlyStoreError,
     RefusedError,
@@ -83,7 +83,7 @@ def answer_json(status: int, kind: str, message: str) -> JSONResponse:
 
 
 HANDLERS: Mapping[type[Exception], Callable[[Request, Exception], Awaitable[JSONResponse]]] = {
-    OneTrunkError: answer_error,
+    OnetrunkError: answer_error,
     RequestValidationError: answer_invalid,
     HTTPException: answer_http,
     Exception: answer_fault,

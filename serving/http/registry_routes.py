@@ -15,7 +15,6 @@ from store.errors import InvalidNameError, InvalidSettingError
 from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
 from store.records.refs import Ref
-from store.records.version import summarise
 
 Json = dict[str, object]
 Limit = Annotated[int, Query(ge=1, le=1000)]
@@ -62,7 +61,7 @@ def remove_task(task: str, caller: Caller, *, dry_run: bool = False) -> Json:
 def show_version(ref: str, caller: Caller, at: str | None = None) -> Json:
     """Show one version and its manifest; with `at`, the version that the alias named at that time (ISO 8601)."""
     version = caller.resolve(ref, at=at)
-    return {**summarise(version), "manifest": dataclasses.asdict(version.manifest)}
+    return {**version.to_dict(), "manifest": dataclasses.asdict(version.manifest)}
 
 
 @routes.delete("/v1/versions/{ref:path}")
@@ -104,7 +103,7 @@ def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
 def rollback(ref: str, caller: Caller, *, force: bool = False) -> Json:
     """Point `TASK@ALIAS` back at the version that it named before."""
     task, alias = split_alias(ref)
-    return summarise(caller.rollback(task, alias, force=force))
+    return caller.rollback(task, alias, force=force).to_dict()
 
 
 @routes.put("/v1/rules/{ref:path}")

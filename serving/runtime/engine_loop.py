@@ -14,7 +14,7 @@ from serving.runtime.prediction_request import PredictionRequest
 from serving.runtime.running_batch import RunningBatch
 from serving.scheduling.requests import Batch, ScheduledRequest
 from serving.scheduling.scheduler import Scheduler
-from store.errors import OneTrunkError, OverloadedError
+from store.errors import OnetrunkError, OverloadedError
 
 
 class EngineLoop:
@@ -58,7 +58,7 @@ class EngineLoop:
                     raise OverloadedError("the server is stopping: ask again once it is back")
                 self._scheduler.admit(scheduled, time.monotonic())
                 self._wake.notify()
-        except OneTrunkError as error:
+        except OnetrunkError as error:
             request.fail(error)
             return
         for prediction in request.pending:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from torch import Tensor
 
-from serving.prediction import LabelScore, Prediction
+from serving.prediction import Prediction
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,6 @@ class EnginePrediction(Prediction):
     def logits(self) -> tuple[float, ...]:
         return tuple(self.tensor.tolist())
 
-    def top(self, k: int = 5) -> tuple[LabelScore, ...]:
+    def _best(self, k: int) -> Iterable[tuple[str, float]]:
         scores, indices = self.tensor.softmax(dim=0).topk(min(k, len(self.labels)))
-        pairs = zip(indices.tolist(), scores.tolist(), strict=True)
-        return tuple(LabelScore(self.labels[index], score) for index, score in pairs)
+        return zip(map(self.labels.__getitem__, indices.tolist()), scores.tolist(), strict=True)

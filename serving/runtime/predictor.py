@@ -118,7 +118,7 @@ class Predictor:
                 fail_all(futures, error)
                 return
             triples = zip(versions, weights, futures, strict=True)
-            pending = tuple(PendingPrediction(v.task, v.version, loaded, future) for v, loaded, future in triples)
+            pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
             self._loop.submit(PredictionRequest(pixels, pending, deadline, pinned.close))
 
         call_when_all_done([pin.weights for pin in pins], submit)
@@ -128,7 +128,7 @@ class Predictor:
         version = self._refs.resolve(ref)
         if version.manifest.backbone != self.record.id.fingerprint:
             raise BackboneMismatchError(
-                f"{version.task}:{version.version} uses backbone {version.manifest.backbone_name!r}, "
+                f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
                 f"this server holds {self.record.name!r}: ask one that was started with that `backbone=`"
             )
         return version

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterable
 
-from store.errors import OneTrunkError, VersionNotFoundError
+from store.errors import OnetrunkError, VersionNotFoundError
 from store.registry.store import Store
 
 LEASE_S = 60.0  # how long the leases of a killed replica last
@@ -55,7 +55,7 @@ class VersionLeases:
                 self._new = self._take({digest}, self._new)  # raises if this version is gone
                 # Another one is: the lease expired while this machine slept. The next request for each takes a new one.
                 self._used, self._since = {d: at for d, at in self._used.items() if d not in self._since}, set()
-            except OneTrunkError as error:  # a full disk must not end what can still be read
+            except OnetrunkError as error:  # a full disk must not end what can still be read
                 log.warning("version %s… is served without a lease: %s", digest[:16], error)
             self._since.add(digest)
             self._used[digest] = time.monotonic()
@@ -86,7 +86,7 @@ class VersionLeases:
                     self._store.release(self._new)
                     self._new = None
                 self._used, self._since = used, set()
-            except OneTrunkError as error:
+            except OnetrunkError as error:
                 log.warning("the lease on %d versions was not renewed: %s", len(used), error)
                 if isinstance(error, VersionNotFoundError):
                     self._used, self._since = {}, set()  # the next request for each takes a lease, or fails

@@ -17,7 +17,7 @@ from sls.adapters.methods import CUSTOM_LOADERS, METHODS
 from sls.adapters.model import AdaptedModel, TunedModel, build_vit, in_order, linear, suppress_peft_warnings
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, read_checkpoint
 from store.adapters.methods.supported import supported_method
-from store.errors import BackboneMismatchError, FormatError, OneTrunkError
+from store.errors import BackboneMismatchError, FormatError, OnetrunkError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
 
@@ -71,7 +71,7 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
         head = load(checkpoint.head)
         return AdaptedModel(vit.eval(), linear(head["weight"], head["bias"]))
     except (OSError, ValueError, KeyError, RuntimeError, safetensors.SafetensorError) as error:
-        if isinstance(error, OneTrunkError):
+        if isinstance(error, OnetrunkError):
             raise
         line = str(error).splitlines()[0]
         raise FormatError(f"{folder} is not a readable task folder ({line}): give a PEFT folder with {HEAD}") from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from store.errors import OneTrunkError, ReadOnlyStoreError, StorageError
+from store.errors import OnetrunkError, ReadOnlyStoreError, StorageError
 
 UNWRITABLE = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
@@ -43,7 +43,7 @@ def writing(path: Path) -> Iterator[None]:
     """Turn the system's errors on writing this path into `ReadOnlyStoreError` and `StorageError`."""
     try:
         yield
-    except (FileNotFoundError, OneTrunkError):
+    except (FileNotFoundError, OnetrunkError):
         raise
     except OSError as error:
         if error.errno in UNWRITABLE:

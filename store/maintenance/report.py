@@ -98,7 +98,7 @@ def storage_report(store: ReadOnlyStore) -> StorageReport:
     backbones = [(row, read_backbone_record(store.blobs, row)) for row in store.queries.backbones()]
     records = {row.fingerprint: record for row, record in backbones}
     references = [r for row, record in backbones for r in backbone_references(row, record)]
-    references += [r for v in versions for r in version_references(v.task, v.version, v.manifest_blob, v.manifest)]
+    references += [r for v in versions for r in version_references(v.task, v.number, v.manifest_blob, v.manifest)]
     owned = _owned(references)
     latest = {version.task: version for version in versions}
     tasks = [read_tensors(store.blobs, version, records) for version in latest.values()]
@@ -151,7 +151,7 @@ def _task_report(task: TaskTensors, versions: int, own: set[Blob]) -> TaskReport
     tensors = manifest.adapter.weights.nbytes + manifest.head.weights.nbytes
     return TaskReport(
         task=version.task,
-        version=version.version,
+        version=version.number,
         versions=versions,
         backbone=task.record.name,
         depth=manifest.depth,

@@ -9,6 +9,9 @@ from store.errors import FormatError, InvalidNameError
 from store.records.blob import SHA256, Blob
 from store.records.refs import BACKBONE_NAME
 
+DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
+"""The packaged backbone, which needs no download."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -115,7 +118,7 @@ def source_of(record: BackboneRecord, *, file: str | None = None) -> BackboneSou
 def adopt_remedy(record: BackboneRecord) -> str:
     """Say by which call the backbone is added to a store, for messages."""
     source, call = source_of(record), "`adopt_backbone(store, name)`"
-    optional = {"weights": source.weights, "arguments": dict(source.arguments), "label": source.label}
-    words = [f"name {source.name!r}", *(f"`{name}=` {value!r}" for name, value in optional.items() if value)]
+    optional = {"`weights=`": source.weights, "`arguments=`": dict(source.arguments), "`label=`": source.label}
+    words = [f"name {source.name!r}", *(f"{name} {value!r}" for name, value in optional.items() if value)]
     remedy = f"{call} with {', '.join(words)}"
     return remedy if len(remedy) <= MAX_REMEDY else call

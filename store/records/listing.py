@@ -41,6 +41,24 @@ class VersionListing:
     removed_at: str | None
     tags: Mapping[str, str]
 
+    def to_dict(self) -> dict[str, object]:
+        """Return the fields of `Version.to_dict`, and when it was removed and its tags."""
+        return {
+            "task": self.task,
+            "version": self.version,
+            "aliases": list(self.aliases),
+            "backbone": self.backbone,
+            "depth": self.depth,
+            "blocks": self.blocks,
+            "classes": self.classes,
+            "method": self.method,
+            "nbytes": self.nbytes,
+            "digest": self.digest,
+            "published_at": self.published_at,
+            "removed_at": self.removed_at,
+            "tags": dict(self.tags),
+        }
+
 
 @dataclass(frozen=True)
 class Search:

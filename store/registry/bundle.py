@@ -48,14 +48,14 @@ def export_bundle(
     store: ReadOnlyStore, refs: Iterable[str], destination: Path | BinaryIO, *, with_backbone: bool = True
 ) -> BundleSummary:
     """Write the versions to a new file, with the weights of their backbones where the store holds these."""
-    resolved = {(v.task, v.version): v for v in map(store.resolve, refs)}
+    resolved = {(v.task, v.number): v for v in map(store.resolve, refs)}
     versions = [resolved[key] for key in sorted(resolved)]
     if not versions:
         raise InvalidSettingError("no version to export: name at least one")
     backbones = {name: store.backbone(name) for name in sorted({v.manifest.backbone for v in versions})}
     records = {name: canonical_json(dataclasses.asdict(record)) for name, record in backbones.items()}
     contents = Contents(
-        versions=tuple(BundledVersion(v.task, v.version, v.aliases, v.manifest_blob) for v in versions),
+        versions=tuple(BundledVersion(v.task, v.number, v.aliases, v.manifest_blob) for v in versions),
         backbones=tuple(BundledBackbone(name, Blob.of(data)) for name, data in records.items()),
     )
     weights = [record.weights for record in backbones.values() if record.weights is not None and with_backbone]
@@ -65,7 +65,7 @@ def export_bundle(
     if len(index) > MAX_INDEX_NBYTES:
         raise InvalidSettingError(f"{len(versions)} versions are too many for one bundle: export them in parts")
     for version in versions:
-        check_sizes(version.manifest, f"{version.task}:{version.version}")
+        check_sizes(version.manifest, f"{version.task}:{version.number}")
     with new_file(destination) as file:
         nbytes = write_member(file, INDEX, index)
         for blob in sorted(blobs, key=lambda blob: blob.sha256):

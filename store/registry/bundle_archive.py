@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from store.backends.atomic_write import sync_file, sync_folder, temporary_beside
-from store.errors import ConflictError, FormatError, InvalidSettingError, NotFoundError, OneTrunkError, StorageError
+from store.errors import ConflictError, FormatError, InvalidSettingError, NotFoundError, OnetrunkError, StorageError
 
 BLOCK = 512
 END = bytes(2 * BLOCK)
@@ -64,7 +64,7 @@ def new_file(destination: Path | BinaryIO) -> Iterator[BinaryIO]:
             _publish(temporary, destination)
             sync_folder(destination.parent)
     except OSError as error:
-        if isinstance(error, OneTrunkError):
+        if isinstance(error, OnetrunkError):
             raise
         raise StorageError(f"{destination} cannot be written ({error.strerror}): choose another place") from None
 

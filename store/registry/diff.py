@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from store.adapters.checkpoint import parse_classes
 from store.records.evidence import Accuracy, Lineage
 from store.records.manifest import Manifest
+from store.registry.read_only_store import ReadOnlyStore
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,13 @@ class Difference:
     right: object
 
 
-def diff(left: Side, right: Side) -> tuple[Difference, ...]:
+def diff(store: ReadOnlyStore, left: str, right: str) -> tuple[Difference, ...]:
+    """Compare the versions that two refs name; raise `NotFoundError` where one names none."""
+    manifests = [store.resolve(ref).manifest for ref in (left, right)]
+    return compare(*(Side(manifest, parse_classes(store.read(manifest.head.labels))) for manifest in manifests))
+
+
+def compare(left: Side, right: Side) -> tuple[Difference, ...]:
     """Return the fields that differ, the most important first."""
     rows = [*_compare(_head(left), _head(right)), *_modules(left, right), *_labels(left.classes, right.classes)]
     return (*rows, *_compare(_rest(left), _rest(right)))

@@ -17,7 +17,7 @@ from store.catalogue.aliases import check_rule, rule_of
 from store.catalogue.backbones import check_backbone_name
 from store.catalogue.catalogue import Catalogue
 from store.catalogue.leases import PUBLISHING
-from store.errors import BackboneMismatchError, OneTrunkError
+from store.errors import BackboneMismatchError, OnetrunkError
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
 from store.records.refs import check_name
@@ -99,7 +99,7 @@ def leased(catalogue: Catalogue, blobs: Blobs, contents: Mapping[Blob, bytes]) -
             blobs.put(data)
         yield identifier
     except BaseException:
-        with suppress(OneTrunkError):  # otherwise it expires
+        with suppress(OnetrunkError):  # otherwise it expires
             catalogue.release(identifier)
         raise
 

@@ -159,7 +159,7 @@ class Store(ReadOnlyStore):
         self.check_writable()
         check_name(alias, "alias")
         target = self.resolve(f"{task}:{version}")
-        self.catalogue.set_alias(task, alias, target.version, target.manifest.certificate, force=force)
+        self.catalogue.set_alias(task, alias, target.number, target.manifest.certificate, force=force)
 
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
         self.check_writable()

@@ -20,7 +20,7 @@ from store.errors import (
     InvalidSettingError,
     NotAllowedError,
     NotFoundError,
-    OneTrunkError,
+    OnetrunkError,
     OverloadedError,
     RefusedError,
     TaskNotFoundError,
@@ -102,7 +102,7 @@ class TenantStore:
                 if scope == "read"
                 else self._store.with_actor(f"key {self.key.id}", probe_existing=self.key.tenant is None)
             )
-        except OneTrunkError as error:
+        except OnetrunkError as error:
             if self.key.tenant is None:
                 raise
             raise self._redact(error) from None
@@ -215,7 +215,7 @@ class TenantStore:
             store.revoke_key(identifier)
             return store.api_key(identifier) or key
 
-    def _redact(self, error: OneTrunkError) -> OneTrunkError:
+    def _redact(self, error: OnetrunkError) -> OnetrunkError:
         """Return the error as a tenant may see it: without the store's location, other tasks, or machines."""
         if not isinstance(error, SHOWN):
             return type(error)("the store cannot do this now: try again, or ask its operator to run `verify(store)`")

@@ -28,14 +28,13 @@ from store.errors import (
     InvalidSettingError,
     UnservedBackboneError,
 )
-from store.records.backbone import BackboneId, BackboneRecord, Preprocessing
+from store.records.backbone import DEFAULT_BACKBONE, BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
 from store.records.manifest import decode
 from store.registry.store import Store
 from store.weights.supported import check_supported
 from store.weights.tensor_views import tensors_in
 
-DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
 PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
 SAFETENSORS = "model.safetensors"
 # timm reads a pickle where this file is not there, and fetches one where it knows an URL

@@ -14,14 +14,14 @@ from support.store_model import Model
 def check_answers(store: Store, model: Model) -> None:
     """Compare every version, listing and name, removed ones included."""
     rows, reader = store.versions(removed=True), store.queries
-    assert [(row.task, row.version, row.digest, row.removed_at is not None) for row in rows] == [
+    assert [(row.task, row.number, row.digest, row.removed_at is not None) for row in rows] == [
         (name, number, kept.digest, kept.removed)
         for name, task in sorted(model.tasks.items())
         for number, kept in sorted(task.versions.items())
     ]
     listed = {(row.task, row.version): row for name in model.tasks for row in reader.list_versions(name, removed=True)}
     for row in rows:
-        _check_listed(row, listed[row.task, row.version], model)
+        _check_listed(row, listed[row.task, row.number], model)
     assert {(task, alias): number for task, alias, number in reader.all_aliases()} == {
         (name, alias): number for name, task in model.tasks.items() for alias, number in task.aliases.items()
     }
@@ -36,10 +36,10 @@ def check_answers(store: Store, model: Model) -> None:
 
 
 def _check_listed(version: Version, row: VersionListing, model: Model) -> None:
-    kept = model.tasks[version.task].versions[version.version]
+    kept = model.tasks[version.task].versions[version.number]
     named = model.tasks[version.task].aliases.items()
-    assert row.tags == model.tags_of(version.task, version.version)
-    assert row.aliases == version.aliases == tuple(sorted(alias for alias, at in named if at == version.version))
+    assert row.tags == model.tags_of(version.task, version.number)
+    assert row.aliases == version.aliases == tuple(sorted(alias for alias, at in named if at == version.number))
     assert row.nbytes == version.nbytes == sum(kept.blobs.values())
     assert (row.backbone, row.classes, row.depth, row.blocks) == (kept.backbone, 3, 1, 4)
     assert (row.digest, row.removed_at) == (version.digest, version.removed_at)

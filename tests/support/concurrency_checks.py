@@ -105,7 +105,7 @@ def check_versions(store: Store, events: Sequence[Event], outcomes: Sequence[Ope
             yield f"{outcome.kind} answered {place} {outcome.digest}, the history has {digests.get(place)}"
         if outcome.kind == "export" and outcome.error is None and outcome.content != acknowledged[place].content:
             yield f"{place} was exported with {outcome.content}, published with {acknowledged[place].content}"
-    there = {(version.task, version.version): version.digest for version in store.versions()}
+    there = {(version.task, version.number): version.digest for version in store.versions()}
     for task, number in there.keys() - digests.keys():
         yield f"{task}:{number} is listed, and nobody published it"
 

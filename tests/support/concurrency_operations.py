@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 from store.maintenance.garbage import collect_garbage
 from store.records.blob import Blob
 from store.registry.store import Store
@@ -87,9 +87,9 @@ class Worker:
         version = self.store.publish(
             task, vary(self.folder, content), backbone=self.workload.backbone, depth=2, aliases=aliases
         )
-        self.saw(task, version.version)
+        self.saw(task, version.number)
         return self.result(
-            "publish", task, version.version, moved=("latest", *aliases), digest=version.digest, content=content
+            "publish", task, version.number, moved=("latest", *aliases), digest=version.digest, content=content
         )
 
     def result(self, kind: str, task: str, version: int | None = None, **details: object) -> OperationResult:
@@ -133,9 +133,9 @@ def rollback(worker: Worker) -> OperationResult:
     done = worker.result("rollback", task, alias=alias)
     try:
         version = worker.store.rollback(task, alias)
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return failed(done, error)
-    return replace(done, version=version.version, digest=version.digest, moved=(alias,))
+    return replace(done, version=version.number, digest=version.digest, moved=(alias,))
 
 
 def tag(worker: Worker) -> OperationResult:
@@ -165,10 +165,10 @@ def resolve(worker: Worker) -> OperationResult:
     done = worker.result("resolve", task, alias=alias)
     try:
         version = worker.store.resolve(f"{task}@{alias}")
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return failed(done, error)
-    worker.saw(task, version.version)
-    return replace(done, version=version.version, digest=version.digest)
+    worker.saw(task, version.number)
+    return replace(done, version=version.number, digest=version.digest)
 
 
 def page(worker: Worker) -> OperationResult:
@@ -199,7 +199,7 @@ def export(worker: Worker) -> OperationResult:
     try:
         worker.store.export(f"{task}:{version}", folder)
         return replace(done, content=(folder / "classes.txt").read_text().split("\n")[0])
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return failed(done, error)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -230,7 +230,7 @@ OPERATIONS: Mapping[Callable[[Worker], OperationResult], int] = {
 def attempt(done: OperationResult, call: Callable[[], object]) -> OperationResult:
     try:
         call()
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return failed(done, error)
     return done
 

@@ -39,7 +39,7 @@ def random_tuned(
     return replace(start, adapter=adapter)
 
 
-def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int) -> TaskFolder:
+def make_custom_task(backbone: Backbone, folder: Path, method: str, **options: int) -> TaskFolder:
     """Write the folder of a random task, without a card."""
     tuned = random_tuned(backbone, method, **options)
     write_folder(folder, backbone, tuned, tuple(f"class {index}" for index in range(len(tuned.bias))))
@@ -47,7 +47,7 @@ def make_own_task(backbone: Backbone, folder: Path, method: str, **options: int)
 
 
 @torch.inference_mode()
-def own_logits(
+def custom_logits(
     backbone: Backbone, made: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
 ) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W) by stock timm's blocks 1..depth with the adapters in them."""

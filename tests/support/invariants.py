@@ -117,7 +117,7 @@ def observe(root: Path) -> Observation:
             if store.blobs.locate(blob) not in damaged:
                 store.read(blob)
         return Observation(
-            versions=tuple((v.task, v.version, v.digest, v.aliases, v.removed_at is None) for v in versions),
+            versions=tuple((v.task, v.number, v.digest, v.aliases, v.removed_at is None) for v in versions),
             listed=tuple((row.version, row.tags, row.nbytes) for row in store.search(limit=100).rows),
             backbones=tuple(store.backbones()),
             rules=tuple(store.rules()),

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import store
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 from support.crash_subjects import Subject, try_subject
 
 STORE = Path(store.__file__).parent
@@ -46,7 +46,7 @@ def sync_sites(subject: Subject) -> set[str]:
         try:
             subject.run(trial.root, lambda: None)
             # The second time it finds what the first has left.
-            with contextlib.suppress(OneTrunkError, FileNotFoundError):
+            with contextlib.suppress(OnetrunkError, FileNotFoundError):
                 subject.run(trial.root, lambda: None)
         finally:
             os.fsync = honest

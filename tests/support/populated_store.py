@@ -71,7 +71,7 @@ def places(store: Store, task: str, backbone: str) -> dict[str, Place]:
     """Return every kind of blob of a task's latest version and of a backbone."""
     version = store.resolve(task)
     config, weights, head, labels = version.manifest.blobs
-    owner = f"{task}:{version.version}"
+    owner = f"{task}:{version.number}"
     row = store.queries.backbone(backbone)
     record = store.backbone(backbone)
     assert row is not None

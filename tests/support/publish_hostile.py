@@ -13,7 +13,7 @@ import sys
 import time
 from pathlib import Path
 
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 from store.registry.store import Store
 from support.hostile_folders import FOLDERS
 
@@ -26,7 +26,7 @@ def publish(store: Store, folder: Path) -> dict[str, object]:
     try:
         store.publish("flowers", folder, backbone="toy/vit", depth=2)
         error, message = "", "published"
-    except OneTrunkError as refused:
+    except OnetrunkError as refused:
         error, message = type(refused).__name__, str(refused)
     except BaseException as unforeseen:
         error, message = f"untyped {type(unforeseen).__name__}", str(unforeseen)[:200]

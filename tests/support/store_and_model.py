@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 from store.maintenance.verify import verify
 from store.registry.store import Store, Version
 from support.model_records import ModelTask, canonical, sha256
@@ -22,10 +22,10 @@ U = TypeVar("U")
 ACTOR = "somebody"
 
 
-def attempt(call: Callable[[], T]) -> tuple[T | None, type[OneTrunkError] | None]:
+def attempt(call: Callable[[], T]) -> tuple[T | None, type[OnetrunkError] | None]:
     try:
         return call(), None
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return None, type(error)
 
 
@@ -83,9 +83,9 @@ class StoreAndModel(RuleBasedStateMachine):
 
     def check_published(self, actual: Version | None, number: int | None) -> None:
         if actual is not None:
-            kept = self.model.tasks[actual.task].versions[actual.version]
-            assert (actual.version, actual.digest) == (number, kept.digest)
-            assert self.digests.setdefault((actual.task, actual.version), actual.digest) == actual.digest
+            kept = self.model.tasks[actual.task].versions[actual.number]
+            assert (actual.number, actual.digest) == (number, kept.digest)
+            assert self.digests.setdefault((actual.task, actual.number), actual.digest) == actual.digest
 
     def number(self, task: str, pick: int, *, first: Callable[[str, int], bool] | None = None) -> int:
         """Pick a number of the task, or the next one: those that `first` accepts come first, newer before older."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import support
-from store.errors import ConflictError, NotFoundError, OneTrunkError
+from store.errors import ConflictError, NotFoundError, OnetrunkError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.migrate import migrate
 from store.maintenance.rebuild import rebuild
@@ -33,7 +33,7 @@ class Verb:
 
     prepare: Callable[[Path, Path], None]
     run: Callable[[Path, Path, Acknowledge], None]
-    done: type[OneTrunkError] = NotFoundError
+    done: type[OnetrunkError] = NotFoundError
     steps: bool = False
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from store.errors import OneTrunkError
+from store.errors import OnetrunkError
 
 LIMIT_S = 100  # longer than the store waits for a lock: a process that takes it hangs
 NOTE_NBYTES = 8192
@@ -95,7 +95,7 @@ def _play(action: Action, ready: int, note: mmap.mmap) -> NoReturn:
         action(lambda: _acknowledge(note))
         code = RETURNED
     except BaseException as error:
-        typed = isinstance(error, OneTrunkError) or (isinstance(error, OSError) and error.errno is not None)
+        typed = isinstance(error, OnetrunkError) or (isinstance(error, OSError) and error.errno is not None)
         code = REFUSED if typed else CRASHED
         text = f"{type(error).__name__}: {error} ({_where(error)})".encode()[: NOTE_NBYTES - 1]
         note[1 : len(text) + 1] = text

@@ -13,7 +13,7 @@ import pytest
 from support.populated_store import write
 
 from store.backends.layout import CATALOGUE, IDENTITY, JOURNAL
-from store.errors import ConflictError, FormatError, IntegrityError, OneTrunkError, StoreNotFoundError
+from store.errors import ConflictError, FormatError, IntegrityError, OnetrunkError, StoreNotFoundError
 from store.maintenance.rebuild import rebuild
 from store.maintenance.verify import verify
 from store.registry.store import Store
@@ -108,7 +108,7 @@ def test_a_damaged_journal_builds_no_catalogue(root: Path) -> None:
         damages = [whole[: len(whole) // 2], whole.replace(b'"', b"'", 1), whole.replace(b"1", b"3", 1)]
         for data in [*damages, None] if path != entries[-1] else damages[:2]:
             write(path, data)
-            with pytest.raises(OneTrunkError, match=r"journal|upgrade|restore"):
+            with pytest.raises(OnetrunkError, match=r"journal|upgrade|restore"):
                 rebuild(root)
             assert not (root / CATALOGUE).exists()
             path.touch()
@@ -170,7 +170,7 @@ def test_no_byte_of_the_catalogue_can_flip_and_change_an_answer(root: Path) -> N
         for suffix in ("-wal", "-shm"):
             (root / (CATALOGUE + suffix)).unlink(missing_ok=True)
         (root / CATALOGUE).write_bytes(changed)
-        with contextlib.suppress(OneTrunkError), Store.open(root) as store:
+        with contextlib.suppress(OnetrunkError), Store.open(root) as store:
             if verify(store, metadata_only=True) == []:
                 assert answers(store) == truth, place
                 silent += 1
@@ -194,7 +194,7 @@ def test_a_catalogue_that_is_cut_or_none_is_a_typed_error_and_is_rebuilt_with_th
     with Store.open(root) as store:
         truth = answers(store)
     (root / CATALOGUE).write_bytes(damage((root / CATALOGUE).read_bytes()))
-    with pytest.raises(OneTrunkError, match=r"restore it from a copy|rebuild"):
+    with pytest.raises(OnetrunkError, match=r"restore it from a copy|rebuild"):
         Store.open(root)
     shutil.move(root / CATALOGUE, root.with_name("damaged.sqlite"))
     for suffix in ("-wal", "-shm"):

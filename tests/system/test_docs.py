@@ -13,10 +13,11 @@ from support.cli import call, commands
 from support.oracle import make_task
 
 from onetrunk.cli.app import assemble
+from store.records.backbone import DEFAULT_BACKBONE
 from store.records.evidence import Accuracy, Certificate, PruneIndex
 from store.records.manifest import Card
 from store.registry.store import Store
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.weights.backbones import Backbone, load_backbone
 
 TEXT = (Path(__file__).parents[2] / "docs" / "store.md").read_text("utf-8")
 BLOCK = re.compile(r"(?:<!-- test: (?P<before>\w+) -->\n)?```sh(?P<kind>[^\n]*)\n(?P<lines>.*?)```", re.DOTALL)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from support.custom_tasks import CUSTOM, make_own_task, own_logits
+from support.custom_tasks import CUSTOM, custom_logits, make_custom_task
 from support.formula_oracle import on_core_threads
 from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
@@ -59,8 +59,8 @@ def tasks(backbone: Backbone, images: Tensor, tmp_path_factory: pytest.TempPathF
             task = make_peft_task(backbone, TaskFolder(folder, depth), config, **options)
             alone = reference_logits(backbone, task, images)
         else:
-            task = make_own_task(backbone, folder, name, depth=depth, rank=draw.randint(1, 12), **options)
-            alone = own_logits(backbone, task, images)
+            task = make_custom_task(backbone, folder, name, depth=depth, rank=draw.randint(1, 12), **options)
+            alone = custom_logits(backbone, task, images)
         check(read_checkpoint(folder), backbone.record, depth)
         made.append(Case(name, lowered(backbone, task), alone))
     return made

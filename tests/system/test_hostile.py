@@ -17,7 +17,7 @@ from support.processes import importing
 from support.toy_backbone import Toy, publish
 
 import store.errors
-from store.errors import FormatError, InvalidNameError, InvalidSettingError, NotFoundError, OneTrunkError
+from store.errors import FormatError, InvalidNameError, InvalidSettingError, NotFoundError, OnetrunkError
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.records.manifest import Card, Manifest
@@ -67,7 +67,7 @@ def test_a_hostile_folder_is_refused_in_one_line_with_little_memory(
 ) -> None:
     row = attacked[case]
     error, message = str(row["error"]), str(row["message"])
-    assert issubclass(getattr(store.errors, error, object), OneTrunkError), row
+    assert issubclass(getattr(store.errors, error, object), OnetrunkError), row
     assert message.isprintable()
     assert len(message) < 1000
     assert int(str(row["peak"])) < MEMORY, row

@@ -16,7 +16,7 @@ from support.servers import Bucket
 from store.backends.base import Backend
 from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
-from store.errors import InvalidSettingError, OneTrunkError, ReadOnlyStoreError, StorageError, StoreNotFoundError
+from store.errors import InvalidSettingError, OnetrunkError, ReadOnlyStoreError, StorageError, StoreNotFoundError
 
 service = pytest.mark.service
 
@@ -129,7 +129,7 @@ def test_a_wrong_key_is_refused_and_no_message_has_a_secret(bucket: str, monkeyp
         (lambda: list(backend.list()), StorageError),
         (lambda: backend.put("a", b""), ReadOnlyStoreError),
         (lambda: backend.create("a", b""), ReadOnlyStoreError),
-        (lambda: backend.delete(["a"]), OneTrunkError),
+        (lambda: backend.delete(["a"]), OnetrunkError),
     ):
         with pytest.raises(error, match="the credentials in the environment") as caught:
             call()
@@ -189,7 +189,7 @@ def test_two_places_in_a_bucket_do_not_see_each_other(bucket: str) -> None:
     ],
 )
 def test_an_address_that_is_no_folder_and_no_bucket_is_refused_without_its_password(url: str) -> None:
-    with pytest.raises(OneTrunkError, match=r"\S") as caught:
+    with pytest.raises(OnetrunkError, match=r"\S") as caught:
         open_backend(url)
     assert isinstance(caught.value, ValueError)
     assert "secret" not in str(caught.value)

@@ -23,8 +23,9 @@ from serving.client import Client
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
 from store.errors import PortTakenError, ServerError
+from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
-from store.weights.backbones import DEFAULT_BACKBONE, encode, load_backbone
+from store.weights.backbones import encode, load_backbone
 
 pytestmark = pytest.mark.cluster
 TASKS = ("flowers", "birds", "acme/cars")

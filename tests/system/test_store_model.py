@@ -108,7 +108,7 @@ class Registry(StoreAndModel):
                 lambda store: store.rollback(task, alias, force=force),
                 lambda model: model.rollback(task, alias, force=force),
             )
-            assert (actual and actual.version) == back
+            assert (actual and actual.number) == back
 
     @rule(scope=st.sampled_from(("acme/roses", "acme/*", "*")), alias=aliases, wanted=rules)
     def set_a_rule(self, scope: str, alias: str, wanted: ModelRule) -> None:
@@ -272,7 +272,7 @@ class Registry(StoreAndModel):
         number = [n for when, t, a, n in self.moves if (t, a) == (task, alias) and when <= at][-1]
         if number in self.model.tasks[task].versions:
             actual = self.store.resolve(f"{task}@{alias}", at=at)
-            assert (actual.version, actual.digest) == (number, self.digests[task, number])
+            assert (actual.number, actual.digest) == (number, self.digests[task, number])
         else:
             with pytest.raises(
                 VersionNotFoundError, match=self.digests[task, number] if number else "pointed at no version"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from store.backends.layout import CATALOGUE
-from store.errors import IntegrityError, OneTrunkError
+from store.errors import IntegrityError, OnetrunkError
 from store.maintenance.verify import verify
 from store.records.events import GENESIS, Event
 from store.registry.store import Store
@@ -58,7 +58,7 @@ def others(value: object) -> list[object]:
 def faults(store: Store) -> list[str]:
     try:
         return [str(finding) for finding in verify(store, metadata_only=True)]
-    except OneTrunkError as error:
+    except OnetrunkError as error:
         return [str(error)]
 
 
@@ -194,7 +194,7 @@ def test_a_digest_of_another_kind_is_not_taken_for_a_manifest(store: Store, book
     version = store.resolve("acme/cars")
     for blob in (*version.manifest.blobs, store.resolve("birds").manifest_blob):
         books.execute("update versions set digest = ?, nbytes = ? where task = 'acme/cars'", (blob.sha256, blob.nbytes))
-        with pytest.raises(OneTrunkError) as caught:
+        with pytest.raises(OnetrunkError) as caught:
             store.resolve("acme/cars")
         assert type(caught.value).__name__ in ("FormatError", "IntegrityError")
         assert faults(store) != []

@@ -42,7 +42,7 @@ def publish(store: Store, folder: Path, name: str) -> Callable[[str], int]:
 
     def register(task: str) -> int:
         changed = vary(own, f"{name}-{next(count)}")
-        return store.publish(task, changed, backbone=template.backbone, depth=template.depth).version
+        return store.publish(task, changed, backbone=template.backbone, depth=template.depth).number
 
     return register
 

@@ -14,6 +14,7 @@ from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import DryRun, Yes, command_group, example
 from onetrunk.cli.output import confirm, log_dry_run, print_rows
 from onetrunk.rendering.tables import Record, to_json
+from onetrunk.workflows import add_backbone
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ app.add_typer(backbone_app, name="backbone")
     "backbone add vit_small_patch16_224 --weights my.safetensors --arg img_size=96 --as mine/vit_small_96",
 ))  # fmt: skip
 @with_store(write=True)
-def add_backbone(
+def add_to_store(
     options: StoreOptions,
     name: Annotated[
         str, typer.Argument(help="A packaged name, a timm name, hf-hub:…, or with --weights an architecture.")
@@ -47,13 +48,13 @@ def add_backbone(
     ] = False,
 ) -> None:
     """Add a backbone to the store. Its weights are kept once, for all tasks."""
-    from store.weights.backbones import encode, load_backbone
+    from store.weights.backbones import load_backbone
 
     backbone = load_backbone(name, weights=weights, arguments=parse_arguments(arg or []), label=label)
     if by_reference and weights is not None:
         raise InvalidSettingError("--by-reference cannot find a local file again: leave out one of the two options")
     with options.open(create=True) as store:
-        record = store.add_backbone(backbone.record, None if by_reference else encode(backbone))
+        record = add_backbone(store, backbone, by_reference=by_reference)
     print_rows([backbone_row(record)], options.fmt)
 
 

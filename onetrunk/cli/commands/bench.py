@@ -68,7 +68,8 @@ def subject(options: StoreOptions, name: str | None, count: int) -> Iterator[tup
     """Yield the backbone that is measured and, where the store has tasks on it, some of them."""
     from serving.benchmark.figures import Published
     from serving.runtime.device import choose_backbone
-    from store.weights.backbones import DEFAULT_BACKBONE, load_backbone, open_backbone
+    from store.records.backbone import DEFAULT_BACKBONE
+    from store.weights.backbones import load_backbone, open_backbone
 
     try:
         store = options.open()

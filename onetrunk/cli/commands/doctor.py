@@ -18,9 +18,9 @@ app = command_group()
 @with_store()
 def doctor(options: StoreOptions, port: int = PORT) -> None:
     """Check the machine and the store, and say how to repair what is wrong. Exits with 1 on a fault."""
-    from onetrunk.doctor import examine
+    from onetrunk.doctor import diagnose
 
-    findings = examine(options.url, catalogue=options.catalogue, port=port)
+    findings = diagnose(options.url, catalogue=options.catalogue, port=port)
     print_rows([{**asdict(finding), "found": with_hint(finding.found)} for finding in findings], options.fmt)
     if not all(finding.ok for finding in findings):
         raise typer.Exit(1)

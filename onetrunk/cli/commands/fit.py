@@ -33,7 +33,8 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import DEFAULT_BACKBONE, adopt_backbone, borrow_backbone, publish_folder
+from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
+from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice

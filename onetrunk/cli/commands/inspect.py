@@ -57,7 +57,6 @@ def list_versions(
 ) -> None:
     """List the latest version of every task, or every version of one."""
     from store.records.listing import Search
-    from store.records.version import summarise_listed
 
     tags = parse_pairs(tag or [], option="--tag")
     query = Search(text=search, tags=tags, backbone=backbone, method=method, alias=alias, tenant=tenant)
@@ -74,7 +73,7 @@ def list_versions(
         log_to_stderr(f"{len(rows) - limit} older versions are not shown: --limit 0 lists all")
         rows = rows[-limit:]
     columns = [*VERSION_COLUMNS, *["tags"] * any(row.tags for row in rows), *["removed_at"] * removed]
-    print_rows([summarise_listed(row) for row in rows], options.fmt, columns)
+    print_rows([row.to_dict() for row in rows], options.fmt, columns)
     if more:
         log_to_stderr(f"more follow: add --after {rows[-1].task}, or --limit 0 for all")
 
@@ -103,7 +102,7 @@ def show(
     """Show a version and the evidence for its cut."""
     with options.open_read_only() as store:
         version = store.resolve(ref, at=at)
-        tags = store.effective_tags(version.task, version.version)
+        tags = store.effective_tags(version.task, version.number)
     if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif options.fmt is Format.CSV:
@@ -114,10 +113,8 @@ def show(
 
 def describe(version: Version, tags: dict[str, str]) -> Record:
     """Return what `show` prints of a version."""
-    from store.records.version import summarise
-
     manifest, index, lineage = version.manifest, version.manifest.prune_index, version.manifest.lineage
-    fields: dict[str, object] = {**summarise(version), "removed_at": version.removed_at, "tags": tags}
+    fields: dict[str, object] = {**version.to_dict(), "removed_at": version.removed_at, "tags": tags}
     fields |= {"modules": len(manifest.adapter.modules), "rank": manifest.adapter.rank}
     fields |= {"criterion": index.criterion, "alpha": index.alpha, "tolerance": index.tolerance}
     fields |= {"threshold": index.threshold, "undecided depths": index.candidates, "reason": index.reason}
@@ -171,13 +168,10 @@ def diff(
     right: Annotated[str, typer.Argument(help=REF_HELP)],
 ) -> None:
     """Show where two versions differ. Depth, method, accuracy, bytes, labels and lineage are compared."""
-    from store.adapters.checkpoint import parse_classes
-    from store.registry.diff import Side, diff
+    from store.registry.diff import diff as diff_of
 
     with options.open_read_only() as store:
-        manifests = [store.resolve(ref).manifest for ref in (left, right)]
-        sides = [Side(manifest, parse_classes(store.read(manifest.head.labels))) for manifest in manifests]
-    differences = diff(*sides)
+        differences = diff_of(store, left, right)
     if options.fmt is Format.JSON:
         typer.echo(to_json([asdict(row) for row in differences]))
     else:

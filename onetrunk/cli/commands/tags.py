@@ -66,4 +66,4 @@ def parse_target(store: ReadOnlyStore, target: str) -> tuple[str, int | None]:
     from store.records.refs import Ref
 
     ref = Ref.parse(target)
-    return (ref.task, None) if ref.task == target else (ref.task, store.resolve(target).version)
+    return (ref.task, None) if ref.task == target else (ref.task, store.resolve(target).number)

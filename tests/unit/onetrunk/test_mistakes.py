@@ -22,7 +22,7 @@ class Mistake:
     """How it is made in both ways, and what the line must have; `{…}` in words are paths of the world."""
 
     name: str
-    error: type[errors.OneTrunkError]
+    error: type[errors.OnetrunkError]
     value: str
     remedy: str
     make: Callable[[World], object]
@@ -147,7 +147,7 @@ def test_the_table_has_a_mistake_of_each_kind():
 
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.name)
 def test_in_python_it_is_one_typed_line_with_value_and_remedy(mistake, world):
-    with pytest.raises(errors.OneTrunkError) as raised:
+    with pytest.raises(errors.OnetrunkError) as raised:
         mistake.make(world)
     message = str(raised.value)
     assert type(raised.value) is mistake.error

@@ -30,4 +30,4 @@ def test_the_tree_is_drawn_as_it_is() -> None:
 
 def test_each_error_says_when_it_is_raised() -> None:
     for kind in DEFINED.values():
-        assert kind is errors.OneTrunkError or (kind.__doc__ or "").startswith("Raised ")
+        assert kind is errors.OnetrunkError or (kind.__doc__ or "").startswith("Raised ")

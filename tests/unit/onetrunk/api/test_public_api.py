@@ -46,7 +46,7 @@ def test_importing_loads_no_other_module_and_takes_less_than_5_ms():
     code = "import sys; before = set(sys.modules); import onetrunk; print(*(set(sys.modules) - before))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert loaded == ["onetrunk"]
-    fastest = min(import_time_us() for _ in range(5))
+    fastest = min(import_time_us() for _ in range(20))
     assert fastest < BUDGET_US
 
 

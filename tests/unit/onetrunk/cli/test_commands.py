@@ -15,8 +15,9 @@ import onetrunk.cli.app as onetrunk
 from onetrunk.cli.parsing import parse_duration
 from serving.addresses import absolute_catalogue, absolute_store
 from store.errors import InvalidSettingError
+from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
-from store.weights.backbones import DEFAULT_BACKBONE, Backbone, load_backbone
+from store.weights.backbones import Backbone, load_backbone
 
 VERSION_COLUMNS = {"task", "version", "aliases", "backbone", "depth", "blocks", "classes", "method", "nbytes", "digest"}
 

@@ -10,7 +10,8 @@ from support.oracle import TaskFolder, lowered, make_backbone, make_random_task,
 
 from serving.engine.engine import Engine
 from store.errors import UnservedBackboneError
-from store.weights.backbones import DEFAULT_BACKBONE, load_backbone
+from store.records.backbone import DEFAULT_BACKBONE
+from store.weights.backbones import load_backbone
 from store.weights.forms import Delta, Forms, TaskWeights
 
 TASKS = 10

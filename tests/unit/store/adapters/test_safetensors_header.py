@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from store.adapters.safetensors_header import WIDTHS, check_tensors, parse_header
-from store.errors import FormatError, OneTrunkError, RefusedError
+from store.errors import FormatError, OnetrunkError, RefusedError
 
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8).filter(lambda n: n != "__metadata__")
@@ -71,7 +71,7 @@ def test_whatever_we_accept_the_library_reads_the_same(
         data[draw.draw(st.integers(0, len(data) - 1))] = draw.draw(st.integers(0, 255))
     try:
         infos = check_tensors(bytes(data), "file")
-    except OneTrunkError:
+    except OnetrunkError:
         return
     theirs = dict(safetensors.deserialize(bytes(data)))
     assert {n: (i.dtype, list(i.shape)) for n, i in infos.items()} == {

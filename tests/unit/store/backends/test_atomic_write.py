@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from store.backends.local import LocalBackend
-from store.errors import OneTrunkError, ReadOnlyStoreError, StorageError
+from store.errors import OnetrunkError, ReadOnlyStoreError, StorageError
 
 CALLS = ("open", "write", "fsync", "mkdir", "link", "rename", "replace", "unlink")
 
@@ -175,7 +175,7 @@ def test_a_call_that_fails_is_a_typed_error_and_nothing_is_half_there(
     assert point >= 2
 
 
-def _error_of(action: Callable[[], object]) -> OneTrunkError | None:
+def _error_of(action: Callable[[], object]) -> OnetrunkError | None:
     try:
         action()
     except (StorageError, ReadOnlyStoreError) as error:

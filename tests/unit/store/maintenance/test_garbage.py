@@ -113,7 +113,7 @@ def test_a_publish_that_takes_longer_than_its_lease_is_told_so(store: Store, fol
     with pytest.raises(ConflictError, match="publish again"):
         store.catalogue.publish("flowers", draft.entry, aliases=("latest",), lease=lease)
     assert verify(store) == []
-    assert publish(store, folder).version == 1
+    assert publish(store, folder).number == 1
 
 
 def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, folder: Path) -> None:

@@ -13,7 +13,7 @@ from support.toy_backbone import Toy, publish, relabel
 from store.backends.layout import journal_key
 from store.errors import (
     IntegrityError,
-    OneTrunkError,
+    OnetrunkError,
 )
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.verify import verify
@@ -67,7 +67,7 @@ def test_verify_finds_nothing_while_others_publish_remove_and_collect(store: Sto
                         collect_garbage(other, grace_s=0)
                     if stop.is_set():
                         return
-        except OneTrunkError as error:
+        except OnetrunkError as error:
             failed.append(error)
 
     thread = threading.Thread(target=work)

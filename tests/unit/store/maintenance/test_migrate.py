@@ -46,7 +46,7 @@ def test_a_migrated_store_keeps_digests_aliases_history_and_time(old: Path) -> N
     assert migrate(old, actor="ann") == (1, 2)
     with Store.open(old) as store:
         assert verify(store) == []
-        versions = {(version.task, version.version, version.digest) for version in store.versions()}
+        versions = {(version.task, version.number, version.digest) for version in store.versions()}
         assert versions == {row[:3] for row in before["versions"]}
         assert set(store.queries.all_aliases()) == set(before["aliases"])
         history = list(store.queries.history())
@@ -55,8 +55,8 @@ def test_a_migrated_store_keeps_digests_aliases_history_and_time(old: Path) -> N
         ] == (sorted(before["history"]))
         assert (history[-1].action, history[-1].actor) == ("migrate", "ann")
         moved = [event for event in history if (event.subject, event.alias) == ("flowers", "latest")]
-        assert [store.resolve("flowers", at=event.at).version for event in moved][-1] == 1
-        assert store.rollback("flowers").version == 2
+        assert [store.resolve("flowers", at=event.at).number for event in moved][-1] == 1
+        assert store.rollback("flowers").number == 2
 
 
 def test_a_migrated_store_is_rebuilt_collected_and_published_to_as_any_other(old: Path, folder: Path) -> None:
@@ -69,7 +69,7 @@ def test_a_migrated_store_is_rebuilt_collected_and_published_to_as_any_other(old
     assert rebuild(old).problems == ()
     assert tables(old) == before
     with Store.open(old) as store:
-        assert publish(store, folder).version == 3
+        assert publish(store, folder).number == 3
 
 
 def test_an_exported_version_of_format_1_is_published_again_as_what_it_was(old: Path, tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_a_damaged_manifest_does_not_keep_a_store_in_the_old_format(old: Path) -
     (old / "blobs" / "sha256" / digest[:2] / digest).unlink()
     assert migrate(old) == (1, 2)
     with Store.open(old) as store:
-        assert store.resolve("flowers:2").version == 2
+        assert store.resolve("flowers:2").number == 2
         with pytest.raises(IntegrityError, match="is missing"):
             store.resolve("flowers:1")
         assert ("manifest of flowers:1",) in [finding.used_by for finding in verify(store)]

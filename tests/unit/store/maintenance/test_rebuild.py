@@ -50,7 +50,7 @@ def test_a_rebuild_on_postgresql_answers_the_same(used: Store, database: str) ->
         assert verify(other) == []
         page, keys = other.search(), other.api_keys()
         assert (other.versions(removed=True), page, other.rules(), other.history("flowers"), keys) == answered
-        assert other.rollback("flowers").version == 1
+        assert other.rollback("flowers").number == 1
     with pytest.raises(ConflictError, match="exists: move it away first"):
         rebuild(used.root, catalogue=database)
 

@@ -98,7 +98,7 @@ def test_the_other_ways_are_counted_from_the_real_model(three: Store) -> None:
     assert ways.full_copies_serving_dtype == 3 * 2 * (whole + head)
     assert ways.pruned_copies == 4 * (3 * (whole + head) - 2 * above)
     linear = sum(m.weight.numel() for n, m in toy_model().blocks.named_modules() if isinstance(m, torch.nn.Linear))
-    # Merged copies own the linear maps that they adapt; the trunk's own of blocks 1 and 2 are left to nobody.
+    # Merged copies own the linear maps that they adapt; the backbone's own of blocks 1 and 2 are left to nobody.
     assert ways.deduplicated_copies == 4 * (whole - linear // 2 + linear + 2 * linear // 2 + 3 * head)
 
 

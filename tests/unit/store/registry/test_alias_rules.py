@@ -68,7 +68,7 @@ def test_a_gate_says_what_is_missing_and_force_does_not_open_it(
         store.set_alias("flowers", "prod", 1, force=True)
     with pytest.raises(GateError, match=message):
         release(full=90, cut=cut, aliases=("prod",))
-    assert [version.version for version in store.versions("flowers")] == [1]
+    assert [version.number for version in store.versions("flowers")] == [1]
 
 
 def test_a_gate_lets_through_what_just_meets_it(store: Store, release: Callable[..., Version]) -> None:

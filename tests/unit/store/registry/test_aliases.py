@@ -21,9 +21,9 @@ def test_latest_follows_every_publish_and_may_be_moved_by_hand_until_the_next(
     release()
     release()
     store.set_alias("flowers", "latest", 1)
-    assert store.resolve("flowers").version == 1
+    assert store.resolve("flowers").number == 1
     release()
-    assert store.resolve("flowers").version == 3
+    assert store.resolve("flowers").number == 3
 
 
 def test_latest_is_neither_removed_nor_given_a_rule(store: Store, release: Callable[..., Version]) -> None:
@@ -37,15 +37,15 @@ def test_latest_is_neither_removed_nor_given_a_rule(store: Store, release: Calla
 def test_a_second_rollback_goes_back_further(store: Store, release: Callable[..., Version]) -> None:
     for _ in range(3):
         release()
-    assert [store.rollback("flowers").version, store.rollback("flowers").version] == [2, 1]
+    assert [store.rollback("flowers").number, store.rollback("flowers").number] == [2, 1]
     with pytest.raises(VersionNotFoundError, match="no earlier version"):
         store.rollback("flowers")
     release()
-    assert store.rollback("flowers").version == 1
+    assert store.rollback("flowers").number == 1
 
 
 def test_a_rollback_steps_over_removed_versions(store: Store, release: Callable[..., Version]) -> None:
     for _ in range(3):
         release()
     store.remove("flowers:2")
-    assert store.rollback("flowers").version == 1
+    assert store.rollback("flowers").number == 1

@@ -41,7 +41,7 @@ def publish_two(store: Store, folder: Path) -> None:
 def test_a_version_has_the_same_digest_where_it_is_brought(store: Store, folder: Path, other: Store) -> None:
     version = publish(store, folder)
     (brought,) = import_bundle(other, bundle_of(store, "flowers"))
-    assert (brought.digest, brought.manifest, brought.version) == (version.digest, version.manifest, 1)
+    assert (brought.digest, brought.manifest, brought.number) == (version.digest, version.manifest, 1)
     assert other.backbones() == store.backbones()
     assert verify(other) == []
 
@@ -98,7 +98,7 @@ def test_versions_come_in_their_order_and_aliases_point_at_the_last(store: Store
     publish(store, folder, "cars")
     bundle = bundle_of(store, "flowers@prod", "cars", "flowers:1", "flowers:2")
     brought = import_bundle(other, bundle, aliases=("staging",))
-    assert [(version.task, version.version) for version in brought] == [("cars", 1), ("flowers", 1), ("flowers", 2)]
+    assert [(version.task, version.number) for version in brought] == [("cars", 1), ("flowers", 1), ("flowers", 2)]
     assert other.aliases("flowers") == {"latest": 2, "staging": 2}
     assert other.aliases("cars") == {"latest": 1, "staging": 1}
 
@@ -170,4 +170,4 @@ def test_a_removed_version_is_restored_by_bringing_it_again(store: Store, folder
     publish_two(store, folder)
     bundle = bundle_of(store, "flowers:1")
     store.remove("flowers:1")
-    assert [version.version for version in import_bundle(store, bundle)] == [1]
+    assert [version.number for version in import_bundle(store, bundle)] == [1]

@@ -41,7 +41,7 @@ from store.errors import (
     HeadMismatchError,
     InvalidNameError,
     NewerFormatError,
-    OneTrunkError,
+    OnetrunkError,
     RefusedError,
     UnservedAdapterError,
 )
@@ -59,7 +59,7 @@ def bundle(store: Store, folder: Path) -> Parts:
     return parts(bundle_of(store, "flowers").getvalue())
 
 
-LIES: dict[str, tuple[Callable[[Parts], bytes], type[OneTrunkError]]] = {
+LIES: dict[str, tuple[Callable[[Parts], bytes], type[OnetrunkError]]] = {
     "an index that is no JSON": (with_index_bytes(lambda _: b"{"), FormatError),
     "an index that is no UTF-8": (with_index_bytes(lambda _: b"\xff\xfe"), FormatError),
     "an index that is a list": (with_index_bytes(lambda _: b"[]"), FormatError),
@@ -96,7 +96,7 @@ LIES: dict[str, tuple[Callable[[Parts], bytes], type[OneTrunkError]]] = {
         FormatError,
     ),
     "a manifest of a lone surrogate": (
-        with_manifest(lambda m: m.update(backbone_name="\ud800"), lambda m: json.dumps(m).encode()), OneTrunkError,
+        with_manifest(lambda m: m.update(backbone_name="\ud800"), lambda m: json.dumps(m).encode()), OnetrunkError,
     ),
     "a manifest too deep": (
         with_manifest(
@@ -186,7 +186,7 @@ def test_a_record_that_lies_of_a_known_backbone_is_not_believed(store: Store, bu
     value, blobs = apart(parts(lie))
     blobs = {name: data for name, data in blobs.items() if data != toy.weights}
     (version,) = import_bundle(store, io.BytesIO(sealed(value, blobs)))
-    assert (version.version, store.backbones()[0].dim) == (1, toy.record.dim)
+    assert (version.number, store.backbones()[0].dim) == (1, toy.record.dim)
 
 
 PEAK = """

@@ -122,5 +122,5 @@ def test_an_import_that_dies_at_any_sync_shows_nothing_half_written(
         assert code == 0 or point < 100
         assert [version.task for version in other.versions()] == ["cars", "flowers"][: len(other.versions())]
         assert verify(other) == []
-        assert [version.version for version in import_bundle(other, bundle)] == [1, 1]
+        assert [version.number for version in import_bundle(other, bundle)] == [1, 1]
     assert point > 20

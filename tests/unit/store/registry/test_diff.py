@@ -10,7 +10,7 @@ from support.toy_backbone import publish
 from store.adapters.checkpoint import parse_classes
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.records.manifest import Adapter
-from store.registry.diff import Side, diff
+from store.registry.diff import Side, compare
 from store.registry.store import Store
 
 RECIPE = {"tune": {"epochs": 8, "lr": 0.001}}
@@ -25,7 +25,7 @@ def side(store: Store, folder: Path) -> Side:
 
 
 def differences(left: Side, right: Side) -> dict[str, tuple[object, object]]:
-    return {row.field: (row.left, row.right) for row in diff(left, right)}
+    return {row.field: (row.left, row.right) for row in compare(left, right)}
 
 
 def changed(side: Side, **fields: object) -> Side:
@@ -37,7 +37,7 @@ def adapted(side: Side, **fields: object) -> Side:
 
 
 def test_a_version_does_not_differ_from_itself(side):
-    assert diff(side, side) == ()
+    assert compare(side, side) == ()
 
 
 def test_the_decision_for_a_cut_is_compared_field_by_field(side):
@@ -109,5 +109,5 @@ def test_lineage_is_compared_down_to_each_setting_of_the_recipe(side):
 
 def test_every_value_is_one_that_json_has(side):
     other = changed(side, certificate=Certificate(Accuracy(90, 100), Accuracy(89, 100)), lineage=None, task="other")
-    rows = [asdict(row) for row in diff(side, other)]
+    rows = [asdict(row) for row in compare(side, other)]
     assert json.loads(json.dumps(rows)) == rows

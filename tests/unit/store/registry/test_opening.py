@@ -117,7 +117,7 @@ def test_a_catalogue_that_stays_locked_is_a_typed_error(
         with pytest.raises(ConflictError, match="wait until the other writer ends"):
             publish(store, folder)
     store.release_connections()
-    assert publish(store, folder).version == 1
+    assert publish(store, folder).number == 1
 
 
 def test_importing_the_store_is_quick_and_brings_no_tensor_library() -> None:

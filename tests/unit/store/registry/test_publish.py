@@ -40,7 +40,7 @@ def test_a_published_folder_is_read_back_byte_for_byte(store: Store, folder: Pat
 def test_a_version_describes_the_task(store: Store, folder: Path) -> None:
     version = publish(store, folder)
     manifest = version.manifest
-    assert (version.task, version.version, version.aliases) == ("flowers", 1, ("latest",))
+    assert (version.task, version.number, version.aliases) == ("flowers", 1, ("latest",))
     assert (manifest.depth, manifest.adapter.method, manifest.adapter.rank, manifest.head.classes) == (2, "lora", 4, 3)
     assert manifest.adapter.modules[0] == "blocks.0.attn.proj"
     assert len(manifest.adapter.modules) == 8
@@ -74,15 +74,15 @@ def test_export_refuses_a_folder_with_files(store: Store, folder: Path) -> None:
 
 
 def test_versions_count_from_one_for_each_task(store: Store, folder: Path) -> None:
-    numbers = [publish(store, relabel(folder, "a", "b", name)).version for name in "xyz"]
+    numbers = [publish(store, relabel(folder, "a", "b", name)).number for name in "xyz"]
     assert numbers == [1, 2, 3]
-    assert publish(store, folder, "cars").version == 1
+    assert publish(store, folder, "cars").number == 1
 
 
 def test_the_same_content_is_the_same_version_and_latest_points_at_it(store: Store, folder: Path) -> None:
     first = publish(store, folder)
     publish(store, relabel(folder, "a", "b", "c"))
-    assert publish(store, relabel(folder, "rose", "tulip", "poppy")).version == first.version
+    assert publish(store, relabel(folder, "rose", "tulip", "poppy")).number == first.number
     assert store.aliases("flowers") == {"latest": 1}
 
 
@@ -201,7 +201,7 @@ def test_writers_in_many_processes_get_numbers_of_their_own(store: Store, folder
                 os._exit(code)
         children.append(pid)
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0, 0, 0]
-    assert [version.version for version in store.versions("flowers")] == list(range(1, 16))
+    assert [version.number for version in store.versions("flowers")] == list(range(1, 16))
     assert verify(store) == []
 
 

@@ -30,7 +30,7 @@ def test_what_an_alias_names_is_not_removed_and_the_message_says_which(
         store.remove("flowers", all_versions=True)
     with pytest.raises(InvalidNameError, match="`all_versions=True` for all of it"):
         store.remove("flowers")
-    assert [version.version for version in store.versions("flowers")] == [1, 2]
+    assert [version.number for version in store.versions("flowers")] == [1, 2]
 
 
 def test_what_a_lease_holds_is_not_removed_until_it_ends(store: Store, release: Callable[..., Version]) -> None:
@@ -81,14 +81,14 @@ def test_a_task_is_removed_as_a_whole_and_comes_back_with_latest(store: Store, r
         store.resolve("flowers")
     assert store.search().rows == ()
     assert store.restore("flowers") == [1, 2]
-    assert store.resolve("flowers").version == 2
+    assert store.resolve("flowers").number == 2
 
 
 def test_a_number_is_never_given_twice(store: Store, release: Callable[..., Version]) -> None:
     release()
     store.remove("flowers", all_versions=True)
     collect_garbage(store, grace_s=0)
-    assert release().version == 2
+    assert release().number == 2
 
 
 def test_the_bytes_of_removals_in_a_row_add_up_to_what_a_collection_frees(

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from support.oracle import make_backbone
 
 from store.errors import BackboneMismatchError, BackboneNotFoundError, FormatError, InvalidSettingError
+from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
 from store.weights.backbones import (
-    DEFAULT_BACKBONE,
     Backbone,
     check_backbone,
     encode,

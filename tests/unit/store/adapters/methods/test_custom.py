@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.custom_tasks import CUSTOM, make_own_task
+from support.custom_tasks import CUSTOM, make_custom_task
 from support.oracle import make_backbone
 from support.toy_backbone import change_tensors, set_option
 
@@ -44,7 +44,7 @@ def wider(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 @pytest.fixture(scope="module")
 def folders(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("folders")
-    return {method: make_own_task(backbone, folder / method, method, depth=2, rank=4).folder for method in CUSTOM}
+    return {method: make_custom_task(backbone, folder / method, method, depth=2, rank=4).folder for method in CUSTOM}
 
 
 @pytest.fixture

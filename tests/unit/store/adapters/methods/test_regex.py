@@ -12,7 +12,7 @@ from support.toy_backbone import Toy, fit, set_option
 
 from store.adapters.methods.regex import compile_pattern
 from store.adapters.methods.targets import MAX_NAMES, MAX_PATTERNS, matches
-from store.errors import OneTrunkError, UnservedAdapterError
+from store.errors import OnetrunkError, UnservedAdapterError
 
 MODULES = [f"blocks.{block}.{kind}" for block in range(24) for kind in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")]
 atoms = st.sampled_from(["a", "b", ".", r"\.", r"\d", r"\w", r"\W", "[ab]", "[^a]", "[a-c.]", "[]a]", "1", "^", "$",
@@ -86,7 +86,7 @@ HOSTILE = {
 def test_a_pattern_made_to_stall_is_answered_in_bounded_time(folder: Path, toy: Toy, pattern: str, option: str) -> None:
     set_option(folder, **{option: {pattern: 4} if option.endswith("pattern") else pattern})
     started = time.process_time()
-    with contextlib.suppress(OneTrunkError):
+    with contextlib.suppress(OnetrunkError):
         fit(folder, toy)
     assert time.process_time() - started < 5
 

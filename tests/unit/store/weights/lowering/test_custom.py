@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.custom_tasks import CUSTOM, make_own_task, own_logits
+from support.custom_tasks import CUSTOM, custom_logits, make_custom_task
 from support.oracle import TaskFolder, lowered, make_backbone, make_task, reference_logits
 from torch.testing import assert_close
 
@@ -40,26 +40,26 @@ def images_for(backbone: Backbone, count: int) -> torch.Tensor:
 @pytest.mark.parametrize("arguments", KINDS.values(), ids=KINDS)
 def test_the_engine_answers_as_the_method_within_timm_does(tmp_path, method, arguments):
     backbone = make_backbone(tmp_path / "backbone", **arguments)
-    task = make_own_task(backbone, tmp_path / "task", method, from_block=2)
+    task = make_custom_task(backbone, tmp_path / "task", method, from_block=2)
     images = images_for(backbone, 3)
     answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 3)
-    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
+    for answer, alone in zip(answers, custom_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 
 @every_method
 @pytest.mark.parametrize("depth", [1, 2, 4])
 def test_a_cut_is_served_at_its_depth(backbone, tmp_path, method, depth):
-    task = make_own_task(backbone, tmp_path, method, depth=depth, seed=depth)
+    task = make_custom_task(backbone, tmp_path, method, depth=depth, seed=depth)
     images = images_for(backbone, 2)
     answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 2)
-    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
+    for answer, alone in zip(answers, custom_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 
 def test_rows_of_every_method_and_of_lora_in_one_batch_are_each_as_alone(backbone, tmp_path):
     custom = [
-        make_own_task(
+        make_custom_task(
             backbone,
             tmp_path / f"{seed}",
             method,
@@ -75,13 +75,13 @@ def test_rows_of_every_method_and_of_lora_in_one_batch_are_each_as_alone(backbon
     images = images_for(backbone, len(tasks))
     answers = Engine(backbone).forward(images, [lowered(backbone, task) for task in tasks])
     for row, task in enumerate(tasks):
-        alone = reference_logits if task is lora else own_logits
+        alone = reference_logits if task is lora else custom_logits
         assert_close(answers[row], alone(backbone, task, images[row : row + 1])[0], atol=1e-4, rtol=0)
 
 
 @every_method
 def test_the_adapter_does_something(backbone, tmp_path, method):
-    task = make_own_task(backbone, tmp_path, method)
+    task = make_custom_task(backbone, tmp_path, method)
     weights, images = lowered(backbone, task), images_for(backbone, 2)
     bare = type(weights)(weights.depth, Forms(), weights.head_weight, weights.head_bias, weights.labels)
     both = Engine(backbone).forward(images, [weights, bare])
@@ -100,7 +100,7 @@ FORMS = {
 
 @every_method
 def test_each_place_is_one_form_in_float32(backbone, tmp_path, method):
-    forms = lowered(backbone, make_own_task(backbone, tmp_path, method)).forms
+    forms = lowered(backbone, make_custom_task(backbone, tmp_path, method)).forms
     assert (len(forms.deltas), len(forms.norms), len(forms.bottlenecks)) == FORMS[method]
     parts = (*forms.deltas.values(), *forms.norms.values(), *forms.bottlenecks.values())
     assert {tensor.dtype for form in parts for tensor in form._tensors().values()} == {torch.float32}
@@ -108,17 +108,17 @@ def test_each_place_is_one_form_in_float32(backbone, tmp_path, method):
 
 def test_no_low_rank_product_is_made_of_a_scale_or_a_shift(backbone, tmp_path):
     ssf, bitfit = (
-        lowered(backbone, make_own_task(backbone, tmp_path / method, method)).forms for method in ("ssf", "bitfit")
+        lowered(backbone, make_custom_task(backbone, tmp_path / method, method)).forms for method in ("ssf", "bitfit")
     )
     assert all(delta.a is None and delta.out_scale is not None for delta in ssf.deltas.values())
     assert all(delta.a is None and delta.out_scale is None for delta in bitfit.deltas.values())
 
 
 def test_the_shapes_are_those_of_the_forms(backbone, tmp_path):
-    forms = lowered(backbone, make_own_task(backbone, tmp_path / "c", "convpass")).forms
+    forms = lowered(backbone, make_custom_task(backbone, tmp_path / "c", "convpass")).forms
     form: Bottleneck = forms.bottlenecks["blocks.0.attn"]
     assert [tuple(t.shape) for t in form._tensors().values()] == [(48, 8), (8,), (8, 48), (48,), (8, 8, 3, 3), (8,)]
-    forms = lowered(backbone, make_own_task(backbone, tmp_path / "s", "ssf")).forms
+    forms = lowered(backbone, make_custom_task(backbone, tmp_path / "s", "ssf")).forms
     delta: Delta = forms.deltas["blocks.2.mlp.fc1"]
     norm: Norm = forms.norms["blocks.2.norm1"]
     assert [tuple(t.shape) for t in delta._tensors().values()] == [(1, 1, 192)] * 2
@@ -127,12 +127,12 @@ def test_the_shapes_are_those_of_the_forms(backbone, tmp_path):
 
 @every_method
 def test_a_folder_in_bfloat16_is_served_as_its_rounded_numbers_say(backbone, tmp_path: Path, method):
-    task: TaskFolder = make_own_task(backbone, tmp_path, method)
+    task: TaskFolder = make_custom_task(backbone, tmp_path, method)
     weights = tmp_path / "adapter_model.safetensors"
     save_file({key: value.bfloat16() for key, value in load_file(weights).items()}, weights)
     images = images_for(backbone, 2)
     answers = Engine(backbone).forward(images, [lowered(backbone, task)] * 2)
-    for answer, alone in zip(answers, own_logits(backbone, task, images), strict=True):
+    for answer, alone in zip(answers, custom_logits(backbone, task, images), strict=True):
         assert_close(answer, alone, atol=1e-4, rtol=0)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from support.custom_tasks import make_own_task
+from support.custom_tasks import make_custom_task
 from support.destinations import backbone_of
 from support.formula_oracle import plain_logits
 from support.oracle import MODULES, TaskFolder, lowered, make_backbone, make_peft_task, reference_logits
@@ -155,7 +155,7 @@ def test_a_store_accounts_for_tasks_of_every_kind(store: Store, toy: Toy, tmp_pa
     for name in ("lora", "ia3", "beft", "ln"):
         task = make(backbone, tmp_path / name, name, depth=2)
         store.publish(name, task.folder, backbone="toy/vit", depth=2)
-    task = make_own_task(backbone, tmp_path / "beside", "houlsby", depth=2, classes=CLASSES)
+    task = make_custom_task(backbone, tmp_path / "beside", "houlsby", depth=2, classes=CLASSES)
     store.publish("beside", task.folder, backbone="toy/vit", depth=2)
     counted = storage_report(store)
     head, last_norm = 4 * CLASSES * (DIM + 1), 4 * 2 * DIM
