@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 
 from onetrunk.cli.output import print_table
+from onetrunk.rendering.accuracy import percent
 from onetrunk.rendering.html import Section, to_html
 from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
@@ -37,7 +38,6 @@ from sls.training.recipe import TrainingConfig
 from store.maintenance.report import StorageReport, storage_report
 from store.malloc import keep_freed_memory
 from store.records.backbone import DEFAULT_BACKBONE
-from store.records.evidence import Accuracy
 from store.registry.store import Store, Version
 from store.weights.backbones import encode, load_backbone
 
@@ -276,7 +276,3 @@ def page_of(rows: Sequence[Record], counted: StorageReport, served: Section, svg
             *sections(counted),
         ],
     )
-
-
-def percent(accuracy: Accuracy | None) -> str:
-    return f"{accuracy.value:.1%}" if accuracy else "–"
