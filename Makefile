@@ -34,7 +34,8 @@ lint: $(STAMP) ## Style, format, types and import contracts.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(if $(wildcard typing_tests),$(BIN)/mypy typing_tests && $(BIN)/pyright --pythonpath $(BIN)/python)
+	$(BIN)/mypy typing_tests
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 
 servers: ## Install what some tests run beside pip's packages, PostgreSQL and strace, where that can be done.
