@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import cast
@@ -113,11 +114,14 @@ def running(applications: dict[str, ServeConfig], *, host: str, port: int) -> It
     names = {prefix: prefix.strip("/") or "onetrunk" for prefix in applications}
     try:
         ray_serve.start(http_options={"host": host, "port": port})
-        for prefix, settings in applications.items():
-            ray_serve.run(build(settings), name=names[prefix], route_prefix=prefix)
+        targets = [
+            ray_serve.RunTarget(build(settings), name=names[prefix], route_prefix=prefix)
+            for prefix, settings in applications.items()
+        ]
+        ray_serve.run_many(targets)  # replicas start side by side
         yield
     finally:
         # Only what was started here: on a shared cluster, other applications go on.
-        for name in names.values():
-            ray_serve.delete(name)
+        with ThreadPoolExecutor(len(names)) as pool:  # each waits until its replica has ended
+            list(pool.map(ray_serve.delete, names.values()))
         ray.shutdown()

@@ -54,6 +54,10 @@ class Plan:
     """Images of each part of a dataset at most."""
     images_per_task: int
     rounds: int
+    processes: bool
+    """Tune each task in a process of its own, which takes seconds to start."""
+    compare: bool
+    """Serve the uncut tasks too, beside the cut ones."""
 
 
 WHOLE = Plan(
@@ -62,16 +66,20 @@ WHOLE = Plan(
     limit=None,
     images_per_task=30,
     rounds=3,
+    processes=True,
+    compare=True,
 )
 """Chosen for five tasks in some five minutes on 2 cores: 400 images each, and t-SNE of 250 points."""
 QUICK = Plan(
     ("digits", "slant"),
-    FitConfig(tune=TrainingConfig(epochs=2), score=ScoreConfig(samples=60), retune=TrainingConfig(epochs=1)),
-    limit=80,
+    FitConfig(tune=TrainingConfig(epochs=2), score=ScoreConfig(criterion="cka"), retune=TrainingConfig(epochs=1)),
+    limit=60,
     images_per_task=10,
     rounds=1,
+    processes=False,
+    compare=False,
 )
-"""Chosen for everything to happen once in under a minute: the accuracies say nothing."""
+"""Chosen for everything to happen once in under a minute, without t-SNE: the accuracies say nothing."""
 
 
 @dataclass(frozen=True)
@@ -109,10 +117,9 @@ def run(demo: Demo, *, host: str, port: int, wait: Callable[[], None] | None) ->
     out.print(storage.text)
     picture = draw_picture(versions, folder / "depths")
     err.print(f"starting Ray Serve on {host}:{port} …")
-    applications = {
-        "/": ServeConfig(store=str(demo.store)),
-        "/full-depth": ServeConfig(store=str(demo.full_store)),
-    }
+    applications = {"/": ServeConfig(store=str(demo.store))}
+    if demo.plan.compare:
+        applications["/full-depth"] = ServeConfig(store=str(demo.full_store))
     with running(applications, host=host, port=port):
         served = serve_stream(demo, tasks, f"http://{host}:{port}")
         print_table(served.rows, title=served.title)
@@ -135,9 +142,10 @@ def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
     for name in filter(present.__contains__, demo.plan.tasks):
         demo.err.print(f"{name}: in the store already")
     # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
-    workers = max(1, min(len(missing), os.cpu_count() or 1))
+    workers = max(1, min(len(missing), os.cpu_count() or 1)) if demo.plan.processes else 1
+    fit_one = fit_apart if demo.plan.processes else fit_here
     with demo.watch(demo.err) as watch, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as work:
-        waiting = [pool.submit(fit_apart, demo.plan, name, Path(work) / name, workers, watch(name)) for name in missing]
+        waiting = [pool.submit(fit_one, demo.plan, name, Path(work) / name, workers, watch(name)) for name in missing]
         for name, fitted in zip(missing, waiting, strict=True):
             result = fitted.result()
             assert result.full is not None  # the demo tunes at full depth first
@@ -163,6 +171,10 @@ def fit_apart(plan: Plan, name: str, out: Path, workers: int, report: Callable[[
     if not isinstance(result, FitResult):
         raise ChildProcessError(f"tuning {name} ended with exit code {process.exitcode}: run the demo again")
     return result
+
+
+def fit_here(plan: Plan, name: str, out: Path, _workers: int, report: Callable[[Progress], None]) -> FitResult:
+    return fit(load_embedded(plan, name), load_backbone(DEFAULT_BACKBONE), out=out, config=plan.config, progress=report)
 
 
 def fit_task(plan: Plan, name: str, out: Path, workers: int, sender: Connection) -> None:
@@ -204,24 +216,27 @@ def draw_picture(versions: Sequence[Version], stem: Path) -> Path:
 
 
 def serve_stream(demo: Demo, tasks: dict[str, Dataset], url: str) -> Section:
-    """Send the same mixed stream to the cut tasks and to the uncut ones, in turn, and compare."""
+    """Send the same mixed stream to the cut tasks and, to compare, to the uncut ones in turn."""
     samples = draw_samples(tasks, demo.plan.images_per_task)
     demo.err.print(
         f"sending {len(samples)} test images of {len(tasks)} tasks from {CLIENTS} clients, {demo.plan.rounds} rounds"
     )
-    cut, full = [], []
-    for path in ("", "/full-depth"):
+    paths = ("", "/full-depth") if demo.plan.compare else ("",)
+    for path in paths:
         run_load(url + path, samples[: 8 * CLIENTS], clients=CLIENTS)
-    for _ in range(demo.plan.rounds):
-        cut.append(run_load(url, samples, clients=CLIENTS))
-        full.append(run_load(f"{url}/full-depth", samples, clients=CLIENTS))
-    rows = [outcome_row("each at its depth", cut), outcome_row("all at full depth", full)]
-    ratios = sorted(c.images_per_second / f.images_per_second for c, f in zip(cut, full, strict=True))
-    text = (
-        f"Cut tasks answer {statistics.median(ratios):.2f} times as many images a second "
-        f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {demo.plan.rounds} rounds). {compare_offline(demo, cut[0])}"
-    )
+    rounds = [[run_load(url + path, samples, clients=CLIENTS) for path in paths] for _ in range(demo.plan.rounds)]
+    cut, *full = map(list, zip(*rounds, strict=True))
+    rows = [outcome_row("each at its depth", cut), *(outcome_row("all at full depth", each) for each in full)]
+    text = " ".join([*(compare_speed(cut, each) for each in full), compare_offline(demo, cut[0])])
     return Section("Served over HTTP", text, rows)
+
+
+def compare_speed(cut: Sequence[LoadResult], full: Sequence[LoadResult]) -> str:
+    ratios = sorted(c.images_per_second / f.images_per_second for c, f in zip(cut, full, strict=True))
+    return (
+        f"Cut tasks answer {statistics.median(ratios):.2f} times as many images a second "
+        f"({ratios[0]:.2f} to {ratios[-1]:.2f} over {len(ratios)} rounds)."
+    )
 
 
 def compare_offline(demo: Demo, outcome: LoadResult) -> str:

@@ -40,7 +40,7 @@ def run(*arguments: str, store: Path | str, stdin: int = subprocess.DEVNULL) -> 
     environment = {**os.environ, "ONETRUNK_STORE": str(store)}
     command = [sys.executable, "-m", "onetrunk", *arguments]
     done = subprocess.run(
-        command, stdin=stdin, capture_output=True, text=True, env=environment, timeout=120, check=False
+        command, stdin=stdin, capture_output=True, text=True, env=environment, timeout=240, check=False
     )
     return Done(done.returncode, done.stdout, done.stderr)
 
