@@ -17,6 +17,10 @@ import onetrunk
 
 EXAMPLES = Path(onetrunk.__file__).parents[1] / "examples"
 pytestmark = pytest.mark.cluster
+SHORT = (
+    "onetrunk.FitConfig(tune=onetrunk.TrainingConfig(epochs=1), retune=onetrunk.TrainingConfig(epochs=1), "
+    'score=onetrunk.ScoreConfig(criterion="ridge"))'
+)
 
 
 def run(name: str, *arguments: str, folder: Path) -> str:
@@ -39,6 +43,19 @@ def free_port() -> str:
 def test_every_example_is_run_here():
     tested = set(re.findall(r'run\(\n?\s*"(\w+\.py)"', Path(__file__).read_text("utf-8")))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
+
+
+def test_the_first_python_of_the_readme_runs_with_less_data_and_fewer_epochs(tmp_path):
+    readme = (EXAMPLES.parent / "README.md").read_text("utf-8")
+    (block, *_) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert len([line for line in block.splitlines() if line.strip()]) <= 8
+    block, datasets = re.subn(r'load_dataset\("onetrunk/digits"\)', 'load_dataset("onetrunk/digits", limit=60)', block)
+    block, fits = re.subn(r'aliases=\("prod",\)\)', f'aliases=("prod",), config={SHORT})', block)
+    assert (datasets, fits) == (1, 1)
+    (tmp_path / "readme.py").write_text(block, "utf-8")
+    first, second = run(str(tmp_path / "readme.py"), folder=tmp_path).splitlines()
+    assert re.fullmatch(r"\d+ blocks, [\d,]+ bytes, \d+\.\d%", first)
+    assert second.count("LabelScore(") == 3
 
 
 def test_fit_and_serve(tmp_path):
