@@ -23,6 +23,8 @@ def main(url: str, ref: str, *images: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 4:
+        sys.exit("usage: python examples/client.py URL REF IMAGE...")
     try:
         main(*sys.argv[1:])
     except onetrunk.errors.OnetrunkError as error:

@@ -1,6 +1,6 @@
 """Tune two embedded tasks, serve them from one backbone, and ask the server for labels.
 
-    python examples/fit_and_serve.py FOLDER
+    python examples/fit_and_serve.py FOLDER [PORT]
 
 One epoch of sixty images is enough to see how it works, and far too little for a good model.
 """
@@ -44,4 +44,6 @@ def main(folder: Path, port: int = PORT) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/fit_and_serve.py FOLDER [PORT]")
     main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

@@ -37,11 +37,13 @@ def main(folder: Path) -> None:
         onetrunk.adopt_backbone(store, BACKBONE)
         version = onetrunk.publish_folder(store, "shapes", made, backbone=BACKBONE, depth=DEPTH, aliases=("prod",))
         print(f"shapes:{version.number} sha256:{version.digest[:16]}… takes {version.nbytes:,} bytes")
-        exported = store.export("shapes@prod", folder / "exported")
+        exported = store.export("shapes@prod", folder / f"exported-{version.number}")
     for name in ("adapter_config.json", "adapter_model.safetensors", "head.safetensors", "classes.txt"):
         same = (exported / name).read_bytes() == (made / name).read_bytes()
         print(f"{name}: {'the same bytes' if same else 'CHANGED'}")
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/publish_peft.py FOLDER")
     main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """Serve two tenants from one store: each key sees the tasks of its own tenant, and no others.
 
-python examples/two_tenants.py FOLDER
+python examples/two_tenants.py FOLDER [PORT]
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def main(folder: Path, port: int = PORT) -> None:
     dataset = onetrunk.load_dataset("onetrunk/slant", limit=60)
     secrets: dict[str, str] = {}
     with onetrunk.open_store(folder / "store", create=True) as store:
-        onetrunk.fit_and_publish(store, "garden/slant", dataset, config=CONFIG)
-        exported = store.export("garden/slant", folder / "slant")
+        version = onetrunk.fit_and_publish(store, "garden/slant", dataset, config=CONFIG)
+        exported = store.export("garden/slant", folder / f"slant-{version.number}")
         store.publish("zoo/slant", exported)  # the same content: its bytes are kept once
         for tenant in ("garden", "zoo"):
             key, secrets[tenant] = onetrunk.new_key(tenant, ("read",))
@@ -41,4 +41,6 @@ def main(folder: Path, port: int = PORT) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/two_tenants.py FOLDER [PORT]")
     main(Path(sys.argv[1]), *map(int, sys.argv[2:]))

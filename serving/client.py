@@ -60,7 +60,7 @@ class Client:
             response = self._connection.getresponse()
             body = response.read()
         except OSError as error:
-            raise ServerError(f"{self._url} does not answer ({error}): start it with `serve(url)`") from None
+            raise ServerError(f"{self._url} does not answer ({error}): start it with `serve(store_url)`") from None
         answer = _json_object(body)
         if response.status != 200:
             raise ServerError(

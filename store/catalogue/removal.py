@@ -50,8 +50,8 @@ def _check_unused(queries: Queries, row: VersionRow, *, ignore: tuple[str, ...])
     aliases = [alias for alias in row.aliases if alias not in ignore]
     if aliases:
         raise InUseError(
-            f"{row.task}:{row.version} is named by alias {', '.join(aliases)}: point it at another version first, "
-            "with `store.set_alias(task, alias, version)`"
+            f"{row.task}:{row.version} has aliases {', '.join(aliases)}: point them at another version first, "
+            "with `store.set_alias(task, alias, version)`, or remove the task with `all_versions=True`"
         )
     holders = [h for h in queries.holders(row.manifest.sha256, now_s=time.time()) if h != PUBLISHING]
     if holders:

@@ -27,7 +27,9 @@ PICTURES = frozenset({".svg", ".png"})
 app = command_group()
 
 
-@app.command(epilog=example("bench --quick", "bench --backbone timm/vit_base --plot bench.svg --format json"))
+@app.command(
+    epilog=example("bench --quick", "bench --backbone vit_base_patch16_224.augreg_in21k --plot bench.svg --format json")
+)
 @with_store()
 def bench(
     options: StoreOptions,
@@ -73,8 +75,8 @@ def subject(options: StoreOptions, name: str | None, count: int) -> Iterator[tup
 
     try:
         store = options.open()
-    except StoreNotFoundError as error:
-        log_to_stderr(f"{error}; measuring {name or DEFAULT_BACKBONE} without tasks of a store")
+    except StoreNotFoundError:
+        log_to_stderr(f"no store at {options.url}: measuring {name or DEFAULT_BACKBONE} with random tasks")
         yield load_backbone(name or DEFAULT_BACKBONE), None
         return
     with store:
