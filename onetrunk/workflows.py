@@ -6,13 +6,14 @@ Libraries are imported where they are needed: to publish a folder takes no torch
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.stores import open_store
-from store.errors import StoreNotFoundError
+from store.errors import OnetrunkError, StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.refs import check_name
 
@@ -33,27 +34,27 @@ def fit_and_publish(
     backbone: str = DEFAULT_BACKBONE,
     config: FitConfig | None = None,
     aliases: tuple[str, ...] = (),
+    force: bool = False,
     parent: str | None = None,
-    out: Path | None = None,
+    out: str | Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Version:
     """Tune a task on a backbone of the store, cut it, tune it again, certify it and publish it.
 
     A backbone that the store does not have is loaded by its timm name and added. `parent` is a ref of the version that
     this one was made from. `out` keeps the task's folders, and an interrupted call with the same arguments goes on from
-    there; by default they go once the version is published. Raises what `fit` and `Store.publish` raise; a name that
-    is not valid and a parent that does not exist are refused before anything is tuned.
+    there; by default they go once the version is published. `force` moves protected aliases too.
+
+    Raises what `fit` and `Store.publish` raise. A store that cannot be written, a name that is not valid, a protected
+    alias and a parent that does not exist are refused before anything is tuned; where the publishing is refused after
+    that, a note on the error says where the tuned folder is kept.
     """
     from sls.pipeline.fit import FitConfig, fit
     from sls.progress import ignore_progress
 
-    check_name(task, "task")
-    for alias in aliases:
-        check_name(alias, "alias")
-    if parent is not None:
-        store.resolve(parent)
-    with contextlib.ExitStack() as stack:
-        folder = out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    check_publishable(store, task, aliases, force=force, parent=parent)
+    folder = Path(out or tempfile.mkdtemp(prefix="onetrunk-"))
+    try:
         result = fit(
             dataset,
             adopt_backbone(store, backbone),
@@ -61,7 +62,37 @@ def fit_and_publish(
             config=config or FitConfig(),
             progress=progress or ignore_progress,
         )
-        return publish_folder(store, task, result.cut, aliases=aliases, parent=parent)
+    except BaseException:
+        _remove_unless(folder, out)
+        raise
+    try:
+        version = publish_folder(store, task, result.cut, aliases=aliases, force=force, parent=parent)
+    except OnetrunkError as error:
+        error.add_note(f"the tuned task is kept in {result.cut}: publish it with `publish_folder`")
+        raise
+    _remove_unless(folder, out)
+    return version
+
+
+def _remove_unless(folder: Path, out: str | Path | None) -> None:
+    if out is None:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def check_publishable(
+    store: Store, task: str, aliases: tuple[str, ...] = (), *, force: bool = False, parent: str | None = None
+) -> None:
+    """Raise what publishing this task would raise whatever its folder holds: to be asked before it is tuned."""
+    from store.registry.publish import PublishOptions
+
+    store.check_writable()
+    check_name(task, "task")
+    PublishOptions(aliases=aliases)
+    for alias in aliases:
+        check_name(alias, "alias")
+        store.check_protection(task, alias, force=force)
+    if parent is not None:
+        store.resolve(parent)
 
 
 def publish_folder(

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import http.client
 import json
+import threading
 import urllib.parse
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 from serving.images import ImageSource, encoded
 from serving.prediction import Prediction, ReceivedPrediction
-from store.errors import ServerError
+from store.errors import InvalidSettingError, ServerError
+
+SHOWN = 200  # characters of what a server said
 
 
 class Client:
-    """One kept connection to a onetrunk server; close it, or use it as a context manager.
+    """One kept connection to a onetrunk server; close it, or use it as a context manager. Threads take turns.
 
     `api_key` is the secret of an API key, for servers that ask for one. A request waits for `timeout_s` at most.
     """
 
     def __init__(self, url: str, *, api_key: str | None = None, timeout_s: float = 120) -> None:
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in ("http", "https") or parts.hostname is None:
-            raise ServerError(f"{url!r} is not a valid server address: write http://HOST:PORT")
+        if not timeout_s > 0:
+            raise InvalidSettingError(f"timeout_s {timeout_s}: give seconds above 0")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise InvalidSettingError("the API key is not valid: give the secret as it was shown when the key was made")
+        parts, port = _split(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        self._url = url
-        self._prefix = parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._url = urllib.parse.urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        self._prefix = urllib.parse.quote(parts.path.rstrip("/"))
+        self._connection = kind(parts.hostname or "", port, timeout=timeout_s)
         self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._turn = threading.Lock()
 
     def __enter__(self) -> Client:
         return self
@@ -48,32 +53,67 @@ class Client:
         """Return the server's predictions for one image, in the order of the refs, from one request.
 
         They hold the best `top` labels, and with `logits` all logits. Raises `ServerError` with the server's message
-        where it has no answer for one of the refs.
+        where it has no answer for one of the refs, and where what answers is not a onetrunk server.
         """
-        answers = self._post(refs, encoded(image), {"ref": refs, "top": top, "logits": str(logits).lower()})
-        return tuple(ReceivedPrediction.from_dict(answer) for answer in answers)
-
-    def _post(self, refs: Sequence[str], image: bytes, query: dict[str, object]) -> list[dict[str, object]]:
-        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
-        try:
-            self._connection.request("POST", target, body=image, headers=self._headers)
-            response = self._connection.getresponse()
-            body = response.read()
-        except OSError as error:
-            raise ServerError(f"{self._url} does not answer ({error}): start it with `serve(store_url)`") from None
+        if isinstance(refs, str) or not refs:
+            raise InvalidSettingError(f"refs {refs!r}: give a list with at least one ref")
+        status, body = self._post(encoded(image), {"ref": refs, "top": top, "logits": str(logits).lower()})
         answer = _json_object(body)
-        if response.status != 200:
-            raise ServerError(
-                f"{self._url} answered {response.status} for {', '.join(map(repr, refs))}: "
-                f"{answer.get('message', body[:200])}"
-            )
-        return cast(list[dict[str, object]], answer["answers"])
+        if status != 200:
+            message = " ".join(str(answer.get("message", body[:SHOWN])).split())
+            raise ServerError(f"{self._url} answered {status} for {', '.join(map(repr, refs))}: {message}")
+        try:
+            predictions = tuple(map(ReceivedPrediction.from_dict, _answers(answer)))
+        except (KeyError, TypeError, AttributeError):
+            predictions = ()
+        if len(predictions) != len(refs):
+            raise ServerError(f"{self._url} does not answer as a onetrunk server does: check the address")
+        return predictions
+
+    def _post(self, image: bytes, query: dict[str, object]) -> tuple[int, bytes]:
+        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
+        with self._turn:
+            try:
+                self._connection.request("POST", target, body=image, headers=self._headers)
+                response = self._connection.getresponse()
+                return response.status, response.read()
+            except TimeoutError:
+                self._connection.close()  # else the late answer would be taken for the next one
+                raise ServerError(f"{self._url} did not answer in time: wait longer with `timeout_s=`") from None
+            except OSError as error:
+                self._connection.close()
+                raise ServerError(f"{self._url} does not answer ({error}): start it with `serve(store_url)`") from None
+            except http.client.HTTPException as error:
+                self._connection.close()
+                raise ServerError(
+                    f"{self._url} does not speak HTTP as it should ({type(error).__name__}): check the address"
+                ) from None
 
 
-def _json_object(body: bytes) -> dict[str, object]:
+def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
+    """Return the parts of the address and its port; raise `ServerError` where it is not one."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        host, port = parts.hostname, parts.port
+        valid = parts.scheme in ("http", "https") and host is not None and host == host.encode("idna").decode() != ""
+    except (ValueError, AttributeError, TypeError):  # UnicodeError is a ValueError
+        valid = False
+    if not valid or any(character.isspace() for character in url):
+        raise ServerError(f"{str(url)[:SHOWN]!r} is not a valid server address: write http://HOST:PORT")
+    return parts, port
+
+
+def _json_object(body: bytes) -> Mapping[str, object]:
     """Return the JSON object in the body; an empty one for any other body."""
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def _answers(answer: Mapping[str, object]) -> list[Mapping[str, object]]:
+    answers = answer["answers"]
+    if not isinstance(answers, list):
+        raise TypeError
+    return answers

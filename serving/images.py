@@ -23,9 +23,10 @@ def encoded(image: ImageSource) -> bytes:
         is_grey16 = upright.mode.startswith("I")  # RGB would clip it to 255
         (upright.convert("I").convert("I;16") if is_grey16 else upright.convert("RGB")).save(png, "PNG")
         return png.getvalue()
+    if not isinstance(image, str | Path):
+        raise ImageError(f"{type(image).__name__} is not an image: give encoded bytes, a path or a Pillow image")
     try:
         return Path(image).read_bytes()
-    except OSError as error:
-        raise ImageError(
-            f"{str(image)[:200]!r} cannot be read ({error.strerror}): give the path of an image file"
-        ) from None
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        problem = getattr(error, "strerror", None) or error
+        raise ImageError(f"{str(image)[:200]!r} cannot be read ({problem}): give the path of an image file") from None

@@ -13,7 +13,6 @@ def check_port(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
-        except OSError as error:
-            raise PortTakenError(
-                f"cannot listen on {host}:{port} ({error.strerror}): choose another with `port=`"
-            ) from None
+        except (OSError, OverflowError) as error:
+            problem = getattr(error, "strerror", None) or "a port is a number from 0 to 65535"
+            raise PortTakenError(f"cannot listen on {host}:{port} ({problem}): choose another with `port=`") from None

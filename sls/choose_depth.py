@@ -85,7 +85,7 @@ class DepthChoice:
 
 
 def choose_depth(
-    folder: Path,
+    folder: str | Path,
     dataset: Dataset,
     backbone: Backbone,
     *,
@@ -97,7 +97,7 @@ def choose_depth(
     Scoring starts at the folder's last block: the blocks above an earlier cut are gone.
     """
     transform = make_transform(backbone.record.id.preprocessing)
-    return choose_depth_of_model(read_folder(folder, backbone).vit, dataset, config, transform, progress)
+    return choose_depth_of_model(read_folder(Path(folder), backbone).vit, dataset, config, transform, progress)
 
 
 def choose_depth_of_model(

@@ -26,11 +26,11 @@ MAX_COMMAND = 1000  # characters; a record from elsewhere may hold anything
 MARKUP = re.compile(r"([\\`*_{}\[\]<>()#+!|~&])")
 
 
-def export_hub(store: Store, ref: str, folder: Path) -> Path:
+def export_hub(store: Store, ref: str, folder: str | Path) -> Path:
     """Write the version as a folder ready for the Hub; it must be new or empty, and `publish` takes it again."""
     version = store.resolve(ref)
     card = model_card(version, store.backbone(version.manifest.backbone), store.read(version.manifest.head.labels))
-    store.export(f"{version.task}@sha256:{version.digest}", folder)
+    folder = store.export(f"{version.task}@sha256:{version.digest}", folder)
     (folder / README).write_text(card, encoding="utf-8")
     return folder
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from serving.prediction import Prediction
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors do not compare to one truth
 class EnginePrediction(Prediction):
     """A prediction that computes what it is asked for from the logits tensor (classes,), float32, on the CPU."""
 

@@ -98,7 +98,7 @@ def fit(
     dataset: Dataset,
     backbone: Backbone,
     *,
-    out: Path,
+    out: str | Path,
     config: FitConfig = FitConfig(),
     progress: ProgressCallback = ignore_progress,
 ) -> FitResult:
@@ -118,7 +118,7 @@ def fit(
             f"adapters from block {config.tune.from_block}: {backbone.record.name} has {backbone.record.blocks}; "
             f"choose 1..{backbone.record.blocks}"
         )
-    return _Fit(dataset, backbone, config.effective, out, RunLog(progress)).run()
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).run()
 
 
 class _Fit:

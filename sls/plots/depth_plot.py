@@ -20,7 +20,7 @@ TICKS = 12
 
 def draw_depths(
     indexes: Mapping[str, PruneIndex],
-    stem: Path,
+    stem: str | Path,
     *,
     certificates: Mapping[str, Certificate] | None = None,
     accuracies: Mapping[str, tuple[Accuracy, ...]] | None = None,

@@ -25,8 +25,9 @@ def shorten(name: str) -> str:
     return line if len(line) <= LONGEST else f"{line[:half]}…{line[1 - half :]}"
 
 
-def save(figure: Figure, stem: Path) -> Path:
+def save(figure: Figure, stem: str | Path) -> Path:
     """Write `stem`.svg and `stem`.png and return the first; equal pictures give equal SVG bytes."""
+    stem = Path(stem)
     stem.parent.mkdir(parents=True, exist_ok=True)
     svg = stem.with_name(stem.name + ".svg")
     with matplotlib.rc_context({"svg.hashsalt": stem.name}):

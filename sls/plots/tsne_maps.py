@@ -40,7 +40,7 @@ def draw_maps(
     features: BlockFeatures,
     labels: Labels,
     classes: Sequence[str],
-    stem: Path,
+    stem: str | Path,
     *,
     depth: int,
 ) -> Path:

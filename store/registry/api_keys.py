@@ -25,6 +25,8 @@ def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
         raise InvalidNameError(
             f"tenant {tenant[:80]!r} has a '/': give what stands before it in the names of its tasks"
         )
+    if isinstance(scopes, str):
+        raise InvalidSettingError(f"scopes {scopes!r} is one string: give a tuple, ({scopes!r},)")
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise InvalidSettingError(f"scopes {', '.join(scopes)[:80]!r}: name one or more of {', '.join(SCOPES)}")

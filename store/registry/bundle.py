@@ -8,7 +8,7 @@ the backbone. Imported under the same names it stays the same; under others the 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -45,9 +45,12 @@ class BundleSummary:
 
 
 def export_bundle(
-    store: ReadOnlyStore, refs: Iterable[str], destination: Path | BinaryIO, *, with_backbone: bool = True
+    store: ReadOnlyStore, refs: Sequence[str], destination: str | Path | BinaryIO, *, with_backbone: bool = True
 ) -> BundleSummary:
     """Write the versions to a new file, with the weights of their backbones where the store holds these."""
+    if isinstance(refs, str):
+        raise InvalidSettingError(f"refs {refs!r} is one string: give a list, [{refs!r}]")
+    destination = Path(destination) if isinstance(destination, str) else destination
     resolved = {(v.task, v.number): v for v in map(store.resolve, refs)}
     versions = [resolved[key] for key in sorted(resolved)]
     if not versions:
@@ -76,7 +79,7 @@ def export_bundle(
 
 def import_bundle(
     store: Store,
-    source: Path | BinaryIO,
+    source: str | Path | BinaryIO,
     *,
     task: str | None = None,
     tenant: str | None = None,
@@ -89,6 +92,7 @@ def import_bundle(
     all. What the store has already stays as it is.
     `task` renames the only task of the bundle; `tenant` puts every task under that tenant.
     """
+    source = Path(source) if isinstance(source, str) else source
     with open_bundle(source) as bundle:
         names = _names(bundle.contents.versions, task, tenant)
         for alias in aliases:

@@ -17,7 +17,7 @@ from store.catalogue.aliases import check_rule, rule_of
 from store.catalogue.backbones import check_backbone_name
 from store.catalogue.catalogue import Catalogue
 from store.catalogue.leases import PUBLISHING
-from store.errors import BackboneMismatchError, OnetrunkError
+from store.errors import BackboneMismatchError, InvalidSettingError, OnetrunkError
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
 from store.records.refs import check_name
@@ -37,6 +37,12 @@ class PublishOptions:
     depth: int | None = None
     aliases: tuple[str, ...] = ()
     force: bool = False
+
+    def __post_init__(self) -> None:
+        if isinstance(self.aliases, str):
+            raise InvalidSettingError(f"aliases {self.aliases!r} is one string: give a tuple, ({self.aliases!r},)")
+        if self.depth is not None and type(self.depth) is not int:
+            raise InvalidSettingError(f"depth {self.depth!r} is not a whole number: give how many blocks run")
 
 
 DEFAULT = PublishOptions()

@@ -19,6 +19,7 @@ from store.backends.create import create_identity
 from store.backends.identity import store_uuid
 from store.backends.layout import CATALOGUE
 from store.backends.urls import open_backend
+from store.catalogue.aliases import check_protected, rule_of
 from store.catalogue.catalogue import Catalogue
 from store.catalogue.database import Database
 from store.catalogue.removal import Removal, removable_versions, removal_of
@@ -125,7 +126,7 @@ class Store(ReadOnlyStore):
     def publish(
         self,
         task: str,
-        folder: Path,
+        folder: str | Path,
         *,
         backbone: str | None = None,
         depth: int | None = None,
@@ -140,7 +141,7 @@ class Store(ReadOnlyStore):
         self.check_writable()
         check_name(task, "task")
         options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
-        return self.publish_checkpoint(task, read_checkpoint(folder), where=str(folder), options=options)
+        return self.publish_checkpoint(task, read_checkpoint(Path(folder)), where=str(folder), options=options)
 
     def publish_checkpoint(
         self, task: str, checkpoint: Checkpoint, *, where: str, options: PublishOptions = DEFAULT
@@ -160,6 +161,10 @@ class Store(ReadOnlyStore):
         check_name(alias, "alias")
         target = self.resolve(f"{task}:{version}")
         self.catalogue.set_alias(task, alias, target.number, target.manifest.certificate, force=force)
+
+    def check_protection(self, task: str, alias: str, *, force: bool = False) -> None:
+        """Raise `NotAllowedError` where the alias is protected and would not be moved."""
+        check_protected(rule_of(self.queries, task, alias), task, force=force)
 
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
         self.check_writable()
@@ -204,6 +209,8 @@ class Store(ReadOnlyStore):
         check_name(key, "tag")
         if value is not None and (not value.isprintable() or not 1 <= len(value) <= 300):
             raise InvalidNameError(f"tag {key!r} has value {value[:80]!r}: use 1 to 300 printable characters")
+        if version is not None and type(version) is not int:  # what JSON and SQLite make of it would differ
+            raise InvalidSettingError(f"version {version!r} is not a whole number: give the number of a version")
         self.catalogue.set_tag(task, version or 0, key, value)
 
     def remove(
@@ -256,9 +263,9 @@ class Store(ReadOnlyStore):
         self.check_writable()
         self.catalogue.revoke_key(identifier)
 
-    def export(self, ref: str, folder: Path) -> Path:
+    def export(self, ref: str, folder: str | Path) -> Path:
         """Write the version as a folder that PEFT loads and `publish` takes; the folder must be new or empty."""
-        manifest = self.resolve(ref).manifest
+        manifest, folder = self.resolve(ref).manifest, Path(folder)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ConflictError(f"{folder} exists and is not an empty folder: choose a new one")
         try:

@@ -65,7 +65,11 @@ class Backbone:
 
 
 def load_backbone(
-    name: str, *, weights: Path | None = None, arguments: Mapping[str, object] | None = None, label: str | None = None
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    arguments: Mapping[str, object] | None = None,
+    label: str | None = None,
 ) -> Backbone:
     """Load a packaged backbone, a timm name (`hf-hub:` too), or a timm architecture with a local safetensors file.
 
@@ -75,6 +79,7 @@ def load_backbone(
         return _load_packaged(name)
     if weights is None:
         return _load_pretrained(name, arguments or {}, label or name)
+    weights = Path(weights)
     if not weights.is_file():
         raise BackboneNotFoundError(f"weights file {str(weights)!r} does not exist: give a safetensors file")
     model = _create(name, arguments or {})

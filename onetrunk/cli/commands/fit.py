@@ -33,7 +33,7 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import adopt_backbone, borrow_backbone, publish_folder
+from onetrunk.workflows import adopt_backbone, borrow_backbone, check_publishable, publish_folder
 from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
@@ -80,8 +80,8 @@ def fit(
     dataset = images.load(data)
     with contextlib.ExitStack() as stack:
         store = None if output.no_publish else stack.enter_context(options.open(create=True))
-        if store and output.parent:
-            store.resolve(output.parent)  # half an hour of tuning should not end in a mistyped name
+        if store:  # half an hour of tuning should not end in a mistyped name
+            check_publishable(store, task, tuple(output.alias or ()), parent=output.parent)
         model = adopt_backbone(store, backbone) if store else borrow(options, backbone)
         work = output.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         with progress_of(f"{task} ({len(dataset.classes)} classes, {len(dataset.train)} images)") as progress:

@@ -114,7 +114,10 @@ def test_a_refusal_of_the_server_is_raised_with_its_message(server: Server) -> N
 
 
 def test_where_no_server_listens_the_error_names_the_way_to_start_one() -> None:
-    with Client("http://127.0.0.1:1", timeout_s=5) as client, pytest.raises(ServerError, match=r"with `serve\(url\)`"):
+    with (
+        Client("http://127.0.0.1:1", timeout_s=5) as client,
+        pytest.raises(ServerError, match=r"with `serve\(store_url\)`"),
+    ):
         client.predict("flowers", IMAGE)
 
 
