@@ -35,7 +35,7 @@ def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = Fals
 
     A version that is purged and collected meanwhile is not damaged: where others changed the store, verify again.
     """
-    if quarantine:
+    if quarantine or not isinstance(store, Store):  # a reader has no journal to compare with
         store.check_writable()
     journal, location = store.journal, store.catalogue.database.location
     reopen = partial(type(store).open, store.url, catalogue=store.catalogue.database.url)

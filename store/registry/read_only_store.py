@@ -17,6 +17,7 @@ from store.errors import (
     BackboneNotFoundError,
     IntegrityError,
     InvalidSettingError,
+    ReadOnlyStoreError,
     TaskNotFoundError,
     VersionNotFoundError,
 )
@@ -57,6 +58,10 @@ class ReadOnlyStore(CatalogueReader):
         super().__init__(backend, queries, read_only=read_only, rows=rows)
         self.blobs = Blobs(backend)
         self.fingerprints = Fingerprints()
+
+    def check_writable(self) -> None:
+        """Raise `ReadOnlyStoreError`."""
+        raise ReadOnlyStoreError(f"{self.url} was opened to read alone: open it with `open_store(url)`")
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
         """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`; `at` is when to look up the alias."""

@@ -99,3 +99,11 @@ def test_one_string_is_no_list_of_names(store, folder, tmp_path):
         onetrunk.new_key(None, "read")
     with pytest.raises(InvalidSettingError, match="refs 'flowers' is one string"):
         onetrunk.export_bundle(store, "flowers", tmp_path / "bundle")
+
+
+def test_what_a_reader_cannot_do_is_refused_with_the_way_to_open_the_store(store, folder):
+    publish(store, folder)
+    with onetrunk.open_read_only(store.url) as reader:
+        for call in (onetrunk.verify, onetrunk.collect_garbage, lambda each: check_publishable(each, "flowers")):
+            with pytest.raises(ReadOnlyStoreError, match=r"opened to read alone: open it with `open_store\(url\)`"):
+                call(reader)
