@@ -8,10 +8,8 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import torch
-
 from serving.port import check_port
-from serving.runtime.device import native_bfloat16
+from serving.runtime.device import cpu_threads, cuda_name, native_bfloat16
 from store.backends.probe import probe
 from store.errors import OnetrunkError, StoreNotFoundError
 from store.maintenance.verify import verify
@@ -48,9 +46,9 @@ def _libraries() -> Iterator[Check]:
 
 def _devices() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield Check("cpu", True, f"{cores} cores, torch uses {torch.get_num_threads()} threads")
+    yield Check("cpu", True, f"{cores} cores, torch uses {cpu_threads()} threads")
     yield Check("bfloat16 on the cpu", True, "native" if native_bfloat16("cpu") else "emulated; float32 is the default")
-    yield Check("cuda", True, torch.cuda.get_device_name() if torch.cuda.is_available() else "none")
+    yield Check("cuda", True, cuda_name() or "none")
 
 
 def _store(url: str, catalogue: str | None) -> Iterator[Check]:

@@ -17,7 +17,6 @@ from io import BytesIO
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from onetrunk.cli.output import print_table
@@ -27,6 +26,7 @@ from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
 from serving.app import ServeConfig, running
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
+from serving.runtime.device import set_cpu_threads
 from serving.runtime.predictor import Predictor
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
@@ -179,7 +179,7 @@ def fit_here(plan: Plan, name: str, out: Path, _workers: int, report: Callable[[
 
 def fit_task(plan: Plan, name: str, out: Path, workers: int, sender: Connection) -> None:
     keep_freed_memory()
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
+    set_cpu_threads(max(1, (os.cpu_count() or 1) // workers))
     dataset = load_embedded(plan, name)
     sender.send(fit(dataset, load_backbone(DEFAULT_BACKBONE), out=out, config=plan.config, progress=sender.send))
 

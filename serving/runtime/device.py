@@ -24,6 +24,20 @@ def choose_dtype(name: str, device: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def cpu_threads() -> int:
+    """Return how many threads torch's operations use in this process."""
+    return torch.get_num_threads()
+
+
+def set_cpu_threads(count: int) -> None:
+    torch.set_num_threads(count)
+
+
+def cuda_name() -> str | None:
+    """Return the name of the CUDA device, None without one."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+
+
 def native_bfloat16(device: str) -> bool:
     if torch.device(device).type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
