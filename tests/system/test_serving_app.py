@@ -206,7 +206,7 @@ def test_where_no_keys_are_asked_for_nobody_changes_anything(served, method, pat
 
 
 def test_a_client_is_told_when_there_is_no_server_or_the_server_refuses(served):
-    with pytest.raises(ServerError, match=r"start it with `serve\(url\)`"):
+    with pytest.raises(ServerError, match=r"start it with `serve\(store_url\)`"):
         Client(f"http://127.0.0.1:{free_port()}").predict("flowers", b"")
     with pytest.raises(ServerError, match=r"answered 404 for 'nothing': no task 'nothing'"):
         Client(served.url).predict("nothing", image(0))

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import pytest
 
@@ -28,15 +29,23 @@ def peer(*replies: bytes | None) -> Iterator[str]:
         def serve() -> None:
             for reply in replies:
                 connection, _ = listener.accept()
-                with connection:
-                    connection.recv(65536)
+                with connection, connection.makefile("rb") as request:
+                    read_request(request)  # all of it: what closes with bytes unread resets the connection
                     if reply is None:
-                        connection.recv(1)  # until the client gives up
+                        request.read(1)  # until the client gives up
                     else:
                         connection.sendall(reply)
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+
+def read_request(request: BinaryIO) -> None:
+    length = 0
+    while line := request.readline().strip():
+        name, _, value = line.partition(b":")
+        length = int(value) if name.lower() == b"content-length" else length
+    request.read(length)
 
 
 def answer(value: object, status: str = "200 OK") -> bytes:
