@@ -55,7 +55,7 @@ constraints: ## Pin today's versions in constraints.txt; PYTHON should be the ol
 	.ci/constraints
 
 clean: ## Remove the environment, the demo and every cache.
-	rm -rf $(VENV) demo benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) demo demo-quick benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt .ci/install
 	.ci/install $(VENV) --editable '.[dev]'

@@ -129,7 +129,7 @@ def adopt_backbone(
     store: Store,
     name: str,
     *,
-    weights: Path | None = None,
+    weights: str | Path | None = None,
     arguments: Mapping[str, object] | None = None,
     label: str | None = None,
 ) -> Backbone:
@@ -137,11 +137,11 @@ def adopt_backbone(
 
     `weights`, `arguments` and `label` are those of `load_backbone`.
     """
-    from store.weights.backbones import load_backbone, open_backbone
+    from store.weights.backbones import load_backbone
 
-    for record in store.backbones():
-        if (label or name) in (record.name, record.id.fingerprint):
-            return open_backbone(store, record)
+    known = _open_known(store, label or name)
+    if known is not None:
+        return known
     backbone = load_backbone(name, weights=weights, arguments=arguments, label=label)
     add_backbone(store, backbone)
     return backbone
@@ -160,10 +160,18 @@ def add_backbone(store: Store, backbone: Backbone, *, by_reference: bool = False
 
 def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None) -> Backbone:
     """Open a backbone of the store at this address, or load it by name; the store stays as it is, or absent."""
-    from store.weights.backbones import load_backbone, open_backbone
+    from store.weights.backbones import load_backbone
 
     with contextlib.suppress(StoreNotFoundError), open_store(url, catalogue=catalogue) as store:
-        for record in store.backbones():
-            if name in (record.name, record.id.fingerprint):
-                return open_backbone(store, record)
+        known = _open_known(store, name)
+        if known is not None:
+            return known
     return load_backbone(name)
+
+
+def _open_known(store: Store, name: str) -> Backbone | None:
+    """Open the backbone of this name or fingerprint; None where the store has none."""
+    from store.weights.backbones import open_backbone
+
+    known = [record for record in store.backbones() if name in (record.name, record.id.fingerprint)]
+    return open_backbone(store, known[0]) if known else None

@@ -88,7 +88,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def fail(error: Exception, code: int) -> NoReturn:
     typer.secho(f"{type(error).__name__}: {with_hint(str(error))}", fg="red", err=True)
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()

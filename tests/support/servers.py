@@ -68,7 +68,7 @@ def seaweed(weed: Path) -> Iterator[Bucket]:
     """Serve one bucket until the end of the block."""
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
     names += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
-    ports = dict(zip(names, _free_ports(len(names)), strict=True))
+    ports = dict(zip(names, free_ports(len(names)), strict=True))
     key, secret = secrets.token_hex(8), secrets.token_hex(16)
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
@@ -103,7 +103,7 @@ def postgres(binaries: Path) -> Iterator[Postgres]:
     with _place("pg") as folder:
         if os.getuid() == 0:
             shutil.chown(folder, "postgres")
-        data, (port,) = folder / "data", _free_ports(1)
+        data, (port,) = folder / "data", free_ports(1)
         _as_postgres(
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], folder
         )
@@ -162,9 +162,14 @@ def _make_bucket(environment: Mapping[str, str], log: Path) -> None:
             time.sleep(0.2)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
             one.bind(("127.0.0.1", 0))
         return [one.getsockname()[1] for one in sockets]
+
+
+def free_port() -> int:
+    (port,) = free_ports(1)
+    return port

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
-
 import pytest
 from support.cli import run
+from support.servers import free_port
 
 import onetrunk
 
@@ -13,11 +12,8 @@ pytestmark = pytest.mark.cluster
 
 
 def test_demo_quick_leaves_two_served_tasks_and_a_report(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
     folder = tmp_path / "demo"
-    done = run("demo", "--quick", "--folder", str(folder), "--port", str(port), store=tmp_path / "none")
+    done = run("demo", "--quick", "--folder", str(folder), "--port", str(free_port()), store=tmp_path / "none")
     assert done.code == 0, done.err
     assert "In process, 20 of 20 images get the same label" in " ".join(done.out.split())
     with onetrunk.open_read_only(folder / "store") as store:

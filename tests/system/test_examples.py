@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import sys
 from io import BytesIO
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from support.servers import free_port
 
 import onetrunk
 
@@ -34,12 +34,6 @@ def run(name: str, *arguments: str, folder: Path) -> str:
     return done.stdout
 
 
-def free_port() -> str:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return str(listener.getsockname()[1])
-
-
 def test_every_example_is_run_here():
     tested = set(re.findall(r'run\(\n?\s*"(\w+\.py)"', Path(__file__).read_text("utf-8")))
     assert {path.name for path in EXAMPLES.glob("*.py")} == tested
@@ -59,7 +53,7 @@ def test_the_first_python_of_the_readme_runs_with_less_data_and_fewer_epochs(tmp
 
 
 def test_fit_and_serve(tmp_path):
-    lines = run("fit_and_serve.py", "work", free_port(), folder=tmp_path).splitlines()
+    lines = run("fit_and_serve.py", "work", str(free_port()), folder=tmp_path).splitlines()
     assert [line.split(" runs ")[0] for line in lines[:2]] == ["digits:1", "slant:1"]
     assert [line.split(" says ")[0] for line in lines[-2:]] == ["digits:1", "slant:1"]
 
@@ -71,7 +65,7 @@ def test_publish_peft(tmp_path):
 
 
 def test_two_tenants_see_their_own_and_a_client_asks_with_a_key(tmp_path):
-    lines = run("two_tenants.py", ".", free_port(), folder=tmp_path).splitlines()
+    lines = run("two_tenants.py", ".", str(free_port()), folder=tmp_path).splitlines()
     own, refused = [lines[0], lines[3]], [lines[1], lines[2]]
     assert [line.split(": ")[0] for line in own] == ["garden asks for garden/slant", "zoo asks for zoo/slant"]
     assert all("404" in line for line in refused)
@@ -83,7 +77,7 @@ def test_client_asks_a_server_that_runs(tmp_path):
     Image.new("RGB", (64, 64), (200, 40, 40)).save(image, "PNG")
     (tmp_path / "red.png").write_bytes(image.getvalue())
     port = free_port()
-    with onetrunk.serve(str(tmp_path / "store"), port=int(port)):
+    with onetrunk.serve(str(tmp_path / "store"), port=port):
         url = f"http://127.0.0.1:{port}"
         (line,) = run("client.py", url, "shapes@prod", "red.png", folder=tmp_path).splitlines()
     assert re.fullmatch(r"red\.png: (circle|square|triangle) .* \(shapes:1, 8 blocks\)", line)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.oracle import make_backbone, make_task, png
+from support.servers import free_port
 
 from serving.app import ServeConfig, running
 from store.registry.bundle import export_bundle
@@ -66,12 +67,6 @@ class Reply:
     @property
     def json(self) -> dict[str, object]:
         return json.loads(self.body)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_store(root: Path) -> tuple[Path, dict[str, str], str, bytes]:

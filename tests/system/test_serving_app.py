@@ -16,6 +16,7 @@ import pytest
 import torch
 from support.cli import call as command
 from support.oracle import make_random_task, png
+from support.servers import free_port
 
 from serving.app import serve
 from serving.benchmark.load import LoadRequest, run_load
@@ -37,12 +38,6 @@ class Served:
 
     url: str
     store: Path
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def make_store(root: Path) -> Path:
