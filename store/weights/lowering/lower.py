@@ -16,6 +16,7 @@ from store.weights.forms import Forms, TaskWeights
 from store.weights.lowering import low_rank, products, scales
 from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
+from store.weights.lowering.finite import all_finite, not_finite, require_finite
 
 __all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
 
@@ -34,18 +35,21 @@ def lower(
     """Lower a published task; its files have passed `store.adapters.checkpoint.check` with the backbone's record.
 
     `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
-    is not whole.
+    is not whole, `RefusedError` where a number is not finite in the dtype.
     """
     settings = json.loads(config)
     forms = LOWERINGS[settings["peft_type"]](settings, _load(adapter, "adapter_model.safetensors"), backbone)
-    return with_head(forms.to(device, dtype), _load(head, "head.safetensors"), labels, depth, dtype, device)
+    forms = require_finite(forms.to(device, dtype), dtype)
+    return with_head(forms, _load(head, "head.safetensors"), labels, depth, dtype, device)
 
 
 def with_head(
     forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
 ) -> TaskWeights:
-    """Return the weights of a task from forms that are on the device, its head and its class names."""
-    weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
+    """Return the weights of a task from forms that are on the device, a copy of its head and its class names."""
+    weight, bias = (head[name].to(device, dtype, copy=True) for name in ("weight", "bias"))
+    if not (all_finite(weight) and all_finite(bias)):
+        raise not_finite("head", dtype)
     return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 
 
