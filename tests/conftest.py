@@ -12,6 +12,9 @@ from support.toy_backbone import Toy, make_toy, tune
 
 from store.registry.store import Store
 
+# Packed backbones stay in each process: no test writes into the user's cache, and none depends on what is there.
+os.environ["ONETRUNK_CACHE"] = "off"
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

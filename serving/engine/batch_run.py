@@ -23,9 +23,7 @@ class Finished:
 class Tokens(Protocol):
     """The tokens of a batch's rows, in whatever memory and layout; the stem has run once the first block has."""
 
-    def advance(
-        self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int
-    ) -> Mapping[int, Tensor]:
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
         """Run blocks start + 1 to stop over the rows, deepest first, and return the logits of the members that end.
 
         Row i goes on from row `sources[i]` of the last call, of which the rows that had ended are left out; in the

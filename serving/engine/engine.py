@@ -48,9 +48,7 @@ class Engine:
         """
         return self._model.prepare(weights)
 
-    def begin(
-        self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None
-    ) -> BatchRun:
+    def begin(self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.
 
         Tasks of one image share its rows below the first block that any of them adapts. Rows depend on no other row.

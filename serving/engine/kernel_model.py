@@ -58,9 +58,7 @@ class KernelTokens:
         else:
             self._x = stem(cast(VisionTransformer, self._vit), images.bfloat16()).contiguous()
 
-    def advance(
-        self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int
-    ) -> Mapping[int, Tensor]:
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
         if self._images is not None:
             self._x = self._kernel.empty_tokens(len(rows))
             self._places = list(range(len(rows)))
@@ -81,7 +79,7 @@ class KernelTokens:
         ends = [sorted(row.members, key=lambda member: self._tasks[member].depth) for row in rows]
         ending = [member for members in ends for member in members if start < self._tasks[member].depth <= stop]
         counts = [len(self._tasks[member].labels) for member in ending]
-        logits = torch.empty(sum(counts), dtype=torch.float32).split(counts)
+        logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
         addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
         kernel_rows = [
             KernelRow(

@@ -51,9 +51,7 @@ class TorchTokens:
         self._tasks = tasks
         self._parts = model.threads.split(images)
 
-    def advance(
-        self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int
-    ) -> Mapping[int, Tensor]:
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
         if start == 0:
             images = sum(len(part) for part in self._parts)
             self._parts = self._run(lambda images, _: stem(self._model.vit, images), self._parts, range(images))

@@ -42,7 +42,7 @@ def layout(vit: VisionTransformer, covered: Coverage) -> tuple[dict[str, int], i
     """Return each array's place and the bytes of all, which depend on the architecture alone."""
     plan, places = Plan(), {}
     for path, linear in _linears(vit, covered):
-        out, in_ = round_up(linear.weight.shape[0], SLICE), round_up(linear.weight[0].numel(), SLICE)
+        out, in_ = _sizes(linear)
         places[f"{path}.weight"] = plan.take(out * in_ * BF16_NBYTES)
         places[f"{path}.bias"] = plan.take(out * FLOAT_NBYTES)
     for name, count in _vectors(vit, covered):
@@ -55,10 +55,10 @@ def pack_backbone(library: ctypes.CDLL, vit: VisionTransformer, covered: Coverag
     places, nbytes = layout(vit, covered)
     packed = PackedBackbone(aligned(nbytes), places)
     for path, linear in _linears(vit, covered):
-        weight = linear.weight.detach().flatten(1).to(torch.bfloat16).contiguous()
+        weight = _parameter(linear, "weight").flatten(1).to(torch.bfloat16).contiguous()
         out, in_ = weight.shape
         library.onetrunk_pack_weight(weight.data_ptr(), out, in_, packed.address(f"{path}.weight"))
-        bias = np.zeros(out, np.float32) if linear.bias is None else linear.bias.detach().float().numpy()
+        bias = np.zeros(out, np.float32) if linear.bias is None else _parameter(linear, "bias").float().numpy()
         packed.floats(f"{path}.bias", round_up(out, SLICE))[:] = padded(bias, round_up(out, SLICE))
     for name, count in _vectors(vit, covered):
         packed.floats(name, count)[:] = _vector(vit, name).detach().float().reshape(-1).numpy()
@@ -129,7 +129,7 @@ def _block_norms(index: int, block: TimmBlock) -> list[tuple[str, nn.Module]]:
 
 def _vector(vit: VisionTransformer, name: str) -> Tensor:
     if name != "position":
-        return vit.get_parameter(name)
+        return cast(Tensor, vit.get_parameter(name))
     patches = torch.zeros(1, vit.patch_embed.num_patches, vit.embed_dim, dtype=vit.patch_embed.proj.weight.dtype)
     return cast(Tensor, vit._pos_embed(patches))
 
@@ -148,9 +148,17 @@ def _block(packed: PackedBackbone, index: int, block: TimmBlock) -> Block:
 
 
 def _linear(packed: PackedBackbone, path: str, linear: nn.Module) -> Linear:
-    out, in_ = linear.weight.shape[0], linear.weight[0].numel()
-    sizes = round_up(out, SLICE), round_up(in_, SLICE)
-    return Linear(packed.address(f"{path}.weight"), packed.address(f"{path}.bias"), *sizes)
+    return Linear(packed.address(f"{path}.weight"), packed.address(f"{path}.bias"), *_sizes(linear))
+
+
+def _sizes(linear: nn.Module) -> tuple[int, int]:
+    """Return a linear map's (out, in), or a patch embedding's, as multiples of 32."""
+    weight = _parameter(linear, "weight")
+    return round_up(weight.shape[0], SLICE), round_up(weight[0].numel(), SLICE)
+
+
+def _parameter(module: nn.Module, name: str) -> Tensor:
+    return module.get_parameter(name).detach()
 
 
 def _norm(packed: PackedBackbone, path: str) -> Norm:

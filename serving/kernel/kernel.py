@@ -7,6 +7,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -42,10 +43,7 @@ class KernelRow:
 
 
 class Kernel:
-    """One backbone, packed, and the threads that run its blocks; calls from several threads take turns at their own risk.
-
-    Only one walk may run at a time.
-    """
+    """One backbone, packed, and the threads that run its blocks. Walks take turns; packing may run beside them."""
 
     def __init__(
         self, library: Path, vit: VisionTransformer, packed: PackedBackbone, covered: Coverage, *, threads: int
@@ -60,6 +58,7 @@ class Kernel:
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
         self._packer = TaskPacker(self._library, packed, widths)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
+        self._one_walk = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
 
@@ -95,8 +94,9 @@ class Kernel:
             to=stop,
             slices=max((row.task.slices for row in rows if row.task is not None), default=1),
         )
-        self._library.onetrunk_walk(self._pool, ctypes.byref(walk), self.chunks(len(rows)))
-        del exits
+        with self._one_walk:
+            self._library.onetrunk_walk(self._pool, ctypes.byref(walk), self.chunks(len(rows)))
+        del exits  # they had to stay until here
 
     def chunks(self, rows: int) -> int:
         """Return into how many chunks so many rows are dealt: enough for all threads, and each fits a core's cache."""
@@ -109,11 +109,15 @@ class Kernel:
         if not 0 <= start <= stop <= self._model.blocks:
             raise InvalidSettingError(f"blocks {start + 1} to {stop} of {self._model.blocks}: give some of them")
         if x.dtype != torch.bfloat16 or x.shape[1:] != shape or not x.is_contiguous() or x.device.type != "cpu":
-            raise InvalidSettingError(f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16")
+            raise InvalidSettingError(
+                f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
+            )
         if images is not None and (
             images.dtype != torch.float32 or images.shape[1:] != self._pixels or not images.is_contiguous()
         ):
-            raise InvalidSettingError(f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32")
+            raise InvalidSettingError(
+                f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
+            )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
         for row in rows:

@@ -65,7 +65,9 @@ def _serves_stem(vit: VisionTransformer) -> bool:
     embed = vit.patch_embed
     fixed = type(embed) is PatchEmbed and not vit.dynamic_img_size and not embed.dynamic_img_pad
     whole = fixed and not any(side % patch for side, patch in zip(embed.img_size, embed.patch_size, strict=True))
-    plain = isinstance(vit.norm_pre, nn.Identity) or (_plain(vit.norm_pre) and vit.norm_pre.eps == vit.blocks[0].norm1.eps)
+    plain = isinstance(vit.norm_pre, nn.Identity) or (
+        _plain(vit.norm_pre) and vit.norm_pre.eps == vit.blocks[0].norm1.eps
+    )
     return whole and plain and isinstance(embed.norm, nn.Identity) and isinstance(vit.patch_drop, nn.Identity)
 
 

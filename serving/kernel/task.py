@@ -28,12 +28,13 @@ from serving.kernel.structs import (
 )
 from serving.kernel.support import SLICE
 from store.errors import RefusedError
-from store.weights.forms import Bottleneck, Delta, Norm, TaskWeights
+from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
 
 BEYOND = 1024  # numbers after a factor that its last tile reads
 LANES = 16  # floats that the kernel reads at a time
 RANKS = 32  # of one slice
 MOST_RANK = 4096
+PackFactor = Callable[[int, int, int, int], object]  # (factor, rank, width, packed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Piece:
     block: int
     column: int
     nbytes: int
-    write: Callable[[int], None]
+    write: Callable[[int], object]
 
 
 class TaskPacker:
@@ -89,22 +90,8 @@ class TaskPacker:
         table = np.zeros((weights.depth, FORMS_FIELDS), np.int64)
         pieces, slices = self._head(weights), 1
         for block in range(weights.depth):
-            for index, name in enumerate(MAPS):
-                if (delta := weights.forms.deltas.get(f"blocks.{block}.{name}")) is not None:
-                    column = index * DELTA_FIELDS
-                    table[block, column + 2] = delta.rank
-                    slices = max(slices, _slices(delta.rank))
-                    pieces += self._delta(delta, block, column, name)
-            for index, name in enumerate(NORMS):
-                if (norm := weights.forms.norms.get(f"blocks.{block}.{name}")) is not None:
-                    pieces += self._norm(norm, block, NORMS_AT + index * NORM_FIELDS)
-            for index, name in enumerate(BRANCHES):
-                if (form := weights.forms.bottlenecks.get(f"blocks.{block}.{name}")) is not None:
-                    column, width = BOTTLENECKS_AT + index * BOTTLENECK_FIELDS, form.down.shape[1]
-                    table[block, column + 4] = width
-                    table[block, column + 7 : column + 9] = INPUTS.index(form.input), ACTIVATIONS.index(form.activation)
-                    slices = max(slices, _slices(width))
-                    pieces += self._bottleneck(form, block, column)
+            found, most = self._block(weights.forms, block, table[block])
+            pieces, slices = pieces + found, max(slices, most)
         exit_, memory = self._written(weights, pieces, table)
         return PackedTask(
             depth=weights.depth,
@@ -118,6 +105,28 @@ class TaskPacker:
             head=(weights.head_weight, weights.head_bias),
             memory=memory,
         )
+
+    def _block(self, forms: Forms, block: int, fields: NDArray[np.int64]) -> tuple[list[Piece], int]:
+        """Set the sizes of a block's forms in `fields`; return its arrays, and the slices of its widest form."""
+        pieces: list[Piece] = []
+        widest = 0
+        for index, name in enumerate(MAPS):
+            if (delta := forms.deltas.get(f"blocks.{block}.{name}")) is not None:
+                column = index * DELTA_FIELDS
+                fields[column + 2] = delta.rank
+                widest = max(widest, delta.rank)
+                pieces += self._delta(delta, block, column, name)
+        for index, name in enumerate(NORMS):
+            if (norm := forms.norms.get(f"blocks.{block}.{name}")) is not None:
+                pieces += self._norm(norm, block, NORMS_AT + index * NORM_FIELDS)
+        for index, name in enumerate(BRANCHES):
+            if (form := forms.bottlenecks.get(f"blocks.{block}.{name}")) is not None:
+                column, width = BOTTLENECKS_AT + index * BOTTLENECK_FIELDS, form.down.shape[1]
+                fields[column + 4] = width
+                fields[column + 7 : column + 9] = INPUTS.index(form.input), ACTIVATIONS.index(form.activation)
+                widest = max(widest, width)
+                pieces += self._bottleneck(form, block, column)
+        return pieces, -(-widest // RANKS)
 
     def _written(
         self, weights: TaskWeights, pieces: list[Piece], table: NDArray[np.int64]
@@ -143,7 +152,7 @@ class TaskPacker:
         return [*pieces, self._numbers(weights.head_weight, -1, 2), _floats(weights.head_bias, -1, 3)]
 
     def _delta(self, delta: Delta, block: int, column: int, name: str) -> list[Piece]:
-        out, in_ = self._widths[name]
+        out, _ = self._widths[name]
         pieces = []
         if delta.a is not None and delta.b is not None:
             pieces += [self._a(delta.a[0], block, column), self._b(delta.b[0], block, column + 1)]
@@ -188,7 +197,13 @@ class TaskPacker:
         return self._factor(factor, self._library.onetrunk_pack_b, rank, out, block, column)
 
     def _factor(
-        self, factor: Tensor, pack: Callable[[int, int, int, int], None], rank: int, width: int, block: int, column: int
+        self,
+        factor: Tensor,
+        pack: Callable[[int, int, int, int], object],
+        rank: int,
+        width: int,
+        block: int,
+        column: int,
     ) -> Piece:
         factor = self._checked(factor)
         if rank > MOST_RANK:
@@ -216,7 +231,9 @@ def _array(values: NDArray[np.float32], block: int, column: int, multiple: int =
     if not np.isfinite(values).all():
         raise _not_finite()
     whole = padded(values, round_up(values.size, multiple))
-    return Piece(block, column, whole.size * FLOAT_NBYTES, lambda to: ctypes.memmove(to, whole.ctypes.data, whole.nbytes))
+    return Piece(
+        block, column, whole.size * FLOAT_NBYTES, lambda to: ctypes.memmove(to, whole.ctypes.data, whole.nbytes)
+    )
 
 
 def _float32(values: Tensor) -> NDArray[np.float32]:
@@ -224,9 +241,7 @@ def _float32(values: Tensor) -> NDArray[np.float32]:
     return floats
 
 
-def _slices(rank: int) -> int:
-    return -(-rank // RANKS)
-
-
 def _not_finite() -> RefusedError:
-    return RefusedError("a number of the task is infinite or NaN in bfloat16, and would reach other tasks: tune it again")
+    return RefusedError(
+        "a number of the task is infinite or NaN in bfloat16, and would reach other tasks: tune it again"
+    )

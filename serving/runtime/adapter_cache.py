@@ -8,8 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Lock
 
+from serving.engine.row_plan import EngineTask
 from store.errors import OverloadedError
-from store.weights.forms import TaskWeights
 
 LOADERS = 4  # threads: loading one task is a digest and a copy, so more would only take cores from the engine
 CEILING = 2  # times the budget: the most that pinned tasks may take before another task is refused
@@ -18,7 +18,7 @@ CEILING = 2  # times the budget: the most that pinned tasks may take before anot
 @dataclass(eq=False)
 class _Entry:
     digest: str
-    weights: Future[TaskWeights] = field(default_factory=Future)
+    weights: Future[EngineTask] = field(default_factory=Future)
     nbytes: int | None = None  # None until it is loaded
     pins: int = 0
 
@@ -56,7 +56,7 @@ class AdapterCache:
         self.loads = 0
         """How often a task was acquired that was not in memory."""
 
-    def acquire(self, digest: str, load: Callable[[], TaskWeights]) -> Pin:
+    def acquire(self, digest: str, load: Callable[[], EngineTask]) -> Pin:
         """Pin the task and return at once; where it is not in memory, a thread of the cache calls `load`.
 
         An error of `load` is set for all who wait for that load, and the next call loads the task again; so is
@@ -87,7 +87,7 @@ class AdapterCache:
             pinned = (e.digest for e in self._entries.values() if e.nbytes is not None and e.pins)
             return (*self._idle, *pinned)
 
-    def _load(self, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
+    def _load(self, entry: _Entry, load: Callable[[], EngineTask]) -> None:
         try:
             self._check_room()
             weights = load()

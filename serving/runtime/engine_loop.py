@@ -106,7 +106,7 @@ class EngineLoop:
         if batch not in self._running:
             self._running[batch] = self._start_batch(batch.requests)
         running = self._running[batch]
-        finished = running.run.run_block()
+        finished = running.run.run_blocks(1)
         if self._engine.device.type == "cuda":
             torch.cuda.synchronize(self._engine.device)
         seconds = time.perf_counter() - start

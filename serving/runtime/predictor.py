@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, closing
 
 from serving.engine.engine import Engine
+from serving.engine.row_plan import EngineTask
 from serving.images import ImageSource
 from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache, Pin
@@ -23,7 +24,6 @@ from serving.scheduling.scheduler import Scheduler
 from store.errors import BackboneMismatchError, InvalidSettingError, OverloadedError
 from store.registry.store import Store, Version
 from store.weights.backbones import open_backbone
-from store.weights.forms import TaskWeights
 from store.weights.load_task import load_task
 from store.weights.preprocessing import make_transform
 
@@ -137,6 +137,8 @@ class Predictor:
         self._leases.hold(version.digest)
         return self._cache.acquire(version.digest, lambda: self._load(version))
 
-    def _load(self, version: Version) -> TaskWeights:
+    def _load(self, version: Version) -> EngineTask:
         backbone, engine = self._backbone.tensors, self._engine
-        return load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
+        return engine.prepare(
+            load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
+        )

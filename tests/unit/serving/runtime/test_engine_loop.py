@@ -201,5 +201,5 @@ def test_the_rows_that_a_request_is_expected_to_make_are_those_that_its_run_make
     run = engine.begin(image()[None], tasks, [0] * len(tasks))
     for depth in range(len(rows)):
         assert run.remaining_blocks == sum(rows[depth:])
-        run.run_block()
+        run.run_blocks(1)
     assert run.done
