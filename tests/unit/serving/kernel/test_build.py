@@ -55,7 +55,8 @@ def test_a_build_makes_a_library_for_each_variant_and_the_same_bytes_again(libra
     assert {path.name: path.read_bytes() for path in libraries.iterdir()} == contents
 
 
-def test_a_second_build_compiles_nothing_until_a_source_or_a_flag_changes(libraries, monkeypatch):
+@pytest.mark.usefixtures("libraries")
+def test_a_second_build_compiles_nothing_until_a_source_or_a_flag_changes(monkeypatch):
     compiler()
     hatch_build.build_libraries()
     assert hatch_build.build_libraries() == "the kernel is up to date"
@@ -75,8 +76,8 @@ def test_without_a_compiler_nothing_is_built_old_libraries_go_and_the_record_say
     assert record(libraries)["reason"] in line
 
 
-@pytest.mark.usefixtures("no_compiler")
-def test_a_compiler_that_comes_later_builds_what_was_missing(libraries, monkeypatch):
+@pytest.mark.usefixtures("libraries", "no_compiler")
+def test_a_compiler_that_comes_later_builds_what_was_missing(monkeypatch):
     hatch_build.build_libraries()
     monkeypatch.setenv("PATH", PATH)
     assert "built the kernel" in hatch_build.build_libraries()
