@@ -43,5 +43,5 @@ def require_finite(forms: Forms, dtype: torch.dtype) -> Forms:
 
 def not_finite(subject: str, dtype: torch.dtype) -> RefusedError:
     name = str(dtype).removeprefix("torch.")
-    wider = "" if dtype == torch.float32 else "serve it with `dtype='float32'`, or "
+    wider = "" if dtype == torch.float32 else "serve it in float32 with `dtype=`, or "
     return RefusedError(f"{subject}: its numbers are not all finite in {name}: {wider}train it again, with less alpha")

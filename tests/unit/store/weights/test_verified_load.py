@@ -152,7 +152,9 @@ def test_a_number_beyond_the_dtype_of_the_engine_is_refused_there_and_served_in_
     version = publish(shop, made)
     check_same(loaded(shop, version.manifest), slowly(shop, version, torch.float32))
     for way in (loaded, slowly):
-        with pytest.raises(RefusedError, match="not all finite in float16: serve it with `dtype='float32'`, or train"):
+        with pytest.raises(
+            RefusedError, match="not all finite in float16: serve it in float32 with `dtype=`, or train"
+        ):
             way(shop, version.manifest if way is loaded else version, torch.float16)
 
 
