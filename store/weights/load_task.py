@@ -9,8 +9,7 @@ import torch
 from store.records.manifest import Manifest
 from store.registry.read_only_store import ReadOnlyStore
 from store.weights.forms import TaskWeights
-from store.weights.lowering.finite import require_finite
-from store.weights.lowering.lower import LOWERINGS, Tensors, with_head
+from store.weights.lowering.lower import ADAPTER, HEAD, Tensors, lower_tensors, with_head
 from store.weights.lowering.stacked_lora import lower_blocks
 from store.weights.tensor_views import tensors_in
 
@@ -25,18 +24,18 @@ def load_task(
 ) -> TaskWeights:
     """Read, verify and lower a version to the weights that `lower` returns, in less time.
 
-    The digests are taken on another thread while this one lowers, and nothing is returned before they are right:
-    raises `IntegrityError` where one is not, whatever else went wrong, and
-    `RefusedError` where a number is not finite in this dtype. The weights are memory of their own, and no
-    file stays open or mapped.
+    The digests (BLAKE3 where the manifest has it, else SHA-256) are taken on another thread while this one lowers, and
+    nothing is returned before they are right: raises `IntegrityError` where one is not, whatever else went wrong, and
+    `RefusedError` where a number is not finite in this dtype. The weights are memory of their own, and no file stays
+    open or mapped.
     """
     adapter, head = manifest.adapter, manifest.head
-    with store.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
+    blobs = adapter.weights, head.weights, adapter.config, head.labels
+    with store.viewing(*blobs, blake3=manifest.blake3) as (weights, top, config, labels):
         settings = json.loads(bytes(config))
         forms = lower_blocks(settings, weights, dtype=dtype, device=device)
         if forms is None:
             # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
-            tensors = tensors_in(memoryview(bytearray(weights)), "adapter_model.safetensors")
-            forms = LOWERINGS[settings["peft_type"]](settings, tensors, backbone).to(device, dtype)
-            require_finite(forms, dtype)
-        return with_head(forms, tensors_in(top, "head.safetensors"), bytes(labels), manifest.depth, dtype, device)
+            tensors = tensors_in(memoryview(bytearray(weights)), ADAPTER)
+            forms = lower_tensors(settings, tensors, backbone, dtype, device)
+        return with_head(forms, tensors_in(top, HEAD), bytes(labels), manifest.depth, dtype, device)

@@ -62,13 +62,14 @@ def lower_blocks(
     if pairs is None:
         return None
     stacks = [stack for pair in pairs for stack in pair]
-    memory = torch.empty(sum(stack.numel for stack in stacks), dtype=dtype)
+    factors = [stack.view(adapter) for stack in stacks]  # before memory is asked for: sizes that the file lacks fail
+    memory = torch.empty(sum(factor.numel() for factor in factors), dtype=dtype)
     parts = _parts(stacks, memory)
-    for stack, part in zip(stacks, parts, strict=True):
+    for stack, factor, part in zip(stacks, factors, parts, strict=True):
         if stack.part == "A":
-            part.copy_(stack.view(adapter))
+            part.copy_(factor)
         else:
-            _scale(stack.view(adapter), _scalings(config, stack), out=part)
+            _scale(factor, _scalings(config, stack), out=part)
     if not all_finite(memory):
         raise not_finite(f"module {next(_spoilt(stacks, parts))!r}", dtype)
     moved = memory.to(device)
