@@ -17,7 +17,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.structs import MAPS, Walk
+from serving.kernel.structs import EXIT_FIELDS, MAPS, Walk
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
@@ -134,8 +134,8 @@ def _last(row: KernelRow) -> int:
 def _tables(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the integers of all `Row`s and of the `Exit`s to which they point."""
     fields = [(*task.exit, logits) for row in rows for task, logits in row.exits]
-    exits = np.array(fields, np.int64).reshape(len(fields), -1)
-    at, table, width = exits.ctypes.data, [], exits.itemsize * (exits.shape[1] if len(fields) else 0)
+    exits = np.array(fields, np.int64).reshape(-1, EXIT_FIELDS)
+    at, table, width = exits.ctypes.data, [], exits.itemsize * EXIT_FIELDS
     for row in rows:
         forms = 0 if row.task is None else row.task.forms.ctypes.data
         table.append((forms, at, len(row.exits), row.place, row.image))

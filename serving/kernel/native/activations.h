@@ -18,9 +18,9 @@ INLINE v16 gelu(v16 x) {
   return x * mul_add(p, c, all(0.5f));
 }
 
-// 2^x: the power of two apart, the rest by a polynomial on [-1/2, 1/2]; relative error below 5e-5.
-INLINE v16 exp2(v16 x) {
-  x = min(max(x, all(-126.f)), all(126.f));
+// 2^x of x <= 0: the power of two apart, the rest by a polynomial on [-1/2, 1/2]; relative error below 5e-5.
+INLINE v16 exp2_below_one(v16 x) {
+  x = max(x, all(-126.f));
   const v16 n = round_nearest(x), r = x - n;
   v16 p = all(0.0096181291f);
   p = mul_add(p, r, all(0.0555041087f));
@@ -29,6 +29,7 @@ INLINE v16 exp2(v16 x) {
   p = mul_add(p, r, all(1.0f));
   return times_power_of_two(p, n);
 }
+INLINE v16 exp2(v16 x) { return exp2_below_one(min(x, all(126.f))); }
 
 INLINE v16 sigmoid(v16 x) { return all(1.f) / (all(1.f) + exp2(x * all(-1.44269504f))); }
 

@@ -25,20 +25,11 @@ INLINE void pair_product(const Pair& p, i64 steps, float* to, i64 width) {
   if (two) s.store_lower(to + 16 * width, width * 4);
 }
 
-// Pack 16 keys x 32 numbers: pairs of numbers become rows.
-INLINE void pack_keys(const bf16* keys, i64 stride, int count, int numbers, bf16* out) {
-  uint32_t pairs[16][16] = {};
-  for (int key = 0; key < count; key++) memcpy(pairs[key], keys + key * stride, numbers * 2);
-  transpose(pairs, (uint32_t*)out);
-}
-
 static void pack_head(const Chunk& c, const Heads& h, const bf16* k, const bf16* v, int head) {
   const i64 stride = 3 * c.model->dim;
   for (int t = 0; t < h.key_tiles; t++)
-    for (int s = 0; s < h.slices; s++) {
-      const int count = c.tokens - t * 16 < 16 ? (c.tokens - t * 16 > 0 ? c.tokens - t * 16 : 0) : 16;
-      pack_keys(k + (i64)t * 16 * stride + s * 32, stride, count, head - s * 32 < 32 ? head - s * 32 : 32, h.keys + (t * h.slices + s) * 512);
-    }
+    for (int s = 0; s < h.slices; s++)
+      pairs_to_rows(k + (i64)t * 16 * stride + s * 32, stride, c.tokens - t * 16, head - s * 32, h.keys + (t * h.slices + s) * 512);
   for (int s = 0; s < h.key_slices; s++)
     for (int pair = 0; pair < 16; pair++) {
       const int token = s * 32 + pair * 2;
@@ -51,13 +42,20 @@ static void pack_head(const Chunk& c, const Heads& h, const bf16* k, const bf16*
 
 // The softmax of one query's scores: shares as bf16 before the division; return 1 / their sum.
 INLINE float softmax(const float* scores, int keys, int slices, v16 scale, bf16* shares) {
-  v16 top = all(-INFINITY);
-  for (int k = 0; k < keys; k += 16) top = max(top, first_lanes(keys - k, load(scores + k), all(-INFINITY)));
-  const v16 shift = all(largest(top)) * scale;
+  v16 top = first_lanes(keys - keys / 16 * 16, load(scores + keys / 16 * 16), all(-INFINITY));
+  for (int k = 0; k + 16 <= keys; k += 16) top = max(top, load(scores + k));
+  const v16 shift = all(-largest(top)) * scale;
   v16 total = all(0.f);
-  for (int k = 0; k < slices * 32; k += 32, shares += 512) {
-    const v16 left = first_lanes(keys - k, exp2(load(scores + k) * scale - shift));
-    const v16 right = first_lanes(keys - k - 16, exp2(load(scores + k + 16) * scale - shift));
+  int k = 0;
+  for (; k + 32 <= keys; k += 32, shares += 512) {
+    const v16 left = exp2_below_one(mul_add(load(scores + k), scale, shift));
+    const v16 right = exp2_below_one(mul_add(load(scores + k + 16), scale, shift));
+    total = total + (left + right);
+    store_bf16(shares, left, right);
+  }
+  if (k < slices * 32) {
+    const v16 left = first_lanes(keys - k, exp2_below_one(mul_add(load(scores + k), scale, shift)));
+    const v16 right = first_lanes(keys - k - 16, exp2_below_one(mul_add(load(scores + k + 16), scale, shift)));
     total = total + (left + right);
     store_bf16(shares, left, right);
   }

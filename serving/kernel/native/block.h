@@ -43,14 +43,14 @@ static void attention_branch(Chunk& c, const Block& block) {
   lower(c, QKV, c.normed, 0, steps, steps, c.low);
   scale_inputs(c, QKV, c.normed, 0, steps);
   bf16* qkv = c.qkv;
-  product(with_tasks(c, QKV, block.maps[QKV], c.normed, c.low), [=](int panel, int token, v16 left, v16 right) {
+  product<false>(with_tasks(c, QKV, block.maps[QKV], c.normed, c.low), [=](int panel, int token, v16 left, v16 right) {
     store_bf16(qkv + (i64)token * 3 * dim + panel * 32, left, right);
   });
   if (block.query.weight || block.key.weight) norm_queries_and_keys(c, block);
   attention(c);
   lower(c, PROJ, c.normed, 0, steps, steps, c.low);
   scale_inputs(c, PROJ, c.normed, 0, steps);
-  product(with_tasks(c, PROJ, block.maps[PROJ], c.normed, c.low), Residual{&c, block.scales[0], any_bottleneck(c, 0, OUTPUT) ? c.branch : nullptr});
+  product<false>(with_tasks(c, PROJ, block.maps[PROJ], c.normed, c.low), Residual{&c, block.scales[0], any_bottleneck(c, 0, OUTPUT) ? c.branch : nullptr});
   after_branch(c, 0);
 }
 
@@ -59,7 +59,7 @@ template <int activation>
 static void hidden_layer(const Operands& fc1, bf16* hidden) {
   const i64 steps = fc1.to - fc1.from;
   const int from = fc1.from;
-  product(fc1, [=](int panel, int token, v16 left, v16 right) {
+  product<true>(fc1, [=](int panel, int token, v16 left, v16 right) {
     store_bf16(hidden + ((i64)(token / 16) * steps + panel - from) * 512 + token % 16 * 32, activate<activation>(left), activate<activation>(right));
   });
 }
@@ -86,7 +86,7 @@ static void mlp_branch(Chunk& c, const Block& block) {
     scale_inputs(c, FC2, c.hidden, first, last - first);
     Operands fc2 = with_tasks(c, FC2, block.maps[FC2], c.hidden, c.low2);
     fc2.first = first, fc2.last = last, fc2.kept = c.sums;
-    product(fc2, residual);
+    product<false>(fc2, residual);
   }
   after_branch(c, 1);
 }

@@ -7,12 +7,8 @@ static void pack_weight(const bf16* weight, i64 out, i64 in, bf16* packed) {
   for (i64 panel = 0; panel < (out + 31) / 32; panel++)
     for (i64 slice = 0; slice < (in + 31) / 32; slice++)
       for (int half = 0; half < 2; half++, packed += 512) {
-        uint32_t rows[16][16] = {};
-        for (int c = 0; c < 16; c++) {
-          const i64 row = panel * 32 + half * 16 + c, left = in - slice * 32;
-          if (row < out) memcpy(rows[c], weight + row * in + slice * 32, (left < 32 ? left : 32) * 2);
-        }
-        transpose(rows, (uint32_t*)packed);
+        const i64 row = panel * 32 + half * 16;
+        pairs_to_rows(weight + row * in + slice * 32, in, out - row, in - slice * 32, packed);
       }
 }
 
@@ -24,12 +20,10 @@ static void pack_a(const bf16* a, i64 rank, i64 in, bf16* packed) {
   memset(packed, 0, (whole * ranks + BEYOND) * sizeof(bf16));
   for (i64 r0 = 0; r0 < rank; r0 += 16)
     for (i64 k0 = 0; k0 < in; k0 += 32) {
-      uint32_t rows[16][16] = {}, columns[16][16];
-      const i64 left = in - k0 < 32 ? in - k0 : 32, count = rank - r0 < 16 ? rank - r0 : 16;
-      for (i64 r = 0; r < count; r++) memcpy(rows[r], a + (r0 + r) * in + k0, left * 2);
-      transpose(rows, columns[0]);
+      bf16 pairs[16][32];
+      pairs_to_rows(a + r0 * in + k0, in, rank - r0, in - k0, pairs[0]);
       const i64 written = ranks - r0 < 16 ? ranks - r0 : 16;
-      for (int k = 0; k < 16; k++) memcpy(packed + ((k0 / 2 + k) * ranks + r0) * 2, columns[k], written * 4);
+      for (int k = 0; k < 16; k++) memcpy(packed + ((k0 / 2 + k) * ranks + r0) * 2, pairs[k], written * 4);
     }
 }
 
@@ -39,10 +33,8 @@ static void pack_b(const bf16* b, i64 rank, i64 out, bf16* packed) {
   memset(packed, 0, (whole * pairs * 2 + BEYOND) * sizeof(bf16));
   for (i64 tile = 0; tile * 16 < out; tile++)
     for (i64 p0 = 0; p0 < pairs; p0 += 16) {
-      uint32_t rows[16][16] = {}, columns[16][16];
-      const i64 count = out - tile * 16 < 16 ? out - tile * 16 : 16, left = rank - p0 * 2 < 32 ? rank - p0 * 2 : 32;
-      for (i64 c = 0; c < count; c++) memcpy(rows[c], b + (tile * 16 + c) * rank + p0 * 2, left * 2);
-      transpose(rows, columns[0]);
+      bf16 columns[16][32];
+      pairs_to_rows(b + tile * 16 * rank + p0 * 2, rank, out - tile * 16, rank - p0 * 2, columns[0]);
       const i64 written = pairs - p0 < 16 ? pairs - p0 : 16;
       for (int p = 0; p < written; p++) memcpy(packed + ((tile * pairs + p0 + p) * 16) * 2, columns[p], 64);
     }

@@ -33,28 +33,31 @@ struct Operands {
 
 static const float NOTHING[32] = {};
 
-// Sums of a finished square wait here, and are taken a few rows at a time between the next square's steps.
+INLINE const float* bias_of(const Operands& o, int token, int panel) {
+  const float* bias = o.forms[o.row_of[token]].bias;
+  return bias ? bias + panel * 32 : NOTHING;
+}
+
+// Sums of a finished square wait here, and are taken row by row between the next square's tile products.
 template <class Take>
 struct Waiting {
   Take* take;
   const Operands* o;
-  const float* sums;
+  const float *sums, *bias;  // bias null: each row has its own
   int panel, token, row, end;
-  bool uniform;
+  int share;                    // rows that are taken at a time
+  const char *next, *next_end;  // weights that will be needed: they come into the second cache meanwhile
 
-  INLINE void some(int count) {
-    const int stop = row + count < end ? row + count : end;
-    const float* bias = bias_of(token);
-    v16 left = load(bias), right = load(bias + 16);
-    for (; row < stop; row++) {
-      if (!uniform) { bias = bias_of(token + row); left = load(bias); right = load(bias + 16); }
-      (*take)(panel, token + row, load(sums + row * 32) + left, load(sums + row * 32 + 16) + right);
-    }
+  INLINE void one() {
+    const float* b = bias ? bias : bias_of(*o, token + row, panel);
+    (*take)(panel, token + row, load(sums + row * 32) + load(b), load(sums + row * 32 + 16) + load(b + 16));
+    row++;
   }
-  INLINE const float* bias_of(int i) {
-    const float* bias = o->forms[o->row_of[i]].bias;
-    return bias ? bias + panel * 32 : NOTHING;
+  INLINE void some() {
+    for (const int stop = row + share < end ? row + share : end; row < stop;) one();
+    for (int line = 0; line < share && next < next_end; line++, next += 64) __builtin_prefetch(next, 0, 2);
   }
+  INLINE void rest() { while (row < end) one(); }
 };
 
 static void scale(const Operands& o, int panel, int token, float (*sums)[32]) {
@@ -68,10 +71,10 @@ static void scale(const Operands& o, int panel, int token, float (*sums)[32]) {
   }
 }
 
-template <bool two, bool keep_weights, class Take>
+template <bool two, bool keep_weights, bool often, class Take>
 INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32], Waiting<Take>& waiting) {
   const i64 slices = o.map->in / 32, steps = o.last - o.first;
-  const int token = q * 32, share = (int)((32 + steps - 1) / steps);
+  const int token = q * 32;
   const Square& square = o.squares[q];
   const bf16* upper = o.a + (i64)q * 2 * steps * 512;
   float* kept = o.kept ? o.kept + ((i64)panel * ((o.tiles + 1) / 2) + q) * 1024 : nullptr;
@@ -82,8 +85,10 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
   } else {
     sums.start_zero();
   }
-  sums.template multiply<two, keep_weights>(upper, upper + steps * 512, o.map->weight + (panel * slices + o.first) * 1024, steps, [&] { waiting.some(share); });
-  waiting.some(32);
+  const int calls = (int)steps * (!often ? 1 : two ? 4 : 2);
+  waiting.share = (32 + calls - 1) / calls;
+  sums.template multiply<two, keep_weights, often>(upper, upper + steps * 512, o.map->weight + (panel * slices + o.first) * 1024, steps, [&] { waiting.some(); });
+  waiting.rest();
   if (o.last < slices) {
     sums.store_upper(kept, 128);
     if (two) sums.store_lower(kept + 512, 128);
@@ -103,35 +108,40 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
   }
   sums.store_upper(scratch[0], 128);
   if (two) sums.store_lower(scratch[16], 128);
-  waiting = {waiting.take, &o, scratch[0], panel, token, 0, o.tokens - token < 32 ? o.tokens - token : 32, square.uniform};
+  const int end = o.tokens - token < 32 ? o.tokens - token : 32;
+  waiting = {waiting.take, &o, scratch[0], square.uniform ? bias_of(o, token, panel) : nullptr, panel, token, 0, end, 0, waiting.next, waiting.next_end};
 }
 
-template <bool keep_weights, class Take>
+template <bool keep_weights, bool often, class Take>
 static void squares(const Operands& o, int panel, int from, int to, float (*scratch)[32][32], int& turn, Waiting<Take>& waiting) {
   for (int q = from; q < to; q++, turn ^= 1) {
-    if (2 * q + 1 < o.tiles) one_square<true, keep_weights>(o, panel, q, scratch[turn], waiting);
-    else one_square<false, keep_weights>(o, panel, q, scratch[turn], waiting);
+    if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, scratch[turn], waiting);
+    else one_square<false, keep_weights, often>(o, panel, q, scratch[turn], waiting);
   }
 }
 
-// `take(panel, token, left 16 sums, right 16 sums)` gets every row of every panel.
-template <class Take>
+const i64 FEW_WEIGHTS = 512 << 10;  // bytes of a map that stay in the second cache beside the activations
+const i64 FEW_STEPS = 12;           // of tokens that stay in the first cache beside a panel
+
+// `take(panel, token, left 16 sums, right 16 sums)` gets every row of every panel; `often`: it is much work.
+template <bool often, class Take>
 static void product(const Operands& o, Take take) {
   alignas(64) float scratch[2][32][32];
-  Waiting<Take> waiting{&take, &o, nullptr, 0, 0, 0, 0, true};
-  const i64 steps = o.last - o.first;
+  Waiting<Take> waiting{&take, &o, nullptr, nullptr, 0, 0, 0, 0, 0, nullptr, nullptr};
+  const i64 steps = o.last - o.first, slices = o.map->in / 32;
   const int count = (o.tiles + 1) / 2;
+  // Few weights: some tokens stay in the first cache while all panels pass. Many: a panel stays while all tokens pass.
+  const bool few = o.map->out * o.map->in * (i64)sizeof(bf16) <= FEW_WEIGHTS;
+  const int group = !few ? count : steps < FEW_STEPS ? (int)(FEW_STEPS / steps) : 1;
   int turn = 0;
-#ifndef GROUP_STEPS
-#define GROUP_STEPS 12
-#endif
-  // Few numbers: as many tokens as fit stay in the first cache while the panels pass. Many: a panel stays instead.
-  const int group = steps < GROUP_STEPS ? (int)(GROUP_STEPS / steps) : count;
   for (int q = 0; q < count; q += group)
     for (int panel = o.from; panel < o.to; panel++) {
       const int to = q + group < count ? q + group : count;
-      if (steps < GROUP_STEPS) squares<false>(o, panel, q, to, scratch, turn, waiting);
-      else squares<true>(o, panel, q, to, scratch, turn, waiting);
+      const bf16* next = o.map->weight + ((panel + 1) * slices + o.first) * 1024;
+      waiting.next = (const char*)next;
+      waiting.next_end = (const char*)(q == 0 && panel + 1 < o.to ? next + steps * 1024 : next);
+      if (few) squares<false, often>(o, panel, q, to, scratch, turn, waiting);
+      else squares<true, often>(o, panel, q, to, scratch, turn, waiting);
     }
-  waiting.some(32);
+  waiting.rest();
 }

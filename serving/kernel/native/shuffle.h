@@ -4,10 +4,12 @@
 
 #ifdef __AVX512F__
 
-// out[i][j] = in[j][i], 16 x 16 numbers of 32 bits.
-INLINE void transpose(const uint32_t (*in)[16], uint32_t* out) {
+// Pairs of numbers of up to 16 rows, `stride` numbers apart, become rows: out [16 pairs][16 rows][2], zero where there
+// is no row or, beyond `count` of 32 numbers, no pair.
+INLINE void pairs_to_rows(const bf16* in, i64 stride, i64 rows, i64 count, bf16* out) {
   __m512i r[16], t[16];
-  for (int i = 0; i < 16; i++) r[i] = _mm512_loadu_si512(in[i]);
+  const __mmask32 there = count >= 32 ? 0xffffffffu : (1u << count) - 1;
+  for (int i = 0; i < 16; i++) r[i] = i < rows ? _mm512_maskz_loadu_epi16(there, in + i * stride) : _mm512_setzero_si512();
   for (int i = 0; i < 8; i++) {
     t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
     t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
@@ -25,10 +27,10 @@ INLINE void transpose(const uint32_t (*in)[16], uint32_t* out) {
     t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
   }
   for (int i = 0; i < 4; i++) {
-    _mm512_storeu_si512(out + i * 16, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
-    _mm512_storeu_si512(out + (8 + i) * 16, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
-    _mm512_storeu_si512(out + (4 + i) * 16, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
-    _mm512_storeu_si512(out + (12 + i) * 16, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
+    _mm512_storeu_si512(out + i * 32, _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88));
+    _mm512_storeu_si512(out + (8 + i) * 32, _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd));
+    _mm512_storeu_si512(out + (4 + i) * 32, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88));
+    _mm512_storeu_si512(out + (12 + i) * 32, _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd));
   }
 }
 
@@ -44,8 +46,9 @@ INLINE void interleave(const bf16* even, const bf16* odd, int count, bf16* out) 
 
 #else
 
-INLINE void transpose(const uint32_t (*in)[16], uint32_t* out) {
-  for (int i = 0; i < 16; i++) for (int j = 0; j < 16; j++) out[i * 16 + j] = in[j][i];
+INLINE void pairs_to_rows(const bf16* in, i64 stride, i64 rows, i64 count, bf16* out) {
+  for (int k = 0; k < 32; k++)
+    for (int i = 0; i < 16; i++) out[k / 2 * 32 + i * 2 + k % 2] = i < rows && k < count ? in[i * stride + k] : 0;
 }
 INLINE void interleave(const bf16* even, const bf16* odd, int count, bf16* out) {
   for (int i = 0; i < 32; i++) {

@@ -29,19 +29,23 @@ struct Sums {
   INLINE void start_lower(const float* rows, long stride) { _tile_loadd(2, rows, stride); _tile_loadd(3, rows + 16, stride); }
   INLINE void start_zero() { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); }
 
-  // Add `steps` products of 32 numbers each; `between` is called after each, to use the cores' other units meanwhile.
+  // Add `steps` products of 32 numbers each, and call `between` meanwhile: what it does on the core's vector units costs
+  // less while the matrix unit works. Much work does best after every tile product (`often`), little after every step.
   // Weights stay in the first cache for the next tokens where `keep_weights`, activations where not.
-  template <bool two, bool keep_weights, class Between>
+  template <bool two, bool keep_weights, bool often, class Between>
   INLINE void multiply(const bf16* upper, const bf16* lower, const bf16* weight, i64 steps, Between&& between) {
     for (i64 s = 0; s < steps; s++, upper += 512, lower += 512, weight += 1024) {
-      if (keep_weights) { _tile_stream_loadd(4, upper, 64); _tile_loadd(6, weight, 64); }
-      else { _tile_loadd(4, upper, 64); _tile_loadd(6, weight, 64); }
+      if (keep_weights) _tile_stream_loadd(4, upper, 64); else _tile_loadd(4, upper, 64);
+      _tile_loadd(6, weight, 64);
       _tile_dpbf16ps(0, 4, 6);
+      if (often) between();
       _tile_loadd(7, weight + 512, 64);
       _tile_dpbf16ps(1, 4, 7);
+      if (often) between();
       if (two) {
         if (keep_weights) _tile_stream_loadd(5, lower, 64); else _tile_loadd(5, lower, 64);
         _tile_dpbf16ps(2, 5, 6);
+        if (often) between();
         _tile_dpbf16ps(3, 5, 7);
       }
       between();

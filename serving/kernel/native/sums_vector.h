@@ -48,7 +48,7 @@ struct Sums {
   void start_lower(const float* rows, long stride) { copy(c + 16, rows, stride); }
   void start_zero() { memset(c, 0, sizeof c); }
 
-  template <bool two, bool keep_weights, class Between>
+  template <bool two, bool keep_weights, bool often, class Between>
   void multiply(const bf16* upper, const bf16* lower, const bf16* weight, i64 steps, Between&& between) {
     for (int half = 0; half < (two ? 4 : 2); half++)
       for (i64 s = 0; s < steps; s++)
