@@ -37,7 +37,7 @@ VARIANTS, LIBRARIES, BUILD_RECORD = TABLE["VARIANTS"], TABLE["LIBRARIES"], TABLE
 COMPILE = ("-x", "c++", "-std=c++17", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
            "-fvisibility=hidden", "-Wall", "-Wextra")  # fmt: skip
 OPTIMISE = ("-O3",)
-# The C++ runtime is not linked: a driver that adds it by itself drops it again, and a use of it fails here.
+# No C++ runtime: a C driver fails where a symbol of it is used, and a C++ driver drops what is not used.
 LINK = ("-shared", "-Wl,--as-needed", "-lm", "-lpthread")
 STRIP = ("-Wl,-s", "-Wl,-z,defs")
 
@@ -45,6 +45,9 @@ ZIGLANG = "ziglang>=0.17,<0.18"
 ZIG_TARGET = ("-target", "x86_64-linux-gnu.2.28")
 SYSTEM_COMPILERS = ("cc", "gcc", "clang", "c++", "g++", "clang++")
 PROBE = '#include <immintrin.h>\n#include <atomic>\n#include <pthread.h>\nextern "C" int probe(void) { return 1; }\n'
+NO_COMPILER = (
+    "no compiler for C++ and AMX was found when onetrunk was installed: install g++ or clang, then reinstall onetrunk"
+)
 SWITCH = "ONETRUNK_BUILD_KERNEL"  # off: compile nothing, ask for no compiler
 
 
@@ -140,7 +143,7 @@ def build_libraries() -> str:
         if compiler is not None:
             build_variants(compiler)
     except BuildError as error:
-        compiler, reason = None, str(error)
+        compiler, reason = None, f"{error}: set CXX to another compiler, then reinstall onetrunk"
     for library in LIBRARIES.glob("*.so"):
         if compiler is None or library.stem not in VARIANTS:
             library.unlink()
@@ -167,11 +170,11 @@ def up_to_date(record: Path, digest: str) -> bool:
 def choose_compiler() -> tuple[Compiler | None, str]:
     """Return the compiler, or None with the reason."""
     if not wanted():
-        return None, f"{SWITCH}=off was set when onetrunk was installed"
+        return None, f"{SWITCH}=off was set when onetrunk was installed: reinstall it without"
     if not supported_platform():
         return None, f"it is for Linux on x86_64, and this is {platform.system()} on {platform.machine()}"
     compiler = system_compiler() or zig_compiler()
-    return compiler, "" if compiler else "no compiler for C++ and AMX was found when onetrunk was installed"
+    return compiler, "" if compiler else NO_COMPILER
 
 
 def build_variants(compiler: Compiler) -> None:

@@ -97,7 +97,7 @@ def _why_not_built(libraries: Path) -> str:
         reason = json.loads((libraries / BUILD_RECORD).read_text("utf-8"))["reason"]
     except (OSError, ValueError, KeyError):
         reason = ""
-    return f"{reason or 'its library is missing'}: install a C++ compiler, then reinstall onetrunk"
+    return reason or "its library is missing: reinstall onetrunk"
 
 
 def missing_features(name: str, cpu_info: Path = CPU_INFO) -> str:

@@ -71,7 +71,7 @@ def test_without_a_compiler_nothing_is_built_old_libraries_go_and_the_record_say
     libraries.mkdir()
     (libraries / "amx.so").write_bytes(b"of older sources")
     line = hatch_build.build_libraries()
-    assert line == "no kernel was built: no compiler for C++ and AMX was found when onetrunk was installed"
+    assert line == f"no kernel was built: {hatch_build.NO_COMPILER}"
     assert files(libraries) == {BUILD_RECORD}
     assert record(libraries)["reason"] in line
 
@@ -85,7 +85,7 @@ def test_a_compiler_that_comes_later_builds_what_was_missing(monkeypatch):
 
 def test_the_switch_builds_nothing_and_asks_for_no_compiler(libraries, monkeypatch):
     monkeypatch.setenv(hatch_build.SWITCH, "off")
-    assert hatch_build.build_libraries().endswith("ONETRUNK_BUILD_KERNEL=off was set when onetrunk was installed")
+    assert hatch_build.build_libraries().startswith("no kernel was built: ONETRUNK_BUILD_KERNEL=off was set")
     assert files(libraries) == {BUILD_RECORD}
     assert hatch_build.requirements() == []
 
