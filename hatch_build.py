@@ -35,7 +35,9 @@ TABLE = runpy.run_path(str(ROOT / "serving/kernel/variants.py"))  # by its path:
 VARIANTS, LIBRARIES, BUILD_RECORD = TABLE["VARIANTS"], TABLE["LIBRARIES"], TABLE["BUILD_RECORD"]
 
 COMPILE = ("-x", "c++", "-std=c++17", "-fPIC", "-fno-exceptions", "-fno-rtti", "-fno-threadsafe-statics",
-           "-fvisibility=hidden", "-Wall", "-Wextra")  # fmt: skip
+           "-fvisibility=hidden", "-Wall", "-Wextra",
+           "-ffp-contract=off",  # one row's sums may not depend on where the compiler joins a product and a sum
+           "-Wno-psabi", "-Wno-maybe-uninitialized")  # fmt: skip  # of GCC's own vector headers, and of inlined vectors
 OPTIMISE = ("-O3",)
 # No C++ runtime: a C driver fails where a symbol of it is used, and a C++ driver drops what is not used.
 LINK = ("-shared", "-Wl,--as-needed", "-lm", "-lpthread")

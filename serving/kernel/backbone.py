@@ -15,7 +15,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from serving.kernel.buffers import Plan, aligned, padded, round_up
+from serving.kernel.buffers import Plan, in_huge_pages, padded, round_up
 from serving.kernel.structs import ACTIVATIONS, MAPS, NORMS, Block, Linear, Model, Norm
 from serving.kernel.support import SLICE, Coverage, activation_of
 
@@ -53,7 +53,7 @@ def layout(vit: VisionTransformer, covered: Coverage) -> tuple[dict[str, int], i
 def pack_backbone(library: ctypes.CDLL, vit: VisionTransformer, covered: Coverage) -> PackedBackbone:
     """Pack the weights of a bfloat16 model."""
     places, nbytes = layout(vit, covered)
-    packed = PackedBackbone(aligned(nbytes), places)
+    packed = PackedBackbone(in_huge_pages(nbytes), places)
     for path, linear in _linears(vit, covered):
         weight = _parameter(linear, "weight").flatten(1).to(torch.bfloat16).contiguous()
         out, in_ = weight.shape

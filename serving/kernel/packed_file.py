@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from serving.kernel.backbone import PackedBackbone, layout, pack_backbone
+from serving.kernel.buffers import in_huge_pages
 from serving.kernel.library import load_library
 from serving.kernel.support import Coverage
 from store.backends.atomic_write import replace_file
@@ -23,6 +24,7 @@ from store.weights.backbones import Backbone
 FORMAT = 1  # of the file and of what `native/pack.h` packs; all instruction sets read the same layout
 DIGEST_NBYTES = 64  # the SHA-256 of what follows, in hexadecimal, so that what follows begins at a line of the cache
 SETTING = "ONETRUNK_CACHE"  # the folder of packed backbones; "off": each process keeps its own in memory
+SHARED_NBYTES = 32 << 20  # a smaller backbone is copied: it is read over and over, and its pages cost more than memory
 OTHERS = stat.S_IWGRP | stat.S_IWOTH
 
 log = logging.getLogger(__name__)
@@ -39,7 +41,7 @@ def open_packed(backbone: Backbone, library: Path, covered: Coverage) -> PackedB
         return _pack(backbone, library, covered)
     path = folder / f"{_key(backbone, covered)}.packed"
     if (memory := _mapped(path, nbytes)) is not None:
-        return PackedBackbone(memory, places)
+        return PackedBackbone(_placed(memory), places)
     packed = _pack(backbone, library, covered)
     try:
         replace_file(path, hashlib.sha256(packed.memory.data).hexdigest().encode() + packed.memory.tobytes())
@@ -47,7 +49,16 @@ def open_packed(backbone: Backbone, library: Path, covered: Coverage) -> PackedB
         log.warning("this process keeps a packed backbone of its own: %s", error)
         return packed
     memory = _mapped(path, nbytes)
-    return packed if memory is None else PackedBackbone(memory, places)
+    return packed if memory is None else PackedBackbone(_placed(memory), places)
+
+
+def _placed(mapped: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the mapping, or a copy in huge pages, which a file's mapping does not get, of what is small."""
+    if mapped.nbytes >= SHARED_NBYTES:
+        return mapped
+    memory = in_huge_pages(mapped.nbytes)
+    memory[:] = mapped
+    return memory
 
 
 def cache_folder() -> Path | None:

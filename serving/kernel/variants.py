@@ -34,5 +34,4 @@ VARIANTS = {
     "avx512": Variant(
         "AVX512-BF16", "multiplies bf16 vectors (avx512_bf16)", ("-march=cooperlake", "-DONETRUNK_AVX512"), COOPERLAKE
     ),
-    "avx2": Variant("AVX2", "multiplies float32 vectors (avx2, fma)", ("-march=haswell", "-DONETRUNK_AVX2"), HASWELL),
 }
