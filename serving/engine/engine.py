@@ -10,6 +10,7 @@ from torch import Tensor
 from serving.engine.batch_run import BatchRun, EngineModel, Finished
 from serving.engine.block import ServedBlock
 from serving.engine.core_threads import CoreThreads
+from serving.engine.cuda.captured_blocks import on_cuda
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 from store.weights.supported import check_supported
@@ -35,8 +36,9 @@ class Engine:
         vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
         grid = vit.patch_embed.grid_size
         blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
+        steps = blocks if self.device.type != "cuda" else on_cuda(vit, blocks).each()
         threads = CoreThreads(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
-        self._model = EngineModel(vit, blocks, threads, batch_invariant)
+        self._model = EngineModel(vit, steps, threads, batch_invariant)
 
     def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.
