@@ -47,7 +47,7 @@ class GraphCapture:
 
     def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle()
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def __call__(self, step: Step) -> Step:
         self._stream.wait_stream(torch.cuda.current_stream(self._stream.device))
@@ -58,4 +58,4 @@ class GraphCapture:
         # "thread_local": threads that load tasks meanwhile may allocate
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
-        return graph.replay  # type: ignore[no-any-return]
+        return graph.replay

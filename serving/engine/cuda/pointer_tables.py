@@ -13,6 +13,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -122,7 +123,7 @@ def _fields(form: Delta | Norm, addresses: Sequence[int]) -> list[int]:
 
 
 def _shapes(module: nn.Module, form: Delta | Norm) -> list[tuple[Tensor | None, tuple[int, ...]]]:
-    weight: Tensor = module.weight
+    weight = cast(Tensor, module.weight)
     if isinstance(form, Norm):
         return [(form.weight, tuple(weight.shape)), (form.bias, tuple(weight.shape))]
     (fan_out, fan_in), rank = weight.shape, form.rank

@@ -31,11 +31,10 @@ class StaticRows:
     @classmethod
     def make(cls, rows: int, tokens: int, weight: Tensor, blocks: int) -> StaticRows:
         """Make buffers of the dtype, the device and the width of a layer norm's weight."""
-        like = {"dtype": weight.dtype, "device": weight.device}
         return cls(
-            torch.zeros(rows, tokens, len(weight), **like),
-            torch.zeros(rows, blocks, len(PLACES), FIELDS, dtype=torch.int64, device=weight.device),
-            torch.zeros(rows, tokens, MAX_RANK, **like),
+            weight.new_zeros(rows, tokens, len(weight)),
+            weight.new_zeros(rows, blocks, len(PLACES), FIELDS, dtype=torch.int64),
+            weight.new_zeros(rows, tokens, MAX_RANK),
         )
 
 
