@@ -20,7 +20,6 @@ from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 
 DTYPE = torch.bfloat16
-WIDTH = 8192
 PEFT_TASKS = 16  # PEFT runs its tasks one after the other in each map: with more, a round takes too long
 RESERVE_S = 15.0
 
@@ -35,7 +34,7 @@ def figures(setting: Setting, size: str) -> dict[str, Any]:
         with torch.inference_mode():
             subjects = subjects_of(setting, backbone, count)
             seconds = interleave(subjects, setting.rounds, str(setting.device), _tell)
-        found[f"{count} tasks"] = figures_of(backbone, count, seconds)
+        found[f"{count} tasks"] = figures_of(setting, backbone, count, seconds)
         del subjects
     return found
 
@@ -47,8 +46,7 @@ def subjects_of(setting: Setting, backbone: Backbone, count: int) -> dict[str, R
     full = [random_task(backbone, dtype=DTYPE, device=device, seed=seed) for seed in range(count)]
     uneven = [_cut(task, depth) for task, depth in zip(full, even_depths(count, blocks), strict=True)]
     merged = merged_model(backbone, full[0], dtype=DTYPE, device=device, fused=True)
-    width = 64 if setting.tiny else WIDTH
-    left, right = (torch.randn(width, width, device=device, dtype=DTYPE) for _ in range(2))
+    left, right = (torch.randn(setting.width, setting.width, device=device, dtype=DTYPE) for _ in range(2))
     subjects: dict[str, Run] = {
         "merged": lambda: merged(low),
         "merged, graph": graph_of(setting, merged, low),
@@ -81,10 +79,11 @@ def graph_of(setting: Setting, model: Callable[[Tensor], Tensor], images: Tensor
     return run
 
 
-def figures_of(backbone: Backbone, count: int, seconds: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+def figures_of(
+    setting: Setting, backbone: Backbone, count: int, seconds: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
     """Return milliseconds, and each subject over the merged task run eagerly and as a graph; spreads over rounds."""
-    width = WIDTH if len(seconds["product"]) > 2 else 64
-    product = [2 * width**3 / taken for taken in seconds["product"]]
+    product = [2 * setting.width**3 / taken for taken in seconds["product"]]
     flops = count * image_flops(backbone)
     timed = [name for name in seconds if name != "product"]
     return {

@@ -31,6 +31,8 @@ class Setting:
     rounds: int
     tasks: int
     """How many tasks the captures are counted over."""
+    width: int
+    """Of the matrices whose product tells the device's rate."""
 
     @property
     def tiny(self) -> bool:
@@ -66,8 +68,8 @@ class Setting:
 
 def setting_of(*, cpu: bool, deadline: float) -> Setting:
     if cpu:
-        return Setting(torch.device("cpu"), deadline, (2, 3), 2, 24)
-    return Setting(torch.device("cuda"), deadline, (8, 16, 64), 30, 1000)
+        return Setting(torch.device("cpu"), deadline, (2, 3), 2, 24, 64)
+    return Setting(torch.device("cuda"), deadline, (8, 16, 64), 30, 1000, 8192)
 
 
 def tiny_backbone() -> Backbone:

@@ -76,7 +76,9 @@ class PointerTables:
         return torch.stack([*(table.entries for table in tables), *[self.unadapted] * (rows - len(tables))])
 
     def _make(self, forms: Forms) -> TaskTable:
-        entries, kept, rescaled = self.unadapted.clone(), [], False
+        entries: list[list[list[int]]] = self.unadapted.tolist()
+        kept: list[Tensor] = []
+        rescaled = False
         for block, paths in enumerate(self._paths):
             for place, path in enumerate(paths):
                 form = forms.deltas.get(path) or forms.norms.get(path)
@@ -86,9 +88,9 @@ class PointerTables:
                 tensors = [None if tensor is None else _aligned(tensor) for tensor in _parts(form)]
                 kept += [tensor for tensor in tensors if tensor is not None]
                 addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-                entries[block, place] = torch.tensor(_fields(form, addresses))
+                entries[block][place] = _fields(form, addresses)
                 rescaled |= isinstance(form, Norm) or form.in_scale is not None
-        return TaskTable(entries, rescaled, tuple(kept))
+        return TaskTable(torch.tensor(entries), rescaled, tuple(kept))
 
     def _check(self, path: str, form: Delta | Norm) -> None:
         """Refuse what a kernel would read wrongly: an address says nothing of dtype, device and size."""
