@@ -33,7 +33,8 @@ CACHE_NBYTES = 1 << 30
 class Predictor:
     """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
-    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch.
+    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch; `schedule` is
+    stretch, least-work or first-come (docs/engine.md).
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class Predictor:
             return self._queue([version], image, deadline)[0]
 
     def submit_many(
-        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str = ""
+        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         """Resolve, decode and queue one image for these tasks, whose shared blocks run once; futures in their order.
 
@@ -99,7 +100,7 @@ class Predictor:
         return self._queue([self._resolve(ref) for ref in refs], image, deadline, tenant)
 
     def _queue(
-        self, versions: Sequence[Version], image: ImageSource, deadline: float | None, tenant: str = ""
+        self, versions: Sequence[Version], image: ImageSource, deadline: float | None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         if self._loop.closing:
             raise OverloadedError("the server is stopping: ask again once it is back")

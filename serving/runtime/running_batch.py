@@ -48,7 +48,8 @@ def scheduled_as(request: PredictionRequest) -> ScheduledRequest[PredictionReque
     """Return what the scheduler sees of a request."""
     tasks = [prediction.weights for prediction in request.pending]
     names = tuple(prediction.task for prediction in request.pending)
-    return ScheduledRequest(request, names, rows_by_block(tasks, [0] * len(tasks)), request.deadline, request.tenant)
+    rows = rows_by_block(tasks, [0] * len(tasks))
+    return ScheduledRequest(request, names, rows, request.deadline, request.tenant or "")
 
 
 def begin_batch(engine: Engine, requests: Sequence[ScheduledRequest[PredictionRequest]]) -> RunningBatch:
