@@ -36,7 +36,7 @@ from serving.scheduling.scheduler import DEFAULT_SCHEDULE, SCHEDULES, Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import Backbone
 
-TASKS, SHALLOWEST, TOGETHER, WARM_UP = 16, 4, 8, 48
+TASKS, SHALLOWEST, TOGETHER, WARM_UP = 16, 4, 8, 24
 P50_GOAL, P99_GOAL = 0.8, 1.5
 
 

@@ -14,7 +14,7 @@ from serving.scheduling.deadlines import CAUTION
 from serving.scheduling.requests import Batch, QueueEntry
 
 T = TypeVar("T")
-CALL_S = 3e-3  # how long a call may last beyond its first block: so long may a newcomer wait before it is considered
+CALL_S = 5e-3  # how long a call may last beyond its first block: so long may a newcomer wait before it is considered
 SPARED = 0.1  # of a batch's answers a second may be given up for requests that then need no batch of their own
 SAVING = 0.5  # the fixed part's share of a row's block below which requests with deadlines run one by one
 WORTH = 1.02  # times the answers a second of one request alone that several of its kind must give to run together
