@@ -140,8 +140,8 @@ class Scheduler(Generic[T]):
             sums[0] += part
             sums[1] += entry.expected(part)
             self._row_blocks_left -= part
-        for (tenant, tasks), (part, expected_s) in used.items():
-            self._shares.serve(tenant, tasks, seconds * part / row_blocks, expected=expected_s)
+        for (tenant, tasks), (run, expected_s) in used.items():
+            self._shares.serve(tenant, tasks, seconds * run / row_blocks, expected=expected_s)
         batch.depth = end
         for request in [request for request in batch.live if len(request.rows) <= end]:
             self.abort(request)
