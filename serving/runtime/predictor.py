@@ -20,7 +20,7 @@ from serving.runtime.prediction_request import PendingPrediction, PredictionRequ
 from serving.runtime.ref_cache import RefCache
 from serving.runtime.version_leases import VersionLeases
 from serving.scheduling.deadlines import late
-from serving.scheduling.scheduler import Scheduler
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
 from store.errors import BackboneMismatchError, InvalidSettingError, OverloadedError
 from store.registry.store import Store, Version
 from store.weights.backbones import open_backbone
@@ -33,7 +33,8 @@ CACHE_NBYTES = 1 << 30
 class Predictor:
     """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
-    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch.
+    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch; `schedule` is
+    stretch, least-work or first-come (docs/engine.md).
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Predictor:
         dtype: str = "auto",
         device: str = "cpu",
         batch_invariant: bool = False,
+        schedule: str = DEFAULT_SCHEDULE,
     ) -> None:
         self._store = store
         self.record = choose_backbone(store, backbone)
@@ -53,7 +55,8 @@ class Predictor:
         )
         self._transform = make_transform(self.record.id.preprocessing)
         self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
-        self._loop = EngineLoop(self._engine, Scheduler(max_rows=max_rows(self._backbone, self._engine.dtype)))
+        rows = max_rows(self._backbone, self._engine.dtype)
+        self._loop = EngineLoop(self._engine, Scheduler(schedule=schedule, max_rows=rows))
         self._leases = VersionLeases(store)
         self._refs = RefCache(store)
 
@@ -69,9 +72,8 @@ class Predictor:
         self._leases.close()
 
     def check(self) -> None:
-        """Raise `RuntimeError` where the engine's thread has stopped and no request will ever be answered."""
-        if not self._loop.is_alive:
-            raise RuntimeError("the engine's thread has stopped: restart the replica")
+        """Raise `RuntimeError` where the engine's thread has stopped or is stuck and no request will be answered."""
+        self._loop.check()
 
     def predict(self, ref: str, image: ImageSource) -> Prediction:
         """Predict one image and wait for the result."""
@@ -85,20 +87,20 @@ class Predictor:
             return self._queue([version], image, deadline)[0]
 
     def submit_many(
-        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None
+        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         """Resolve, decode and queue one image for these tasks, whose shared blocks run once; futures in their order.
 
         The deadline is a time of `time.monotonic`: a prediction that would come later gets a `DeadlineError`, and is
-        not run; neither is a cancelled one. Errors of the request are raised here; later errors, as of loading a task
-        that is not in memory, are set on the futures.
+        not run; neither is a cancelled one. Tenants have like shares of the engine. Errors of the request are raised
+        here; later errors, as of loading a task that is not in memory, are set on the futures.
         """
         if not refs:
             raise InvalidSettingError("the request names no task: give at least one ref")
-        return self._queue([self._resolve(ref) for ref in refs], image, deadline)
+        return self._queue([self._resolve(ref) for ref in refs], image, deadline, tenant)
 
     def _queue(
-        self, versions: Sequence[Version], image: ImageSource, deadline: float | None
+        self, versions: Sequence[Version], image: ImageSource, deadline: float | None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         if self._loop.closing:
             raise OverloadedError("the server is stopping: ask again once it is back")
@@ -119,7 +121,7 @@ class Predictor:
                 return
             triples = zip(versions, weights, futures, strict=True)
             pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
-            self._loop.submit(PredictionRequest(pixels, pending, deadline, pinned.close))
+            self._loop.submit(PredictionRequest(pixels, pending, deadline, pinned.close, tenant))
 
         call_when_all_done([pin.weights for pin in pins], submit)
         return futures
