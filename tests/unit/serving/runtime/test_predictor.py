@@ -26,7 +26,7 @@ from store.errors import (
 )
 from store.registry.store import Store
 from store.weights.backbones import encode
-from store.weights.preprocessing import decode
+from store.images.decoding import decode
 
 
 @pytest.fixture(scope="module")
