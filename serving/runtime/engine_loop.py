@@ -26,6 +26,7 @@ class EngineLoop:
         self._wake = threading.Condition()
         self._closing = False
         self._running: dict[Batch[PredictionRequest], RunningBatch] = {}  # used by the thread alone
+        self._busy_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -43,6 +44,12 @@ class EngineLoop:
     @property
     def is_alive(self) -> bool:
         return self._thread.is_alive()
+
+    @property
+    def busy_s(self) -> float:
+        """How long the block that runs now has been running."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, request: PredictionRequest) -> None:
         """Queue a request; where it is refused, the error is set on its futures."""
@@ -75,6 +82,7 @@ class EngineLoop:
 
     def _run(self) -> None:
         while (batch := self._next()) is not None:
+            self._busy_since = time.monotonic()
             try:
                 self._run_block(batch)
             except BaseException as error:  # the waiting clients must get it, and the next batch must run
@@ -83,6 +91,7 @@ class EngineLoop:
                 self._running.pop(batch, None)
                 for request in batch.requests:
                     request.item.fail(error)
+            self._busy_since = None
 
     def _next(self) -> Batch[PredictionRequest] | None:
         """Wait for a batch with a block to run; None once the loop is closing and nothing is left."""

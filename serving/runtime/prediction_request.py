@@ -47,6 +47,7 @@ class PredictionRequest:
     pending: tuple[PendingPrediction, ...]
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
+    tenant: str | None = None
 
     @property
     def is_live(self) -> bool:

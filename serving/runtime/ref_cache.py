@@ -27,3 +27,7 @@ class RefCache:
         version = versions.get(ref) or self._store.resolve(ref)
         versions[ref] = version
         return version
+
+    def cached(self, ref: str) -> Version | None:
+        """Return the version where `resolve` would not ask the store, else None."""
+        return None if time.monotonic() - self._since > VALID_S else self._versions.get(ref)

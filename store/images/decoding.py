@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
 
 from PIL import Image, UnidentifiedImageError
 
@@ -88,7 +87,7 @@ def stated_orientation(image: Image.Image) -> int:
 
 def stored_orientation(image: Image.Image) -> int:
     """Return what a file says that Pillow has loaded, whose EXIF is not to be trusted."""
-    info: Mapping[object, object] = image.info
+    info = image.info
     exif, raw, xmp = info.get("exif"), info.get(RAW_EXIF), info.get("xmp") or info.get("XML:com.adobe.xmp")
     if isinstance(exif, bytes) and (found := exif_orientation(exif)):
         return found

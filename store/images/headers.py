@@ -103,7 +103,7 @@ def _read_bmp(data: bytes) -> ImageHeader:
         width, height = struct.unpack_from("<HH", data, 18)
         return ImageHeader(len(data), width, height)
     width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
-    # Pillow decodes run lengths in Python, and the pixels that are not there are no work.
+    # Pillow decodes run lengths in Python.
     return ImageHeader(len(data), abs(width), abs(height), plain=size == 40 and compression == 0 and bits in (24, 32))
 
 

@@ -48,7 +48,7 @@ SHOWN = (
     OverloadedError,
     RefusedError,
 )
-"""Errors about the caller's own tasks and files; of any other error a tenant sees the kind alone."""
+"""Errors about the caller's own tasks and files; of any other error only an operator sees more than the kind."""
 
 
 @dataclass(frozen=True)
@@ -65,9 +65,9 @@ class TaskEvent:
     details: Mapping[str, object]
 
     @classmethod
-    def of(cls, number: int, event: Event, *, tenant: str | None) -> TaskEvent:
-        """Number the event; a tenant sees 'operator' instead of the operator's user and machine."""
-        actor = event.actor if tenant is None or (event.actor or "").startswith("key ") else "operator"
+    def of(cls, number: int, event: Event, *, show_actor: bool) -> TaskEvent:
+        """Number the event; others than the operator see 'operator' instead of the operator's user and machine."""
+        actor = event.actor if show_actor or (event.actor or "").startswith("key ") else "operator"
         target = (event.version, event.alias, event.digest)
         return cls(number, event.at, actor, event.action, *target, dict(event.details or {}))
 
@@ -103,9 +103,19 @@ class TenantStore:
                 else self._store.with_actor(f"key {self.key.id}", probe_existing=self.key.tenant is None)
             )
         except OnetrunkError as error:
-            if self.key.tenant is None:
-                raise
-            raise self._redact(error) from None
+            raise self.worded(error) from None
+
+    def worded(self, error: OnetrunkError) -> OnetrunkError:
+        """Return the error as this caller may see it: only an operator's key sees where the store is, and who uses it.
+
+        A caller without a key sees errors about any task, since it may read them all.
+        """
+        return error if self.is_operator else self._redact(error)
+
+    @property
+    def is_operator(self) -> bool:
+        """Whether the key is of no tenant and may change everything."""
+        return self.key.tenant is None and allows(self.key, "admin")
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
         with self.authorized("read", ref) as store:
@@ -136,7 +146,7 @@ class TenantStore:
     def history(self, task: str) -> list[TaskEvent]:
         with self.authorized("read", task) as store:
             return [
-                TaskEvent.of(number, event, tenant=self.key.tenant)
+                TaskEvent.of(number, event, show_actor=self.is_operator)
                 for number, event in enumerate(store.history(task), 1)
             ]
 

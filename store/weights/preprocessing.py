@@ -15,7 +15,7 @@ from store.records.backbone import Preprocessing
 
 
 class Normalise:
-    """(height, width, 3) uint8 pixels -> (3, height, width) float32, by a table of what timm computes for each value."""
+    """(height, width, 3) uint8 -> (3, height, width) float32, by a table of what timm computes for each value."""
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         p = preprocessing

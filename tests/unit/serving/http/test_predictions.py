@@ -2,18 +2,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import threading
 import urllib.parse
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import pytest
 import torch
 from support.oracle import make_backbone, make_task, png
 
 from serving.http.api import make_api
-from serving.http.cancellation import cancel_on_disconnect, wait_for
+from serving.http.cancellation import wait_for
+from serving.http.errors import ClientGoneError
 from serving.prediction import Prediction
 from serving.runtime.predictor import Predictor
 from store.errors import ImageError
@@ -155,51 +155,22 @@ def test_a_client_that_leaves_is_not_answered_and_the_next_one_is(client: Client
     assert client.ask([("ref", "acme/long")]).status == 200
 
 
-@dataclass
-class Leaving:
-    """A request whose client leaves when told to."""
-
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def receive(self) -> Message:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
+async def wait_until(left: asyncio.Event) -> Message:
+    await left.wait()
+    return {"type": "http.disconnect"}
 
 
 def test_answers_that_a_client_waited_for_are_cancelled_when_it_leaves() -> None:
     answers: tuple[Future[Prediction], ...] = (Future(), Future())
 
     async def run() -> object:
-        with ThreadPoolExecutor(1) as workers:
-            request = Leaving()
-            asyncio.get_running_loop().call_later(0.05, request.left.set)
-            return await cancel_on_disconnect(request, wait_for(workers, lambda: answers))
+        left = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, left.set)
+        return await wait_for(answers, lambda: wait_until(left))
 
-    assert asyncio.run(run()) is None
+    with pytest.raises(ClientGoneError):
+        asyncio.run(run())
     assert all(answer.cancelled() for answer in answers)
-
-
-def test_answers_that_are_queued_only_after_the_client_left_are_cancelled_too() -> None:
-    answers: tuple[Future[Prediction], ...] = (Future(),)
-    decoding, left = threading.Event(), threading.Event()
-
-    def submit() -> tuple[Future[Prediction], ...]:
-        decoding.set()
-        left.wait(30)
-        return answers
-
-    async def run(workers: ThreadPoolExecutor) -> object:
-        request = Leaving()
-        waiting = asyncio.ensure_future(cancel_on_disconnect(request, wait_for(workers, submit)))
-        await asyncio.to_thread(decoding.wait, 30)
-        request.left.set()
-        return await waiting
-
-    with ThreadPoolExecutor(1) as workers:
-        assert asyncio.run(run(workers)) is None
-        assert not answers[0].cancelled()
-        left.set()
-    assert answers[0].cancelled()
 
 
 def test_where_one_answer_fails_the_others_are_cancelled_and_the_failure_is_raised() -> None:
@@ -207,8 +178,7 @@ def test_where_one_answer_fails_the_others_are_cancelled_and_the_failure_is_rais
     answers[0].set_exception(ImageError("torn"))
 
     async def run() -> object:
-        with ThreadPoolExecutor(1) as workers:
-            return await wait_for(workers, lambda: answers)
+        return await wait_for(answers, lambda: wait_until(asyncio.Event()))
 
     with pytest.raises(ImageError, match="torn"):
         asyncio.run(run())

@@ -55,7 +55,9 @@ def test_so_it_does_at_the_sizes_of_photos(interpolation, size):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     for side, crop_pct in ((224, 0.9), (64, 1.0)):
         preprocessing = Preprocessing(side, side, interpolation, mean, std, crop_pct, "center")
-        assert torch.equal(make_fast_transform(preprocessing)(noise(*size)), make_transform(preprocessing)(noise(*size)))
+        assert torch.equal(
+            make_fast_transform(preprocessing)(noise(*size)), make_transform(preprocessing)(noise(*size))
+        )
 
 
 def test_an_image_that_would_grow_too_large_before_the_crop_is_refused():
