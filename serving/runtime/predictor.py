@@ -14,17 +14,16 @@ from serving.runtime.device import choose_backbone, choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.prediction_queue import PredictionQueue
 from serving.runtime.served_versions import ServedVersions
-from serving.scheduling.scheduler import Scheduler
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
 from store.registry.store import Store
 from store.weights.backbones import open_backbone
-
-STUCK_S = 10.0  # a block of the largest batch takes a few seconds
 
 
 class Predictor:
     """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
-    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch.
+    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch; `schedule` is
+    stretch, least-work or first-come (docs/engine.md).
     """
 
     def __init__(
@@ -35,6 +34,7 @@ class Predictor:
         dtype: str = "auto",
         device: str = "cpu",
         batch_invariant: bool = False,
+        schedule: str = DEFAULT_SCHEDULE,
     ) -> None:
         self.record = choose_backbone(store, backbone)
         self._backbone = open_backbone(store, self.record)
@@ -44,7 +44,8 @@ class Predictor:
         self._decoding = DecodePool(self.record.id.preprocessing)
         self.versions = ServedVersions(store, self._backbone, self._engine)
         """The versions that refs name, and their weights."""
-        self._loop = EngineLoop(self._engine, Scheduler(max_rows=max_rows(self._backbone, self._engine.dtype)))
+        rows = max_rows(self._backbone, self._engine.dtype)
+        self._loop = EngineLoop(self._engine, Scheduler(schedule=schedule, max_rows=rows))
         self.queue = PredictionQueue(self.versions, self._decoding, self._loop)
         """Where requests wait whose versions are known."""
 
@@ -61,11 +62,8 @@ class Predictor:
         self.versions.close()
 
     def check(self) -> None:
-        """Raise `RuntimeError` where no request would be answered: the engine's thread has stopped, or is stuck."""
-        if not self._loop.is_alive:
-            raise RuntimeError("the engine's thread has stopped: restart the replica")
-        if self._loop.busy_s > STUCK_S:
-            raise RuntimeError(f"one block has been running for {self._loop.busy_s:.0f} s: restart the replica")
+        """Raise `RuntimeError` where the engine's thread has stopped or is stuck and no request will be answered."""
+        self._loop.check()
 
     def check_room(self, tenant: str | None = None) -> None:
         """Raise `OverloadedError` where an image of this tenant would not be decoded now; nothing is queued."""
