@@ -17,6 +17,7 @@ from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.futures import call_when_all_done, fail_all
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.runtime.ref_cache import RefCache
+from serving.runtime.store_watch import StoreWatch
 from serving.runtime.version_leases import VersionLeases
 from serving.scheduling.deadlines import late
 from serving.scheduling.scheduler import Scheduler
@@ -55,7 +56,8 @@ class Predictor:
         self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
         self._loop = EngineLoop(self._engine, Scheduler(max_rows=max_rows(self._backbone, self._engine.dtype)))
         self._leases = VersionLeases(store)
-        self._refs = RefCache(store)
+        self.watch = StoreWatch(store)
+        self._refs = RefCache(store, self.watch)
 
     def __enter__(self) -> Predictor:
         return self
@@ -67,6 +69,8 @@ class Predictor:
         """Answer what is queued, then stop and release the versions."""
         self._loop.close()
         self._leases.close()
+        self._refs.close()
+        self.watch.close()
 
     def check(self) -> None:
         """Raise `RuntimeError` where the engine's thread has stopped and no request will ever be answered."""
@@ -134,9 +138,10 @@ class Predictor:
         return version
 
     def _acquire(self, version: Version) -> Pin:
-        self._leases.hold(version.digest)
+        self._leases.use(version.digest)
         return self._cache.acquire(version.digest, lambda: self._load(version))
 
     def _load(self, version: Version) -> TaskWeights:
+        self._leases.hold(version.digest)
         backbone, engine = self._backbone.tensors, self._engine
         return load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
