@@ -21,7 +21,9 @@ guarded_routes = APIRouter()
 
 def make_api(predictor: Predictor, store: Store, *, keys: bool) -> FastAPI:
     """Answer from the predictor and the store; with `keys`, every route but `/healthz` needs an API key."""
-    state = AppState(predictor, store, ApiKeyCache(store) if keys else None, ThreadPoolExecutor(2, "prepare"))
+    state = AppState(
+        predictor, store, ApiKeyCache(store, predictor.versions) if keys else None, ThreadPoolExecutor(2, "prepare")
+    )
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:

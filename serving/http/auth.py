@@ -1,8 +1,7 @@
-"""Whose request it is: API keys over HTTP, looked up at most twice a second."""
+"""Whose request it is: API keys over HTTP, looked up again where the store has changed."""
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -11,34 +10,44 @@ from fastapi import Depends, Request
 from starlette.concurrency import run_in_threadpool
 
 from serving.runtime.predictor import Predictor
+from serving.runtime.served_versions import ServedVersions
 from store.errors import UnknownKeyError
 from store.records.events import ApiKey
 from store.registry.api_keys import ANONYMOUS, authenticate, digest_of
 from store.registry.store import Store
 from store.registry.tenant_store import TenantStore
 
-KEY_VALID_S = 0.5  # how long a revoked key may go unnoticed
-
 
 class ApiKeyCache:
-    """The keys of the last requests, by the digest of their secret; refused secrets are not kept."""
+    """The keys of the requests since the store's last change, by the digest of their secret; refused ones are not kept.
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    While the store does not answer, they hold as long as a ref does: see `StoreWatch`.
+    """
+
+    def __init__(self, store: Store, versions: ServedVersions) -> None:
+        self._store, self._versions = store, versions
         self._keys: dict[str, ApiKey] = {}
-        self._since = time.monotonic()
+        self._generation = 0
 
     def cached(self, secret: str) -> ApiKey | None:
-        if time.monotonic() - self._since > KEY_VALID_S:
-            self._keys, self._since = {}, time.monotonic()
-        return self._keys.get(digest_of(secret))
+        """Return the key where it is known without waiting."""
+        return self._known(secret, self._versions.known_generation())
 
     def find(self, secret: str) -> ApiKey:
         """Look the key up; raise `UnknownKeyError` unless it is valid."""
-        keys = self._keys
-        key = authenticate(self._store, secret)
-        keys[key.sha256] = key
+        key = self._known(secret, self._versions.generation())
+        if key is None:
+            self._versions.check()
+            keys = self._keys
+            key = keys[digest_of(secret)] = authenticate(self._store, secret)
         return key
+
+    def _known(self, secret: str, generation: int | None) -> ApiKey | None:
+        if generation is None:
+            return None
+        if generation != self._generation:
+            self._keys, self._generation = {}, generation
+        return self._keys.get(digest_of(secret))
 
 
 @dataclass(frozen=True)

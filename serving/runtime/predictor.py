@@ -16,9 +16,7 @@ from serving.runtime.device import choose_backbone, choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.futures import call_when_all_done, fail_all
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
-from serving.runtime.ref_cache import RefCache
-from serving.runtime.store_watch import StoreWatch
-from serving.runtime.version_leases import VersionLeases
+from serving.runtime.served_versions import ServedVersions
 from serving.scheduling.deadlines import late
 from serving.scheduling.scheduler import Scheduler
 from store.errors import BackboneMismatchError, InvalidSettingError, OverloadedError
@@ -55,9 +53,7 @@ class Predictor:
         self._transform = make_transform(self.record.id.preprocessing)
         self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
         self._loop = EngineLoop(self._engine, Scheduler(max_rows=max_rows(self._backbone, self._engine.dtype)))
-        self._leases = VersionLeases(store)
-        self.watch = StoreWatch(store)
-        self._refs = RefCache(store, self.watch)
+        self.versions = ServedVersions(store)
 
     def __enter__(self) -> Predictor:
         return self
@@ -68,9 +64,7 @@ class Predictor:
     def close(self) -> None:
         """Answer what is queued, then stop and release the versions."""
         self._loop.close()
-        self._leases.close()
-        self._refs.close()
-        self.watch.close()
+        self.versions.close()
 
     def check(self) -> None:
         """Raise `RuntimeError` where the engine's thread has stopped and no request will ever be answered."""
@@ -129,7 +123,7 @@ class Predictor:
         return futures
 
     def _resolve(self, ref: str) -> Version:
-        version = self._refs.resolve(ref)
+        version = self.versions.resolve(ref)
         if version.manifest.backbone != self.record.id.fingerprint:
             raise BackboneMismatchError(
                 f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
@@ -138,10 +132,10 @@ class Predictor:
         return version
 
     def _acquire(self, version: Version) -> Pin:
-        self._leases.use(version.digest)
+        self.versions.use(version)
         return self._cache.acquire(version.digest, lambda: self._load(version))
 
     def _load(self, version: Version) -> TaskWeights:
-        self._leases.hold(version.digest)
+        self.versions.hold(version)
         backbone, engine = self._backbone.tensors, self._engine
         return load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)

@@ -40,12 +40,12 @@ class RefCache:
     def resolve(self, ref: str) -> Version:
         generation = self._watch.generation()
         known = self._known.get(ref) if isinstance(ref, str) else None
-        if known is not None and (known.generation == generation or self._watch.problem is not None):
+        if known is not None and self._holds(known, generation):
             return known.version
         try:
             version = self._look_up(ref)
         except StorageError:
-            if known is None:
+            if known is None or not self._watch.is_recent(known.generation):
                 raise
             return known.version
         self._remember(ref, _Known(generation, version))
@@ -54,13 +54,16 @@ class RefCache:
     def cached(self, ref: str) -> Version | None:
         """Return the version where `resolve` would not wait, else None."""
         generation, known = self._watch.known_generation(), self._known.get(ref)
-        if known is None or generation is None:
-            return None
-        return known.version if known.generation == generation or self._watch.problem is not None else None
+        return known.version if known and generation is not None and self._holds(known, generation) else None
 
     def close(self) -> None:
         for _ in range(LOOK_UPS):
             self._wanted.put(None)
+
+    def _holds(self, known: _Known, generation: int) -> bool:
+        if known.generation == generation:
+            return True
+        return self._watch.problem is not None and self._watch.is_recent(known.generation)
 
     def _look_up(self, ref: str) -> Version:
         future: Future[Version] = Future()

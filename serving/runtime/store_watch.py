@@ -26,7 +26,8 @@ class StoreWatch:
     def __init__(self, store: Store, *, stale_s: float = STALE_S) -> None:
         self._store, self._stale_s = store, stale_s
         self._generation = 0
-        self._change: str | None = None
+        self._ended: dict[int, float] = {}  # earlier generations -> when they were found to be over
+        self._change = store.last_change()
         self._answered = time.monotonic()  # when the last question was asked that had an answer
         self._tried = -RETRY_S
         self._asking = False
@@ -70,6 +71,10 @@ class StoreWatch:
             self._ask()
         return self._generation
 
+    def is_recent(self, generation: int) -> bool:
+        """Say whether this was the store's state within the last `STALE_S`."""
+        return generation == self._generation or self._ended.get(generation, 0.0) >= time.monotonic() - self._stale_s
+
     def close(self) -> None:
         self._closing = True
         self._asked.set()
@@ -99,7 +104,11 @@ class StoreWatch:
     def _answer(self, change: str, asked: float) -> None:
         if self._problem is not None:
             log.warning("the store answers again after %.1f s", asked - self._answered)
-        self._generation += change != self._change
+        if change != self._change:
+            self._ended[self._generation] = asked
+            self._generation += 1
+            while self._ended and not self.is_recent(next(iter(self._ended))):
+                del self._ended[next(iter(self._ended))]
         self._change, self._answered, self._problem = change, asked, None
 
     def _set_problem(self, problem: OnetrunkError | None) -> None:

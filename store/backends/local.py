@@ -155,7 +155,7 @@ class LocalBackend:
             yield path, temporary
 
     def _check_there(self) -> None:
-        """Raise `StorageError` where what was a store is none now: nothing must be written where it was mounted."""
+        """Raise `StorageError` where a store was and its identity is gone: nothing must be written to a mount point."""
         if self._is_store and not (self.root / IDENTITY).exists():
             raise StorageError(f"the store {self.root} is away: bring its folder back, or mount it again")
 

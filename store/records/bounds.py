@@ -29,7 +29,9 @@ def check_list(kind: str, values: Collection[object]) -> None:
 
 def check_number(kind: str, number: int, *, least: int = 0, most: int = MAX_NUMBER) -> None:
     if type(number) is not int or not least <= number <= most:
-        raise InvalidSettingError(f"{kind} {number!r:.40} is not valid: use a whole number from {least} to {most:,}")
+        raise InvalidSettingError(
+            f"{kind} {number!r:.40} is not a whole number from {least} to {most:,}: give one that is"
+        )
 
 
 def check_version(version: int | None) -> None:
