@@ -37,7 +37,7 @@ class Api(FastAPI):
         self.state.app_state = state
         self._limits = state.limits
         self._predictions = PredictionRoutes(state)
-        self._health = Health(state.predictor, state.store, keys=state.api_keys is not None)
+        self._health = Health(state.predictor, keys=state.api_keys is not None)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -72,7 +72,7 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimi
     state = AppState(
         predictor,
         store,
-        ApiKeys(store, limits) if keys else None,
+        ApiKeys(store, predictor.versions, limits) if keys else None,
         ThreadPoolExecutor(4, "resolve"),
         limits,
         BodyBudget(limits, per_key=keys),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from serving.http.errors import too_many
 from serving.http.limits import HttpLimits
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
+from serving.runtime.served_versions import ServedVersions
 from store.errors import UnknownKeyError
 from store.records.events import ApiKey
 from store.registry.api_keys import ANONYMOUS, SECRET, authenticate, digest_of
@@ -23,7 +23,6 @@ from store.registry.store import Store
 from store.registry.tenant_store import TenantStore
 
 T = TypeVar("T")
-KEY_VALID_S = 0.5  # how long a revoked key may go unnoticed
 MOST_KEYS = 10_000  # of each kind that are remembered
 
 NO_KEY = "this server asks for an API key: send `Authorization: Bearer ot_…`"
@@ -31,16 +30,18 @@ WRONG_KEY = "this API key is not valid: send `Authorization: Bearer ot_…` with
 
 
 class ApiKeys:
-    """The keys of a store, looked up at most twice a second; secrets are remembered by their digest alone.
+    """The keys since the store's last change, by the digests of their secrets.
+
+    While the store does not answer, they hold as long as a ref does: see `StoreWatch`.
 
     Keys that were right before are looked up by a thread of their own. Secrets that are seen for the first time share
     another one, whose queue is bounded, and a client that keeps sending wrong ones is refused without a look-up.
     """
 
-    def __init__(self, store: Store, limits: HttpLimits) -> None:
-        self._store = store
-        self._known: dict[str, tuple[float, ApiKey]] = {}  # digest -> when it was looked up
-        self._wrong: dict[str, float] = {}
+    def __init__(self, store: Store, versions: ServedVersions, limits: HttpLimits) -> None:
+        self._store, self._versions = store, versions
+        self._known: dict[str, tuple[int, ApiKey]] = {}  # with the store's generation, when it was right
+        self._wrong: dict[str, int] = {}
         self._asked: dict[str, asyncio.Task[ApiKey]] = {}  # look-ups of known keys, which many requests may wait for
         self._for_known = ThreadPoolExecutor(1, "known keys")
         self._for_unknown = ThreadPoolExecutor(1, "unknown keys")
@@ -48,9 +49,9 @@ class ApiKeys:
         self._refused = RateLimit(limits.unknown_keys_of_a_client, burst=2 * limits.unknown_keys_of_a_client)
 
     def cached(self, secret: str) -> ApiKey | None:
-        """Return the key if it was looked up just now."""
-        at, key = self._known.get(digest_of(secret), (0.0, None))
-        return key if time.monotonic() - at < KEY_VALID_S else None
+        """Return the key where it is known without waiting."""
+        since, key = self._known.get(digest_of(secret), (None, None))
+        return key if key is not None and since == self._versions.known_generation() else None
 
     async def find(self, secret: str, client: str) -> ApiKey:
         """Look the key up; raise `UnknownKeyError` unless it is valid."""
@@ -61,8 +62,9 @@ class ApiKeys:
                 asked = self._asked[digest] = asyncio.ensure_future(self._look_up(self._for_known, secret, digest))
                 asked.add_done_callback(lambda _: self._asked.pop(digest, None))
             return await asyncio.shield(asked)
-        now = time.monotonic()
-        if SECRET.fullmatch(secret) is None or now - self._wrong.get(digest, 0.0) < KEY_VALID_S:
+        wrong_since = self._wrong.get(digest)
+        is_wrong = wrong_since is not None and wrong_since == self._versions.known_generation()
+        if is_wrong or SECRET.fullmatch(secret) is None:
             raise UnknownKeyError(WRONG_KEY)
         if (wait_s := self._refused.wait_s(client)) > 0:
             raise too_many("too many wrong API keys came from this address: try again later", retry_s=wait_s)
@@ -73,7 +75,6 @@ class ApiKeys:
             return await self._look_up(self._for_unknown, secret, digest)
         except UnknownKeyError:
             self._refused.take(client)
-            remember(self._wrong, digest, now)
             raise
         finally:
             self._waiting -= 1
@@ -83,13 +84,21 @@ class ApiKeys:
             threads.shutdown(wait=False, cancel_futures=True)
 
     async def _look_up(self, threads: ThreadPoolExecutor, secret: str, digest: str) -> ApiKey:
-        since = time.monotonic()
+        return await asyncio.get_running_loop().run_in_executor(threads, self._find, secret, digest)
+
+    def _find(self, secret: str, digest: str) -> ApiKey:
+        generation = self._versions.generation()
+        since, known = self._known.get(digest, (None, None))
+        if known is not None and since == generation:
+            return known
+        self._versions.check()
         try:
-            key = await asyncio.get_running_loop().run_in_executor(threads, authenticate, self._store, secret)
+            key = authenticate(self._store, secret)
         except UnknownKeyError:
             self._known.pop(digest, None)
+            remember(self._wrong, digest, generation)
             raise
-        remember(self._known, digest, (since, key))
+        remember(self._known, digest, (generation, key))
         return key
 
 

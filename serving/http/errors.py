@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -14,11 +15,13 @@ from starlette.exceptions import HTTPException
 
 from store.errors import (
     BackboneMismatchError,
+    ClosedStoreError,
     ConflictError,
     DeadlineError,
     FormatError,
     GateError,
     ImageError,
+    IntegrityError,
     InvalidNameError,
     InvalidSettingError,
     NotAllowedError,
@@ -28,8 +31,11 @@ from store.errors import (
     ReadOnlyStoreError,
     RefusedError,
     StorageError,
+    StoreBusyError,
     UnknownKeyError,
 )
+
+log = logging.getLogger(__name__)
 
 CLIENT_CLOSED_REQUEST = 499  # nginx's; nobody reads it but a log
 STATUS = {
@@ -47,9 +53,18 @@ STATUS = {
     RefusedError: 422,
     OverloadedError: 503,
     StorageError: 503,
+    ClosedStoreError: 503,
 }
 """The first class that an error belongs to gives its status; 500 for all others."""
 RETRY_S = "1"
+IN_THE_LOG: Mapping[type[OnetrunkError], str] = {
+    StoreBusyError: "another writer holds the store's catalogue, and nothing was changed: try again",
+    StorageError: "the store does not answer: try again; the server's log says more",
+    ReadOnlyStoreError: "this server may not write to its store: the server's log says more",
+    IntegrityError: "what the store holds of it is damaged: the server's log says more",
+    ClosedStoreError: "the server is stopping: try again once it is back",
+}
+"""Errors whose own messages name files, machines and processes: what a caller gets instead."""
 
 
 class ClientGoneError(Exception):
@@ -89,8 +104,12 @@ def answer_of(error: Exception) -> Response:
         return answer_json(error.status, error.kind, str(error), error.headers)
     if isinstance(error, OnetrunkError):
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
+        public = next((message for kind, message in IN_THE_LOG.items() if isinstance(error, kind)), None)
+        if public is not None:
+            log.warning("%s: %s", type(error).__name__, error)
         retry = status == 503 and not isinstance(error, DeadlineError)
-        return answer_json(status, type(error).__name__, str(error), {"retry-after": RETRY_S} if retry else {})
+        headers = {"retry-after": RETRY_S} if retry else {}
+        return answer_json(status, type(error).__name__, public or str(error), headers)
     return answer_json(500, type(error).__name__, "the server failed at this request: its log says more")
 
 

@@ -6,35 +6,32 @@ import threading
 import time
 
 from serving.runtime.predictor import Predictor
+from serving.runtime.served_versions import ServedVersions
 from store.errors import OnetrunkError, OverloadedError
-from store.registry.store import Store
 
 ASK_S = 1.0  # how long an answer of the store counts
-SLOW_S = 2.0  # how long it may take
 
 
 class StoreProbe:
-    """Asks the store whether it answers, on a thread, while somebody wants to know."""
+    """Asks whether the store answers, on a thread, while somebody wants to know."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._asked = self._answered = time.monotonic()
+    def __init__(self, versions: ServedVersions) -> None:
+        self._versions = versions
+        self._answered = time.monotonic()
         self._problem: str | None = None
         self._asking = False
 
     def problem(self) -> str | None:
-        """Return why the store does not answer, as of the last second; the first call takes it to be well."""
-        now = time.monotonic()
-        if self._asking:
-            return self._problem or ("the store does not answer" if now - self._asked > SLOW_S else None)
-        if now - self._answered >= ASK_S:
-            self._asked, self._asking = now, True
+        """Return why the store does not answer, as of the last second."""
+        if not self._asking and time.monotonic() - self._answered >= ASK_S:
+            self._asking = True
             threading.Thread(target=self._ask, name="store probe", daemon=True).start()
         return self._problem
 
     def _ask(self) -> None:
         try:
-            self._store.backbones()
+            self._versions.generation()  # waits for a tenth of a second at most
+            self._versions.check()
             self._problem = None
         except OnetrunkError as error:
             self._problem = f"the store does not answer ({type(error).__name__})"
@@ -46,8 +43,8 @@ class StoreProbe:
 class Health:
     """What `/healthz` and `/readyz` answer; with keys, no more than whether."""
 
-    def __init__(self, predictor: Predictor, store: Store, *, keys: bool) -> None:
-        self._predictor, self._probe = predictor, StoreProbe(store)
+    def __init__(self, predictor: Predictor, *, keys: bool) -> None:
+        self._predictor, self._probe = predictor, StoreProbe(predictor.versions)
         record = predictor.record
         self._shown = {} if keys else {"backbone": record.name, "fingerprint": record.id.fingerprint}
 

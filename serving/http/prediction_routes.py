@@ -78,8 +78,8 @@ class PredictionRoutes:
             return await predict_each(images, submit, receive), True
 
     async def _versions(self, refs: Sequence[str]) -> list[Version]:
-        versions = self._state.predictor.versions
-        known = versions.cached(refs)
+        tasks = self._state.predictor.tasks
+        known = tasks.cached(refs)
         if known is not None:
             return known
-        return await asyncio.get_running_loop().run_in_executor(self._state.workers, versions.resolve, refs)
+        return await asyncio.get_running_loop().run_in_executor(self._state.workers, tasks.resolve, refs)

@@ -16,7 +16,7 @@ from serving.runtime.decode_pool import DecodePool
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.futures import call_when_all_done, fail_all
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
-from serving.runtime.served_versions import ServedVersions
+from serving.runtime.served_tasks import ServedTasks
 from serving.scheduling.deadlines import late
 from store.errors import OverloadedError
 from store.registry.store import Version
@@ -30,8 +30,8 @@ class PredictionQueue:
     `tenant` is whose share of decoding and of the engine a request takes.
     """
 
-    def __init__(self, versions: ServedVersions, decoding: DecodePool, loop: EngineLoop) -> None:
-        self._versions, self._decoding, self._loop = versions, decoding, loop
+    def __init__(self, tasks: ServedTasks, decoding: DecodePool, loop: EngineLoop) -> None:
+        self._tasks, self._decoding, self._loop = tasks, decoding, loop
 
     def submit(
         self, versions: Sequence[Version], image: ImageSource, *, deadline: float | None, tenant: str | None
@@ -39,7 +39,7 @@ class PredictionQueue:
         """Decode on this thread, whatever it takes, and queue; a failure to decode is raised."""
         self._check_time(deadline)
         with ExitStack() as stack:
-            pins = [stack.enter_context(closing(self._versions.acquire(version))) for version in versions]
+            pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
             pixels: Future[Tensor] = Future()
             pixels.set_result(self._decoding.decode(image))
             return self._queue(versions, pixels, pins, stack.pop_all(), deadline, tenant)
@@ -54,7 +54,7 @@ class PredictionQueue:
         """
         self._check_time(deadline)
         with ExitStack() as stack:
-            pins = [stack.enter_context(closing(self._versions.acquire(version))) for version in versions]
+            pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
             pixels = self._decoding.submit(image, key=tenant or "", deadline=deadline)
             return self._queue(versions, pixels, pins, stack.pop_all(), deadline, tenant)
 

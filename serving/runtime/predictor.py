@@ -13,6 +13,7 @@ from serving.runtime.decode_pool import DecodePool
 from serving.runtime.device import choose_backbone, choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.prediction_queue import PredictionQueue
+from serving.runtime.served_tasks import ServedTasks
 from serving.runtime.served_versions import ServedVersions
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
 from store.registry.store import Store
@@ -42,11 +43,11 @@ class Predictor:
             self._backbone, dtype=choose_dtype(dtype, device), device=device, batch_invariant=batch_invariant
         )
         self._decoding = DecodePool(self.record.id.preprocessing)
-        self.versions = ServedVersions(store, self._backbone, self._engine)
-        """The versions that refs name, and their weights."""
+        self.versions = ServedVersions(store)
+        self.tasks = ServedTasks(store, self.versions, self._backbone, self._engine)
         rows = max_rows(self._backbone, self._engine.dtype)
         self._loop = EngineLoop(self._engine, Scheduler(schedule=schedule, max_rows=rows))
-        self.queue = PredictionQueue(self.versions, self._decoding, self._loop)
+        self.queue = PredictionQueue(self.tasks, self._decoding, self._loop)
         """Where requests wait whose versions are known."""
 
     def __enter__(self) -> Predictor:
@@ -78,8 +79,8 @@ class Predictor:
         self, ref: str, image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> Future[Prediction]:
         """Do what `submit_many` does for one task, after loading it; an error of the load is raised here."""
-        (version,) = self.versions.resolve([ref])
-        with closing(self.versions.acquire(version)) as pin:
+        (version,) = self.tasks.resolve([ref])
+        with closing(self.tasks.acquire(version)) as pin:
             pin.weights.result()
             return self.queue.submit([version], image, deadline=deadline, tenant=tenant)[0]
 
@@ -97,4 +98,4 @@ class Predictor:
         not run; neither is a cancelled one. Errors of the request are raised here; later errors, as of loading a task
         that is not in memory, are set on the futures.
         """
-        return self.queue.submit(self.versions.resolve(refs), image, deadline=deadline, tenant=tenant)
+        return self.queue.submit(self.tasks.resolve(refs), image, deadline=deadline, tenant=tenant)

@@ -1,61 +1,65 @@
-"""The versions that a predictor answers for: found by their refs, held by leases, their weights in memory."""
+"""The versions that a replica serves: which one a ref names, and the leases on those that are used."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 
-from serving.engine.engine import Engine
-from serving.runtime.adapter_cache import AdapterCache, Pin
 from serving.runtime.ref_cache import RefCache
+from serving.runtime.store_watch import StoreWatch
 from serving.runtime.version_leases import VersionLeases
-from store.errors import BackboneMismatchError, InvalidSettingError
 from store.registry.store import Store, Version
-from store.weights.backbones import Backbone
-from store.weights.forms import TaskWeights
-from store.weights.load_task import load_task
 
-CACHE_NBYTES = 1 << 30
+
+@dataclass(frozen=True)
+class StoreStatus:
+    """Whether the store answers, how old the state is that is answered from, and how many versions lack a lease."""
+
+    answers: bool
+    age_s: float
+    without_lease: int
 
 
 class ServedVersions:
-    """Every version that uses one backbone; close it to release them."""
+    """Resolves refs and holds versions; while the store is away, both go on with what was known."""
 
-    def __init__(self, store: Store, backbone: Backbone, engine: Engine) -> None:
-        self._store, self._backbone, self._engine = store, backbone, engine
-        self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
+    def __init__(self, store: Store) -> None:
+        self._watch = StoreWatch(store)
+        self._refs = RefCache(store, self._watch)
         self._leases = VersionLeases(store)
-        self._refs = RefCache(store)
+
+    def resolve(self, ref: str) -> Version:
+        return self._refs.resolve(ref)
+
+    def cached(self, ref: str) -> Version | None:
+        """Return the version where `resolve` would not wait, else None."""
+        return self._refs.cached(ref)
+
+    def generation(self) -> int:
+        """Return a number that grows with every change of the store; see `StoreWatch`."""
+        return self._watch.generation()
+
+    def known_generation(self) -> int | None:
+        """Return what `generation` does, None where that has to wait."""
+        return self._watch.known_generation()
+
+    def check(self) -> None:
+        """Raise the error of a store that does not answer."""
+        if self._watch.problem is not None:
+            raise self._watch.problem
+
+    def use(self, version: Version) -> None:
+        """Say that the version is used; never waits."""
+        self._leases.use(version.digest)
+
+    def hold(self, version: Version) -> None:
+        """Wait a moment for a lease on the version; raise `VersionNotFoundError` where it was removed meanwhile."""
+        self._leases.hold(version.digest)
+
+    def status(self) -> StoreStatus:
+        return StoreStatus(self._watch.problem is None, self._watch.age_s, self._leases.missing)
 
     def close(self) -> None:
+        """Release the leases, and end the threads that ask the store."""
         self._leases.close()
-
-    def resolve(self, refs: Sequence[str]) -> list[Version]:
-        """Return the versions that the refs name, which may ask the store; raise where not all are served here."""
-        if not refs:
-            raise InvalidSettingError("the request names no task: give at least one ref")
-        return [self._check(self._refs.resolve(ref)) for ref in refs]
-
-    def cached(self, refs: Sequence[str]) -> list[Version] | None:
-        """Return what `resolve` does where that takes no time, None where it would ask the store."""
-        versions = [self._refs.cached(ref) for ref in refs]
-        known = [self._check(version) for version in versions if version is not None]
-        return known if len(known) == len(refs) else None
-
-    def acquire(self, version: Version) -> Pin:
-        """Hold the version and pin its weights, which a thread loads where they are not in memory."""
-        self._leases.hold(version.digest)
-        return self._cache.acquire(version.digest, lambda: self._load(version))
-
-    def _check(self, version: Version) -> Version:
-        if version.manifest.backbone != self._backbone.record.id.fingerprint:
-            raise BackboneMismatchError(
-                f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
-                f"this server holds {self._backbone.record.name!r}: ask one that was started with that `backbone=`"
-            )
-        return version
-
-    def _load(self, version: Version) -> TaskWeights:
-        engine = self._engine
-        return load_task(
-            self._store, version.manifest, backbone=self._backbone.tensors, dtype=engine.dtype, device=engine.device
-        )
+        self._refs.close()
+        self._watch.close()

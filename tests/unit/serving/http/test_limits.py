@@ -230,11 +230,13 @@ class Counted:
         return self.store.api_key(identifier)
 
 
-def test_a_flood_of_wrong_keys_is_refused_without_look_ups_and_a_right_one_is_served(store: Store) -> None:
+def test_a_flood_of_wrong_keys_is_refused_without_look_ups_and_a_right_one_is_served(
+    store: Store, predictor: Predictor
+) -> None:
     key, secret = new_key("acme", ("read",))
     store.put_key(key)
     counted = Counted(store)
-    keys = ApiKeys(counted, HttpLimits(unknown_keys_of_a_client=5))
+    keys = ApiKeys(counted, predictor.versions, HttpLimits(unknown_keys_of_a_client=5))
 
     async def flood() -> list[str]:
         await keys.find(secret, "127.0.0.1")
