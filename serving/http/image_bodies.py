@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import re
-import struct
 from email.message import Message
 
 from serving.http.errors import too_large
 from serving.http.limits import HttpLimits
+from serving.images import IMAGES_TYPE, LENGTH
 from store.errors import FormatError
 
-IMAGES_TYPE = "application/vnd.onetrunk.images"
 MULTIPART_TYPE = "multipart/form-data"
-LENGTH = struct.Struct("<I")
 HEADERS_END = re.compile(rb"\r?\n\r?\n")
 MOST_HEADERS_NBYTES = 4096  # of one part
 
@@ -47,11 +45,6 @@ def split_by_length(body: bytes, most: int) -> list[bytes]:
         images.append(body[at : at + nbytes])
         at += nbytes
     return images
-
-
-def join_by_length(images: list[bytes]) -> bytes:
-    """Return the body that `split_by_length` splits."""
-    return b"".join(part for image in images for part in (LENGTH.pack(len(image)), image))
 
 
 def split_multipart(body: bytes, boundary: bytes, most: int) -> list[bytes]:

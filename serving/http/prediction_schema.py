@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from serving.http.image_bodies import IMAGES_TYPE, MULTIPART_TYPE
+from serving.http.image_bodies import MULTIPART_TYPE
 from serving.http.prediction_query import Many, Single
+from serving.images import IMAGES_TYPE
 
 BINARY: dict[str, object] = {"type": "string", "format": "binary"}
 IMAGE: dict[str, object] = {"image/*": {"schema": BINARY}}

@@ -36,7 +36,7 @@ def decode(data: bytes, header: ImageHeader | None = None) -> Image.Image:
             check_size(*image.size)
             image.load()
             orientation = stored_orientation(image) if header.orientation is None else header.orientation
-            return upright_rgb(image, orientation)
+            return upright_rgb(image, orientation, owned=True)
     except ImageError:
         raise
     except Image.DecompressionBombError:
@@ -67,12 +67,12 @@ def upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def upright_rgb(image: Image.Image, orientation: int) -> Image.Image:
-    """Return it in RGB and upright, without the metadata that says otherwise; the image itself may be changed."""
+def upright_rgb(image: Image.Image, orientation: int, *, owned: bool = False) -> Image.Image:
+    """Return it in RGB and upright, without the metadata that says otherwise; one that is `owned` may be the result."""
     if image.mode.startswith("I"):
         # Pillow clips 16-bit grey to 255 on conversion, which turns most of such an image white.
         image = image.convert("I").point(SHADES, "L")
-    rgb = upright(image.convert("RGB"), orientation)
+    rgb = upright(image if owned and image.mode == "RGB" else image.convert("RGB"), orientation)
     rgb.info = {}
     return rgb
 

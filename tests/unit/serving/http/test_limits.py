@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import http.client
 import json
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -257,3 +260,10 @@ def test_a_flood_of_wrong_keys_is_refused_without_look_ups_and_a_right_one_is_se
     assert outcomes.count("429") >= 80
     assert counted.looked < 25
     keys.close()
+
+
+def test_the_documented_limits_are_those_that_hold() -> None:
+    text = (Path(__file__).parents[4] / "docs" / "http.md").read_text("utf-8")
+    documented = dict(re.findall(r"^\| `(\w+)` \| ([\w.,]+) \|", text, re.MULTILINE))
+    there = {field.name: getattr(HttpLimits(), field.name) for field in dataclasses.fields(HttpLimits)}
+    assert {name: f"{value:,}" if value is not None else "None" for name, value in there.items()} == documented

@@ -140,7 +140,7 @@ def test_each_orientation_turns_as_pillow_turns_it(orientation, kind):
         expected = ImageOps.exif_transpose(opened).convert("RGB")
         turned = to_rgb(opened)
     assert decode(data).tobytes() == turned.tobytes() == expected.tobytes()
-    assert to_rgb(turned).tobytes() == expected.tobytes(), "turned twice"
+    assert to_rgb(turned).tobytes() == to_rgb(decode(data)).tobytes() == expected.tobytes(), "turned twice"
 
 
 def test_grey_of_32_bits_is_clipped_to_16_and_scaled():
