@@ -15,18 +15,25 @@ MAX_REFS = 256
 MOST_FIELDS = 1024
 
 
+Top = Annotated[int, Field(ge=1)]
+TimeoutMs = Annotated[float | None, Field(gt=0)]
+
+
 class PredictionQuery(BaseModel):
-    """What may be asked for beside the image and its tasks."""
+    """What may be asked for beside the image and its task, which is in the path."""
 
-    top: Annotated[int, Field(ge=1)] = 5
+    top: Top = 5
     logits: bool = False
-    timeout_ms: Annotated[float | None, Field(gt=0)] = None
+    timeout_ms: TimeoutMs = None
 
 
-class ManyQuery(PredictionQuery):
-    """The same, and the tasks."""
+class ManyQuery(BaseModel):
+    """The same with the tasks before it: of several wrong arguments the first one is named."""
 
     ref: Annotated[list[str], Field(min_length=1, max_length=MAX_REFS)]
+    top: Top = 5
+    logits: bool = False
+    timeout_ms: TimeoutMs = None
 
 
 Single = Annotated[PredictionQuery, Query()]
@@ -34,9 +41,9 @@ Many = Annotated[ManyQuery, Query()]
 
 
 @lru_cache(maxsize=1024)
-def parse_query(query: bytes, *, many: bool) -> PredictionQuery:
+def parse_query(query: bytes, *, many: bool) -> PredictionQuery | ManyQuery:
     """Parse and check the query; raise `InvalidSettingError` with the first argument that is wrong."""
-    kind = ManyQuery if many else PredictionQuery
+    kind: type[PredictionQuery | ManyQuery] = ManyQuery if many else PredictionQuery
     values: dict[str, object] = {}
     try:
         pairs = urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True, max_num_fields=MOST_FIELDS)

@@ -50,14 +50,19 @@ class PredictionRoutes:
         return json_response({"answers": answers} if several or path == PATH else answers[0])
 
     async def _predict(
-        self, refs: list[str], query: PredictionQuery, caller: TenantStore, headers: RequestHeaders, receive: Receive
+        self,
+        refs: list[str],
+        query: PredictionQuery | ManyQuery,
+        caller: TenantStore,
+        headers: RequestHeaders,
+        receive: Receive,
     ) -> tuple[list[Prediction], bool]:
         """Check all that can be checked before the body is read, then read, queue and wait.
 
         Returns also whether the body held several images.
         """
         key, state, limits = caller.key, self._state, self._state.limits
-        share = key.tenant or key.id
+        share = key.tenant or key.id or None
         for ref in refs:
             caller.check("read", ref)
         if state.rate is not None and (wait_s := state.rate.wait_s(key.id)) > 0:

@@ -175,6 +175,9 @@ VALUES = [
     "%00",
     "None",
 ]
+# A deadline of a few milliseconds may be met by one of the two and missed by the other.
+TIMES = [value for value in VALUES if value not in {"1", "2", "1.5"}]
+VALUES_OF = {"ref": REFS, "timeout_ms": TIMES}
 
 
 def test_predictions_are_what_fastapi_would_answer_to_any_query_and_any_key(predictor: Predictor, store: Store) -> None:
@@ -186,7 +189,7 @@ def test_predictions_are_what_fastapi_would_answer_to_any_query_and_any_key(pred
     statuses = set()
     for _ in range(300):
         names = source.choices(NAMES, k=source.randrange(4))
-        query = [(name, source.choice(REFS if name == "ref" else VALUES)) for name in names]
+        query = [(name, source.choice(VALUES_OF.get(name, VALUES))) for name in names]
         ref = source.choice(REFS)
         path = "/v1/predict" if source.random() < 0.4 else f"/v1/predict/{urllib.parse.quote(ref)}"
         given = {
