@@ -29,7 +29,19 @@ class BodyBudget:
         self._most_of_a_key = limits.bodies_of_a_key_nbytes if per_key else limits.bodies_nbytes
         self._of_keys: Counter[str] = Counter()
         self._since_trim = 0
+        self._bundles, self._most_bundles = 0, limits.bundles
         self.nbytes = 0
+
+    @contextmanager
+    def bundle(self) -> Iterator[None]:
+        """Count a bundle until the block ends; raise where too many are on their way."""
+        if self._bundles >= self._most_bundles:
+            raise no_memory(f"{self._bundles} bundles are on their way, which is the most: try again later")
+        self._bundles += 1
+        try:
+            yield
+        finally:
+            self._bundles -= 1
 
     @contextmanager
     def held(self, key: str) -> Iterator[HeldBody]:

@@ -24,9 +24,9 @@ routes = APIRouter()
 async def publish_bundle(task: str, request: Request, caller: Caller) -> list[dict[str, object]]:
     """Publish the versions of the bundle in the body, as `export_bundle` writes it, under this name."""
     caller.check("publish", task)
-    with tempfile.TemporaryFile() as file:
-        length = RequestHeaders.read(request.scope).length
-        await receive_bundle(request.receive, length, file, app_state(request).limits)
+    state, length = app_state(request), RequestHeaders.read(request.scope).length
+    with state.bodies.bundle(), tempfile.TemporaryFile() as file:
+        await receive_bundle(request.receive, length, file, state.limits)
         versions = await run_in_threadpool(caller.import_bundle, task, file)
     return [version.to_dict() for version in versions]
 

@@ -14,6 +14,8 @@ class HttpLimits:
     images: int = 64
     """Images in one request."""
     bundle_nbytes: int = 256 << 20
+    bundles: int = 4
+    """Bundles that are received or imported at a time; each is a file meanwhile."""
     body_s: float = 60.0
     """From the first byte of a body to its last; a bundle has ten times as long."""
     chunk_s: float = 10.0

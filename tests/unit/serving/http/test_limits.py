@@ -186,6 +186,15 @@ def test_bodies_in_memory_are_bounded_together_and_of_each_key() -> None:
     assert budget.nbytes == 0
 
 
+def test_bundles_on_their_way_are_bounded() -> None:
+    budget = BodyBudget(HttpLimits(bundles=1), per_key=False)
+    with budget.bundle(), pytest.raises(Exception, match="1 bundles are on their way") as refused, budget.bundle():
+        pass
+    assert refused.value.status == 503
+    with budget.bundle():
+        pass
+
+
 def test_a_key_that_sends_faster_than_its_rate_is_429_and_another_is_not(predictor: Predictor, store: Store) -> None:
     secrets = []
     for _ in range(2):
