@@ -18,6 +18,7 @@ from serving.addresses import absolute_catalogue, absolute_store
 from serving.http.api import make_api
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
 
@@ -34,6 +35,7 @@ class ServeConfig(BaseModel):
     device: str = "cpu"
     threads: int | None = None
     batch_invariant: bool = False
+    schedule: str = DEFAULT_SCHEDULE
     keys: bool = False
 
 
@@ -53,6 +55,7 @@ class Replica:
             dtype=settings.dtype,
             device=settings.device,
             batch_invariant=settings.batch_invariant,
+            schedule=settings.schedule,
         )
         self._keys = settings.keys
 
@@ -80,14 +83,17 @@ def serve(
     device: str = "cpu",
     threads: int | None = None,
     batch_invariant: bool = False,
+    schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
 ) -> AbstractContextManager[None]:
     """Return a context in which every task of the store that uses the backbone is served over HTTP.
 
     Without `backbone`, the store's only one; without `threads`, one for each core. With `keys`, every request needs
-    an API key; otherwise everyone may predict and read. Raises an error of the store where it cannot be opened, and
-    on entering `PortTakenError`; see `running`.
+    an API key; otherwise everyone may predict and read. `schedule` is stretch, least-work or first-come
+    (docs/engine.md). Raises an error of the store where it cannot be opened, and on entering `PortTakenError`; see
+    `running`.
     """
+    check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -97,6 +103,7 @@ def serve(
         device=device,
         threads=threads,
         batch_invariant=batch_invariant,
+        schedule=schedule,
         keys=keys,
     )
     return running({"/": config}, host=host, port=port)

@@ -90,7 +90,7 @@ class PredictionQueue:
                 return
             triples = zip(versions, weights, futures, strict=True)
             pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
-            self._loop.submit(PredictionRequest(image, pending, deadline, pinned.close, tenant or ""))
+            self._loop.submit(PredictionRequest(image, pending, deadline, pinned.close, tenant))
 
         call_when_all_done(futures, pixels.cancel)
         call_when_all_done([pixels, *(pin.weights for pin in pins)], submit)

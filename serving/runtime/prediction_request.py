@@ -48,7 +48,7 @@ class PredictionRequest:
     pending: tuple[PendingPrediction, ...]
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
-    tenant: str = ""
+    tenant: str | None = None
 
     @property
     def is_live(self) -> bool:

@@ -85,17 +85,12 @@ class Predictor:
             return self.queue.submit([version], image, deadline=deadline, tenant=tenant)[0]
 
     def submit_many(
-        self,
-        refs: Sequence[str],
-        image: ImageSource,
-        *,
-        deadline: float | None = None,
-        tenant: str | None = None,
+        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         """Resolve, decode and queue one image for these tasks, whose shared blocks run once; futures in their order.
 
         The deadline is a time of `time.monotonic`: a prediction that would come later gets a `DeadlineError`, and is
-        not run; neither is a cancelled one. Errors of the request are raised here; later errors, as of loading a task
-        that is not in memory, are set on the futures.
+        not run; neither is a cancelled one. Tenants have like shares of the engine. Errors of the request are raised
+        here; later errors, as of loading a task that is not in memory, are set on the futures.
         """
         return self.queue.submit(self.tasks.resolve(refs), image, deadline=deadline, tenant=tenant)

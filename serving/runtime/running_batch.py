@@ -16,16 +16,17 @@ from serving.scheduling.requests import ScheduledRequest
 
 @dataclass(frozen=True)
 class RunningBatch:
-    """A batch that has begun: its run, and for each of the run's rows the request and the prediction."""
+    """A batch that has begun: its run on a device, and for each of the run's rows the request and the prediction."""
 
     run: BatchRun
+    device: torch.device
     rows: tuple[tuple[ScheduledRequest[PredictionRequest], PendingPrediction], ...]
 
     def run_blocks(self, count: int) -> Finished | None:
-        """Run so many blocks to their end, on whatever device."""
+        """Do what `BatchRun.run_blocks` does, and return once the device has done it."""
         finished = self.run.run_blocks(count)
-        if torch.cuda.is_initialized():
-            torch.cuda.synchronize()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         return finished
 
     def release(self) -> None:
@@ -48,7 +49,8 @@ def scheduled_as(request: PredictionRequest) -> ScheduledRequest[PredictionReque
     """Return what the scheduler sees of a request."""
     tasks = [prediction.weights for prediction in request.pending]
     names = tuple(prediction.task for prediction in request.pending)
-    return ScheduledRequest(request, names, rows_by_block(tasks, [0] * len(tasks)), request.deadline, request.tenant)
+    rows = rows_by_block(tasks, [0] * len(tasks))
+    return ScheduledRequest(request, names, rows, request.deadline, request.tenant or "")
 
 
 def begin_batch(engine: Engine, requests: Sequence[ScheduledRequest[PredictionRequest]]) -> RunningBatch:
@@ -58,4 +60,4 @@ def begin_batch(engine: Engine, requests: Sequence[ScheduledRequest[PredictionRe
         [prediction.weights for _, prediction in rows],
         [index for index, request in enumerate(requests) for _ in request.item.pending],
     )
-    return RunningBatch(run, rows)
+    return RunningBatch(run, engine.device, rows)

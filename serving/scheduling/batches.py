@@ -14,8 +14,9 @@ from serving.scheduling.deadlines import CAUTION
 from serving.scheduling.requests import Batch, QueueEntry
 
 T = TypeVar("T")
-CALL_S = 3e-3  # how long a call may last beyond its first block: so long may a newcomer wait before it is considered
+CALL_S = 5e-3  # how long a call may last beyond its first block: so long may a newcomer wait before it is considered
 SPARED = 0.1  # of a batch's answers a second may be given up for requests that then need no batch of their own
+SAVING = 0.5  # the fixed part's share of a row's block below which requests with deadlines run one by one
 WORTH = 1.02  # times the answers a second of one request alone that several of its kind must give to run together
 OVERHEAD_S = 0.2e-3  # what a call costs beside its blocks
 
@@ -56,7 +57,10 @@ class _Growing:
         return self.answers / self.seconds(cost)
 
     def in_time(self, cost: EngineCost, now: float) -> bool:
-        return now + CAUTION * self.seconds(cost) <= self.due
+        """Whether all deadlines are met by a batch that saves more than its requests wait for each other."""
+        if self.due == math.inf:
+            return True
+        return cost.fixed_share >= SAVING and now + CAUTION * self.seconds(cost) <= self.due
 
 
 def plan_batch(

@@ -45,12 +45,12 @@ class Deadlines(Generic[T]):
         by one by deadline. That order meets all deadlines where any order does (Dertouzos 1974), and few where no
         order can meet all: then no request is in danger, and the schedule decides.
         """
-        if now < self._calm_until or not self._cost.known:
+        if now < self._calm_until:
             return {}
         lost: dict[ScheduledRequest[T], DeadlineError] = {}
         work_s, calm_s, feasible, first = 0.0, math.inf, True, None
         for deadline, _, request in self._ordered:
-            left_s = self._cost.of(*entries[request].left)
+            left_s = self._cost.of(*entries[request].left) if self._cost.known else 0.0
             if now + left_s > deadline:
                 lost[request] = late(now + left_s - deadline)
                 continue
@@ -59,7 +59,7 @@ class Deadlines(Generic[T]):
             calm_s = min(calm_s, deadline - now - CAUTION * (other_s + work_s))
             feasible = feasible and now + work_s <= deadline
         self._calm_until = now + calm_s
-        self.in_danger = first if calm_s < 0 and feasible else None
+        self.in_danger = first if calm_s < 0 and feasible and self._cost.known else None
         return lost
 
 

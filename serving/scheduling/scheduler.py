@@ -17,11 +17,10 @@ from serving.scheduling.waiting import WaitingRequests
 from store.errors import InvalidSettingError, OverloadedError
 
 T = TypeVar("T")
-SCHEDULES = {"stretch": 1.5, "least-work": 10.0, "first-come": 0.0}
+SCHEDULES = {"stretch": 1.0, "least-work": 10.0, "first-come": 0.0}
 """How many times what all that waits and runs takes a request may wait before it goes first."""
 DEFAULT_SCHEDULE = "stretch"
 GRACE_S = 8.0  # how much longer it may wait for deadlines in danger
-JOINS_URGENT = 0.5  # the fixed part's share of a row's cost above which others join a request in danger
 LATELY = 0.05  # the weight of one call in what a row costs in a batch, over what it costs alone
 
 
@@ -174,9 +173,8 @@ class Scheduler(Generic[T]):
         urgent = self._deadlines.in_danger
         if urgent is not None and urgent.tenant in within and waited_s <= limit_s + GRACE_S:
             entry = self._entries[urgent]
-            joining = clocks if self.cost.fixed_share >= JOINS_URGENT else {}
-            chosen = entry.batch or self._begin(self._plan([entry], joining, now))
-        elif waited_s >= limit_s:
+            chosen = entry.batch or self._begin(self._plan([entry], clocks, now))
+        elif waited_s >= limit_s and (self.cost.known or not self._patience):
             overdue = takewhile(lambda entry: now - entry.arrived >= limit_s, self._waiting.oldest(clocks))
             chosen = first.batch or self._begin(self._plan(overdue, clocks, now))
         else:

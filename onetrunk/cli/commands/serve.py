@@ -7,7 +7,17 @@ from typing import Annotated
 import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
-from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.options import (
+    PORT,
+    BackboneName,
+    Device,
+    Dtype,
+    DtypeOption,
+    Schedule,
+    ScheduleOption,
+    command_group,
+    example,
+)
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.signals import wait_for_signal
 
@@ -28,6 +38,7 @@ def serve(
         bool,
         typer.Option("--batch-invariant", help="The bytes of an answer do not depend on the rest of the batch."),
     ] = False,
+    schedule: ScheduleOption = Schedule.STRETCH,
     keys: Annotated[
         bool, typer.Option("--keys", help="Answer only requests with an API key (`onetrunk key add`).")
     ] = False,
@@ -46,6 +57,7 @@ def serve(
         device=device,
         threads=threads,
         batch_invariant=batch_invariant,
+        schedule=schedule,
         keys=keys,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")

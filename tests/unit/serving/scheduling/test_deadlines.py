@@ -39,8 +39,8 @@ def test_where_not_all_deadlines_can_be_met_least_work_goes_first_and_meets_most
 
 @pytest.mark.parametrize(
     ("deadline", "fixed", "together"),
-    [(60.0, 1.0, 8), (34.0, 1.0, 6), (20.0, 1.0, 1), (None, 1.0, 8)],
-    ids=["all in time", "six in time", "one in time", "no deadlines"],
+    [(60.0, 1.0, 8), (34.0, 1.0, 6), (20.0, 1.0, 1), (None, 1.0, 8), (60.0, 0.1, 1), (None, 0.1, 8)],
+    ids=["all in time", "six in time", "one in time", "no deadlines", "little saved", "little saved, no deadlines"],
 )
 def test_as_many_requests_run_together_as_are_in_time_together(deadline, fixed, together):
     """A block over n rows takes fixed + 0.2 n: 12 of 6 rows 26 s, of 8 rows 31 s; with a quarter more for caution."""

@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.simulated_engine import SimulatedEngine, scheduled
 
+from onetrunk.cli.options import Schedule
 from serving.scheduling.batches import SPARED
 from serving.scheduling.requests import ScheduledRequest
-from serving.scheduling.scheduler import SCHEDULES, Scheduler
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, SCHEDULES, Scheduler
 from store.errors import InvalidSettingError, OverloadedError
 
 
@@ -136,3 +137,8 @@ def test_what_waited_longer_than_all_that_is_there_takes_goes_before_less_work_w
     assert engine.ran[0] != ("deep",)
     assert max(engine.ended["deep"], engine.ended["deep too"]) <= SCHEDULES["stretch"] * all_s + 24
     assert engine.ended["deep"] == engine.ended["deep too"]
+
+
+def test_the_command_line_names_the_schedules_that_there_are():
+    assert [each.value for each in Schedule] == list(SCHEDULES)
+    assert Schedule.STRETCH.value == DEFAULT_SCHEDULE
