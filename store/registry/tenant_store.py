@@ -108,9 +108,11 @@ class TenantStore:
                 else self._store.with_actor(f"key {self.key.id}", probe_existing=self.key.tenant is None)
             )
         except OnetrunkError as error:
-            if self._is_operator:
-                raise
-            raise self._redact(error) from None
+            raise self.worded(error) from None
+
+    def worded(self, error: OnetrunkError) -> OnetrunkError:
+        """Return the error as this caller may see it."""
+        return error if self._is_operator else self._redact(error)
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
         with self.authorized("read", ref) as store:
