@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import NamedTuple
 
 from serving.runtime.store_watch import VALID_S, StoreWatch
-from store.errors import StorageError, StoreBusyError
+from store.errors import StorageError
 from store.registry.store import Store, Version
 
 MOST_REFS = 10_000  # refs that are remembered; one that was forgotten is looked up again
@@ -74,7 +74,10 @@ class RefCache:
                 return future.result()
             self._watch.generation()  # asks again whether the store answers
         future.cancel()
-        raise self._watch.problem or StoreBusyError(f"{ref!r:.200} was not found within {LOOK_UP_S:g} s: try again")
+        late = StorageError(
+            f"{ref!r:.200} was not found within {LOOK_UP_S:g} s: see that the store's bucket or disk answers"
+        )
+        raise self._watch.problem or late
 
     def _remember(self, ref: str, known: _Known) -> None:
         self._known[ref] = known

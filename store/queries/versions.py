@@ -37,6 +37,20 @@ class VersionQueries(QueryBase):
             )
             return [task for (task,) in rows]
 
+    def tasks_near(self, task: str, tenant: str, *, count: int) -> list[str]:
+        """Return up to so many names before and after this one, and the first ones of the tenant, by name."""
+        of_tenant = (
+            f"SELECT DISTINCT v.task FROM versions v WHERE v.removed_at IS NULL {within_tenant(tenant, 'v.task')}"
+        )
+        sides = ("AND v.task < :task ORDER BY v.task DESC", "AND v.task > :task ORDER BY v.task", "ORDER BY v.task")
+        with self.connect() as select:
+            names: set[str] = set()
+            for side in sides:
+                given = {"task": task} if ":task" in side else {}
+                rows = select(f"{of_tenant} {side} LIMIT :count", **given, tenant=tenant, count=count)
+                names.update(name for (name,) in rows)
+        return sorted(names)
+
     def has_task(self, task: str, *, removed: bool = False) -> bool:
         where = "" if removed else "AND removed_at IS NULL"
         with self.connect() as select:

@@ -39,7 +39,7 @@ class Ref:
 
 
 def suggest(name: str, existing: Iterable[str]) -> str:
-    """Name the closest existing name, or the first ten where none is close."""
+    """Name the closest existing name, or the first ten where none is close; `NEAR` names on each side are enough."""
     known = sorted(existing)
     position = bisect.bisect(known, name)
     near = known[max(0, position - NEAR) : position + NEAR]  # to compare with all of many takes seconds
@@ -48,7 +48,7 @@ def suggest(name: str, existing: Iterable[str]) -> str:
         return f"did you mean {close[0]!r}?"
     if not known:
         return "there is none yet"
-    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+    more = " and more" if len(known) > NEAR else f" and {len(known) - 10} more" if len(known) > 10 else ""
     return f"there is {', '.join(known[:10])}{more}"
 
 

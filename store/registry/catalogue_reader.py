@@ -19,7 +19,7 @@ from store.queries.sqlite import SqliteRows, catalogue_file
 from store.records.bounds import MAX_PAGE, check_number, check_text
 from store.records.events import AliasRule, ApiKey, Event
 from store.records.listing import Lease, Page, Search, VersionListing
-from store.records.refs import check_name, suggest, tenant_of
+from store.records.refs import NEAR, check_name, suggest, tenant_of
 from store.registry.opening import catalogue_path, check_catalogue, check_compatible, check_format, may_write
 
 
@@ -180,7 +180,7 @@ class CatalogueReader:
             raise self._no_task(task)
 
     def _no_task(self, task: str) -> TaskNotFoundError:
-        suggestion = suggest(task, self.queries.tasks(tenant_of(task)))
+        suggestion = suggest(task, self.queries.tasks_near(task, tenant_of(task), count=NEAR))
         return TaskNotFoundError(f"no task {task!r} in {self.url}: {suggestion}; see `store.search()`")
 
 

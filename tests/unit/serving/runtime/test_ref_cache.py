@@ -25,15 +25,15 @@ def versions(store: Store, folder: Path) -> None:
 
 
 @pytest.fixture
-def watch(store: Store) -> Iterator[StoreWatch]:
+def watch(store: Store, versions: None) -> Iterator[StoreWatch]:
+    del versions
     watch = StoreWatch(store)
     yield watch
     watch.close()
 
 
 @pytest.fixture
-def refs(store: Store, watch: StoreWatch, versions: None) -> Iterator[RefCache]:
-    del versions
+def refs(store: Store, watch: StoreWatch) -> Iterator[RefCache]:
     refs = RefCache(store, watch)
     yield refs
     refs.close()
