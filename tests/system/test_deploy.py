@@ -10,7 +10,8 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serving.app import Replica, ServeConfig
+from serving.app import Replica
+from serving.config import ServeConfig
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
