@@ -52,10 +52,11 @@ def command_of(pid: int) -> Sequence[str]:
 def end_all() -> None:
     """Kill everything below this process, and what that started in the meantime, until nothing is left."""
     end = time.monotonic() + END_S
-    while time.monotonic() < end and (left := descendants(os.getpid())):
-        for pid in left:
+    while time.monotonic() < end:
+        for pid in descendants(os.getpid()):
             _kill(pid)
-        _reap()
+        if not _reap():
+            return
         time.sleep(0.02)
 
 
@@ -66,9 +67,11 @@ def _kill(pid: int) -> None:
         return
 
 
-def _reap() -> None:
+def _reap() -> bool:
+    """Take leave of the children that have ended, the adopted ones too; return whether others are left."""
     try:
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass
     except ChildProcessError:
-        return
+        return False
+    return True
