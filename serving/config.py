@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict
 
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE
+
 
 class ServeConfig(BaseModel):
     """Arguments of the application; with `keys`, every request needs an API key."""
@@ -17,4 +19,5 @@ class ServeConfig(BaseModel):
     device: str = "cpu"
     threads: int | None = None
     batch_invariant: bool = False
+    schedule: str = DEFAULT_SCHEDULE
     keys: bool = False

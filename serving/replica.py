@@ -27,6 +27,7 @@ class ReplicaProcess:
             dtype=settings.dtype,
             device=settings.device,
             batch_invariant=settings.batch_invariant,
+            schedule=settings.schedule,
         )
         self._keys = settings.keys
 

@@ -18,6 +18,7 @@ from serving.cluster.plan import HAPROXY, PYTHON, Replicas, ServerPlan
 from serving.config import ServeConfig
 from serving.cpus import usable_cores
 from serving.port import check_port
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
 from store import errors
 from store.errors import InvalidSettingError, NotAllowedError, ServerError
 from store.registry.store import Store
@@ -50,6 +51,7 @@ def serve(
     device: str = "cpu",
     threads: int | None = None,
     batch_invariant: bool = False,
+    schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
@@ -63,10 +65,12 @@ def serve(
     Without `backbone`, the store's only one. Without `replicas`, one for each core that this process may use, with one
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
-    this machine needs `insecure`. With `affinity`, a task's requests go to one replica. `name` and `prefix` tell the
+    this machine needs `insecure`. `schedule` is stretch, least-work or first-come
+    (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix` tell the
     server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot be
     opened, and on entering `PortTakenError` or `ServerError`.
     """
+    check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
     if not (keys or insecure or is_loopback(host)):
         raise NotAllowedError(
@@ -82,6 +86,7 @@ def serve(
         device=device,
         threads=threads or (1 if counts.most > 1 else None),
         batch_invariant=batch_invariant,
+        schedule=schedule,
         keys=keys,
     )
     applications = {check_prefix(prefix): config}

@@ -172,8 +172,8 @@ def _address(plan: ServerPlan) -> str:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{url}/healthz", timeout=5) as response:
-            return response.status == 200 and json.loads(response.read()).get("status") is not None
+        with urllib.request.urlopen(f"{url}/readyz", timeout=5) as response:
+            return response.status == 200 and "status" in json.loads(response.read())
     except (OSError, ValueError, urllib.error.URLError):
         return False
 

@@ -56,6 +56,8 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
         # The whole of a small body is here before a replica has to do with it.
         "    option http-buffer-request",
+        # Limits for each client count by the address from which it came.
+        "    option forwardfor",
     ]
     if settings.affinity:
         frontend += [

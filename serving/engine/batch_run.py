@@ -69,6 +69,12 @@ class BatchRun:
         """How many blocks are still to run, summed over rows; a row that several tasks share counts once."""
         return sum(rows_by_block(self._tasks, self._image_of)[self.depth :])
 
+    def run_blocks(self, count: int) -> Finished | None:
+        """Run so many blocks, or as many as are left; return the answers of the rows that end on the way, if any do."""
+        ended = [self.run_block() for _ in range(count) if not self.done]
+        rows = tuple(row for each in ended if each for row in each.rows)
+        return Finished(rows, tuple(logits for each in ended if each for logits in each.logits)) if rows else None
+
     @torch.inference_mode()
     def run_block(self) -> Finished | None:
         """Run one block, and the stem before the first; return the answers of the rows that end there, if any do."""

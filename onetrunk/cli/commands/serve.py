@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
-from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.options import (
+    PORT,
+    BackboneName,
+    Device,
+    Dtype,
+    DtypeOption,
+    Schedule,
+    ScheduleOption,
+    command_group,
+    example,
+)
 from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.parsing import parse_range
 from onetrunk.cli.signals import StopSignal
@@ -70,6 +80,7 @@ def serve(
     device: Device = "cpu",
     threads: Threads = None,
     batch_invariant: BatchInvariant = False,
+    schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
@@ -93,6 +104,7 @@ def serve(
         device=device,
         threads=threads,
         batch_invariant=batch_invariant,
+        schedule=schedule,
         keys=keys,
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
