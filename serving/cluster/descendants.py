@@ -25,20 +25,25 @@ def adopt_orphans() -> None:
 def descendants(pid: int) -> Sequence[int]:
     """Return the processes below this one; none where the system has no `/proc`."""
     children = defaultdict(list)
-    for entry in PROC.glob("[0-9]*/stat"):
-        try:
-            # The name, in parentheses, may hold anything; the state and the parent follow it.
-            state, parent = entry.read_text("utf-8", "replace").rpartition(")")[2].split()[:2]
-        except (OSError, ValueError):
-            continue  # it has ended
-        if state != "Z":
-            children[int(parent)].append(int(entry.parent.name))
+    for entry in PROC.glob("[0-9]*"):
+        if (parent := parent_of(int(entry.name))) is not None:
+            children[parent].append(int(entry.name))
     found, waiting = [], [pid]
     while waiting:
         below = children[waiting.pop()]
         found += below
         waiting += below
     return found
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the parent of a process; None where it has ended."""
+    try:
+        # The name, in parentheses, may hold anything; the state and the parent follow it.
+        state, parent = (PROC / str(pid) / "stat").read_text("utf-8", "replace").rpartition(")")[2].split()[:2]
+    except (OSError, ValueError):
+        return None
+    return None if state == "Z" else int(parent)
 
 
 def command_of(pid: int) -> Sequence[str]:

@@ -24,6 +24,7 @@ from torch import full, uint8
 
 from benchmarks.support.steady_load import BROKEN, REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
 from serving.cluster.haproxy import find_haproxy
+from serving.cluster.listeners import listeners_of_server
 from serving.server import serve
 from store.errors import BackboneNotFoundError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
@@ -114,18 +115,10 @@ class SteadyLoadOf:
 @pytest.mark.parametrize("ingress", INGRESSES)
 def test_everything_listens_on_the_loopback_interface_but_the_calls_between_deployments(store, ingress):
     with serve(store, port=free_port(), replicas=1, ingress=ingress) as server:
-        ours = {str(server.process.pid), *map(str, below(server.process.pid))}
-        listing = subprocess.run(["ss", "-ltnpH"], capture_output=True, text=True).stdout.splitlines()
-        found = [line.split()[3] for line in listing if any(f"pid={pid}," in line for pid in ours)]
-        beyond = [address for address in found if not address.startswith(("127.0.0.1:", "[::ffff:127.0.0.1]:"))]
+        found = listeners_of_server(int(server.url.rpartition(":")[2]))
+        beyond = [listener for listener in found if listener.host != "127.0.0.1"]
         assert len(found) > 5
-        assert len(beyond) == 1, beyond  # one replica's, guarded by the token
-
-
-def below(pid: int) -> list[int]:
-    from serving.cluster.descendants import descendants
-
-    return list(descendants(pid))
+        assert [listener.process for listener in beyond] == ["ray::ServeReplica:onetrunk:Replica"], beyond
 
 
 @pytest.mark.parametrize("ingress", INGRESSES)
