@@ -52,7 +52,8 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
         "RAY_TMPDIR": str(folder),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    return {**common, **(haproxy.environment(plan, folder) if plan.ingress == HAPROXY else {})}
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    return {**common, **ingress}
 
 
 def start(plan: ServerPlan, folder: Path) -> None:
