@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
 import secrets
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
 from serving.cluster import haproxy
 from serving.cluster.plan import HAPROXY, ServerPlan
+from serving.port import free_port
 from store.errors import InvalidSettingError
 
 SOCKET_NBYTES = 107
@@ -20,7 +23,8 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 """The longest one below the folder: Ray's. HAProxy's, below a folder named by a node's 56 digits, is longer still."""
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
-NODE_PORT_CPUS = 64
+CPUS = 64
+AGENT_PORTS = ("dashboard_agent_listen", "metrics_agent", "metrics_export", "runtime_env_agent")
 
 
 def make_folder(plan: ServerPlan) -> Path:
@@ -65,6 +69,9 @@ def start(plan: ServerPlan, folder: Path) -> None:
         haproxy.write_files(plan, folder)
     # Ray reads its settings as it is imported.
     import ray
+
+    # Serve's modules are loaded while this thread waits for Ray's processes.
+    threading.Thread(target=importlib.import_module, args=("ray.serve",), daemon=True).start()
     from ray._private.node import Node
     from ray._private.parameter import RayParams
 
@@ -76,11 +83,13 @@ def start(plan: ServerPlan, folder: Path) -> None:
 
     parameters = RayParams(
         node_ip_address="127.0.0.1",
-        num_cpus=NODE_PORT_CPUS,  # Serve places replicas by it; how many there are is decided by the plan
+        num_cpus=CPUS,  # Serve places replicas by it; how many there are is decided by the plan
         num_gpus=None,
         include_log_monitor=False,  # type: ignore[arg-type]  # its annotation is wrong
         no_monitor=True,
         temp_dir=str(folder),
+        # With ports of their own the agents are not waited for: their imports take as long as all the rest.
+        **{f"{name}_port": free_port() for name in AGENT_PORTS},
     )
     node = HeadNode(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
     ray.init(address=node.address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
