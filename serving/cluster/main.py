@@ -7,6 +7,7 @@ the folder in which every file of them is.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ class OwnProcesses:
 
 
 def main() -> None:
+    gc.disable()  # as in a replica, for the imports; little is made afterwards
     answers = _take_stdout()
     own = OwnProcesses()
     lifeline = Lifeline(own.leave, grace_s=STOP_S)
@@ -70,6 +72,7 @@ def _serve(plan: ServerPlan, lifeline: Lifeline, answers: TextIO) -> None:
         lifeline.hold()
         _answer(answers, ready=url)
         applications.scale()
+        gc.enable()
         lifeline.wait()
 
 
