@@ -52,6 +52,7 @@ def main() -> None:
     try:
         if plan.ray_address is None:
             own.folder = own_ray.make_folder(plan)
+            _log_to(own.folder / "log")
             own_ray.start(plan, own.folder)
         _serve(plan, lifeline, answers)
     except OnetrunkError as error:
@@ -88,6 +89,13 @@ def _take_stdout() -> TextIO:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return answers
+
+
+def _log_to(path: Path) -> None:
+    """Send what Ray says of its own accord to a file: what went wrong is in the errors that it raises."""
+    with path.open("ab") as log:
+        os.dup2(log.fileno(), 2)
+        os.dup2(log.fileno(), 1)
 
 
 def _last_line(error: Exception) -> str:
