@@ -14,7 +14,8 @@ import torch
 from support.oracle import make_backbone, make_task, png
 from support.servers import free_port
 
-from serving.app import ServeConfig, running
+from serving.config import ServeConfig
+from serving.server import running
 from store.registry.bundle import export_bundle
 from store.registry.store import Store
 from store.registry.tenant_store import new_key

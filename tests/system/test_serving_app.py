@@ -18,11 +18,11 @@ from support.cli import call as command
 from support.oracle import make_random_task, png
 from support.servers import free_port
 
-from serving.app import serve
 from serving.benchmark.load import LoadRequest, run_load
 from serving.client import Client
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
+from serving.server import serve
 from store.errors import PortTakenError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
