@@ -8,8 +8,10 @@ from dataclasses import dataclass
 import pytest
 from support.hostile import bundles, floods, heads, lengths, pictures, targets
 from support.hostile.cases import Case
-from support.hostile.siege import Besieged, Siege, lay_siege, make_store, started
+from support.hostile.siege import Besieged, Siege, lay_siege, make_store
 from support.hostile.verdict import faults
+from support.processes import importing
+from support.server_process import started
 from support.servers import free_port
 
 from serving.benchmark.quantiles import quantile
@@ -37,9 +39,9 @@ class Attacked:
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Attacked:
     besieged, port = make_store(tmp_path_factory.mktemp("siege")), free_port()
     cases = {**CASES, **{case.name: case for case in bundles.cases_of(besieged.bundle)}}
-    command = [sys.executable, "-m", "support.hostile.server", str(besieged.store), str(port)]
-    with started(command, port) as pid:
-        siege = lay_siege(port, pid, besieged, pictures.saved("JPEG"), list(cases.values()))
+    command = [sys.executable, "-m", "support.plain_server", str(besieged.store), str(port), "--keys"]
+    with started(command, port, env=importing()) as server:
+        siege = lay_siege(port, server.pid, besieged, pictures.saved("JPEG"), list(cases.values()))
     return Attacked(siege, besieged, cases)
 
 

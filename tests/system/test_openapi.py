@@ -15,8 +15,10 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from support.hostile.attack import Reply
 from support.hostile.cases import ANSWERED_OR_REFUSED
-from support.hostile.siege import Besieged, make_store, started
+from support.hostile.siege import Besieged, make_store
 from support.hostile.verdict import faults_of
+from support.processes import importing
+from support.server_process import started
 from support.servers import free_port
 
 OPENAPI = Path(__file__).parents[1] / "unit" / "onetrunk" / "snapshots" / "openapi.json"
@@ -43,8 +45,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     besieged, port = make_store(tmp_path_factory.mktemp("openapi")), free_port()
-    command = [sys.executable, "-m", "support.hostile.server", str(besieged.store), str(port)]
-    with started(command, port), requests.Session() as session:
+    command = [sys.executable, "-m", "support.plain_server", str(besieged.store), str(port), "--keys"]
+    with started(command, port, env=importing()), requests.Session() as session:
         yield Served(f"http://127.0.0.1:{port}", session, besieged)
 
 

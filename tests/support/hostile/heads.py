@@ -7,6 +7,7 @@ import os
 from support.hostile.cases import (
     ANSWERED,
     ANSWERED_OR_REFUSED,
+    CUT_OFF,
     HARMLESS,
     KEY,
     PREDICT,
@@ -143,6 +144,14 @@ SLOW: dict[str, tuple[Steps, Expect]] = {
     "a reset half-way": (lambda: [get("/healthz")[:40], 0.1, End.RESET], HARMLESS),
 }
 
+STANDING: dict[str, tuple[Steps, Expect]] = {
+    "nothing is sent": (lambda: [b""], CUT_OFF),
+    "one letter": (lambda: [b"G"], CUT_OFF),
+    "half a head": (lambda: [get("/healthz")[:40]], CUT_OFF),
+    "nothing more after an answer": (lambda: [get("/healthz")], ANSWERED),
+}
+"""Whoever stands at the front ends these; a replica behind it never sees them."""
+
 CASES = [
     *named("head", LINES),
     *named("size", SIZES),
@@ -150,3 +159,4 @@ CASES = [
     *named("expectation", EXPECTATIONS),
     *named("slow head", SLOW),
 ]
+AT_THE_FRONT = named("standing head", STANDING)

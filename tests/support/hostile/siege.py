@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +22,8 @@ from support.hostile.attack import Exchange, run_attacks
 from support.hostile.cases import Case
 from support.oracle import make_backbone, make_task
 from support.processes import importing
+from support.server_process import memory_of
 
-START_S = 60.0
 WARM_S = 3.0  # the well-behaved client alone, before memory is measured
 SETTLE_S = 20.0  # memory comes back within this
 SIDE = 224  # of the model's input: the larger, the more a strip would cost
@@ -70,31 +69,6 @@ def make_store(root: Path) -> Besieged:
         bundle = io.BytesIO()
         export_bundle(store, ["mallory/cars:1"], bundle, with_backbone=False)
     return Besieged(root / "store", secrets["mallory"], secrets["acme"], bundle.getvalue())
-
-
-@contextlib.contextmanager
-def started(command: Sequence[str], port: int) -> Iterator[int]:
-    """Run the command until the end of the block; yield its process once the server on the port answers."""
-    with subprocess.Popen(command, env=importing(), stdin=subprocess.DEVNULL) as process:
-        try:
-            _wait_for_health(process, port)
-            yield process.pid
-        finally:
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def _wait_for_health(process: subprocess.Popen[bytes], port: int) -> None:
-    end = time.monotonic() + START_S
-    while True:
-        assert process.poll() is None, f"the server ended with {process.returncode}"
-        assert time.monotonic() < end, "the server does not start"
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5):
-            return
-        time.sleep(0.1)
 
 
 def lay_siege(port: int, pid: int, besieged: Besieged, image: bytes, cases: Sequence[Case]) -> Siege:
@@ -144,30 +118,3 @@ def _settled(pid: int, before: int) -> int:
     while (now := memory_of(pid)) > before * 1.05 and time.monotonic() < end:
         time.sleep(0.5)
     return now
-
-
-def memory_of(pid: int) -> int:
-    """Return the bytes of memory of the process and of all that it started."""
-    return sum(_resident(one) for one in [pid, *_descendants(pid)])
-
-
-def _descendants(pid: int) -> list[int]:
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            fields = path.read_text().rpartition(")")[2].split()
-            parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found, left = [], [pid]
-    while left:
-        children = parents.get(left.pop(), [])
-        found += children
-        left += children
-    return found
-
-
-def _resident(pid: int) -> int:
-    try:
-        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
-    except OSError:
-        return 0  # it has ended
-    return 1024 * int(next(line.split()[1] for line in text.splitlines() if line.startswith("Pss:")))
