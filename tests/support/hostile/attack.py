@@ -136,4 +136,5 @@ def parse_replies(data: bytes) -> list[Reply]:
 
 def is_whole(data: bytes) -> bool:
     """Say whether the bytes end where a response ends."""
-    return all(reply.status for reply in parse_replies(data))
+    replies = parse_replies(data)
+    return bool(replies) and all(reply.status for reply in replies)
