@@ -24,9 +24,9 @@ from pathlib import Path
 import torch
 
 from benchmarks.serving.rivals.bare import BareEngine
-from benchmarks.serving.rivals.stall import Stall, make_stall
 from benchmarks.serving.rivals.subjects import OURS, Running, Subject, ask_ours_together, our_server, rivals
 from benchmarks.serving.rivals.verdicts import GOALS, agreement, goals_of
+from benchmarks.serving.rivals.workload import Workload, make_workload
 from benchmarks.support.figures import conclude, machine, spread, spread_of_ratios, spread_text
 from benchmarks.support.load.plan import Load, Plan, run_load
 from benchmarks.support.machine_load import cpu_use
@@ -100,30 +100,30 @@ def measure(name: str, options: argparse.Namespace) -> Measured:
     depths = [blocks] * TASKS if name.endswith("full depth") else even_depths(TASKS, blocks)
     measured = Measured()
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        stall = make_stall(Path(folder), backbone, depths)
+        workload = make_workload(Path(folder), backbone, depths)
         del backbone
-        bare = stack.enter_context(BareEngine(stall).running())
-        subjects = dict(stack.enter_context(servers(stall, options)))
+        bare = stack.enter_context(BareEngine(workload).running())
+        subjects = dict(stack.enter_context(servers(workload, options)))
         for subject, running in subjects.items():
             say(f"{name}: {subject.name} warms up")
-            measured.task_nbytes[subject.name] = memory_of_a_task(subject, running, stall, options.seconds)
-        measured.agreement = agreement(subjects, stall)
+            measured.task_nbytes[subject.name] = memory_of_a_task(subject, running, workload, options.seconds)
+        measured.agreement = agreement(subjects, workload)
         for index in range(options.rounds):
             say(f"{name}: round {index + 1} of {options.rounds}")
             with cpu_use() as cpu:
-                measure_round(measured, subjects, bare, stall, options.seconds, rows=TASKS if is_packaged else 8)
+                measure_round(measured, subjects, bare, workload, options.seconds, rows=TASKS if is_packaged else 8)
             measured.foreign_cores.append(cpu.foreign)
     return measured
 
 
 @contextlib.contextmanager
-def servers(stall: Stall, options: argparse.Namespace) -> Iterator[list[tuple[Subject, Running]]]:
+def servers(workload: Workload, options: argparse.Namespace) -> Iterator[list[tuple[Subject, Running]]]:
     """Start all servers, and stop them at the end."""
     with contextlib.ExitStack() as stack:
         subjects = []
         for server in [our_server(plain=options.quick), *rivals(options.rivals, options.peer_python)]:
             say(f"{server.module} starts")
-            running = stack.enter_context(server.running(stall))
+            running = stack.enter_context(server.running(workload))
             subjects += [(subject, running) for subject in server.subjects]
         yield subjects
 
@@ -132,18 +132,18 @@ def measure_round(
     measured: Measured,
     subjects: Mapping[Subject, Running],
     bare: BareEngine,
-    stall: Stall,
+    workload: Workload,
     seconds: float,
     *,
     rows: int,
 ) -> None:
     for subject, running in subjects.items():
-        requests = [subject.ask(task, image) for task, image in stall.images.items()]
+        requests = [subject.ask(task, image) for task, image in workload.images.items()]
         measured.note(subject.name, run_load(Plan(running.port, requests, seconds, CONNECTIONS)), 1)
     ours = subjects[OURS]
-    requests = [OURS.ask(task, image) for task, image in stall.images.items()]
+    requests = [OURS.ask(task, image) for task, image in workload.images.items()]
     measured.note(ALONE, run_load(Plan(ours.port, requests, seconds, 1)), 1)
-    together = [ask_ours_together(task, [image] * TOGETHER) for task, image in stall.images.items()]
+    together = [ask_ours_together(task, [image] * TOGETHER) for task, image in workload.images.items()]
     measured.note(MANY, run_load(Plan(ours.port, together, seconds, CONNECTIONS_TOGETHER)), TOGETHER)
     for name, batch in ((BARE, rows), (BARE_ALONE, 1)):
         said = bare.run(batch, seconds)
@@ -151,9 +151,9 @@ def measure_round(
         measured.p50_ms.setdefault(name, []).append(1000 * said.p50_s)
 
 
-def memory_of_a_task(subject: Subject, running: Running, stall: Stall, seconds: float) -> float:
+def memory_of_a_task(subject: Subject, running: Running, workload: Workload, seconds: float) -> float:
     """Return by how many bytes the server grows for each task after the first; all caches are warm before."""
-    requests = [subject.ask(task, image) for task, image in stall.images.items()]
+    requests = [subject.ask(task, image) for task, image in workload.images.items()]
     run_load(Plan(running.port, requests[:1], seconds, CONNECTIONS))
     before = running.memory_nbytes()
     run_load(Plan(running.port, requests, 2 * seconds, CONNECTIONS))

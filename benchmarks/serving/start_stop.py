@@ -27,7 +27,7 @@ from pathlib import Path
 
 from support.servers import free_port
 
-from benchmarks.serving.rivals.stall import photo
+from benchmarks.serving.rivals.workload import photo
 from benchmarks.support.figures import Goal, conclude, machine, spread, spread_text
 from benchmarks.support.load.plan import Load, Plan, post, run_load, start_load
 from benchmarks.support.options import make_parser

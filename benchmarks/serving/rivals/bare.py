@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from benchmarks.serving.rivals.stall import Stall
+from benchmarks.serving.rivals.workload import Workload
 from benchmarks.support.processes import environment
 
 
@@ -22,16 +22,16 @@ class BareRun:
 
 
 class BareEngine:
-    """The engine on the backbone and the depths of the stall, with a thread a core."""
+    """The engine on the backbone and the depths of the workload, with a thread a core."""
 
-    def __init__(self, stall: Stall) -> None:
-        self._stall = stall
+    def __init__(self, workload: Workload) -> None:
+        self._workload = workload
         self._process: subprocess.Popen[str] | None = None
 
     @contextlib.contextmanager
     def running(self) -> Iterator[BareEngine]:
-        depths = json.dumps(list(self._stall.depths.values()))
-        command = [sys.executable, "-m", "benchmarks.serving.rivals.bare_engine", str(self._stall.store), depths]
+        depths = json.dumps(list(self._workload.depths.values()))
+        command = [sys.executable, "-m", "benchmarks.serving.rivals.bare_engine", str(self._workload.store), depths]
         with subprocess.Popen(
             command, env=environment(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as process:

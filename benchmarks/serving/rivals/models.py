@@ -24,7 +24,7 @@ from torch import Tensor, nn
 DTYPE = torch.bfloat16
 
 
-class Shelf:
+class PeerFiles:
     """The backbone and the tasks of a folder."""
 
     def __init__(self, folder: str) -> None:
@@ -58,12 +58,12 @@ class Shelf:
 class MergedTask:
     """One task as a model of its own: cut at its depth, the LoRA merged into the weights."""
 
-    def __init__(self, shelf: Shelf, task: str) -> None:
-        vit = shelf.backbone()
-        del vit.blocks[shelf.depths[task] :]
-        model = peft.PeftModel.from_pretrained(vit, shelf.folder / task, autocast_adapter_dtype=False)
+    def __init__(self, files: PeerFiles, task: str) -> None:
+        vit = files.backbone()
+        del vit.blocks[files.depths[task] :]
+        model = peft.PeftModel.from_pretrained(vit, files.folder / task, autocast_adapter_dtype=False)
         self._model = model.merge_and_unload().to(DTYPE).eval()
-        self._weight, self._bias = shelf.head(task)
+        self._weight, self._bias = files.head(task)
 
     @torch.inference_mode()
     def predict(self, images: Sequence[Tensor]) -> list[int]:
@@ -74,17 +74,17 @@ class MergedTask:
 class MixedTasks:
     """All tasks as adapters of one PEFT model, mixed in a batch by `adapter_names`; blocks end at the deepest row."""
 
-    def __init__(self, shelf: Shelf) -> None:
-        first, *others = shelf.depths
+    def __init__(self, files: PeerFiles) -> None:
+        first, *others = files.depths
         model = peft.PeftModel.from_pretrained(
-            shelf.backbone(), shelf.folder / first, adapter_name=first, autocast_adapter_dtype=False
+            files.backbone(), files.folder / first, adapter_name=first, autocast_adapter_dtype=False
         )
         for task in others:
-            model.load_adapter(shelf.folder / task, adapter_name=task, autocast_adapter_dtype=False)
+            model.load_adapter(files.folder / task, adapter_name=task, autocast_adapter_dtype=False)
         self._model = model.to(DTYPE).eval()
         self._vit = model.base_model.model
-        self._depths = shelf.depths
-        self._heads = {task: shelf.head(task) for task in shelf.depths}
+        self._depths = files.depths
+        self._heads = {task: files.head(task) for task in files.depths}
 
     @torch.inference_mode()
     def predict(self, tasks: Sequence[str], images: Sequence[Tensor]) -> list[int]:

@@ -10,7 +10,7 @@ from typing import Any
 import litserve
 import torch
 
-from benchmarks.serving.rivals.models import MixedTasks, Shelf
+from benchmarks.serving.rivals.models import MixedTasks, PeerFiles
 
 ROWS, WAIT_S = 16, 0.005
 
@@ -25,11 +25,11 @@ class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
         del device
         torch.set_num_threads(1)
-        self._shelf = Shelf(self._folder)
-        self._model = MixedTasks(self._shelf)
+        self._files = PeerFiles(self._folder)
+        self._model = MixedTasks(self._files)
 
     def decode_request(self, request: dict[str, str]) -> tuple[str, torch.Tensor]:
-        return request["task"], self._shelf.decode(base64.b64decode(request["image"]))
+        return request["task"], self._files.decode(base64.b64decode(request["image"]))
 
     def batch(self, inputs: list[tuple[str, torch.Tensor]]) -> list[tuple[str, torch.Tensor]]:
         return list(inputs)

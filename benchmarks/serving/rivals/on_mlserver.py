@@ -12,7 +12,7 @@ from mlserver.codecs import Base64Codec
 from mlserver.settings import ModelParameters
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from benchmarks.serving.rivals.models import MergedTask, Shelf
+from benchmarks.serving.rivals.models import MergedTask, PeerFiles
 
 
 class Task(MLModel):
@@ -21,12 +21,12 @@ class Task(MLModel):
     async def load(self) -> bool:
         torch.set_num_threads(1)
         assert self.settings.parameters is not None
-        self._shelf = Shelf(str(self.settings.parameters.uri))
-        self._model = MergedTask(self._shelf, self.name)
+        self._files = PeerFiles(str(self.settings.parameters.uri))
+        self._model = MergedTask(self._files, self.name)
         return True
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
-        images = [self._shelf.decode(data) for data in Base64Codec.decode_input(payload.inputs[0])]
+        images = [self._files.decode(data) for data in Base64Codec.decode_input(payload.inputs[0])]
         best = self._model.predict(images)
         output = ResponseOutput(name="label", shape=[len(best)], datatype="INT64", data=best)
         return InferenceResponse(model_name=self.name, outputs=[output])
@@ -39,7 +39,7 @@ async def serve(folder: str, port: int) -> None:
     )  # fmt: skip
     models = [
         ModelSettings(name=task, implementation=Task, parameters=ModelParameters(uri=folder))
-        for task in Shelf(folder).depths
+        for task in PeerFiles(folder).depths
     ]
     await MLServer(settings).start(models)
 

@@ -20,7 +20,7 @@ import torch
 from ray import serve
 from starlette.requests import Request
 
-from benchmarks.serving.rivals.models import MergedTask, MixedTasks, Shelf
+from benchmarks.serving.rivals.models import MergedTask, MixedTasks, PeerFiles
 
 T = TypeVar("T")
 ROWS, WAIT_S = 16, 0.005
@@ -28,11 +28,11 @@ HEALTH = {"status": "ok"}
 
 
 class Replica:
-    """A shelf, and a thread that computes while the event loop takes requests."""
+    """The files, and a thread that computes while the event loop takes requests."""
 
     def __init__(self, folder: str) -> None:
         torch.set_num_threads(1)
-        self.shelf = Shelf(folder)
+        self.files = PeerFiles(folder)
         self._thread = ThreadPoolExecutor(1)
 
     async def run(self, work: Callable[..., T], *arguments: object) -> T:
@@ -45,14 +45,14 @@ class Multiplexed(Replica):
 
     @serve.multiplexed(max_num_models_per_replica=1000)
     async def load(self, task: str) -> MergedTask:
-        return await self.run(MergedTask, self.shelf, task)
+        return await self.run(MergedTask, self.files, task)
 
     async def __call__(self, request: Request) -> dict[str, object]:
         if request.method == "GET":
             return HEALTH
         data = await request.body()
         model = await self.load(serve.get_multiplexed_model_id())
-        return {"label": await self.run(lambda: model.predict([self.shelf.decode(data)])[0])}
+        return {"label": await self.run(lambda: model.predict([self.files.decode(data)])[0])}
 
 
 @serve.deployment(max_ongoing_requests=256)
@@ -61,12 +61,12 @@ class Batched(Replica):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder)
-        self._model = MixedTasks(self.shelf)
+        self._model = MixedTasks(self.files)
 
     @serve.batch(max_batch_size=ROWS, batch_wait_timeout_s=WAIT_S)
     async def predict(self, asked: list[tuple[str, bytes]]) -> list[int]:
         def work() -> list[int]:
-            return self._model.predict([task for task, _ in asked], [self.shelf.decode(data) for _, data in asked])
+            return self._model.predict([task for task, _ in asked], [self.files.decode(data) for _, data in asked])
 
         return await self.run(work)
 

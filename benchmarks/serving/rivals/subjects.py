@@ -16,7 +16,7 @@ from typing import Any
 from support.server_process import memory_of, started
 from support.servers import free_port, free_ports
 
-from benchmarks.serving.rivals.stall import Stall
+from benchmarks.serving.rivals.workload import Workload
 from benchmarks.support.load.plan import post
 from benchmarks.support.processes import ROOT, environment
 
@@ -46,16 +46,16 @@ class Server:
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @contextlib.contextmanager
-    def running(self, stall: Stall) -> Iterator[Running]:
+    def running(self, workload: Workload) -> Iterator[Running]:
         port = free_port()
-        command = [self.python, "-m", self.module, *(self.fill(one, stall, port) for one in self.arguments)]
+        command = [self.python, "-m", self.module, *(self.fill(one, workload, port) for one in self.arguments)]
         env = environment({**os.environ, **self.environment})
         env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ROOT / "tests")))
         with started(command, port, env=env, paths=self.paths) as process:
             yield Running(port, process.pid)
 
-    def fill(self, argument: str, stall: Stall, port: int) -> str:
-        return argument.format(store=stall.store, folder=stall.folder, port=port)
+    def fill(self, argument: str, workload: Workload, port: int) -> str:
+        return argument.format(store=workload.store, folder=workload.folder, port=port)
 
 
 @dataclass(frozen=True)

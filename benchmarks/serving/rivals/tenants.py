@@ -12,7 +12,7 @@ from pathlib import Path
 from support.server_process import memory_of, started
 from support.servers import free_port
 
-from benchmarks.serving.rivals.stall import photo
+from benchmarks.serving.rivals.workload import photo
 from benchmarks.support.load.plan import post
 from benchmarks.support.processes import ROOT, environment
 from benchmarks.support.tasks import publish_lora

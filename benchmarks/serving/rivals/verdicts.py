@@ -8,8 +8,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from benchmarks.serving.rivals.stall import Stall
 from benchmarks.serving.rivals.subjects import BATCHED, MULTIPLEXED, OURS, Running, Subject
+from benchmarks.serving.rivals.workload import Workload
 from benchmarks.support.figures import Goal
 
 GOALS = {"native": {"mean": 20.0, "full": 15.0, "vit": 5.0}, "torch": {"mean": 8.0, "full": 5.0, "vit": 2.0}}
@@ -24,18 +24,18 @@ class Case(Protocol):
     task_nbytes: dict[str, float]
 
 
-def agreement(subjects: Mapping[Subject, Running], stall: Stall) -> dict[str, float]:
+def agreement(subjects: Mapping[Subject, Running], workload: Workload) -> dict[str, float]:
     """Return the share of tasks for which a server gives the label that ours gives; rounding explains a few."""
-    labels = {subject.name: _labels(subject, running, stall) for subject, running in subjects.items()}
+    labels = {subject.name: _labels(subject, running, workload) for subject, running in subjects.items()}
     return {
         name: statistics.fmean(one == other for one, other in zip(values, labels[OURS.name], strict=True))
         for name, values in labels.items()
     }
 
 
-def _labels(subject: Subject, running: Running, stall: Stall) -> list[int]:
+def _labels(subject: Subject, running: Running, workload: Workload) -> list[int]:
     labels = []
-    for task, image in stall.images.items():
+    for task, image in workload.images.items():
         head, _, body = subject.ask(task, image).partition(b"\r\n\r\n")
         first, *lines = head.decode().split("\r\n")
         method, target, _ = first.split()

@@ -23,7 +23,7 @@ GRAIN = 4  # pixels of the image between two random ones: a photo of this size h
 
 
 @dataclass(frozen=True)
-class Stall:
+class Workload:
     """The store, the folder of the rivals, each task with its depth, and an image for each task."""
 
     store: Path
@@ -32,7 +32,7 @@ class Stall:
     images: dict[str, bytes]
 
 
-def make_stall(root: Path, backbone: Backbone, depths: Sequence[int]) -> Stall:
+def make_workload(root: Path, backbone: Backbone, depths: Sequence[int]) -> Workload:
     record, folder = backbone.record, root / "rivals"
     folder.mkdir(parents=True)
     by_task = {f"task-{index}": depth for index, depth in enumerate(depths)}
@@ -54,7 +54,7 @@ def make_stall(root: Path, backbone: Backbone, depths: Sequence[int]) -> Stall:
     (folder / "backbone.json").write_text(json.dumps(about))
     (folder / "backbone.safetensors").write_bytes(encode(backbone))
     side = record.id.preprocessing.height
-    return Stall(root / "store", folder, by_task, {task: photo(side, seed) for seed, task in enumerate(by_task)})
+    return Workload(root / "store", folder, by_task, {task: photo(side, seed) for seed, task in enumerate(by_task)})
 
 
 def photo(side: int, seed: int) -> bytes:
