@@ -143,9 +143,8 @@ def run(tree: Path, store: Path, seconds: float) -> Run:
 
 
 def judged(ready_s: float, stop_s: float, load: Load, signalled: float) -> Run:
-    sent = [one for one in load.failed if one.latency_s]  # the others found no server to connect to
-    lost = [one for one in sent if load.start + one.due_s < signalled]
-    late = Counter(one.status for one in sent if load.start + one.due_s >= signalled)
+    lost = [one for one in load.failed if load.start + one.due_s < signalled]
+    late = Counter(one.status for one in load.failed if load.start + one.due_s >= signalled)
     return Run(ready_s, stop_s, len(lost), late[404], late[503], late[FAILED])
 
 

@@ -55,12 +55,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Load:
-    """What a load measured, the CPU seconds that its client took, and its start by `time.monotonic`."""
+    """What a load measured, the CPU seconds that its client took, and its start by `time.monotonic`.
+
+    `refused` counts connections that the server did not take; no request was lost with them.
+    """
 
     samples: tuple[Sample, ...]
     seconds: float
     client_cpu_s: float
     start: float
+    refused: int
 
     @property
     def answered(self) -> list[Sample]:
@@ -94,7 +98,13 @@ def start_load(plan: Plan) -> Callable[[], Load]:
         said, _ = process.communicate(timeout=plan.seconds + 4 * DRAIN_S)
         assert process.returncode == 0, "the client of the load failed"
         values = json.loads(said)
-        return Load(tuple(Sample(*one) for one in values["samples"]), plan.seconds, values["cpu_s"], values["start"])
+        return Load(
+            tuple(Sample(*one) for one in values["samples"]),
+            plan.seconds,
+            values["cpu_s"],
+            values["start"],
+            values["refused"],
+        )
 
     assert process.stdin is not None
     process.stdin.write(plan.to_json() + "\n")

@@ -77,6 +77,7 @@ class Player:
         self.samples: list[tuple[int, float, float, int]] = []
         self._draw = random.Random(plan.seed)
         self.start = 0.0
+        self.refused = 0
         self._idle: list[Connection] = []
         self._due: list[tuple[int, float]] = []
         self._out = 0
@@ -125,12 +126,14 @@ class Player:
         try:
             connection = await self._connect()
         except OSError:
+            self.refused += 1
             await asyncio.sleep(0.1)
-            self.samples.append((0, time.monotonic() - self.start, 0.0, FAILED))
             if time.monotonic() < self.start + self.plan.seconds:
                 asyncio.ensure_future(self._replace())  # noqa: RUF006 - it ends with the loop
             return
-        if self.plan.rate is None:
+        if time.monotonic() >= self.start + self.plan.seconds and not self._due:
+            connection.close()
+        elif self.plan.rate is None:
             self._send(connection, self._draw.randrange(len(self.plan.requests)), time.monotonic())
         else:
             self._idle.append(connection)
@@ -162,7 +165,7 @@ def main() -> None:
         runner.run(player.play())
     used = resource.getrusage(resource.RUSAGE_SELF)
     cpu_s = used.ru_utime + used.ru_stime
-    json.dump({"samples": player.samples, "cpu_s": cpu_s, "start": player.start}, sys.stdout)
+    json.dump({"samples": player.samples, "cpu_s": cpu_s, "start": player.start, "refused": player.refused}, sys.stdout)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 PAUSE_S = 0.02
 TIMEOUT_S = 20.0
 HEALTH_EVERY = 10
+HEALTH = {"/healthz": (200,), "/readyz": (200, 503)}
+"""What answers at any time; a server that is full may say so, but it says it at once."""
 STALE_S = 2.0  # a connection unused for so long may be closed by the server, which is no failure
 FAILED = 0
 
@@ -50,7 +52,7 @@ class Asker:
 
 
 def main(port: int, secret: str, target: str, image: bytes) -> dict[str, object]:
-    """Predict until the standard input ends; every tenth time, ask for health on a new connection."""
+    """Predict until the standard input ends; every tenth time, ask for its health on new connections."""
     predictions, health = Asker(port, {"Authorization": f"Bearer {secret}"}), Asker(port, {})
     expected = predictions.ask("POST", target, image)
     wrong = [] if expected[0] == 200 else [f"the first answer is {expected[0]}"]
@@ -60,10 +62,11 @@ def main(port: int, secret: str, target: str, image: bytes) -> dict[str, object]
             wrong.append(f"{status} {body[:300]!r} after {predictions.seconds[-1]:.2f} s")
         if len(predictions.seconds) % HEALTH_EVERY:
             continue
-        status, body = health.ask("GET", "/healthz")
-        health.close()
-        if status != 200:
-            wrong.append(f"health: {status} {body[:300]!r} after {health.seconds[-1]:.2f} s")
+        for path, right in HEALTH.items():
+            status, body = health.ask("GET", path)
+            health.close()
+            if status not in right:
+                wrong.append(f"{path}: {status} {body[:300]!r} after {health.seconds[-1]:.2f} s")
     return {"predictions": predictions.seconds[1:], "health": health.seconds, "wrong": wrong}
 
 
