@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.processes import importing
 
 from benchmarks.engine import gpu
 
@@ -19,6 +20,17 @@ SCRIPTS = sorted(
     for path in (ROOT / "benchmarks").glob("*/*.py")
     if 'if __name__ == "__main__":' in path.read_text("utf-8")
 )
+SHORT = ("benchmarks.serving.peers", "benchmarks.serving.overload", "benchmarks.serving.soak")
+
+
+@pytest.mark.parametrize("script", SHORT)
+def test_a_short_run_of_a_real_server_writes_its_figures_and_goals(script: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", script, "--quick", "--out", str(tmp_path / "out.json")]
+    done = subprocess.run(command, cwd=ROOT, env=importing(), capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    goals = json.loads((tmp_path / "out.json").read_text())["goals"]
+    assert goals
+    assert goals[0]["measured"] > 0
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
