@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from queue import SimpleQueue
 
 import torch
@@ -134,9 +135,13 @@ class Subject:
     def open(self, loop: EngineLoop, arrivals: Sequence[Arrival]) -> Played:
         """Send the images as they come; a latency counts from when each was due."""
         played, sent, begin = Played(), [], time.perf_counter()
+
+        def note(due: float, _: Future[Prediction]) -> None:
+            played.latencies.append(time.perf_counter() - due)
+
         for arrival, due in when_due(arrivals):
             answer = self.send(loop, arrival.task)
-            answer.add_done_callback(lambda _, due=due: played.latencies.append(time.perf_counter() - due))
+            answer.add_done_callback(partial(note, due))
             sent.append(answer)
         wait(sent)
         while len(played.latencies) < len(sent):

@@ -11,6 +11,7 @@ HINTS: Mapping[str, str] = {
     "catalogue=": "--catalogue URL",
     "collect_garbage(store)": "onetrunk gc",
     "depth=": "--depth N",
+    "dtype=": "--dtype NAME",
     "export_bundle(store, refs, path)": "onetrunk export REF FILE --bundle",
     "fit_and_publish(store, task, dataset)": "onetrunk fit TASK DATA",
     "force=True": "--force",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ class ApiKeys:
         self._store, self._versions = store, versions
         self._known: dict[str, tuple[int, ApiKey]] = {}  # with the store's generation, when it was right
         self._wrong: dict[str, int] = {}
+        self._lock = threading.Lock()  # both threads write the tables
         self._asked: dict[str, asyncio.Task[ApiKey]] = {}  # look-ups of known keys, which many requests may wait for
         self._for_known = ThreadPoolExecutor(1, "known keys")
         self._for_unknown = ThreadPoolExecutor(1, "unknown keys")
@@ -95,10 +97,12 @@ class ApiKeys:
         try:
             key = authenticate(self._store, secret)
         except UnknownKeyError:
-            self._known.pop(digest, None)
-            remember(self._wrong, digest, generation)
+            with self._lock:
+                self._known.pop(digest, None)
+                remember(self._wrong, digest, generation)
             raise
-        remember(self._known, digest, (generation, key))
+        with self._lock:
+            remember(self._known, digest, (generation, key))
         return key
 
 

@@ -17,7 +17,6 @@ from store.errors import (
     BackboneMismatchError,
     ClosedStoreError,
     ConflictError,
-    DeadlineError,
     FormatError,
     GateError,
     ImageError,
@@ -107,8 +106,7 @@ def answer_of(error: Exception) -> Response:
         public = next((message for kind, message in IN_THE_LOG.items() if isinstance(error, kind)), None)
         if public is not None:
             log.warning("%s: %s", type(error).__name__, error)
-        retry = status == 503 and not isinstance(error, DeadlineError)
-        headers = {"retry-after": RETRY_S} if retry else {}
+        headers = {"retry-after": RETRY_S} if status == 503 else {}
         return answer_json(status, type(error).__name__, public or str(error), headers)
     return answer_json(500, type(error).__name__, "the server failed at this request: its log says more")
 

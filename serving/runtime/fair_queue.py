@@ -58,6 +58,8 @@ class FairQueue(Generic[T]):
             if not self._items:
                 self._ends.clear()
                 self._now = 0.0
+            elif len(self._ends) > 2 * MAX_WAITING:
+                self._ends = {name: end for name, end in self._ends.items() if end > self._now}
             return item
 
     def close(self) -> None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from serving.engine.row_plan import EngineTask
 from serving.prediction import Prediction
 from serving.runtime.engine_prediction import EnginePrediction
-from store.weights.forms import TaskWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class PendingPrediction:
 
     task: str
     version: int
-    weights: TaskWeights
+    weights: EngineTask
     future: Future[Prediction] = field(default_factory=Future)
 
     def finish(self, logits: Tensor) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from serving.engine.engine import Engine
+from serving.engine.row_plan import EngineTask
 from serving.runtime.adapter_cache import AdapterCache, Pin
 from serving.runtime.served_versions import ServedVersions
 from store.errors import BackboneMismatchError, InvalidSettingError
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone
-from store.weights.forms import TaskWeights
 from store.weights.load_task import load_task
 
 CACHE_NBYTES = 1 << 30
@@ -48,9 +48,9 @@ class ServedTasks:
             )
         return version
 
-    def _load(self, version: Version) -> TaskWeights:
+    def _load(self, version: Version) -> EngineTask:
         self._versions.hold(version)
-        engine = self._engine
-        return load_task(
-            self._store, version.manifest, backbone=self._backbone.tensors, dtype=engine.dtype, device=engine.device
+        engine, backbone = self._engine, self._backbone.tensors
+        return engine.prepare(
+            load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -124,9 +123,7 @@ def _as_many_as_fit(
 
 def density(batch: Batch[T], cost: EngineCost) -> float:
     """Return the most answers a second that the batch gives until one of its requests ends."""
-    ends = Counter[int]()
-    for request in batch.live:
-        ends[len(request.rows)] += request.answers
+    ends = batch.answers
     best, answers, row_blocks = 0.0, 0, 0
     for depth in range(batch.depth + 1, max(ends) + 1):
         row_blocks += batch.rows_by_block[depth - 1]
@@ -144,7 +141,7 @@ def blocks_of_call(batch: Batch[T], cost: EngineCost) -> int:
     """
     if not cost.known:
         return 1
-    ends = Counter(len(request.rows) for request in batch.live)
+    ends = batch.ends
     start, last = batch.depth, max(ends)
     seconds = [0.0]  # of the call's blocks, summed
     for rows in batch.rows_by_block[start:last]:

@@ -55,8 +55,8 @@ class FairShares:
             account.owed = max(0.0, account.owed - expected / len(parties))
 
     def lead(self, party: str) -> float:
-        """Block-seconds that a party with work had beyond its share; below 0 where it had less."""
-        return self._accounts[party].served - self.now
+        """Block-seconds that a party had beyond its share; below 0 where it has work and had less."""
+        return self._accounts[party].served - self.now if party in self._accounts else 0.0
 
     def pass_time(self, seconds: float) -> None:
         """Advance virtual time by the engine's seconds, divided by the number of parties that have work."""
@@ -121,7 +121,7 @@ class TenantShares:
             self._tasks = {name: each for name, each in self._tasks.items() if each[0].active}
 
     def within(self, tenant: str) -> bool:
-        """Whether a tenant with work had no more than a quantum beyond its share."""
+        """Whether a tenant had no more than a quantum beyond its share."""
         return self._tenants.lead(tenant) <= TENANT_QUANTUM_S
 
     def clock(self, tenant: str) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -36,12 +37,28 @@ class Batch(Generic[T]):
 
     def __init__(self, requests: Sequence[ScheduledRequest[T]]) -> None:
         self.requests = tuple(requests)
+        self.tenants = frozenset(request.tenant for request in requests)
         self.depth = 0
         self.live = set(requests)
         """Requests whose answers are not ready and whose clients still wait; without any, the batch does not go on."""
+        self.ends = Counter(len(request.rows) for request in requests)
+        """How many of them end at each depth."""
+        self.answers = Counter[int]()
+        """How many answers are then ready."""
+        for request in requests:
+            self.answers[len(request.rows)] += request.answers
         columns = zip_longest(*(request.rows for request in requests), fillvalue=0)
         self.rows_by_block = tuple(map(sum, columns))
         """Rows in each block, including those that no client waits for any more."""
+
+    def leave(self, request: ScheduledRequest[T]) -> None:
+        """Count out a request that is done or has no client any more."""
+        self.live.discard(request)
+        end = len(request.rows)
+        self.ends[end] -= 1
+        self.answers[end] -= request.answers
+        if not self.ends[end]:
+            del self.ends[end], self.answers[end]
 
     @property
     def most_rows(self) -> int:

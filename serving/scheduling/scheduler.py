@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
@@ -100,7 +101,7 @@ class Scheduler(Generic[T]):
         if entry.batch is None:
             self._waiting.remove(entry)
             return False
-        entry.batch.live.discard(request)
+        entry.batch.leave(request)
         if not entry.batch.live:
             self._running.remove(entry.batch)
         return True
@@ -131,12 +132,16 @@ class Scheduler(Generic[T]):
         self._together += LATELY * (min(1.0, seconds / alone_s) - self._together)
         self.cost.learn(blocks, row_blocks, batch.beginning, seconds)
         self._shares.pass_time(seconds)
+        used: defaultdict[tuple[str, tuple[str, ...]], list[float]] = defaultdict(lambda: [0, 0.0])
         for request in batch.live:
             entry = self._entries[request]
             part = entry.row_blocks[min(end, len(request.rows))] - entry.row_blocks[batch.depth]
-            used_s, expected_s = seconds * part / row_blocks, entry.expected(part)
-            self._shares.serve(request.tenant, request.tasks, used_s, expected=expected_s)
+            sums = used[request.tenant, request.tasks]
+            sums[0] += part
+            sums[1] += entry.expected(part)
             self._row_blocks_left -= part
+        for (tenant, tasks), (run, expected_s) in used.items():
+            self._shares.serve(tenant, tasks, seconds * run / row_blocks, expected=expected_s)
         batch.depth = end
         for request in [request for request in batch.live if len(request.rows) <= end]:
             self.abort(request)
@@ -163,7 +168,7 @@ class Scheduler(Generic[T]):
             return self._running[0]
         within = self._tenants_within_shares()
         clocks = {tenant: self._shares.clock(tenant) for tenant in self._waiting.tenants if tenant in within}
-        running = [batch for batch in self._running if any(request.tenant in within for request in batch.live)]
+        running = [batch for batch in self._running if not within.isdisjoint(batch.tenants)]
         self._waiting.set_clocks(clocks, idle=not running)
         firsts = [*islice(self._waiting.oldest(clocks), 1), *map(self._oldest, running)]
         if not firsts:
@@ -182,8 +187,10 @@ class Scheduler(Generic[T]):
         return chosen or min(self._running, key=lambda batch: _number(self._oldest(batch)), default=None)
 
     def _tenants_within_shares(self) -> AbstractSet[str]:
-        tenants = {*self._waiting.tenants, *(request.tenant for batch in self._running for request in batch.live)}
-        return {tenant for tenant in tenants if self._shares.within(tenant)} or tenants
+        tenants = {*self._waiting.tenants, *(tenant for batch in self._running for tenant in batch.tenants)}
+        return (
+            tenants if len(tenants) == 1 else {tenant for tenant in tenants if self._shares.within(tenant)} or tenants
+        )
 
     def _oldest(self, batch: Batch[T]) -> QueueEntry[T]:
         return min((self._entries[request] for request in batch.live), key=_number)

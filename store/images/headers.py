@@ -48,14 +48,14 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Read the header; raise `ImageError` where the file has more parts than any image needs."""
+    """Read the header; raise `ImageError` where it is no image, or has more parts than any image needs."""
+    read = next((read for magic, read in READERS.items() if data.startswith(magic)), None)
+    if read is None:
+        raise ImageError(f"{len(data)} bytes beginning {data[:8]!r} are not an image: {REMEDY}")
     try:
-        for magic, read in READERS.items():
-            if data.startswith(magic):
-                return read(data)
+        return read(data)
     except (struct.error, IndexError):  # it ends before its header does: the decoder says so
-        pass
-    return ImageHeader(len(data))
+        return ImageHeader(len(data))
 
 
 def _read_jpeg(data: bytes) -> ImageHeader:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -14,7 +14,7 @@ from store.catalogue.replay import CatalogueState
 from store.errors import FormatError, IntegrityError
 from store.maintenance.verify_versions import Finding, WorkerPool, checking_versions, disagreement, report_unreadable
 from store.queries.reader import Queries
-from store.queries.references import read_backbone_record, references
+from store.queries.references import BlobReference, read_backbone_record, references
 from store.records.blob import Blob
 from store.records.bounds import check_number
 from store.records.events import GENESIS, Event
@@ -112,24 +112,27 @@ def _last_event(store: ReadOnlyStore) -> Event | str | None:
 
 
 def _check_blobs(store: ReadOnlyStore, queries: Queries, *, quarantine: bool) -> Iterator[Finding]:
-    uses: defaultdict[Blob, list[str]] = defaultdict(list)
+    uses: defaultdict[Blob, list[BlobReference]] = defaultdict(list)
     for reference in references(queries, store.blobs):
-        uses[reference.blob].append(str(reference))
+        uses[reference.blob].append(reference)
     known = {blob.sha256 for blob in uses}
     for blob in uses:
-        yield from _check_blob(store, blob, tuple(uses[blob]), quarantine=quarantine)
+        yield from _check_blob(store, blob, uses[blob], quarantine=quarantine)
     for file in store.backend.list(BLOBS):
         if file.sha256 is not None and file.sha256 not in known:
             yield from _check_blob(store, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
 
 
-def _check_blob(store: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
-    problem = _problem(partial(store.blobs.get, blob))
+def _check_blob(
+    store: ReadOnlyStore, blob: Blob, used_by: Sequence[BlobReference], *, quarantine: bool
+) -> Iterator[Finding]:
+    second_digests = {reference.blake3 for reference in used_by if reference.blake3 is not None}
+    problem = _problem(partial(store.blobs.check, blob, *second_digests))
     if problem is None or (not used_by and store.backend.size(blob_key(blob.sha256)) is None):
         return
     moved = store.blobs.quarantine(blob) if quarantine else None
     aside = f"; set aside as {store.backend.locate(moved)}" if moved else ""
-    yield Finding(store.blobs.locate(blob), used_by, problem + aside)
+    yield Finding(store.blobs.locate(blob), tuple(map(str, used_by)), problem + aside)
 
 
 def _check_history(

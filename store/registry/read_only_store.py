@@ -5,14 +5,14 @@ With a catalogue in SQLite this needs neither a database library nor a tensor li
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from store.adapters.backbone_fingerprint import Fingerprints
 from store.backends.base import Backend
-from store.backends.blobs import Blobs
+from store.backends.blobs import NO_DIGESTS, Blobs
 from store.errors import (
     BackboneNotFoundError,
     IntegrityError,
@@ -97,9 +97,9 @@ class ReadOnlyStore(CatalogueReader):
             return self.blobs.get(blob)
 
     @contextmanager
-    def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
+    def viewing(self, *blobs: Blob, blake3: Mapping[Blob, str] = NO_DIGESTS) -> Iterator[tuple[memoryview, ...]]:
         """Give views of the blobs as `Blobs.viewing` does: results count only once the block has ended."""
-        with self._naming(*blobs), self.blobs.viewing(*blobs) as views:
+        with self._naming(*blobs), self.blobs.viewing(*blobs, blake3=blake3) as views:
             yield views
 
     def backbone(self, name_or_fingerprint: str) -> BackboneRecord:

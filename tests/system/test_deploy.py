@@ -60,8 +60,18 @@ def test_a_stuck_replica_is_replaced_as_soon_as_by_onetrunk_serve(config):
 def test_the_dockerfile_copies_all_that_the_wheel_holds_and_pins_torch_as_the_project_does():
     dockerfile = (DEPLOY / "Dockerfile").read_text()
     project = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]["path"]
     copied = [name for line in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE) for name in line.split()]
-    for part in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]:
+    for part in project["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"] + [hook]:
         assert any(fnmatch.fnmatch(part, name) for name in copied), part
     for pin in (pin for pin in project["project"]["dependencies"] if pin.startswith(("torch==", "torchvision=="))):
         assert pin in dockerfile
+
+
+def test_the_image_is_the_last_stage_and_has_no_compiler():
+    """The kernel is compiled in the first stage, anew: what a checkout has compiled fits the checkout's system."""
+    first, last = re.split(r"^FROM ", (DEPLOY / "Dockerfile").read_text(), flags=re.MULTILINE)[1:]
+    assert "g++" in first
+    assert "rm -rf serving/kernel/lib && pip wheel" in first
+    assert "g++" not in last
+    assert "apt-get" not in last

@@ -97,6 +97,11 @@ def test_a_helper_that_dies_is_an_image_error():
         helper.close()
 
 
+def test_what_is_no_image_is_refused_without_a_thread(pool):
+    with pytest.raises(ImageError, match="are not an image"):
+        pool.submit(bytes(1 << 20))
+
+
 def test_what_is_refused_by_its_header_is_refused_at_once(pool):
     with pytest.raises(ImageError, match="too long and thin"):
         pool.submit(encode((3000, 2), "PNG"))

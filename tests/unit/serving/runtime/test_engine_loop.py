@@ -210,7 +210,7 @@ def test_several_blocks_in_one_call_give_the_answers_of_block_after_block(engine
     run, slow = (engine.begin(image()[None], tasks, [0] * len(tasks)) for _ in range(2))
     expected = {}
     while not slow.done:
-        if finished := slow.run_block():
+        if finished := slow.run_blocks(1):
             expected |= dict(zip(finished.rows, finished.logits, strict=True))
     found, calls = {}, 0
     while not run.done:
@@ -239,5 +239,5 @@ def test_the_rows_that_a_request_is_expected_to_make_are_those_that_its_run_make
     run = engine.begin(image()[None], tasks, [0] * len(tasks))
     for depth in range(len(rows)):
         assert run.remaining_blocks == sum(rows[depth:])
-        run.run_block()
+        run.run_blocks(1)
     assert run.done
