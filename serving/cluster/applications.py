@@ -145,7 +145,9 @@ def _application(fields: Mapping[str, object], replicas: Replicas) -> ray_serve.
             "upscale_delay_s": 2.0,
             "downscale_delay_s": 30.0,
         }
-    return DEPLOYMENT.options(**options).bind(ServeConfig.model_validate(fields))
+    deployment = DEPLOYMENT.options(**options)
+    deployment._version = "1"  # without one, each deployment gets another, and replaces the replicas of the one before
+    return deployment.bind(ServeConfig.model_validate(fields))
 
 
 def _prefixes() -> dict[str, str | None]:
