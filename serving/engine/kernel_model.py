@@ -78,7 +78,7 @@ class KernelTokens:
         """Run the blocks in one call, in which every row leaves at its own depth."""
         ends = [sorted(row.members, key=lambda member: self._tasks[member].depth) for row in rows]
         ending = [member for members in ends for member in members if start < self._tasks[member].depth <= stop]
-        counts = [len(self._tasks[member].labels) for member in ending]
+        counts = [self._tasks[member].classes for member in ending]
         logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
         addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
         kernel_rows = [

@@ -24,6 +24,7 @@ from store.errors import InvalidSettingError
 from store.weights.forms import TaskWeights
 
 CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
+MOST_THREADS = 1024
 MOST_ROWS = 16  # of a chunk, which small backbones reach first
 NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
 
@@ -48,15 +49,15 @@ class Kernel:
     def __init__(
         self, library: Path, vit: VisionTransformer, packed: PackedBackbone, covered: Coverage, *, threads: int
     ) -> None:
-        if threads < 1:
-            raise InvalidSettingError(f"{threads} threads: use 1 or more")
+        if not 1 <= threads <= MOST_THREADS:
+            raise InvalidSettingError(f"{threads} threads: use 1 to {MOST_THREADS}")
         self.coverage = covered
         self._library = load_library(library)
         self._packed = packed  # the model holds addresses within
         self._model = model_of(vit, packed, covered)
         self._threads = threads
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
-        self._packer = TaskPacker(self._library, packed, widths)
+        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks))
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
@@ -120,11 +121,32 @@ class Kernel:
             )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
+        self._check_rows(rows, len(x), None if images is None else len(images), start, stop)
+
+    def _check_rows(self, rows: Sequence[KernelRow], places: int, images: int | None, start: int, stop: int) -> None:
+        if len({row.place for row in rows}) < len(rows):
+            raise InvalidSettingError("two rows have one place: give each its own")
+        before = NOWHERE
         for row in rows:
-            if not 0 <= row.place < len(x) or (images is not None and not 0 <= row.image < len(images)):
-                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {len(x)} places")
-            if row.task is not None and stop > row.task.depth and min(stop, _last(row)) > row.task.depth:
+            if not 0 <= row.place < places or (images is not None and not 0 <= row.image < images):
+                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {places} places")
+            last = _last(row)
+            if last > before:
+                raise InvalidSettingError(f"a row of {last} blocks after one of {before}: give the deepest first")
+            before = last
+            if row.task is not None and min(stop, last) > row.task.depth:
                 raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
+            self._check_exits(row, start, stop)
+
+    def _check_exits(self, row: KernelRow, start: int, stop: int) -> None:
+        tasks = [task for task, _ in row.exits]
+        if any(task.backbone is not self._packed for task in (*tasks, *(() if row.task is None else (row.task,)))):
+            raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
+        depths = [task.depth for task in tasks]
+        if depths != sorted(depths) or min(depths, default=NOWHERE) <= start:
+            raise InvalidSettingError(f"tasks of {depths} blocks leave after block {start}: give them by depth")
+        if any(task.depth <= stop and not logits for task, logits in row.exits):
+            raise InvalidSettingError(f"a task leaves before block {stop}, and its logits have no address: give one")
 
 
 def _last(row: KernelRow) -> int:
