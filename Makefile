@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+KERNEL := serving/kernel/lib/build.json
 PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 # The scripts in .ci/ make their environments with the same interpreter.
 export PYTHON
@@ -9,26 +10,32 @@ export PYTHON
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit system lint servers wheel bench constraints clean
+.PHONY: help demo demo-quick test unit system torch-only sanitize lint servers kernel wheel bench constraints clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
 	  printf '  %-12s %s\n' "$$name" "$$text"; done
 
-demo: $(STAMP) ## Tune, cut, store and serve the embedded tasks; the report is demo/report.html.
+demo: $(KERNEL) ## Tune, cut, store and serve the embedded tasks; the report is demo/report.html.
 	$(BIN)/onetrunk demo
 
-demo-quick: $(STAMP) ## The same on two small tasks, in under a minute.
+demo-quick: $(KERNEL) ## The same on two small tasks, in under a minute.
 	$(BIN)/onetrunk demo --quick
 
-test: lint servers ## Lint, types, import contracts and all tests; what .ci/run calls.
+test: lint servers $(KERNEL) ## Lint, types, import contracts and all tests; what .ci/run calls.
 	$(PYTEST)
 
-unit: $(STAMP) servers ## The unit tests alone.
+unit: $(KERNEL) servers ## The unit tests alone.
 	$(PYTEST) tests/unit
 
-system: $(STAMP) servers ## Crashes, power loss, concurrency, hostile input, deployment and the pages' commands.
+system: $(KERNEL) servers ## Crashes, power loss, concurrency, hostile input, deployment and the pages' commands.
 	$(PYTEST) tests/system
+
+torch-only: $(STAMP) ## The engine's tests without its kernel, as on a CPU that cannot run it.
+	ONETRUNK_KERNEL=off $(PYTEST) tests/unit/serving tests/system/test_engine_conformance.py
+
+sanitize: $(STAMP) ## The kernel's memory tests: its portable build with ASan, UBSan and guard pages.
+	$(BIN)/pytest tests/system/test_kernel_memory.py
 
 lint: $(STAMP) ## Style, format, types and import contracts.
 	$(BIN)/ruff check .
@@ -45,17 +52,24 @@ servers: ## Install what some tests run beside pip's packages, PostgreSQL and st
 	    apt-get install --yes --no-install-recommends postgresql strace; } >/dev/null 2>&1 || \
 	echo "PostgreSQL or strace is missing and cannot be installed here: the tests that need it are skipped"
 
+kernel: $(STAMP) ## Compile the engine's kernel in place; what runs it does so by itself where a source is newer.
+	$(BIN)/python hatch_build.py
+
 wheel: ## Build the wheel, install it into a new environment, and run the short demo without the checkout.
 	.ci/wheel
 
-bench: $(STAMP) ## Measure the README's figures, as ratios taken side by side; JSON in benchmarks/results/.
+bench: $(KERNEL) ## Measure the README's figures, as ratios taken side by side; JSON in benchmarks/results/.
 	$(BIN)/python -m benchmarks.engine.batches
 
 constraints: ## Pin today's versions in constraints.txt; PYTHON should be the oldest one supported.
 	.ci/constraints
 
 clean: ## Remove the environment, the demo and every cache.
-	rm -rf $(VENV) demo demo-quick benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) serving/kernel/lib demo demo-quick benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+
+$(KERNEL): hatch_build.py serving/kernel/variants.py $(wildcard serving/kernel/native/*) | $(STAMP)
+	$(BIN)/python hatch_build.py
+	touch $(KERNEL)
 
 $(STAMP): pyproject.toml constraints.txt .ci/install
 	.ci/install $(VENV) --editable '.[dev]'

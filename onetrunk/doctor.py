@@ -8,10 +8,12 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from serving.cluster.listeners import listeners_of_server
+from serving.kernel.instruction_sets import SETTING, choose_kernel
 from serving.port import check_port
 from serving.runtime.device import cpu_threads, cuda_name, native_bfloat16
 from store.backends.probe import probe
-from store.errors import OnetrunkError, StoreNotFoundError
+from store.errors import InvalidSettingError, OnetrunkError, StoreNotFoundError
 from store.maintenance.verify import verify
 from store.registry.store import Store
 
@@ -31,7 +33,7 @@ class Check:
 
 def diagnose(url: str, *, catalogue: str | None = None, port: int = 8265) -> list[Check]:
     """Check libraries, devices, the store and the port; damage is returned, not raised."""
-    return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port)]
+    return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port), *_listeners(port)]
 
 
 def _libraries() -> Iterator[Check]:
@@ -48,7 +50,15 @@ def _devices() -> Iterator[Check]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     yield Check("cpu", True, f"{cores} cores, torch uses {cpu_threads()} threads")
     yield Check("bfloat16 on the cpu", True, "native" if native_bfloat16("cpu") else "emulated; float32 is the default")
+    yield _kernel()
     yield Check("cuda", True, cuda_name() or "none")
+
+
+def _kernel() -> Check:
+    try:
+        return Check("kernel", True, str(choose_kernel()))
+    except InvalidSettingError as error:
+        return Check("kernel", False, str(error), f"unset {SETTING}")
 
 
 def _store(url: str, catalogue: str | None) -> Iterator[Check]:
@@ -90,6 +100,12 @@ def _digests(store: Store) -> Iterator[Check]:
         yield Check("digests", False, str(finding), "publish or import that version again")
     if not findings:
         yield Check("digests", True, "every one matches")
+
+
+def _listeners(port: int) -> Iterator[Check]:
+    """Say where a server on this port, if it is this user's, listens."""
+    for listener in listeners_of_server(port):
+        yield Check("listens", True, str(listener))
 
 
 def _port(port: int) -> Check:

@@ -6,11 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.interpreted_kernels  # noqa: F401  # before anything that imports torch
 from support.cli import Shell
 from support.servers import Bucket, Postgres, find_postgres, find_weed, postgres, seaweed
 from support.toy_backbone import Toy, make_toy, tune
 
 from store.registry.store import Store
+
+# Packed backbones stay in each process: no test writes into the user's cache, and none depends on what is there.
+os.environ["ONETRUNK_CACHE"] = "off"
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import accumulate
-from typing import TypeVar, cast
+from typing import Protocol
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
-from torch.nn import functional as F
 
-from serving.engine.adapter_ops import layer_norm, norms_of
-from serving.engine.block import ServedBlock
-from serving.engine.core_threads import CoreThreads
-from serving.engine.row_plan import EngineRow, events, rows_at, rows_by_block
-from store.weights.forms import Forms, TaskWeights
-
-T = TypeVar("T")
+from serving.engine.row_plan import EngineRow, EngineTask, rows_at, rows_by_block, splits
 
 
 @dataclass(frozen=True)
@@ -30,28 +20,27 @@ class Finished:
     logits: tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class EngineModel:
-    """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour."""
+class Tokens(Protocol):
+    """The tokens of a batch's rows, in whatever memory and layout; the stem has run once the first block has."""
 
-    vit: VisionTransformer
-    blocks: Sequence[ServedBlock]
-    threads: CoreThreads
-    one_by_one: bool
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
+        """Run blocks start + 1 to stop over the rows, deepest first, and return the logits of the members that end.
+
+        Row i goes on from row `sources[i]` of the last call, of which the rows that had ended are left out; in the
+        first call, from that image.
+        """
 
 
 class BatchRun:
     """Rows of a batch and the depth that they have reached; other batches may run between two of its blocks."""
 
-    def __init__(
-        self, model: EngineModel, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int]
-    ) -> None:
-        self._model = model
+    def __init__(self, tokens: Tokens, tasks: Sequence[EngineTask], image_of: Sequence[int]) -> None:
+        self._tokens = tokens
         self._tasks = tasks
         self._image_of = image_of
-        self._events = events(tasks)
-        self._parts = model.threads.split(images)
-        self._rows = [EngineRow(image, None, ()) for image in range(len(images))]
+        self._splits = splits(tasks)
+        self._last = max(task.depth for task in tasks)
+        self._rows: list[EngineRow] = []
         self.depth = 0
         """Blocks that have run."""
 
@@ -62,7 +51,7 @@ class BatchRun:
 
     @property
     def done(self) -> bool:
-        return all(task.depth <= self.depth for task in self._tasks)
+        return self.depth >= self._last
 
     @property
     def remaining_blocks(self) -> int:
@@ -70,70 +59,24 @@ class BatchRun:
         return sum(rows_by_block(self._tasks, self._image_of)[self.depth :])
 
     @torch.inference_mode()
-    def run_block(self) -> Finished | None:
-        """Run one block, and the stem before the first; return the answers of the rows that end there, if any do."""
-        if self.depth == 0:
-            self._parts = self._run(lambda images, _: stem(self._model.vit, images), self._parts, self._rows)
-        self.depth += 1
-        if self.depth in self._events:
-            self._split_rows()
-        forms = [row.forms for row in self._rows]
-        self._parts = self._run(self._model.blocks[self.depth - 1], self._parts, forms)
-        return self._finish() if self.depth + 1 in self._events else None
+    def run_blocks(self, count: int) -> Finished | None:
+        """Run up to `count` blocks, and return the answers of the rows that end in one of them, if any do.
 
-    def _split_rows(self) -> None:
-        """Go on with the rows of this depth: where a task is adapted from here on, its row is a copy of the shared."""
+        The stem runs with the first block. It stops before a block at which rows are split, for which it is called
+        again.
+        """
+        start = self.depth
+        sources = self._split_rows() if start + 1 in self._splits else list(range(len(self._rows)))
+        stop = min([start + count, self._last, *(block - 1 for block in self._splits if block > start + 1)])
+        logits = self._tokens.advance(self._rows, sources, start, stop)
+        self.depth = stop
+        self._rows = [row for row in self._rows if max(self._tasks[member].depth for member in row.members) > stop]
+        return Finished(tuple(logits), tuple(logits.values())) if logits else None
+
+    def _split_rows(self) -> list[int]:
+        """Go on with the rows of the next block; return from which row, or at first from which image, each goes on."""
         before = {row.key: index for index, row in enumerate(self._rows)}
-        self._rows = rows_at(self.depth, self._tasks, self._image_of)
-        sources = [before[row.key if row.key in before else (row.image, None)] for row in self._rows]
-        first, x = list(range(len(sources))), self._joined()
-        self._parts = self._model.threads.split(x[: len(sources)] if sources == first else x[sources])
-
-    def _finish(self) -> Finished | None:
-        ending = [
-            (index, member)
-            for index, row in enumerate(self._rows)
-            for member in row.members
-            if self._tasks[member].depth == self.depth
-        ]
-        if not ending:
-            return None
-        members = tuple(member for _, member in ending)
-        tasks = [self._tasks[member] for member in members]
-        sources = [index for index, _ in ending]
-        x = self._joined()
-        x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
-        (features,) = self._run(partial(pooled, self._model.vit), [x], [task.forms for task in tasks])
-        logits = tuple(
-            F.linear(feature, task.head_weight, task.head_bias).float()
-            for feature, task in zip(features, tasks, strict=True)
-        )
-        return Finished(members, logits)
-
-    def _joined(self) -> Tensor:
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
-
-    def _run(
-        self, step: Callable[[Tensor, Sequence[T]], Tensor], parts: Sequence[Tensor], rows: Sequence[T]
-    ) -> list[Tensor]:
-        """Apply a step to each part of the rows, each in a core thread of its own."""
-        ends = list(accumulate(len(x) for x in parts))
-        pairs = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
-        apply = partial(_one_by_one, step) if self._model.one_by_one else step
-        return self._model.threads.run([partial(apply, x, own) for x, own in pairs])
-
-
-def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
-    """Return the tokens (n, tokens, dim) that the first block takes."""
-    return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
-
-
-def pooled(vit: VisionTransformer, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
-    """Return the features (n, dim) that the heads take, of tokens (n, tokens, dim)."""
-    # A LayerNorm sees one token at a time, so only those before the patches need it where only they are pooled.
-    x = x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x
-    return cast(Tensor, vit.forward_head(layer_norm(x, vit.norm, norms_of(tasks, "norm")), pre_logits=True))
-
-
-def _one_by_one(step: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
-    return torch.cat([step(x[index : index + 1], rows[index : index + 1]) for index in range(len(x))])
+        self._rows = rows_at(self.depth + 1, self._tasks, self._image_of)
+        if not self.depth:
+            return [row.image for row in self._rows]
+        return [before[row.key if row.key in before else (row.image, None)] for row in self._rows]

@@ -7,18 +7,20 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from serving.engine.batch_run import BatchRun, EngineModel, Finished
-from serving.engine.block import ServedBlock
-from serving.engine.core_threads import CoreThreads
+from serving.engine.batch_run import BatchRun, Finished
+from serving.engine.models import make_model
+from serving.engine.row_plan import EngineTask
+from serving.kernel.instruction_sets import KernelChoice
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
-from store.weights.supported import check_supported
 
 
 class Engine:
     """One frozen backbone; the weights of the tasks come with each batch and never enter it.
 
-    With `batch_invariant`, each row runs alone, so that an image and a task give the same bytes whatever the batch.
+    In bfloat16 on a CPU the engine's own kernel runs it where this machine can (`kernel` says which, and why). It
+    gives the same bytes for an image and a task whatever the batch. Elsewhere torch does, for which
+    `batch_invariant` gives the same, in more time: each row runs alone.
     """
 
     def __init__(
@@ -28,38 +30,48 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         batch_invariant: bool = False,
+        kernel: str | None = None,
     ) -> None:
+        """`kernel` is a setting of ONETRUNK_KERNEL, the environment's where it is None."""
         self.record = backbone.record
         self.dtype = dtype
         self.device = torch.device(device)
-        vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
-        grid = vit.patch_embed.grid_size
-        blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
-        threads = CoreThreads(torch.get_num_threads() if self.device.type == "cpu" else 1, always=batch_invariant)
-        self._model = EngineModel(vit, blocks, threads, batch_invariant)
+        self.kernel: KernelChoice
+        self.kernel, self._model = make_model(
+            backbone, dtype=dtype, device=self.device, batch_invariant=batch_invariant, setting=kernel
+        )
 
-    def begin(self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None) -> BatchRun:
+    def prepare(self, weights: TaskWeights) -> EngineTask:
+        """Lay a task's weights out as this engine multiplies with them; what it returns replaces them.
+
+        It takes time, so that whoever runs a task often prepares it once, on a thread of its own.
+        """
+        return self._model.prepare(weights)
+
+    def begin(self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.
 
         Tasks of one image share its rows below the first block that any of them adapts. Rows depend on no other row.
         """
-        moved = images.to(self.device, self.dtype)
-        return BatchRun(self._model, moved, tasks, range(len(tasks)) if image_of is None else image_of)
+        tasks = [self._model.prepared(task) for task in tasks]
+        return BatchRun(self._model.begin(images, tasks), tasks, range(len(tasks)) if image_of is None else image_of)
 
     def run(
-        self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None
+        self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None
     ) -> Iterator[Finished]:
         """Run a batch to its end and yield rows as they reach their depth, shallowest first."""
         batch = self.begin(images, tasks, image_of)
         while not batch.done:
-            if (finished := batch.run_block()) is not None:
+            if (finished := batch.run_blocks(1)) is not None:
                 yield finished
 
     def forward(
-        self, images: Tensor, tasks: Sequence[TaskWeights], image_of: Sequence[int] | None = None
+        self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None
     ) -> list[Tensor]:
         """logits[i] = head_i(pool(norm(block_{depth_i}(… block_1(stem(images[image_of[i]]))))))."""
         logits: dict[int, Tensor] = {}
-        for finished in self.run(images, tasks, image_of):
-            logits.update(zip(finished.rows, finished.logits, strict=True))
+        batch = self.begin(images, tasks, image_of)
+        while not batch.done:
+            if (finished := batch.run_blocks(self.record.blocks)) is not None:
+                logits.update(zip(finished.rows, finished.logits, strict=True))
         return [logits[row] for row in range(len(tasks))]

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
-from store.weights.forms import Forms, TaskWeights
 
-UNADAPTED = Forms()
+class EngineTask(Protocol):
+    """A task as an engine has prepared it: what the plan of a batch, and whoever reads the answers, must know."""
+
+    @property
+    def depth(self) -> int: ...
+    @property
+    def first_block(self) -> int: ...
+    @property
+    def rank(self) -> int: ...
+    @property
+    def labels(self) -> tuple[str, ...]: ...
+    @property
+    def nbytes(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -15,19 +27,15 @@ class EngineRow:
     """One image in the blocks; `task` is None while no task adapts it; `members` are the tasks that share the row."""
 
     image: int
-    task: TaskWeights | None
+    task: EngineTask | None
     members: tuple[int, ...]
 
     @property
     def key(self) -> tuple[int, int | None]:
         return self.image, None if self.task is None else id(self.task)
 
-    @property
-    def forms(self) -> Forms:
-        return UNADAPTED if self.task is None else self.task.forms
 
-
-def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> list[EngineRow]:
+def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) -> list[EngineRow]:
     """Return the rows that run at a block, counted from 1, deepest first; then those of like forms together."""
     members: dict[tuple[int, int | None], list[int]] = {}
     first: dict[int, int] = {}
@@ -43,12 +51,12 @@ def rows_at(block: int, tasks: Sequence[TaskWeights], image_of: Sequence[int]) -
 
     def order(row: EngineRow) -> tuple[int, int, int]:
         depth = max(tasks[member].depth for member in row.members)
-        return (-depth, 0, -1) if row.task is None else (-depth, _rank(row.task), first[id(row.task)])
+        return (-depth, 0, -1) if row.task is None else (-depth, row.task.rank, first[id(row.task)])
 
     return sorted(rows, key=order)
 
 
-def rows_by_block(tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> tuple[int, ...]:
+def rows_by_block(tasks: Sequence[EngineTask], image_of: Sequence[int]) -> tuple[int, ...]:
     """Return how many rows run in each block until the last of the tasks has left."""
     changes, rows = events(tasks), [0]
     for block in range(1, max(task.depth for task in tasks) + 1):
@@ -56,10 +64,11 @@ def rows_by_block(tasks: Sequence[TaskWeights], image_of: Sequence[int]) -> tupl
     return tuple(rows[1:])
 
 
-def events(tasks: Sequence[TaskWeights]) -> frozenset[int]:
+def events(tasks: Sequence[EngineTask]) -> frozenset[int]:
     """Return the blocks at which rows are split or leave."""
-    return frozenset({1, *(task.first_block for task in tasks), *(task.depth + 1 for task in tasks)})
+    return splits(tasks) | {task.depth + 1 for task in tasks}
 
 
-def _rank(task: TaskWeights) -> int:
-    return next((delta.rank for delta in task.forms.deltas.values()), 0)
+def splits(tasks: Sequence[EngineTask]) -> frozenset[int]:
+    """Return the blocks at which rows are split: where a task that shared a row begins to be adapted."""
+    return frozenset({1, *(task.first_block for task in tasks)})

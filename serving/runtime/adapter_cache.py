@@ -6,19 +6,38 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Barrier, Lock
 
+import torch
+
+from serving.engine.row_plan import EngineTask
 from store.errors import OverloadedError
-from store.weights.forms import TaskWeights
 
 LOADERS = 4  # threads: loading one task is a digest and a copy, so more would only take cores from the engine
 CEILING = 2  # times the budget: the most that pinned tasks may take before another task is refused
 
 
+def _start_loaders() -> ThreadPoolExecutor:
+    """Start all threads now: torch keeps the number of threads that was set last for those that start later."""
+    threads, started = torch.get_num_threads(), Barrier(LOADERS + 1)
+    loaders = ThreadPoolExecutor(LOADERS, "load", initializer=_use_one_core)
+    for _ in range(LOADERS):
+        loaders.submit(started.wait)
+    started.wait()
+    torch.set_num_threads(threads)
+    return loaders
+
+
+def _use_one_core() -> None:
+    """Do not share out a load's tensor operations: they are small, and would take the engine's cores for longer."""
+    torch.get_num_threads()  # torch sets a thread's number at its first query, which would undo the next line
+    torch.set_num_threads(1)
+
+
 @dataclass(eq=False)
 class _Entry:
     digest: str
-    weights: Future[TaskWeights] = field(default_factory=Future)
+    weights: Future[EngineTask] = field(default_factory=Future)
     nbytes: int | None = None  # None until it is loaded
     pins: int = 0
 
@@ -52,11 +71,11 @@ class AdapterCache:
         self._nbytes = 0
         self._idle_nbytes = 0
         self._lock = Lock()
-        self._loaders = ThreadPoolExecutor(LOADERS, "load")
+        self._loaders = _start_loaders()
         self.loads = 0
         """How often a task was acquired that was not in memory."""
 
-    def acquire(self, digest: str, load: Callable[[], TaskWeights]) -> Pin:
+    def acquire(self, digest: str, load: Callable[[], EngineTask]) -> Pin:
         """Pin the task and return at once; where it is not in memory, a thread of the cache calls `load`.
 
         An error of `load` is set for all who wait for that load, and the next call loads the task again; so is
@@ -87,7 +106,7 @@ class AdapterCache:
             pinned = (e.digest for e in self._entries.values() if e.nbytes is not None and e.pins)
             return (*self._idle, *pinned)
 
-    def _load(self, entry: _Entry, load: Callable[[], TaskWeights]) -> None:
+    def _load(self, entry: _Entry, load: Callable[[], EngineTask]) -> None:
         try:
             self._check_room()
             weights = load()

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from serving.engine.row_plan import EngineTask
 from serving.prediction import Prediction
 from serving.runtime.engine_prediction import EnginePrediction
-from store.weights.forms import TaskWeights
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +19,7 @@ class PendingPrediction:
 
     task: str
     version: int
-    weights: TaskWeights
+    weights: EngineTask
     future: Future[Prediction] = field(default_factory=Future)
 
     def finish(self, logits: Tensor) -> None:
@@ -40,13 +40,15 @@ class PendingPrediction:
 class PredictionRequest:
     """One image (3, H, W) float32 for one or more tasks; `release` is called once it needs its tasks no more.
 
-    It may be called more than once. The deadline is a time of `time.monotonic`. Cancelling all futures ends it.
+    It may be called more than once. The deadline is a time of `time.monotonic`; `tenant` is whose share of the engine
+    it uses. Cancelling all futures ends it.
     """
 
     pixels: Tensor
     pending: tuple[PendingPrediction, ...]
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
+    tenant: str | None = None
 
     @property
     def is_live(self) -> bool:

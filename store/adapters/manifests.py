@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, AdapterSummary, Checkpoint
 from store.records.backbone import BackboneRecord
-from store.records.blob import Blob
+from store.records.blob import Blob, blake3_of
 from store.records.evidence import PruneIndex
 from store.records.listing import CatalogueEntry
 from store.records.manifest import MANIFEST_FORMAT, Adapter, Card, Head, Manifest
@@ -40,6 +40,8 @@ def build_manifest(
         return blob
 
     card = checkpoint.card
+    format_ = card.format if card else MANIFEST_FORMAT
+    second_digest = blake3_of if format_ >= 5 else _no_digest
     manifest = Manifest(
         task=task,
         backbone=record.id.fingerprint,
@@ -51,14 +53,25 @@ def build_manifest(
             modules=tuple(summary.ranks),
             config=keep(checkpoint.config),
             weights=keep(checkpoint.weights),
+            weights_blake3=second_digest(checkpoint.weights),
         ),
-        head=Head(len(checkpoint.classes), record.dim, weights=keep(checkpoint.head), labels=keep(checkpoint.labels)),
+        head=Head(
+            classes=len(checkpoint.classes),
+            dim=record.dim,
+            weights=keep(checkpoint.head),
+            labels=keep(checkpoint.labels),
+            weights_blake3=second_digest(checkpoint.head),
+        ),
         certificate=card.certificate if card else None,
         lineage=card.lineage if card else None,
-        format=card.format if card else MANIFEST_FORMAT,
+        format=format_,
     )
     keep(manifest.to_json())
     return ManifestDraft(manifest, contents)
+
+
+def _no_digest(_: bytes) -> None:
+    return None
 
 
 def restore_files(manifest: Manifest, read: Callable[[Blob], bytes]) -> dict[str, bytes]:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Thread
+from types import MappingProxyType
 
 from store.backends.base import Backend
 from store.backends.layout import blob_key, quarantine_key
 from store.errors import IntegrityError
-from store.records.blob import Blob
+from store.records.blob import Blob, blake3_of
 
 REMEDY = "restore the file from a copy of the store, or publish again what it came from"
+NO_DIGESTS: Mapping[Blob, str] = MappingProxyType({})
 
 
 class Blobs:
@@ -48,18 +50,19 @@ class Blobs:
         return data
 
     @contextmanager
-    def viewing(self, *blobs: Blob) -> Iterator[tuple[memoryview, ...]]:
+    def viewing(self, *blobs: Blob, blake3: Mapping[Blob, str] = NO_DIGESTS) -> Iterator[tuple[memoryview, ...]]:
         """Yield the blobs' bytes, without a copy where they are files, while another thread hashes them.
 
         The block may compute with them, but must not pass anything on: when it ends, with an error or without, this
-        waits for the digests and raises `IntegrityError` unless all are right. Then the bytes are verified as `get`'s.
+        waits for the digests and raises `IntegrityError` unless all are right. Then the bytes are verified as `get`'s:
+        those of a blob in `blake3` by that digest, which the caller must have from a verified manifest.
         """
         views = tuple(map(self._view, blobs))
         digests: dict[Blob, str] = {}  # what is not in it at the end was not verified, for whatever reason
 
         def digest() -> None:
             for blob, view in zip(blobs, views, strict=True):
-                digests[blob] = hashlib.sha256(view).hexdigest()
+                digests[blob] = blake3_of(view) if blob in blake3 else hashlib.sha256(view).hexdigest()
 
         thread = Thread(target=digest, name="digest")
         thread.start()
@@ -68,7 +71,17 @@ class Blobs:
         finally:
             thread.join()
             for blob in blobs:
-                self._check_digest(blob, digests.get(blob))
+                if blob in blake3:
+                    self._check_blake3(blob, digests.get(blob), blake3[blob])
+                else:
+                    self._check_digest(blob, digests.get(blob))
+
+    def check(self, blob: Blob, *blake3: str) -> None:
+        """Raise `IntegrityError` unless the bytes are those that were published and have these BLAKE3 digests."""
+        data = self.get(blob)
+        found = blake3_of(data) if blake3 else None
+        for expected in blake3:
+            self._check_blake3(blob, found, expected)
 
     def prefix(self, blob: Blob, nbytes: int) -> bytes:
         """Return the first bytes, unchecked: for counting, not for computing."""
@@ -105,6 +118,10 @@ class Blobs:
     def _check_digest(self, blob: Blob, sha256: str | None) -> None:
         if sha256 != blob.sha256:
             raise self._damaged(blob, f"has sha256 {(sha256 or 'unknown')[:16]}…, not the one that names it") from None
+
+    def _check_blake3(self, blob: Blob, found: str | None, expected: str) -> None:
+        if found != expected:
+            raise self._damaged(blob, f"has blake3 {(found or 'unknown')[:16]}…, not the one of its manifest") from None
 
     def _damaged(self, blob: Blob, problem: str) -> IntegrityError:
         return IntegrityError(f"{self.locate(blob)} {problem}: {REMEDY}")

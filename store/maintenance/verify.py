@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -14,14 +14,16 @@ from store.catalogue.replay import CatalogueState
 from store.errors import FormatError, IntegrityError
 from store.maintenance.verify_versions import Finding, WorkerPool, checking_versions, disagreement, report_unreadable
 from store.queries.reader import Queries
-from store.queries.references import read_backbone_record, references
+from store.queries.references import BlobReference, read_backbone_record, references
 from store.records.blob import Blob
+from store.records.bounds import check_number
 from store.records.events import GENESIS, Event
 from store.registry.journal import Journal, encode
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 ALL = -(1 << 63)
+MAX_PROCESSES = 1024
 ATTEMPTS = 3  # at a store that others change meanwhile, before findings are reported
 
 
@@ -35,6 +37,7 @@ def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = Fals
 
     A version that is purged and collected meanwhile is not damaged: where others changed the store, verify again.
     """
+    check_number("processes", processes, most=MAX_PROCESSES)
     if quarantine or not isinstance(store, Store):  # a reader has no journal to compare with
         store.check_writable()
     journal, location = store.journal, store.catalogue.database.location
@@ -109,24 +112,27 @@ def _last_event(store: ReadOnlyStore) -> Event | str | None:
 
 
 def _check_blobs(store: ReadOnlyStore, queries: Queries, *, quarantine: bool) -> Iterator[Finding]:
-    uses: defaultdict[Blob, list[str]] = defaultdict(list)
+    uses: defaultdict[Blob, list[BlobReference]] = defaultdict(list)
     for reference in references(queries, store.blobs):
-        uses[reference.blob].append(str(reference))
+        uses[reference.blob].append(reference)
     known = {blob.sha256 for blob in uses}
     for blob in uses:
-        yield from _check_blob(store, blob, tuple(uses[blob]), quarantine=quarantine)
+        yield from _check_blob(store, blob, uses[blob], quarantine=quarantine)
     for file in store.backend.list(BLOBS):
         if file.sha256 is not None and file.sha256 not in known:
             yield from _check_blob(store, Blob(file.sha256, file.nbytes), (), quarantine=quarantine)
 
 
-def _check_blob(store: ReadOnlyStore, blob: Blob, used_by: tuple[str, ...], *, quarantine: bool) -> Iterator[Finding]:
-    problem = _problem(partial(store.blobs.get, blob))
+def _check_blob(
+    store: ReadOnlyStore, blob: Blob, used_by: Sequence[BlobReference], *, quarantine: bool
+) -> Iterator[Finding]:
+    second_digests = {reference.blake3 for reference in used_by if reference.blake3 is not None}
+    problem = _problem(partial(store.blobs.check, blob, *second_digests))
     if problem is None or (not used_by and store.backend.size(blob_key(blob.sha256)) is None):
         return
     moved = store.blobs.quarantine(blob) if quarantine else None
     aside = f"; set aside as {store.backend.locate(moved)}" if moved else ""
-    yield Finding(store.blobs.locate(blob), used_by, problem + aside)
+    yield Finding(store.blobs.locate(blob), tuple(map(str, used_by)), problem + aside)
 
 
 def _check_history(

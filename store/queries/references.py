@@ -17,12 +17,16 @@ from store.records.manifest import Manifest, decode
 
 @dataclass(frozen=True)
 class BlobReference:
-    """A blob in its role: `owner` is `TASK:NUMBER` or a backbone's name, `task` is None for a backbone."""
+    """A blob in its role: `owner` is `TASK:NUMBER` or a backbone's name, `task` is None for a backbone.
+
+    `blake3` is what the owner gives as the blob's second digest, where it gives one.
+    """
 
     blob: Blob
     role: str
     owner: str
     task: str | None
+    blake3: str | None = None
 
     def __str__(self) -> str:
         return f"{self.role} of {self.owner}"
@@ -76,7 +80,8 @@ def version_references(task: str, version: int, manifest_blob: Blob, manifest: M
         "head weights": manifest.head.weights,
         "class names": manifest.head.labels,
     }
-    return [BlobReference(blob, role, f"{task}:{version}", task) for role, blob in roles.items()]
+    blake3 = manifest.blake3
+    return [BlobReference(blob, role, f"{task}:{version}", task, blake3.get(blob)) for role, blob in roles.items()]
 
 
 def _readable_backbone_references(row: BackboneRow, blobs: Blobs) -> list[BlobReference]:

@@ -11,21 +11,24 @@ from typing import TypeVar
 
 from store.errors import FormatError
 from store.records import decoding
-from store.records.blob import Blob, canonical_json
+from store.records.blob import Blob, canonical_json, check_blake3
 from store.records.evidence import Certificate, Lineage, PruneIndex
 from store.records.refs import check_name
 
-MANIFEST_FORMAT = 4
+MANIFEST_FORMAT = 5
 """Raise it when an older onetrunk would misread a new manifest, and add the new keys to `SINCE`.
 
 2: a lineage may have a code commit and a parent, and may be without data.
 3: a prune index may be undecided; a certificate has what the validation images say.
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
+5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
 """
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
     "prune_index": {"tolerance": 3, "candidates": 3},
     "certificate": {"validation": 3, "max_drop": 3, "curve": 3},
+    "adapter": {"weights_blake3": 5},
+    "head": {"weights_blake3": 5},
 }
 """Part of a card or manifest -> key -> the format that it came with."""
 
@@ -41,6 +44,10 @@ class Adapter:
     modules: tuple[str, ...]
     config: Blob
     weights: Blob
+    weights_blake3: str | None = None
+
+    def __post_init__(self) -> None:
+        check_blake3(self.weights_blake3)
 
 
 @dataclass(frozen=True)
@@ -51,8 +58,10 @@ class Head:
     dim: int
     weights: Blob
     labels: Blob
+    weights_blake3: str | None = None
 
     def __post_init__(self) -> None:
+        check_blake3(self.weights_blake3)
         if self.classes < 2 or self.dim < 1:
             raise FormatError(f"head of {self.classes} classes on {self.dim} features: a task has at least two classes")
 
@@ -105,6 +114,12 @@ class Manifest:
     def blobs(self) -> tuple[Blob, ...]:
         return (self.adapter.config, self.adapter.weights, self.head.weights, self.head.labels)
 
+    @property
+    def blake3(self) -> dict[Blob, str]:
+        """The second digests, by the blobs that have one."""
+        pairs = ((part.weights, part.weights_blake3) for part in (self.adapter, self.head))
+        return {blob: digest for blob, digest in pairs if digest is not None}
+
     def to_json(self) -> bytes:
         """Encode in the record's own format, so that its digest does not change."""
         return canonical_json(_without_newer_keys(dataclasses.asdict(self)))
@@ -121,7 +136,7 @@ def _check_format(record: Card | Manifest) -> None:
     if record.format < 4 and record.certificate is not None and record.certificate.full is None:
         raise FormatError(f"format {record.format} has no certificate without full: write {MANIFEST_FORMAT}")
     for name, keys in SINCE.items():
-        part = getattr(record, name)
+        part = getattr(record, name, None)
         newer = [
             key for key, since in keys.items() if since > record.format and getattr(part, key, None) not in (None, ())
         ]
@@ -132,7 +147,7 @@ def _check_format(record: Card | Manifest) -> None:
 def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
         for key, since in keys.items():
-            if since > value["format"] and value[name] is not None:
+            if since > value["format"] and value.get(name) is not None:
                 del value[name][key]
     return value
 

@@ -51,12 +51,16 @@ class Backbone:
     record: BackboneRecord
     tensors: Mapping[str, Tensor]
 
+    def skeleton(self) -> VisionTransformer:
+        """Build the model without its weights: its modules and their shapes, on torch's meta device."""
+        with torch.device("meta"):
+            return _create(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+
     def build(
         self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
     ) -> VisionTransformer:
         """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
-        with torch.device("meta"):
-            model = _create(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+        model = self.skeleton()
         model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
         if classes:
             model.reset_classifier(classes)

@@ -130,6 +130,11 @@ class TaskWeights:
     def nbytes(self) -> int:
         return self.forms.nbytes + self.head_weight.nbytes + self.head_bias.nbytes
 
+    @property
+    def rank(self) -> int:
+        """The rank of one of its deltas, by which like tasks become neighbours in a batch; 0 without any."""
+        return next((delta.rank for delta in self.forms.deltas.values()), 0)
+
     @cached_property
     def first_block(self) -> int:
         """The lowest adapted block, counted from 1, depth + 1 where none is; those below are the backbone's alone."""

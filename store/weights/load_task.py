@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 
 import torch
-from torch import Tensor
 
 from store.records.manifest import Manifest
 from store.registry.read_only_store import ReadOnlyStore
 from store.weights.forms import TaskWeights
-from store.weights.lowering.lower import LOWERINGS, Tensors, with_head
+from store.weights.lowering.lower import ADAPTER, HEAD, Tensors, lower_tensors, with_head
 from store.weights.lowering.stacked_lora import lower_blocks
 from store.weights.tensor_views import tensors_in
 
@@ -25,20 +24,18 @@ def load_task(
 ) -> TaskWeights:
     """Read, verify and lower a version to the weights that `lower` returns, in less time.
 
-    The digests are taken on another thread while this one lowers, and nothing is returned before they are right:
-    raises `IntegrityError` where one is not, whatever else went wrong. The weights are memory of their own, and no
-    file stays open or mapped.
+    The digests (BLAKE3 where the manifest has it, else SHA-256) are taken on another thread while this one lowers, and
+    nothing is returned before they are right: raises `IntegrityError` where one is not, whatever else went wrong, and
+    `RefusedError` where a number is not finite in this dtype. The weights are memory of their own, and no file stays
+    open or mapped.
     """
     adapter, head = manifest.adapter, manifest.head
-    with store.viewing(adapter.weights, head.weights, adapter.config, head.labels) as (weights, top, config, labels):
-        settings, classifier = json.loads(bytes(config)), _tensors_of(top, "head.safetensors")
+    blobs = adapter.weights, head.weights, adapter.config, head.labels
+    with store.viewing(*blobs, blake3=manifest.blake3) as (weights, top, config, labels):
+        settings = json.loads(bytes(config))
         forms = lower_blocks(settings, weights, dtype=dtype, device=device)
         if forms is None:
-            tensors = _tensors_of(weights, "adapter_model.safetensors")
-            forms = LOWERINGS[settings["peft_type"]](settings, tensors, backbone).to(device, dtype)
-        return with_head(forms, classifier, bytes(labels), manifest.depth, dtype, device)
-
-
-def _tensors_of(view: memoryview, source: str) -> dict[str, Tensor]:
-    # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
-    return tensors_in(memoryview(bytearray(view)), source)
+            # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
+            tensors = tensors_in(memoryview(bytearray(weights)), ADAPTER)
+            forms = lower_tensors(settings, tensors, backbone, dtype, device)
+        return with_head(forms, tensors_in(top, HEAD), bytes(labels), manifest.depth, dtype, device)

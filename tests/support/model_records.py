@@ -6,6 +6,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 
+from blake3 import blake3
+
 BLOCKS, DIM, CLASSES = 4, 48, 3
 
 
@@ -40,6 +42,7 @@ class Content:
         config, weights, head, labels = map(blob_of, self.files)
         index = {"alpha": None, "blocks": BLOCKS, "criterion": "given", "depth": 1, "reason": None, "samples": 0}
         adapter = {"method": "lora", "rank": 1, "modules": ["blocks.0.attn.qkv"], "config": config, "weights": weights}
+        adapter["weights_blake3"] = blake3(self.files[1]).hexdigest()
         return canonical(
             {
                 "task": task,
@@ -54,10 +57,16 @@ class Content:
                     "candidates": [],
                 },
                 "adapter": adapter,
-                "head": {"classes": CLASSES, "dim": DIM, "weights": head, "labels": labels},
+                "head": {
+                    "classes": CLASSES,
+                    "dim": DIM,
+                    "weights": head,
+                    "labels": labels,
+                    "weights_blake3": blake3(self.files[2]).hexdigest(),
+                },
                 "certificate": self.certificate,
                 "lineage": None,
-                "format": 4,
+                "format": 5,
             }
         )
 

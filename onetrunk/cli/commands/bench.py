@@ -49,17 +49,25 @@ def bench(
         raise InvalidSettingError(f"--plot {str(plot)!r} is not a picture: name a file that ends in .svg or .png")
     from serving.benchmark.figures import QUICK, Plan
     from serving.benchmark.figures import bench as measure
+    from serving.kernel.instruction_sets import choose_kernel
     from serving.runtime.device import choose_dtype
     from store.malloc import keep_freed_memory
 
+    kernel = choose_kernel() if device.startswith("cpu") else None
+    log_to_stderr(f"kernel: {kernel or f'none for {device}'}")
     keep_freed_memory()
     plan = QUICK if quick else Plan()
     plan = replace(plan, tasks=tasks or plan.tasks, rounds=rounds or plan.rounds)
     with subject(options, backbone, plan.tasks) as (model, published), progress() as report:
         precision = choose_dtype(dtype, device)
         figures = measure(model, plan, dtype=precision, device=device, published=published, report=report)
-    print_rows([{**asdict(figure), "backbone": model.record.name, "dtype": str(precision).removeprefix("torch.")}
-                for figure in figures], options.fmt, ("figure", "median", "p10", "p90", "what"))  # fmt: skip
+    subject_fields = {
+        "backbone": model.record.name,
+        "dtype": str(precision).removeprefix("torch."),
+        "kernel": (kernel and kernel.name) or "torch",
+    }
+    rows = [{**asdict(figure), **subject_fields} for figure in figures]
+    print_rows(rows, options.fmt, ("figure", "median", "p10", "p90", "what"))
     if plot is not None:
         draw(figures, plot, title=f"{model.record.name}, {str(precision).removeprefix('torch.')}, {device}")
         log_to_stderr(f"drawn: {plot}")

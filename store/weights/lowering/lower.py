@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import cast
 
 import safetensors
 import torch
 from safetensors.torch import load
 from torch import Tensor
 
+from store.adapters.methods.targets import Config
 from store.errors import FormatError
 from store.weights.forms import Forms, TaskWeights
 from store.weights.lowering import low_rank, products, scales
 from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
+from store.weights.lowering.finite import all_finite, not_finite, require_finite, require_finite_file
 
-__all__ = ["LOWERINGS", "Lowering", "Tensors", "lower", "with_head"]
+__all__ = ["ADAPTER", "HEAD", "LOWERINGS", "Lowering", "Tensors", "lower", "lower_tensors", "with_head"]
+
+ADAPTER, HEAD = "adapter_model.safetensors", "head.safetensors"
 
 
 def lower(
@@ -34,18 +39,29 @@ def lower(
     """Lower a published task; its files have passed `store.adapters.checkpoint.check` with the backbone's record.
 
     `backbone` are the tensors of the backbone, which some methods are relative to. Raises `FormatError` where a file
-    is not whole.
+    is not whole, `RefusedError` where a number is not finite in the dtype.
     """
     settings = json.loads(config)
-    forms = LOWERINGS[settings["peft_type"]](settings, _load(adapter, "adapter_model.safetensors"), backbone)
-    return with_head(forms.to(device, dtype), _load(head, "head.safetensors"), labels, depth, dtype, device)
+    forms = lower_tensors(settings, _load(adapter, ADAPTER), backbone, dtype, device)
+    return with_head(forms, _load(head, HEAD), labels, depth, dtype, device)
+
+
+def lower_tensors(
+    settings: Config, tensors: Tensors, backbone: Tensors, dtype: torch.dtype, device: str | torch.device
+) -> Forms:
+    """Lower the tensors of an adapter's file; raise `RefusedError` unless all numbers, before and after, are finite."""
+    require_finite_file(tensors, ADAPTER)
+    forms = LOWERINGS[cast(str, settings["peft_type"])](settings, tensors, backbone).to(device, dtype)
+    return require_finite(forms, dtype)
 
 
 def with_head(
     forms: Forms, head: Tensors, labels: bytes, depth: int, dtype: torch.dtype, device: str | torch.device
 ) -> TaskWeights:
-    """Return the weights of a task from forms that are on the device, its head and its class names."""
-    weight, bias = (head[name].to(device, dtype) for name in ("weight", "bias"))
+    """Return the weights of a task from forms that are on the device, a copy of its head and its class names."""
+    weight, bias = (head[name].to(device, dtype, copy=True) for name in ("weight", "bias"))
+    if not (all_finite(weight) and all_finite(bias)):
+        raise not_finite("head", dtype)
     return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
 
 

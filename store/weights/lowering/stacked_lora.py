@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from store.adapters.methods.supported import FLOATS, Config
 from store.weights.forms import Delta, Forms
+from store.weights.lowering.finite import all_finite, not_finite
 from store.weights.lowering.low_rank import lora_scaling
 from store.weights.tensor_views import DTYPES
 
@@ -40,11 +41,11 @@ class _Stack:
         return len(self.paths) * math.prod(self.shape)
 
     def view(self, data: memoryview) -> Tensor:
-        """Return the factors (blocks, *shape) in the bytes of the file."""
+        """Return the factors (blocks, 1, *shape) in the bytes of the file."""
         stride, one = self.step // self.dtype.itemsize, math.prod(self.shape)
         count = (len(self.paths) - 1) * stride + one
         flat = torch.frombuffer(data, dtype=self.dtype, count=count, offset=self.offset)
-        return flat.as_strided((len(self.paths), *self.shape), (stride, self.shape[1], 1))
+        return flat.as_strided((len(self.paths), 1, *self.shape), (stride, one, self.shape[1], 1))
 
 
 def lower_blocks(
@@ -54,43 +55,73 @@ def lower_blocks(
 
     A file is regular where it holds factors alone, and those of one kind of linear map have one shape and stand at
     equal distances: what PEFT saves of a LoRA whose rank is the same in all blocks, with neither DoRA nor bias. The
-    deltas are parts of one block of memory.
+    deltas are parts of one block of memory. Raises `RefusedError` unless all numbers are finite.
     """
     header = bytes(adapter[: 8 + int.from_bytes(adapter[:8], "little")])
-    stacks = _stacks(header) if config["peft_type"] == "LORA" else None
-    if stacks is None:
+    pairs = _pairs(header) if config["peft_type"] == "LORA" else None
+    if pairs is None:
         return None
-    memory = torch.empty(sum(stack.numel for stack in stacks), dtype=dtype)
-    for stack, target in zip(stacks, _parts(stacks, memory), strict=True):
-        source = stack.view(adapter)
-        if stack.part == "B":
-            source = source.float() * _scalings(config, stack)
-        target.copy_(source)
-    factors: dict[str, dict[str, Tensor]] = {}
-    for stack, stacked in zip(stacks, _parts(stacks, memory.to(device)), strict=True):
-        for path, factor in zip(stack.paths, stacked.unsqueeze(1).unbind(0), strict=True):
-            factors.setdefault(path, {})[stack.part] = factor
-    return Forms({path: Delta(a=factor["A"], b=factor["B"]) for path, factor in factors.items()})
+    stacks = [stack for pair in pairs for stack in pair]
+    factors = [stack.view(adapter) for stack in stacks]  # before memory is asked for: sizes that the file lacks fail
+    memory = torch.empty(sum(factor.numel() for factor in factors), dtype=dtype)
+    parts = _parts(stacks, memory)
+    for stack, factor, part in zip(stacks, factors, parts, strict=True):
+        if stack.part == "A":
+            part.copy_(factor)
+        else:
+            _scale(factor, _scalings(config, stack), out=part)
+    if not all_finite(memory):
+        raise not_finite(f"module {next(_spoilt(stacks, parts))!r}", dtype)
+    moved = memory.to(device)
+    parts = parts if moved is memory else _parts(stacks, moved)
+    deltas: dict[str, Delta] = {}
+    for stack, down, up in zip(stacks[::2], parts[::2], parts[1::2], strict=True):
+        deltas.update(zip(stack.paths, map(Delta, down.unbind(), up.unbind()), strict=True))
+    return Forms(deltas)
+
+
+def _scale(factor: Tensor, scaling: Tensor | float, *, out: Tensor) -> None:
+    """out = factor * scaling, in float32 and rounded once; the fewest passes over the numbers that give these bytes."""
+    if factor.dtype == out.dtype:  # the product is taken in float32 there, too
+        torch.mul(factor, scaling, out=out)
+    elif out.dtype == torch.float32:
+        out.copy_(factor).mul_(scaling)
+    else:
+        out.copy_(factor.float().mul(scaling))
+
+
+def _spoilt(stacks: Sequence[_Stack], parts: Sequence[Tensor]) -> Iterator[str]:
+    """Give the paths of the maps that have a number which is not finite."""
+    for stack, part in zip(stacks, parts, strict=True):
+        finite = part.isfinite().flatten(1).all(1).tolist()
+        yield from (path for path, sound in zip(stack.paths, finite, strict=True) if not sound)
 
 
 @lru_cache(maxsize=64)
-def _stacks(header: bytes) -> tuple[_Stack, ...] | None:
-    """Return the stacks of a file with this header, which tasks of one rank and backbone share."""
+def _pairs(header: bytes) -> tuple[tuple[_Stack, _Stack], ...] | None:
+    """Return A and B of each kind of map in a file with this header, which tasks of one rank and backbone share."""
     entries = json.loads(header[8:])
     entries.pop("__metadata__", None)
-    groups: dict[tuple[str, str], list[tuple[int, str, tuple[str, int, int]]]] = {}
+    groups: dict[str, dict[str, list[tuple[int, str, tuple[str, int, int]]]]] = {}
     for name, entry in entries.items():
         match = FACTOR.fullmatch(name)
         if match is None or entry["dtype"] not in FLOATS or len(entry["shape"]) != 2:
             return None
         factor = (len(header) + entry["data_offsets"][0], match[1], (entry["dtype"], *entry["shape"]))
-        groups.setdefault((match[2], match[3]), []).append(factor)
-    stacks = [_stack(part, sorted(group)) for (_, part), group in groups.items()]
-    return tuple(stack for stack in stacks if stack is not None) if None not in stacks else None
+        groups.setdefault(match[2], {"A": [], "B": []})[match[3]].append(factor)
+    pairs = []
+    for group in groups.values():
+        down, up = (_stack(part, sorted(factors)) for part, factors in group.items())
+        if down is None or up is None or down.paths != up.paths:
+            return None
+        pairs.append((down, up))
+    return tuple(pairs)
 
 
 def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) -> _Stack | None:
     """Return factors of (offset, path, (dtype, *shape)) as a stack; None where dtype, shape or distance differ."""
+    if not factors:
+        return None
     kinds = {kind for _, _, kind in factors}
     steps = {after - before for (before, _, _), (after, _, _) in pairwise(factors)} or {0}
     (name, rows, columns), step = next(iter(kinds)), next(iter(steps))
@@ -101,13 +132,13 @@ def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) 
 
 
 def _parts(stacks: Sequence[_Stack], memory: Tensor) -> list[Tensor]:
-    """Return each stack's part of the memory, (blocks, rank, in) or (blocks, out, rank)."""
+    """Return each stack's part of the memory, (blocks, 1, rank, in) or (blocks, 1, out, rank)."""
     parts = torch.split(memory, [stack.numel for stack in stacks])
-    return [part.view(len(stack.paths), *stack.shape) for stack, part in zip(stacks, parts, strict=True)]
+    return [part.view(len(stack.paths), 1, *stack.shape) for stack, part in zip(stacks, parts, strict=True)]
 
 
 def _scalings(config: Config, stack: _Stack) -> Tensor | float:
-    """Return the scaling of each factor B (out, rank): a number where it is the same for all, else (blocks, 1, 1)."""
+    """Return the scaling of each factor B (out, rank): one number, or where they differ (blocks, 1, 1, 1)."""
     paths = stack.paths if config.get("alpha_pattern") else stack.paths[:1]
     scalings = [lora_scaling(config, path, stack.shape[1]) for path in paths]
-    return scalings[0] if len(set(scalings)) == 1 else torch.tensor(scalings).view(-1, 1, 1)
+    return scalings[0] if len(set(scalings)) == 1 else torch.tensor(scalings).view(-1, 1, 1, 1)

@@ -112,10 +112,10 @@ def test_blocks_below_the_first_adapted_one_run_once_for_all_tasks_of_an_image(b
     counted: Counter[str] = Counter()
     model = Engine(backbone)._model
     model = replace(model, blocks=[Counting(block, counted) for block in model.blocks])
-    run = BatchRun(model, torch.randn(max(image_of) + 1, 3, 32, 32), tasks, image_of)
+    run = BatchRun(model.begin(torch.randn(max(image_of) + 1, 3, 32, 32), tasks), tasks, image_of)
     while not run.done:
         before, expected = counted["rows"], run.remaining_blocks
-        run.run_block()
+        run.run_blocks(1)
         assert run.remaining_blocks == expected - (counted["rows"] - before)
     assert counted["rows"] == rows
 
@@ -136,7 +136,7 @@ def test_two_batches_that_take_turns_get_what_each_gets_alone(backbone):
     answers: list[dict[int, torch.Tensor]] = [{}, {}]
     while not all(run.done for run in runs):
         for run, answered in zip(runs, answers, strict=True):
-            finished = None if run.done else run.run_block()
+            finished = None if run.done else run.run_blocks(1)
             answered.update({} if finished is None else dict(zip(finished.rows, finished.logits, strict=True)))
     for answered, expected in zip(answers, alone, strict=True):
         assert all(torch.equal(answered[row], logits) for row, logits in enumerate(expected))

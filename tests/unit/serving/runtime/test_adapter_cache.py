@@ -224,3 +224,23 @@ def test_what_a_load_raises_comes_to_all_who_wait_for_it():
     assert {str(future.exception()) for future in waiting} == {"disk gone"}
     use(cache, "a")
     assert cache.resident == ("a",)
+
+
+def test_a_load_uses_one_core_and_no_other_thread_is_changed() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        cache, seen = AdapterCache(budget_nbytes=100), []
+
+        def load() -> TaskWeights:
+            seen.append(torch.get_num_threads())
+            return weights(10)
+
+        for digest in "abcdef":
+            with pinned(cache, digest, load):
+                pass
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 3
+        assert (seen, torch.get_num_threads()) == ([1] * 6, 3)
+    finally:
+        torch.set_num_threads(before)

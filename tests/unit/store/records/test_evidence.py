@@ -69,7 +69,7 @@ def test_candidates_are_depths_and_the_chosen_one_is_among_them(candidates: tupl
 def test_an_older_format_is_written_without_what_it_could_not_say(older: int) -> None:
     task_card = card(certificate=Certificate(FULL, CUT), lineage=Lineage("data"), format=older)
     written = json.loads(task_card.to_json())
-    for part, keys in SINCE.items():
+    for part, keys in ((part, keys) for part, keys in SINCE.items() if part in written):
         assert {key for key in keys if key in written[part]} == {k for k, since in keys.items() if since <= older}
     assert Card.from_json(task_card.to_json()) == task_card
 

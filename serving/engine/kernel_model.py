@@ -1,0 +1,119 @@
+"""The backbone in the engine's own kernel, and what it leaves to torch: rare stems and poolings."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from serving.engine.row_plan import EngineRow, EngineTask
+from serving.engine.torch_model import head, pooled, stem
+from serving.kernel.kernel import Kernel, KernelRow
+from serving.kernel.task import PackedTask
+from store.weights.forms import TaskWeights
+
+
+@dataclass(frozen=True)
+class KernelModel:
+    """`vit` is there only where the kernel leaves the stem or the pooling to torch."""
+
+    kernel: Kernel
+    vit: VisionTransformer | None
+    packed: dict[int, PackedTask] = field(default_factory=dict)
+    """By the identity of task weights that were not prepared, for as long as they live."""
+
+    def prepare(self, weights: TaskWeights) -> PackedTask:
+        """Pack a task; the weights themselves are not needed any more."""
+        return self.kernel.pack(weights)
+
+    def prepared(self, task: EngineTask) -> EngineTask:
+        if not isinstance(task, TaskWeights):
+            return task
+        if (known := self.packed.get(id(task))) is None:
+            known = self.packed[id(task)] = self.prepare(task)
+            weakref.finalize(task, self.packed.pop, id(task), None)
+        return known
+
+    def begin(self, images: Tensor, tasks: Sequence[PackedTask]) -> KernelTokens:
+        return KernelTokens(self, images, tasks)
+
+
+class KernelTokens:
+    """The tokens of a batch's rows: pixels until the first block has run, then (places, tokens, dim) in bfloat16."""
+
+    def __init__(self, model: KernelModel, images: Tensor, tasks: Sequence[PackedTask]) -> None:
+        self._kernel = model.kernel
+        self._vit = model.vit
+        self._tasks = tasks
+        self._images: Tensor | None = None
+        self._x = torch.empty(0)
+        self._places = list(range(len(images)))  # in x, of the rows that go on
+        if self._kernel.coverage.stem:
+            self._images = images.float().contiguous()
+        else:
+            self._x = stem(cast(VisionTransformer, self._vit), images.bfloat16()).contiguous()
+
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
+        if self._images is not None:
+            self._x = self._kernel.empty_tokens(len(rows))
+            self._places = list(range(len(rows)))
+        elif len(set(sources)) < len(sources):  # rows that go on from one row become copies of it
+            self._x = self._x[[self._places[source] for source in sources]]
+            self._places = list(range(len(rows)))
+        else:
+            self._places = [self._places[source] for source in sources]
+        walk = self._walk if self._kernel.coverage.pooling else self._walk_to_each_end
+        logits = walk(rows, start, stop)
+        self._images = None
+        going_on = [max(self._tasks[member].depth for member in row.members) > stop for row in rows]
+        self._places = [place for place, goes_on in zip(self._places, going_on, strict=True) if goes_on]
+        return logits
+
+    def _walk(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
+        """Run the blocks in one call, in which every row leaves at its own depth."""
+        ends = [sorted(row.members, key=lambda member: self._tasks[member].depth) for row in rows]
+        ending = [member for members in ends for member in members if start < self._tasks[member].depth <= stop]
+        counts = [len(self._tasks[member].labels) for member in ending]
+        logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
+        addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
+        kernel_rows = [
+            KernelRow(
+                cast(PackedTask | None, row.task),
+                place,
+                row.image,
+                [(self._tasks[m], addresses.get(m, 0)) for m in members if self._tasks[m].depth > start],
+            )
+            for row, place, members in zip(rows, self._places, ends, strict=True)
+        ]
+        self._kernel.walk(kernel_rows, self._x, self._images, start, stop)
+        return dict(zip(ending, logits, strict=True))
+
+    def _walk_to_each_end(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
+        """Run the blocks up to each depth at which rows leave, where torch pools them."""
+        logits: dict[int, Tensor] = {}
+        depths = {self._tasks[member].depth for row in rows for member in row.members}
+        for depth in sorted({stop, *(depth for depth in depths if start < depth < stop)}):
+            there = [
+                (row, place)
+                for row, place in zip(rows, self._places, strict=True)
+                if max(self._tasks[member].depth for member in row.members) > start
+            ]
+            kernel_rows = [KernelRow(cast(PackedTask | None, row.task), place, row.image, ()) for row, place in there]
+            self._kernel.walk(kernel_rows, self._x, self._images, start, depth)
+            self._images, start = None, depth
+            ending = [(m, place) for row, place in there for m in row.members if self._tasks[m].depth == depth]
+            logits |= self._pooled_by_torch(ending)
+        return logits
+
+    def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
+        if not ending:
+            return {}
+        tasks = [self._tasks[member] for member, _ in ending]
+        x = self._x[[place for _, place in ending]]
+        features = pooled(cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
+        return {m: head(f, *task.head) for (m, _), f, task in zip(ending, features, tasks, strict=True)}

@@ -1,0 +1,61 @@
+"""Which of the two runs a backbone: the engine's own kernel, or torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from serving.engine.batch_run import Tokens
+from serving.engine.block import ServedBlock
+from serving.engine.core_threads import CoreThreads
+from serving.engine.cuda.captured_blocks import on_cuda
+from serving.engine.kernel_model import KernelModel
+from serving.engine.row_plan import EngineTask
+from serving.engine.torch_model import TorchModel
+from serving.kernel.instruction_sets import KernelChoice, choose_kernel
+from serving.kernel.kernel import Kernel
+from serving.kernel.packed_file import open_packed
+from serving.kernel.support import coverage
+from store.weights.backbones import Backbone
+from store.weights.forms import TaskWeights
+from store.weights.supported import check_supported
+
+
+class EngineModel(Protocol):
+    """A frozen backbone as it runs."""
+
+    def prepare(self, weights: TaskWeights) -> EngineTask: ...
+    def prepared(self, task: Any) -> Any:
+        """Return the task as `begin` takes it; task weights are prepared at first."""
+
+    def begin(self, images: Tensor, tasks: Sequence[Any]) -> Tokens: ...
+
+
+def make_model(
+    backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool, setting: str | None
+) -> tuple[KernelChoice, EngineModel]:
+    choice = _choose(dtype, device, setting)
+    if choice.library is not None:
+        vit = backbone.skeleton()
+        covered = coverage(vit)
+        if covered.blocks:
+            packed = open_packed(backbone, choice.library, covered)
+            kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
+            whole = covered.stem and covered.pooling
+            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype))
+        choice = KernelChoice(None, f"the kernel does not run {backbone.record.name}: {covered.reason}", None)
+    vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
+    grid = vit.patch_embed.grid_size
+    blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
+    steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
+    threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
+    return choice, TorchModel(vit, steps, threads, batch_invariant)
+
+
+def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:
+    if device.type != "cpu" or dtype != torch.bfloat16:
+        return KernelChoice(None, f"it runs bfloat16 on CPUs, not {dtype} on {device.type}", None)
+    return choose_kernel(setting)

@@ -1,0 +1,125 @@
+"""The backbone in torch: on any device, in any dtype, and the twin that the kernel is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate
+from typing import TypeVar, cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional as F
+
+from serving.engine.adapter_ops import layer_norm
+from serving.engine.core_threads import CoreThreads
+from serving.engine.row_plan import EngineRow
+from store.weights.forms import Forms, Norm, TaskWeights
+
+T = TypeVar("T")
+UNADAPTED = Forms()
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour."""
+
+    vit: VisionTransformer
+    blocks: Sequence[Callable[[Tensor, Sequence[Forms]], Tensor]]
+    threads: CoreThreads
+    one_by_one: bool
+
+    def prepare(self, weights: TaskWeights) -> TaskWeights:
+        return weights
+
+    def prepared(self, task: TaskWeights) -> TaskWeights:
+        return task
+
+    def begin(self, images: Tensor, tasks: Sequence[TaskWeights]) -> TorchTokens:
+        parameter = next(self.vit.parameters())
+        return TorchTokens(self, images.to(parameter.device, parameter.dtype), tasks)
+
+
+class TorchTokens:
+    """The tokens of a batch's rows, in parts that the core threads run side by side."""
+
+    def __init__(self, model: TorchModel, images: Tensor, tasks: Sequence[TaskWeights]) -> None:
+        self._model = model
+        self._tasks = tasks
+        self._parts = model.threads.split(images)
+
+    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
+        if start == 0:
+            images = sum(len(part) for part in self._parts)
+            self._parts = self._run(lambda images, _: stem(self._model.vit, images), self._parts, range(images))
+        logits: dict[int, Tensor] = {}
+        for block in range(start, stop):
+            self._gather(sources)
+            forms = [UNADAPTED if row.task is None else cast(TaskWeights, row.task).forms for row in rows]
+            self._parts = self._run(self._model.blocks[block], self._parts, forms)
+            logits |= self._finish(rows, block + 1)
+            rows = [row for row in rows if max(self._tasks[member].depth for member in row.members) > block + 1]
+            sources = list(range(len(rows)))
+        return logits
+
+    def _gather(self, sources: Sequence[int]) -> None:
+        """Go on with these rows of those that there are."""
+        first, count = list(range(len(sources))), sum(len(part) for part in self._parts)
+        if list(sources) != first or len(sources) != count:
+            x = self._joined()
+            self._parts = self._model.threads.split(x[: len(sources)] if sources == first else x[list(sources)])
+
+    def _finish(self, rows: Sequence[EngineRow], depth: int) -> dict[int, Tensor]:
+        ending = [
+            (index, member)
+            for index, row in enumerate(rows)
+            for member in row.members
+            if self._tasks[member].depth == depth
+        ]
+        if not ending:
+            return {}
+        tasks = [self._tasks[member] for _, member in ending]
+        sources = [index for index, _ in ending]
+        x = self._joined()
+        x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
+        norms = [task.forms.norms.get("norm") for task in tasks]
+        (features,) = self._run(partial(pooled, self._model.vit), [x], norms)
+        return {
+            member: head(feature, task.head_weight, task.head_bias)
+            for feature, task, (_, member) in zip(features, tasks, ending, strict=True)
+        }
+
+    def _joined(self) -> Tensor:
+        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
+
+    def _run(
+        self, step: Callable[[Tensor, Sequence[T]], Tensor], parts: Sequence[Tensor], rows: Sequence[T]
+    ) -> list[Tensor]:
+        """Apply a step to each part of the rows, each in a core thread of its own."""
+        ends = list(accumulate(len(x) for x in parts))
+        pairs = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
+        apply = partial(_one_by_one, step) if self._model.one_by_one else step
+        return self._model.threads.run([partial(apply, x, own) for x, own in pairs])
+
+
+def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
+    """Return the tokens (n, tokens, dim) that the first block takes."""
+    return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
+
+
+def pooled(vit: VisionTransformer, x: Tensor, norms: Sequence[Norm | None]) -> Tensor:
+    """Return the features (n, dim) that the heads take, of tokens (n, tokens, dim)."""
+    # A LayerNorm sees one token at a time, so only those before the patches need it where only they are pooled.
+    x = x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x
+    return cast(Tensor, vit.forward_head(layer_norm(x, vit.norm, norms), pre_logits=True))
+
+
+def head(feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return the logits (classes,) float32 of one row's features (dim,)."""
+    return F.linear(feature, weight, bias).float()
+
+
+def _one_by_one(step: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
+    return torch.cat([step(x[index : index + 1], rows[index : index + 1]) for index in range(len(x))])

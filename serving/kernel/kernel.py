@@ -1,0 +1,143 @@
+"""The engine's own kernel: a backbone's blocks over rows of many tasks, many blocks in one call."""
+
+from __future__ import annotations
+
+import ctypes
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from serving.kernel.backbone import PackedBackbone, model_of
+from serving.kernel.library import load_library
+from serving.kernel.structs import EXIT_FIELDS, MAPS, Walk
+from serving.kernel.support import Coverage
+from serving.kernel.task import PackedTask, TaskPacker
+from store.errors import InvalidSettingError
+from store.weights.forms import TaskWeights
+
+CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
+MOST_ROWS = 16  # of a chunk, which small backbones reach first
+NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
+
+
+@dataclass(frozen=True)
+class KernelRow:
+    """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
+
+    `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
+    stay in memory until the walk is over.
+    """
+
+    task: PackedTask | None
+    place: int
+    image: int
+    exits: Sequence[tuple[PackedTask, int]]
+
+
+class Kernel:
+    """One backbone, packed, and the threads that run its blocks. Walks take turns; packing may run beside them."""
+
+    def __init__(
+        self, library: Path, vit: VisionTransformer, packed: PackedBackbone, covered: Coverage, *, threads: int
+    ) -> None:
+        if threads < 1:
+            raise InvalidSettingError(f"{threads} threads: use 1 or more")
+        self.coverage = covered
+        self._library = load_library(library)
+        self._packed = packed  # the model holds addresses within
+        self._model = model_of(vit, packed, covered)
+        self._threads = threads
+        widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
+        self._packer = TaskPacker(self._library, packed, widths)
+        self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
+        self._one_walk = Lock()
+        self._pool = self._library.onetrunk_new_pool(threads)
+        weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
+
+    @property
+    def tokens(self) -> int:
+        return int(self._model.tokens)
+
+    def empty_tokens(self, rows: int) -> Tensor:
+        """Return x for so many rows; its numbers are not set."""
+        return torch.empty(rows, self.tokens, int(self._model.dim), dtype=torch.bfloat16)
+
+    def pack(self, weights: TaskWeights) -> PackedTask:
+        """Pack a task; may run beside a walk."""
+        return self._packer.pack(weights)
+
+    def walk(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
+        """Run blocks start + 1 to stop of the rows, the deepest first; the stem before them where images are given.
+
+        x (places, tokens, dim) bfloat16 is read without images, and holds the rows that go on at the end.
+        images (images, 3, height, width) are float32.
+        """
+        self._check(rows, x, images, start, stop)
+        if not rows or start == stop:
+            return
+        table, exits = _tables(rows)
+        walk = Walk(
+            model=ctypes.pointer(self._model),
+            rows=table.ctypes.data,
+            row_count=len(rows),
+            x=x.data_ptr(),
+            images=None if images is None else images.data_ptr(),
+            from_=start,
+            to=stop,
+            slices=max((row.task.slices for row in rows if row.task is not None), default=1),
+        )
+        with self._one_walk:
+            self._library.onetrunk_walk(self._pool, ctypes.byref(walk), self.chunks(len(rows)))
+        del exits  # they had to stay until here
+
+    def chunks(self, rows: int) -> int:
+        """Return into how many chunks so many rows are dealt: enough for all threads, and each fits a core's cache."""
+        most = max(1, min(MOST_ROWS, CACHED // (self.tokens * int(self._model.dim))))
+        chunks = max(-(-rows // most), min(rows, self._threads))
+        return min(rows, -(-chunks // self._threads) * self._threads)
+
+    def _check(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
+        shape = (self.tokens, int(self._model.dim))
+        if not 0 <= start <= stop <= self._model.blocks:
+            raise InvalidSettingError(f"blocks {start + 1} to {stop} of {self._model.blocks}: give some of them")
+        if x.dtype != torch.bfloat16 or x.shape[1:] != shape or not x.is_contiguous() or x.device.type != "cpu":
+            raise InvalidSettingError(
+                f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
+            )
+        if images is not None and (
+            images.dtype != torch.float32 or images.shape[1:] != self._pixels or not images.is_contiguous()
+        ):
+            raise InvalidSettingError(
+                f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
+            )
+        if images is not None and not self.coverage.stem:
+            raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
+        for row in rows:
+            if not 0 <= row.place < len(x) or (images is not None and not 0 <= row.image < len(images)):
+                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {len(x)} places")
+            if row.task is not None and stop > row.task.depth and min(stop, _last(row)) > row.task.depth:
+                raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
+
+
+def _last(row: KernelRow) -> int:
+    return max((task.depth for task, _ in row.exits), default=NOWHERE)
+
+
+def _tables(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the integers of all `Row`s and of the `Exit`s to which they point."""
+    fields = [(*task.exit, logits) for row in rows for task, logits in row.exits]
+    exits = np.array(fields, np.int64).reshape(-1, EXIT_FIELDS)
+    at, table, width = exits.ctypes.data, [], exits.itemsize * EXIT_FIELDS
+    for row in rows:
+        forms = 0 if row.task is None else row.task.forms.ctypes.data
+        table.append((forms, at, len(row.exits), row.place, row.image))
+        at += width * len(row.exits)
+    return np.array(table, np.int64), exits
