@@ -164,7 +164,8 @@ def memory_of_a_task(subject: Subject, running: Running, workload: Workload, sec
 def show(name: str, measured: Measured) -> None:
     print(f"\n{name}")
     for subject, rates in measured.images_per_s.items():
-        ratio = spread_text(spread_of_ratios(measured.images_per_s[OURS.name], rates), ".2f")
+        ours = measured.images_per_s[OURS.name]
+        ratio = spread_text(spread_of_ratios(ours, rates), ".2f") if all(rates) else "-"
         p50 = spread_text(spread(measured.p50_ms[subject]), ".1f") if subject in measured.p50_ms else "-"
         print(
             f"  {subject:<24} {spread_text(spread(rates), '.1f'):>26} images/s   p50 {p50:>22} ms   ours / it {ratio}"

@@ -39,7 +39,8 @@ class Attacked:
 def attacked(tmp_path_factory: pytest.TempPathFactory) -> Attacked:
     besieged, port = make_store(tmp_path_factory.mktemp("siege")), free_port()
     cases = {**CASES, **{case.name: case for case in bundles.cases_of(besieged.bundle)}}
-    command = [sys.executable, "-m", "support.plain_server", str(besieged.store), str(port), "--keys"]
+    command = [sys.executable, "-m", "support.plain_server", str(besieged.store), str(port), "--keys",
+               "--body-s", "12", "--chunk-s", "4"]  # fmt: skip  # so that a slow body takes no minute of the test
     with started(command, port, env=importing()) as server:
         siege = lay_siege(port, server.pid, besieged, pictures.saved("JPEG"), list(cases.values()))
     return Attacked(siege, besieged, cases)

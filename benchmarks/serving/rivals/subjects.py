@@ -115,7 +115,7 @@ def our_server(*, plain: bool) -> Server:
         arguments = ("{store}", "{port}", "--dtype", "bfloat16")
         return Server("support.plain_server", (OURS,), ("/healthz",), arguments=arguments)
     arguments = ("serve", "--store", "{store}", "--port", "{port}", "--dtype", "bfloat16")
-    return Server("onetrunk", (OURS,), ("/healthz",), arguments=arguments)
+    return Server("onetrunk", (OURS,), ("/readyz",), arguments=arguments)
 
 
 def rivals(names: list[str], peer_python: str) -> list[Server]:
