@@ -40,14 +40,21 @@ def random_arguments(seed: int) -> dict[str, object]:
     most = min(MOST_TOKENS, MOST_WORK // dim) - 8
     rows = draw.randint(1, 17)
     columns = draw.randint(1, max(1, min(17, most // rows)))
-    pooled = draw.choice(({}, {}, {"global_pool": "avg"}, {"global_pool": "avg", "class_token": False, "fc_norm": True}))
+    pooled = draw.choice(
+        ({}, {}, {"global_pool": "avg"}, {"global_pool": "avg", "class_token": False, "fc_norm": True})
+    )
     prefix = draw.choice(({}, {"reg_tokens": 4}, {"reg_tokens": 1, "no_embed_class": True}))
     chance = {
         "qk_norm": True, "init_values": 0.3, "pre_norm": True, "qkv_bias": False, "mlp_ratio": draw.choice((2.7, 1, 9)),
         "act_layer": draw.choice(ACTIVATIONS),
     }  # fmt: skip
     drawn = {name: value for name, value in chance.items() if draw.random() < 0.4}
-    sizes = {"embed_dim": dim, "num_heads": dim // heads, "patch_size": patch, "img_size": (rows * high, columns * wide)}
+    sizes = {
+        "embed_dim": dim,
+        "num_heads": dim // heads,
+        "patch_size": patch,
+        "img_size": (rows * high, columns * wide),
+    }
     return {**sizes, "depth": draw.randint(1, 3), **pooled, **prefix, **drawn}
 
 
