@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -62,6 +63,7 @@ class Kernel:
         self._one_walk = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
+        _kernels.add(self)
 
     @property
     def tokens(self) -> int:
@@ -114,7 +116,10 @@ class Kernel:
                 f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
             )
         if images is not None and (
-            images.dtype != torch.float32 or images.shape[1:] != self._pixels or not images.is_contiguous()
+            images.dtype != torch.float32
+            or images.shape[1:] != self._pixels
+            or not images.is_contiguous()
+            or images.device.type != "cpu"
         ):
             raise InvalidSettingError(
                 f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
@@ -147,6 +152,18 @@ class Kernel:
             raise InvalidSettingError(f"tasks of {depths} blocks leave after block {start}: give them by depth")
         if any(task.depth <= stop and not logits for task, logits in row.exits):
             raise InvalidSettingError(f"a task leaves before block {stop}, and its logits have no address: give one")
+
+
+_kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Nobody walks in a fork yet, whoever did in its parent; C forgets the threads that are not here by itself."""
+    for kernel in _kernels:
+        kernel._one_walk = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def _last(row: KernelRow) -> int:
