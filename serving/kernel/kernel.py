@@ -18,7 +18,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.structs import EXIT_FIELDS, MAPS, Walk
+from serving.kernel.structs import EXIT_FIELDS, MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
@@ -35,7 +35,7 @@ class KernelRow:
     """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
 
     `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
-    stay in memory until the walk is over.
+    stay in memory until the run is over.
     """
 
     task: PackedTask | None
@@ -45,7 +45,7 @@ class KernelRow:
 
 
 class Kernel:
-    """One backbone, packed, and the threads that run its blocks. Walks take turns; packing may run beside them."""
+    """One backbone, packed, and the threads that run its blocks. Runs take turns; packing may run beside them."""
 
     def __init__(
         self, library: Path, vit: VisionTransformer, packed: PackedBackbone, covered: Coverage, *, threads: int
@@ -60,7 +60,7 @@ class Kernel:
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
         self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks))
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
-        self._one_walk = Lock()
+        self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
         _kernels.add(self)
@@ -74,10 +74,10 @@ class Kernel:
         return torch.empty(rows, self.tokens, int(self._model.dim), dtype=torch.bfloat16)
 
     def pack(self, weights: TaskWeights) -> PackedTask:
-        """Pack a task; may run beside a walk."""
+        """Pack a task; may run beside a run."""
         return self._packer.pack(weights)
 
-    def walk(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
+    def run(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
         """Run blocks start + 1 to stop of the rows, the deepest first; the stem before them where images are given.
 
         x (places, tokens, dim) bfloat16 is read without images, and holds the rows that go on at the end.
@@ -87,7 +87,7 @@ class Kernel:
         if not rows or start == stop:
             return
         table, exits = _tables(rows)
-        walk = Walk(
+        run = Run(
             model=ctypes.pointer(self._model),
             rows=table.ctypes.data,
             row_count=len(rows),
@@ -97,8 +97,8 @@ class Kernel:
             to=stop,
             slices=max((row.task.slices for row in rows if row.task is not None), default=1),
         )
-        with self._one_walk:
-            self._library.onetrunk_walk(self._pool, ctypes.byref(walk), self.chunks(len(rows)))
+        with self._one_run:
+            self._library.onetrunk_run(self._pool, ctypes.byref(run), self.chunks(len(rows)))
         del exits  # they had to stay until here
 
     def chunks(self, rows: int) -> int:
