@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,6 +46,7 @@ class Kernel:
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
+        _kernels.add(self)
 
     @property
     def tokens(self) -> int:
@@ -97,7 +99,10 @@ class Kernel:
                 f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
             )
         if images is not None and (
-            images.dtype != torch.float32 or images.shape[1:] != self._pixels or not images.is_contiguous()
+            images.dtype != torch.float32
+            or images.shape[1:] != self._pixels
+            or not images.is_contiguous()
+            or images.device.type != "cpu"
         ):
             raise InvalidSettingError(
                 f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
@@ -105,3 +110,15 @@ class Kernel:
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
         check_rows(rows, self._packed, len(x), None if images is None else len(images), start, stop)
+
+
+_kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """Nothing runs in a fork yet, whatever did in its parent; C forgets the threads that are not here by itself."""
+    for kernel in _kernels:
+        kernel._one_run = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
