@@ -71,6 +71,8 @@ static void scale(const Operands& o, int panel, int token, float (*sums)[32]) {
   }
 }
 
+const i64 TERMS_AHEAD = 4;  // panels: a task's factors come from the third cache
+
 template <bool two, bool keep_weights, bool often, class Take>
 INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32], Waiting<Take>& waiting) {
   const i64 slices = o.map->in / 32, steps = o.last - o.first;
@@ -103,7 +105,11 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
   }
   for (int i = 0; i < square.term_count; i++) {
     const Term& term = square.terms[i];
-    const bf16* factor = term.factor + panel * 2 * term.half;
+    const bf16 *factor = term.factor + panel * 2 * term.half, *soon = factor + TERMS_AHEAD * 2 * term.half;
+    for (i64 n = 0; n < term.half && n < 512; n += 32) {
+      __builtin_prefetch(soon + n, 0, 2);
+      __builtin_prefetch(soon + term.half + n, 0, 2);
+    }
     sums.add(term.upper, two ? term.lower : nullptr, factor, factor + term.half);
   }
   sums.store_upper(scratch[0], 128);
