@@ -36,7 +36,7 @@ def _quotas(own: Path, root: Path) -> Iterator[float]:
 
 
 def _quota(folder: Path) -> float | None:
-    """Read version 2's `cpu.max` or version 1's pair of files; None where there is no limit."""
+    """Read version 2's `cpu.max` or version 1's pair of files; None where nothing limits it."""
     try:
         if (both := folder / "cpu.max").exists():
             quota, period = both.read_text().split()

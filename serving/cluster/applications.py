@@ -19,7 +19,7 @@ from ray.serve._private.api import _create_controller_and_proxy_refs
 from ray.serve._private.client import ServeControllerClient
 from ray.serve.config import ControllerOptions
 from ray.serve.context import _get_global_client, _set_global_client
-from ray.serve.schema import ApplicationStatus
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 
 from serving.app import Replica
 from serving.cluster import shared_ray
@@ -92,7 +92,7 @@ class Applications:
             found = ray_serve.status().applications
             for name in list(waiting & found.keys()):
                 if found[name].status is ApplicationStatus.DEPLOY_FAILED:
-                    raise ServerError(f"the replicas of {name!r} did not start: {_reason(found[name].message)}")
+                    raise ServerError(f"the replicas of {name!r} did not start: {_reason(found[name])}")
                 if found[name].status is ApplicationStatus.RUNNING:
                     waiting.discard(name)
             if not waiting and all(_answers(f"{url}{prefix.rstrip('/')}") for prefix in self._plan.applications):
@@ -145,7 +145,9 @@ def _application(fields: Mapping[str, object], replicas: Replicas) -> ray_serve.
             "upscale_delay_s": 2.0,
             "downscale_delay_s": 30.0,
         }
-    return DEPLOYMENT.options(**options).bind(ServeConfig.model_validate(fields))
+    deployment = DEPLOYMENT.options(**options)
+    deployment._version = "1"  # without one, each deployment gets another, and replaces the replicas of the one before
+    return deployment.bind(ServeConfig.model_validate(fields))
 
 
 def _prefixes() -> dict[str, str | None]:
@@ -182,8 +184,9 @@ def _haproxies() -> Sequence[int]:
     return [pid for pid in descendants(os.getpid()) if command_of(pid)[:1] and command_of(pid)[0].endswith("/haproxy")]
 
 
-def _reason(message: str) -> str:
-    """Return the line of Ray's message that names the error."""
-    lines = [line.strip() for line in message.splitlines() if line.strip()]
+def _reason(failed: ApplicationStatusOverview) -> str:
+    """Return the line that names the error, from the traceback that Ray has of a replica."""
+    messages = [failed.message, *(each.message for each in failed.deployments.values())]
+    lines = [line.strip() for message in messages for line in message.splitlines() if line.strip()]
     named = [line for line in lines if "Error" in line.split(":")[0]]
     return (named or lines or ["no reason given"])[-1]

@@ -24,7 +24,6 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
-AGENT_PORTS = ("dashboard_agent_listen", "metrics_agent", "metrics_export", "runtime_env_agent")
 
 
 def make_folder(plan: ServerPlan) -> Path:
@@ -89,7 +88,10 @@ def start(plan: ServerPlan, folder: Path) -> None:
         no_monitor=True,
         temp_dir=str(folder),
         # With ports of their own the agents are not waited for: their imports take as long as all the rest.
-        **{f"{name}_port": free_port() for name in AGENT_PORTS},
+        dashboard_agent_listen_port=free_port(),
+        metrics_agent_port=free_port(),
+        metrics_export_port=free_port(),
+        runtime_env_agent_port=free_port(),
     )
     node = HeadNode(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
     ray.init(address=node.address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)

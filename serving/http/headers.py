@@ -25,7 +25,7 @@ class RequestHeaders:
         length = headers.get(b"content-length")
         if length is not None and not (length.isdigit() and len(length) < 20):
             raise TransferError(
-                400, "Bad Request", f"content-length {length[:40]!r} is no number: send the body's bytes"
+                400, "Bad Request", f"content-length {length[:40]!r} is not a number: send the body's bytes"
             )
         client = scope.get("client")
         return cls(headers, client[0] if client else "", None if length is None else int(length))

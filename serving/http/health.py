@@ -30,8 +30,7 @@ class StoreProbe:
 
     def _ask(self) -> None:
         try:
-            self._versions.generation()  # waits for a tenth of a second at most
-            self._versions.check()
+            self._versions.generation()  # waits for a tenth of a second at most; raises once what was known is too old
             self._problem = None
         except OnetrunkError as error:
             self._problem = f"the store does not answer ({type(error).__name__})"
@@ -53,9 +52,13 @@ class Health:
         return 200, {"status": "ok", **self._shown}
 
     def ready(self) -> tuple[int, dict[str, object]]:
-        """A prediction would be answered: the engine runs, images would be decoded, the store answers."""
-        problem = self._problem()
-        return (200, {"status": "ready"}) if problem is None else (503, {"status": "not ready", "reason": problem})
+        """A prediction would be answered: the engine runs, images would be decoded, known versions still hold."""
+        if (problem := self._problem()) is not None:
+            return 503, {"status": "not ready", "reason": problem}
+        store = self._predictor.versions.status()
+        # A balancer that takes this replica out would take out all, though known tasks are answered everywhere.
+        away = {} if store.answers else {"store": f"has not answered for {store.age_s:.0f} s: known tasks go on"}
+        return 200, {"status": "ready", **away}
 
     def _problem(self) -> str | None:
         try:

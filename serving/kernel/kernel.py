@@ -17,13 +17,14 @@ from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.structs import EXIT_FIELDS, MAPS, Walk
+from serving.kernel.structs import EXIT_FIELDS, MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
 from store.weights.forms import TaskWeights
 
 CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
+MOST_THREADS = 1024
 MOST_ROWS = 16  # of a chunk, which small backbones reach first
 NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
 
@@ -33,7 +34,7 @@ class KernelRow:
     """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
 
     `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
-    stay in memory until the walk is over.
+    stay in memory until the run is over.
     """
 
     task: PackedTask | None
@@ -43,22 +44,22 @@ class KernelRow:
 
 
 class Kernel:
-    """One backbone, packed, and the threads that run its blocks. Walks take turns; packing may run beside them."""
+    """One backbone, packed, and the threads that run its blocks. Runs take turns; packing may run beside them."""
 
     def __init__(
         self, library: Path, vit: VisionTransformer, packed: PackedBackbone, covered: Coverage, *, threads: int
     ) -> None:
-        if threads < 1:
-            raise InvalidSettingError(f"{threads} threads: use 1 or more")
+        if not 1 <= threads <= MOST_THREADS:
+            raise InvalidSettingError(f"{threads} threads: use 1 to {MOST_THREADS}")
         self.coverage = covered
         self._library = load_library(library)
         self._packed = packed  # the model holds addresses within
         self._model = model_of(vit, packed, covered)
         self._threads = threads
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
-        self._packer = TaskPacker(self._library, packed, widths)
+        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks))
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
-        self._one_walk = Lock()
+        self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
 
@@ -71,10 +72,10 @@ class Kernel:
         return torch.empty(rows, self.tokens, int(self._model.dim), dtype=torch.bfloat16)
 
     def pack(self, weights: TaskWeights) -> PackedTask:
-        """Pack a task; may run beside a walk."""
+        """Pack a task; may run beside a run."""
         return self._packer.pack(weights)
 
-    def walk(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
+    def run(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
         """Run blocks start + 1 to stop of the rows, the deepest first; the stem before them where images are given.
 
         x (places, tokens, dim) bfloat16 is read without images, and holds the rows that go on at the end.
@@ -84,7 +85,7 @@ class Kernel:
         if not rows or start == stop:
             return
         table, exits = _tables(rows)
-        walk = Walk(
+        run = Run(
             model=ctypes.pointer(self._model),
             rows=table.ctypes.data,
             row_count=len(rows),
@@ -94,8 +95,8 @@ class Kernel:
             to=stop,
             slices=max((row.task.slices for row in rows if row.task is not None), default=1),
         )
-        with self._one_walk:
-            self._library.onetrunk_walk(self._pool, ctypes.byref(walk), self.chunks(len(rows)))
+        with self._one_run:
+            self._library.onetrunk_run(self._pool, ctypes.byref(run), self.chunks(len(rows)))
         del exits  # they had to stay until here
 
     def chunks(self, rows: int) -> int:
@@ -120,11 +121,32 @@ class Kernel:
             )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
+        self._check_rows(rows, len(x), None if images is None else len(images), start, stop)
+
+    def _check_rows(self, rows: Sequence[KernelRow], places: int, images: int | None, start: int, stop: int) -> None:
+        if len({row.place for row in rows}) < len(rows):
+            raise InvalidSettingError("two rows have one place: give each its own")
+        before = NOWHERE
         for row in rows:
-            if not 0 <= row.place < len(x) or (images is not None and not 0 <= row.image < len(images)):
-                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {len(x)} places")
-            if row.task is not None and stop > row.task.depth and min(stop, _last(row)) > row.task.depth:
+            if not 0 <= row.place < places or (images is not None and not 0 <= row.image < images):
+                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {places} places")
+            last = _last(row)
+            if last > before:
+                raise InvalidSettingError(f"a row of {last} blocks after one of {before}: give the deepest first")
+            before = last
+            if row.task is not None and min(stop, last) > row.task.depth:
                 raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
+            self._check_exits(row, start, stop)
+
+    def _check_exits(self, row: KernelRow, start: int, stop: int) -> None:
+        tasks = [task for task, _ in row.exits]
+        if any(task.backbone is not self._packed for task in (*tasks, *(() if row.task is None else (row.task,)))):
+            raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
+        depths = [task.depth for task in tasks]
+        if depths != sorted(depths) or min(depths, default=NOWHERE) <= start:
+            raise InvalidSettingError(f"tasks of {depths} blocks leave after block {start}: give them by depth")
+        if any(task.depth <= stop and not logits for task, logits in row.exits):
+            raise InvalidSettingError(f"a task leaves before block {stop}, and its logits have no address: give one")
 
 
 def _last(row: KernelRow) -> int:

@@ -1,6 +1,6 @@
 """What an image's bytes say of its size and cost, read before anything is decoded.
 
-The walk over a file's segments or chunks is bounded; what it cannot read is left to the decoder and is never `plain`.
+The scan of a file's segments or chunks is bounded; what it cannot read is left to the decoder and is never `plain`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class ImageHeader:
 
 
 def read_header(data: bytes) -> ImageHeader:
-    """Read the header; raise `ImageError` where it is no image, or has more parts than any image needs."""
+    """Read the header; raise `ImageError` where it is not an image, or has more parts than any image needs."""
     read = next((read for magic, read in READERS.items() if data.startswith(magic)), None)
     if read is None:
         raise ImageError(f"{len(data)} bytes beginning {data[:8]!r} are not an image: {REMEDY}")

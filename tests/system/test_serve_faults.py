@@ -24,7 +24,7 @@ from torch import full, uint8
 
 from benchmarks.support.steady_load import BROKEN, REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
 from serving.cluster.haproxy import find_haproxy
-from serving.cluster.listeners import listeners_of_server
+from serving.cluster.listeners import Listener, listeners_of_server
 from serving.server import serve
 from store.errors import BackboneNotFoundError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
@@ -66,22 +66,23 @@ def call(url: str) -> tuple[int, dict[str, object]]:
         return error.code, json.loads(error.read())
 
 
+def answering(url: str) -> list[Listener]:
+    """Return where the replicas that answer listen for HAProxy."""
+    found = listeners_of_server(int(url.rpartition(":")[2]))
+    return [each for each in found if each.process.startswith("ray::ServeReplica") and 30000 <= each.port < 31000]
+
+
 @pytest.mark.skipif(find_haproxy() is None, reason="Ray's own proxy does not ask another replica")
 def test_no_prediction_fails_when_a_replica_is_killed_or_stopped_and_another_takes_its_place(store):
     with serve(store, port=free_port(), replicas=2) as server:
-        pid = server.process.pid
-        assert wait_until(lambda: len(replicas_of(pid)) == 2, within_s=60) is not None
         with SteadyLoad(server.url, ["flowers"], IMAGE, clients=4) as load:
             for number in (signal.SIGKILL, signal.SIGSTOP):
-                assert wait_until(lambda: len(load.endings) > 0, within_s=30) is not None
-                time.sleep(6)  # both replicas are known to HAProxy
-                victim = replicas_of(pid)[0]
+                assert wait_until(lambda: len(answering(server.url)) == 2, within_s=60) is not None
+                time.sleep(3)  # HAProxy has asked both how they are
+                victim = replicas_of(server.process.pid)[0]
                 os.kill(victim, number)
-                replaced = wait_until(
-                    lambda gone=victim: gone not in (left := replicas_of(pid)) and len(left) == 2, within_s=60
-                )
-                assert replaced is not None, number
-            time.sleep(2)
+                assert wait_until(lambda gone=victim: gone not in replicas_of(server.process.pid), within_s=60), number
+            assert wait_until(lambda: len(answering(server.url)) == 2, within_s=60) is not None
         assert set(load.counts()) == {200}
 
 

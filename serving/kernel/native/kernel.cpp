@@ -10,7 +10,7 @@ EXPORT Pool* onetrunk_new_pool(i64 threads) { return new_pool((int)threads); }
 EXPORT void onetrunk_free_pool(Pool* pool) { free_pool(pool); }
 
 // Rows are cut into `chunks`, which the pool's threads take; the same bytes whatever their number.
-EXPORT void onetrunk_walk(Pool* pool, const Walk* walk, i64 chunks) { run_walk(*pool, *walk, (int)chunks); }
+EXPORT void onetrunk_run(Pool* pool, const Walk* walk, i64 chunks) { run_walk(*pool, *walk, (int)chunks); }
 
 EXPORT void onetrunk_pack_weight(const bf16* weight, i64 out, i64 in, bf16* packed) { pack_weight(weight, out, in, packed); }
 // Whether none of the numbers is infinite or NaN.

@@ -74,17 +74,23 @@ def test_ready_says_why_not_and_alive_goes_on(predictor: Predictor, store: Store
     assert ask(api, "HEAD", "/healthz").status == 200
 
 
-def test_a_store_that_does_not_answer_makes_it_not_ready_and_keeps_nobody_waiting(
+def test_while_the_store_is_away_it_is_ready_for_known_tasks_until_what_was_known_is_too_old(
     predictor: Predictor, store: Store, monkeypatch
 ) -> None:
     free = threading.Event()
     monkeypatch.setattr("serving.http.health.ASK_S", 0.0)
     monkeypatch.setattr(type(store), "last_change", lambda _: free.wait(30) and "changed")
     api = make_api(predictor, store, keys=False)
-    start = time.monotonic()
-    while ask(api, "GET", "/readyz").status == 200:
-        assert time.monotonic() - start < 5
-        time.sleep(0.02)
-    assert ask(api, "GET", "/readyz").body["reason"] == "the store does not answer (StorageError)"
+
+    def until(status: int, key: str) -> str:
+        start = time.monotonic()
+        while (reply := ask(api, "GET", "/readyz")).status != status or key not in reply.body:
+            assert time.monotonic() - start < 5
+            time.sleep(0.02)
+        return reply.body[key]
+
+    assert "known tasks go on" in until(200, "store")
+    monkeypatch.setattr(predictor.versions._watch, "_stale_s", 0.0)
+    assert until(503, "reason") == "the store does not answer (StorageError)"
     assert ask(api, "GET", "/healthz").status == 200
     free.set()
