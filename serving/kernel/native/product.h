@@ -119,10 +119,10 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
 }
 
 template <bool keep_weights, bool often, class Take>
-static void squares(const Operands& o, int panel, int from, int to, float (*scratch)[32][32], int& turn, Waiting<Take>& waiting) {
-  for (int q = from; q < to; q++, turn ^= 1) {
-    if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, scratch[turn], waiting);
-    else one_square<false, keep_weights, often>(o, panel, q, scratch[turn], waiting);
+static void squares(const Operands& o, int panel, int from, int to, float (*scratch)[32], Waiting<Take>& waiting) {
+  for (int q = from; q < to; q++) {
+    if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, scratch, waiting);
+    else one_square<false, keep_weights, often>(o, panel, q, scratch, waiting);
   }
 }
 
@@ -132,22 +132,21 @@ const i64 FEW_STEPS = 12;           // of tokens that stay in the first cache be
 // `take(panel, token, left 16 sums, right 16 sums)` gets every row of every panel; `often`: it is much work.
 template <bool often, class Take>
 static void product(const Operands& o, Take take) {
-  alignas(64) float scratch[2][32][32];
+  alignas(64) float scratch[32][32];
   Waiting<Take> waiting{&take, &o, nullptr, nullptr, 0, 0, 0, 0, 0, nullptr, nullptr};
   const i64 steps = o.last - o.first, slices = o.map->in / 32;
   const int count = (o.tiles + 1) / 2;
   // Few weights: some tokens stay in the first cache while all panels pass. Many: a panel stays while all tokens pass.
   const bool few = o.map->out * o.map->in * (i64)sizeof(bf16) <= FEW_WEIGHTS;
   const int group = !few ? count : steps < FEW_STEPS ? (int)(FEW_STEPS / steps) : 1;
-  int turn = 0;
   for (int q = 0; q < count; q += group)
     for (int panel = o.from; panel < o.to; panel++) {
       const int to = q + group < count ? q + group : count;
       const bf16* next = o.map->weight + ((panel + 1) * slices + o.first) * 1024;
       waiting.next = (const char*)next;
       waiting.next_end = (const char*)(q == 0 && panel + 1 < o.to ? next + steps * 1024 : next);
-      if (few) squares<false, often>(o, panel, q, to, scratch, turn, waiting);
-      else squares<true, often>(o, panel, q, to, scratch, turn, waiting);
+      if (few) squares<false, often>(o, panel, q, to, scratch, waiting);
+      else squares<true, often>(o, panel, q, to, scratch, waiting);
     }
   waiting.rest();
 }
