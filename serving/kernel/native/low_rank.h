@@ -112,7 +112,7 @@ static Operands with_tasks(Chunk& c, int index, const Linear& map, const bf16* a
     terms += square.term_count;
     c.squares[q] = square;
   }
-  return {&map, a, c.tiles, c.count, c.squares, c.token_forms, c.row_of, 0, (int)(map.out / 32), 0, map.in / 32, nullptr};
+  return {&map, a, c.tiles, c.count, c.squares, c.token_forms, c.row_of, 0, (int)(map.out / 32), 0, map.in / 32, nullptr, c.part};
 }
 
 // in_scale * x of the rows that have one, in place; the slices of numbers from `first` on.

@@ -36,10 +36,10 @@ struct Sums {
   INLINE void multiply(const bf16* upper, const bf16* lower, const bf16* weight, i64 steps, Between&& between) {
     for (i64 s = 0; s < steps; s++, upper += 512, lower += 512, weight += 1024) {
       if (keep_weights) _tile_stream_loadd(4, upper, 64); else _tile_loadd(4, upper, 64);
-      _tile_loadd(6, weight, 64);
+      if (keep_weights) _tile_loadd(6, weight, 64); else _tile_stream_loadd(6, weight, 64);
       _tile_dpbf16ps(0, 4, 6);
       if (often) between();
-      _tile_loadd(7, weight + 512, 64);
+      if (keep_weights) _tile_loadd(7, weight + 512, 64); else _tile_stream_loadd(7, weight + 512, 64);
       _tile_dpbf16ps(1, 4, 7);
       if (often) between();
       if (two) {
