@@ -158,9 +158,9 @@ _kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Nobody walks in a fork yet, whoever did in its parent; C forgets the threads that are not here by itself."""
+    """Nobody runs blocks in a fork yet, whoever did in its parent; C forgets the threads that are not here by itself."""
     for kernel in _kernels:
-        kernel._one_walk = Lock()
+        kernel._one_run = Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)

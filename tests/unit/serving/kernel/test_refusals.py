@@ -132,7 +132,7 @@ def test_an_image_that_is_not_finite_spoils_its_own_rows_alone(backbone, engine,
         for row, (one, other) in enumerate(zip(engine.forward(bad, tasks), clean, strict=True)):
             assert torch.equal(one, other) == (row != spoiled)
     for one, other in zip(engine.forward(images, tasks), clean, strict=True):
-        assert torch.equal(one, other), "the walk after a spoiled one found its numbers"
+        assert torch.equal(one, other), "the batch after a spoiled one found its numbers"
 
 
 def row(task=None, place=0, image=0, exits=()) -> KernelRow:
@@ -154,7 +154,7 @@ def row(task=None, place=0, image=0, exits=()) -> KernelRow:
 )
 def test_rows_blocks_and_places_that_are_not_there_are_refused(kernel, rows, start, stop):
     with pytest.raises(InvalidSettingError):
-        kernel.walk(rows, kernel.empty_tokens(2), torch.zeros(1, 3, 16, 16), start, stop)
+        kernel.run(rows, kernel.empty_tokens(2), torch.zeros(1, 3, 16, 16), start, stop)
 
 
 def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refused(backbone, kernel):
@@ -170,9 +170,9 @@ def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refus
     }
     for message, rows in wrong.items():
         with pytest.raises(InvalidSettingError, match=message):
-            kernel.walk(rows, kernel.empty_tokens(2), torch.zeros(1, 3, 16, 16), 0, 3)
+            kernel.run(rows, kernel.empty_tokens(2), torch.zeros(1, 3, 16, 16), 0, 3)
     with pytest.raises(InvalidSettingError, match="by depth"):
-        kernel.walk([row(short, 0, 0, [(short, logits)])], kernel.empty_tokens(1), None, 1, 2)
+        kernel.run([row(short, 0, 0, [(short, logits)])], kernel.empty_tokens(1), None, 1, 2)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refus
 )
 def test_tokens_of_another_shape_dtype_layout_or_device_are_refused(kernel, x):
     with pytest.raises(InvalidSettingError):
-        kernel.walk([row()], x, None, 0, 1)
+        kernel.run([row()], x, None, 0, 1)
 
 
 @pytest.mark.parametrize(
@@ -204,7 +204,7 @@ def test_tokens_of_another_shape_dtype_layout_or_device_are_refused(kernel, x):
 )
 def test_images_of_another_size_dtype_layout_or_device_are_refused(kernel, images):
     with pytest.raises(InvalidSettingError):
-        kernel.walk([row()], kernel.empty_tokens(1), images, 0, 1)
+        kernel.run([row()], kernel.empty_tokens(1), images, 0, 1)
 
 
 def test_an_engine_refuses_images_of_another_size(engine):
