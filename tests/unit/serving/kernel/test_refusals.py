@@ -166,7 +166,7 @@ def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refus
         "another engine": [row(other, 0, 0, [(other, logits)])],
         "no forms there": [row(short)],
         "by depth": [row(None, 0, 0, [(deep, logits), (short, logits)])],
-        "no address": [row(deep, 0, 0, [(deep, 0)])],
+        "an address": [row(deep, 0, 0, [(deep, 0)])],
     }
     for message, rows in wrong.items():
         with pytest.raises(InvalidSettingError, match=message):
