@@ -40,28 +40,35 @@ def check_rows(
     for row in rows:
         if not 0 <= row.place < places or (images is not None and not 0 <= row.image < images):
             raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {places} places")
-        last = _last(row)
+        last = _last_exit(row, backbone, start, stop)
         if last > before:
             raise InvalidSettingError(f"a row of {last} blocks after one of {before}: give the deepest first")
         before = last
-        if row.task is not None and min(stop, last) > row.task.depth:
+        if row.task is None:
+            continue
+        _check_engine(row.task, backbone)
+        if min(stop, last) > row.task.depth:
             raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
-        _check_exits(row, backbone, start, stop)
 
 
-def _check_exits(row: KernelRow, backbone: PackedBackbone, start: int, stop: int) -> None:
-    tasks = [task for task, _ in row.exits]
-    if any(task.backbone is not backbone for task in (*tasks, *(() if row.task is None else (row.task,)))):
+def _last_exit(row: KernelRow, backbone: PackedBackbone, start: int, stop: int) -> int:
+    """Return the depth at which the last of a row's tasks leaves, once the order of all is right."""
+    last = start + 1
+    for task, logits in row.exits:
+        _check_engine(task, backbone)
+        if task.depth < last:
+            raise InvalidSettingError(
+                f"a task of {task.depth} blocks leaves after block {last - 1}: give them by depth"
+            )
+        if task.depth <= stop and not logits:
+            raise InvalidSettingError(f"a task leaves after block {task.depth}: give its logits an address")
+        last = task.depth
+    return last if row.exits else NOWHERE
+
+
+def _check_engine(task: PackedTask, backbone: PackedBackbone) -> None:
+    if task.backbone is not backbone:
         raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
-    depths = [task.depth for task in tasks]
-    if depths != sorted(depths) or min(depths, default=NOWHERE) <= start:
-        raise InvalidSettingError(f"tasks of {depths} blocks leave after block {start}: give them by depth")
-    if any(task.depth <= stop and not logits for task, logits in row.exits):
-        raise InvalidSettingError(f"a task leaves before block {stop}, and its logits have no address: give one")
-
-
-def _last(row: KernelRow) -> int:
-    return max((task.depth for task, _ in row.exits), default=NOWHERE)
 
 
 def tables_of(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

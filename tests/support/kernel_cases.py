@@ -89,6 +89,8 @@ def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[in
         drawn = random_weights(
             backbone, 1000 * seed + index, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS
         )
+        if "norm.weight" not in backbone.tensors:  # the norm comes after pooling, and is no task's
+            drawn.forms.norms.pop("norm", None)
         tasks.append(draw.choice(tasks) if tasks and draw.random() < 0.1 else in_bfloat16(drawn))
     size = backbone.record.id.preprocessing
     images = torch.randn(rows, 3, size.height, size.width, generator=torch.Generator().manual_seed(seed))

@@ -19,7 +19,7 @@ version.restype = ctypes.c_int64
 print(version())
 """
 
-WALKS = """
+BATCHES = """
 import sys
 from pathlib import Path
 from support.kernel_cases import kernel_engine, random_backbone, random_batch
@@ -29,7 +29,7 @@ for seed in range(int(sys.argv[2]), int(sys.argv[3])):
     batch = random_batch(backbone, seed, rows=1 + seed % 4, ranks=(0, 1, 17, 33))
     answers = engine.forward(batch.images, batch.tasks, batch.image_of)
     assert all(logits.isfinite().all() for logits in answers), backbone.record.id.arguments
-print(f"{seed + 1} walks")
+print(f"{seed + 1} batches")
 """
 
 OF_ANOTHER_WIDTH = """
@@ -57,12 +57,12 @@ def test_the_sanitised_build_loads_and_is_of_the_version_that_is_called():
 
 
 @pytest.mark.parametrize("first", [0, 10, 20])
-def test_walks_over_every_form_stay_in_their_buffers(first):
-    done = run_sanitized(WALKS, str(native_build("sanitized")), str(first), str(first + 10))
-    assert (done.returncode, done.stdout.strip()) == (0, f"{first + 10} walks"), done.stderr[-3000:]
+def test_batches_of_every_form_stay_in_their_buffers(first):
+    done = run_sanitized(BATCHES, str(native_build("sanitized")), str(first), str(first + 10))
+    assert (done.returncode, done.stdout.strip()) == (0, f"{first + 10} batches"), done.stderr[-3000:]
 
 
-def test_a_walk_that_reads_beyond_its_images_is_found():
+def test_a_batch_that_reads_beyond_its_images_is_found():
     done = run_sanitized(OF_ANOTHER_WIDTH, str(native_build("sanitized")))
     assert done.returncode == 99, done.stderr[-3000:]
     assert "AddressSanitizer" in done.stderr
@@ -72,10 +72,10 @@ def test_a_walk_that_reads_beyond_its_images_is_found():
 def test_every_buffer_ends_at_a_page_that_nobody_may_touch(name):
     library = native_build(name)
     done = subprocess.run(
-        (sys.executable, "-c", WALKS, str(library), "30", "50"),
+        (sys.executable, "-c", BATCHES, str(library), "30", "50"),
         env=importing(), capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
-    assert (done.returncode, done.stdout.strip()) == (0, "50 walks"), done.stderr[-3000:]
+    assert (done.returncode, done.stdout.strip()) == (0, "50 batches"), done.stderr[-3000:]
 
 
 def test_a_write_beyond_a_buffer_is_found():

@@ -41,7 +41,7 @@ def count() -> int:
 def test_engines_leave_no_threads_behind(backbone, batch):
     gc.collect()
     before = count()
-    for threads in (1, 2, 8) * 5:
+    for threads in (1, 2, 8) * 2:
         engine = kernel_engine(backbone, best_library(), threads=threads)
         assert count() == before + threads - 1
         engine.forward(batch.images, batch.tasks, batch.image_of)
@@ -66,11 +66,11 @@ def test_a_fork_runs_without_the_threads_of_its_parent(engine, batch):
     assert all(torch.equal(one, other) for one, other in zip(again, expected, strict=True))
 
 
-def test_a_fork_during_a_walk_of_another_thread_can_walk(engine, batch):
+def test_a_fork_made_while_another_thread_runs_a_batch_can_run_one(engine, batch):
     engine.forward(batch.images, batch.tasks, batch.image_of)
     stop = threading.Event()
 
-    def walk() -> None:
+    def run() -> None:
         while not stop.is_set():
             engine.forward(batch.images, batch.tasks, batch.image_of)
 
@@ -78,25 +78,25 @@ def test_a_fork_during_a_walk_of_another_thread_can_walk(engine, batch):
         signal.alarm(FORK_S)
         engine.forward(batch.images, batch.tasks, batch.image_of)
 
-    thread = threading.Thread(target=walk)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
-        assert [in_a_child(in_child) for _ in range(10)] == [0] * 10
+        assert [in_a_child(in_child) for _ in range(3)] == [0] * 3
     finally:
         stop.set()
         thread.join()
 
 
-def test_threads_that_walk_and_pack_at_a_time_get_the_bytes_of_each_alone(engine, batch):
+def test_threads_that_run_and_pack_at_a_time_get_the_bytes_of_each_alone(engine, batch):
     expected = [engine.forward(*batch.row(index))[0] for index in range(len(batch.tasks))]
 
-    def walk(index: int) -> bool:
+    def run(index: int) -> bool:
         image, (task,) = batch.row(index % len(expected))
         (answer,) = engine.forward(image, [engine.prepare(task)])
         return torch.equal(answer, expected[index % len(expected)])
 
     with ThreadPoolExecutor(6) as threads:
-        assert all(threads.map(walk, range(60)))
+        assert all(threads.map(run, range(60)))
 
 
 def test_the_engine_takes_no_more_threads_than_torch_has(backbone):

@@ -132,7 +132,7 @@ def test_an_image_that_is_not_finite_spoils_its_own_rows_alone(backbone, engine,
         for row, (one, other) in enumerate(zip(engine.forward(bad, tasks), clean, strict=True)):
             assert torch.equal(one, other) == (row != spoiled)
     for one, other in zip(engine.forward(images, tasks), clean, strict=True):
-        assert torch.equal(one, other), "the walk after a spoiled one found its numbers"
+        assert torch.equal(one, other), "the batch after a spoiled one found its numbers"
 
 
 def row(task=None, place=0, image=0, exits=()) -> KernelRow:
@@ -166,7 +166,7 @@ def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refus
         "another engine": [row(other, 0, 0, [(other, logits)])],
         "no forms there": [row(short)],
         "by depth": [row(None, 0, 0, [(deep, logits), (short, logits)])],
-        "no address": [row(deep, 0, 0, [(deep, 0)])],
+        "an address": [row(deep, 0, 0, [(deep, 0)])],
     }
     for message, rows in wrong.items():
         with pytest.raises(InvalidSettingError, match=message):
