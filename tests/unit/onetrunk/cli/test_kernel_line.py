@@ -61,5 +61,5 @@ def test_bench_names_the_kernel_before_it_measures_and_with_each_figure(tmp_path
 def test_bench_refuses_an_unknown_kernel_before_it_measures(tmp_path, monkeypatch):
     monkeypatch.setenv(SETTING, "sse")
     done = call(*SMALL_BENCH, store=tmp_path)
-    assert done.code == 1
+    assert done.code == 2
     assert "'sse' is not a kernel" in done.err

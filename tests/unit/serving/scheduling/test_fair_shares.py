@@ -59,7 +59,10 @@ def test_tasks_that_always_have_work_get_like_block_seconds_whatever_their_depth
 def test_tenants_that_always_have_work_get_like_block_seconds_whatever_their_tasks_and_number(
     floods, depths, fixed, schedule
 ):
-    """Each tenant keeps its number of requests queued, each for a task of its own, within one batch of like shares."""
+    """Each tenant keeps its number of requests queued, each for a task of its own.
+
+    One may be a quantum and a batch ahead, another as much behind, while the batch that runs has not charged all.
+    """
     scheduler: Scheduler[str] = Scheduler(schedule=schedule, max_rows=64, max_waiting=10**6)
     engine, numbers = SimulatedEngine(scheduler, fixed=fixed, per_row=0.002), itertools.count()
     names: dict[int, set[str]] = {index: set() for index in range(len(floods))}
@@ -74,7 +77,7 @@ def test_tenants_that_always_have_work_get_like_block_seconds_whatever_their_tas
     engine.run(600, before=refill)
     shares = [engine.tenant_seconds.get(f"tenant {index}", 0.0) for index in range(len(floods))]
     batch_s = 12 * (fixed + 64 * 0.002)
-    assert max(shares) - min(shares) <= 2 * (TENANT_QUANTUM_S + batch_s)
+    assert max(shares) - min(shares) <= 2 * (TENANT_QUANTUM_S + batch_s) + batch_s
 
 
 def test_a_tenant_with_a_hundred_tasks_gets_no_more_than_one_with_a_single_task():

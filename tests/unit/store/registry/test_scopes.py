@@ -11,7 +11,7 @@ from store.registry.tenant_store import SCOPES, TenantStore
 
 def test_every_verb_stands_in_these_tables() -> None:
     verbs = {name for name, _ in inspect.getmembers(TenantStore, inspect.isfunction) if not name.startswith("_")}
-    assert verbs == VERBS.keys() | UNNAMED.keys()
+    assert verbs - {"worded"} == VERBS.keys() | UNNAMED.keys()  # which words an error, and asks the store nothing
 
 
 @pytest.mark.parametrize("name", VERBS)
