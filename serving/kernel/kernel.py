@@ -168,7 +168,7 @@ _kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Nobody runs blocks in a fork yet, whoever did in its parent; C forgets the threads that are not here by itself."""
+    """Nobody runs blocks in a fork yet, whoever did in its parent; C forgets the threads that are not here."""
     for kernel in _kernels:
         kernel._one_run = Lock()
 
