@@ -6,19 +6,17 @@ import ctypes
 import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.structs import EXIT_FIELDS, MAPS, Run
+from serving.kernel.rows import KernelRow, check_rows, tables_of
+from serving.kernel.structs import MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
@@ -27,21 +25,6 @@ from store.weights.forms import TaskWeights
 CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
 MOST_THREADS = 1024
 MOST_ROWS = 16  # of a chunk, which small backbones reach first
-NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
-
-
-@dataclass(frozen=True)
-class KernelRow:
-    """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
-
-    `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
-    stay in memory until the run is over.
-    """
-
-    task: PackedTask | None
-    place: int
-    image: int
-    exits: Sequence[tuple[PackedTask, int]]
 
 
 class Kernel:
@@ -86,7 +69,7 @@ class Kernel:
         self._check(rows, x, images, start, stop)
         if not rows or start == stop:
             return
-        table, exits = _tables(rows)
+        table, exits = tables_of(rows)
         run = Run(
             model=ctypes.pointer(self._model),
             rows=table.ctypes.data,
@@ -126,63 +109,16 @@ class Kernel:
             )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
-        self._check_rows(rows, len(x), None if images is None else len(images), start, stop)
-
-    def _check_rows(self, rows: Sequence[KernelRow], places: int, images: int | None, start: int, stop: int) -> None:
-        if len({row.place for row in rows}) < len(rows):
-            raise InvalidSettingError("two rows have one place: give each its own")
-        before = NOWHERE
-        for row in rows:
-            if not 0 <= row.place < places or (images is not None and not 0 <= row.image < images):
-                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {places} places")
-            last = self._last_exit(row, start, stop)
-            if last > before:
-                raise InvalidSettingError(f"a row of {last} blocks after one of {before}: give the deepest first")
-            before = last
-            if row.task is None:
-                continue
-            self._check_engine(row.task)
-            if min(stop, last) > row.task.depth:
-                raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
-
-    def _last_exit(self, row: KernelRow, start: int, stop: int) -> int:
-        """Return the depth at which the last of a row's tasks leaves, once the order of all is right."""
-        last = start + 1
-        for task, logits in row.exits:
-            self._check_engine(task)
-            if task.depth < last:
-                raise InvalidSettingError(
-                    f"a task of {task.depth} blocks leaves after block {last - 1}: give them by depth"
-                )
-            if task.depth <= stop and not logits:
-                raise InvalidSettingError(f"a task leaves after block {task.depth}: give its logits an address")
-            last = task.depth
-        return last if row.exits else NOWHERE
-
-    def _check_engine(self, task: PackedTask) -> None:
-        if task.backbone is not self._packed:
-            raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
+        check_rows(rows, self._packed, len(x), None if images is None else len(images), start, stop)
 
 
 _kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """Nobody runs blocks in a fork yet, whoever did in its parent; C forgets the threads that are not here."""
+    """Nothing runs in a fork yet, whatever did in its parent; C forgets the threads that are not here by itself."""
     for kernel in _kernels:
         kernel._one_run = Lock()
 
 
 os.register_at_fork(after_in_child=_after_fork)
-
-
-def _tables(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the integers of all `Row`s and of the `Exit`s to which they point."""
-    fields = [(*task.exit, logits) for row in rows for task, logits in row.exits]
-    exits = np.array(fields, np.int64).reshape(-1, EXIT_FIELDS)
-    at, table, width = exits.ctypes.data, [], exits.itemsize * EXIT_FIELDS
-    for row in rows:
-        forms = 0 if row.task is None else row.task.forms.ctypes.data
-        table.append((forms, at, len(row.exits), row.place, row.image))
-        at += width * len(row.exits)
-    return np.array(table, np.int64), exits

@@ -165,13 +165,13 @@ def test_tasks_in_another_order_of_other_engines_or_beyond_their_depth_are_refus
         "deepest first": [row(short, 0, 0, [(short, logits)]), row(deep, 1, 0, [(deep, logits)])],
         "another engine": [row(other, 0, 0, [(other, logits)])],
         "no forms there": [row(short)],
-        "tasks by depth": [row(None, 0, 0, [(deep, logits), (short, logits)])],
+        "by depth": [row(None, 0, 0, [(deep, logits), (short, logits)])],
         "an address": [row(deep, 0, 0, [(deep, 0)])],
     }
     for message, rows in wrong.items():
         with pytest.raises(InvalidSettingError, match=message):
             kernel.run(rows, kernel.empty_tokens(2), torch.zeros(1, 3, 16, 16), 0, 3)
-    with pytest.raises(InvalidSettingError, match="tasks by depth"):
+    with pytest.raises(InvalidSettingError, match="by depth"):
         kernel.run([row(short, 0, 0, [(short, logits)])], kernel.empty_tokens(1), None, 1, 2)
 
 
