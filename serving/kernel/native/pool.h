@@ -70,6 +70,7 @@ static Pool* new_pool(int threads) {
     Helper* helper = (Helper*)malloc(sizeof(Helper));
     *helper = {pool, pool->workers + 1 + i};
     if (pthread_create(pool->threads + i, nullptr, help, helper)) { free(helper); break; }
+    pthread_setname_np(pool->threads[i], "onetrunk core");
     pool->helpers++;
   }
   return pool;
