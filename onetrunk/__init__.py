@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from onetrunk.rendering.model_card import export_hub
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
-    from serving.app import serve
     from serving.client import Client
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
+    from serving.server import serve
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
@@ -104,7 +104,7 @@ _MODULES = {
     "open_store": "onetrunk.stores",
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
-    "serve": "serving.app",
+    "serve": "serving.server",
     "storage_report": "store.maintenance.report",
     "verify": "store.maintenance.verify",
 }

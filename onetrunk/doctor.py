@@ -8,6 +8,7 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from serving.cluster.listeners import listeners_of_server
 from serving.kernel.instruction_sets import SETTING, choose_kernel
 from serving.port import check_port
 from serving.runtime.device import cpu_threads, cuda_name, native_bfloat16
@@ -32,7 +33,7 @@ class Check:
 
 def diagnose(url: str, *, catalogue: str | None = None, port: int = 8265) -> list[Check]:
     """Check libraries, devices, the store and the port; damage is returned, not raised."""
-    return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port)]
+    return [*_libraries(), *_devices(), *_store(url, catalogue), _port(port), *_listeners(port)]
 
 
 def _libraries() -> Iterator[Check]:
@@ -99,6 +100,12 @@ def _digests(store: Store) -> Iterator[Check]:
         yield Check("digests", False, str(finding), "publish or import that version again")
     if not findings:
         yield Check("digests", True, "every one matches")
+
+
+def _listeners(port: int) -> Iterator[Check]:
+    """Say where a server on this port, if it is this user's, listens."""
+    for listener in listeners_of_server(port):
+        yield Check("listens", True, str(listener))
 
 
 def _port(port: int) -> Check:

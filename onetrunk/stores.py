@@ -5,14 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from store.errors import InvalidSettingError
-
 if TYPE_CHECKING:
     from store.registry.catalogue_reader import CatalogueReader
     from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Store
-
-ACTOR_LENGTH = 300
 
 
 def open_store(
@@ -27,8 +23,6 @@ def open_store(
     """
     from store.registry.store import Store
 
-    if actor and not (actor.isprintable() and len(actor) <= ACTOR_LENGTH):
-        raise InvalidSettingError(f"actor {actor[:80]!r}: use at most {ACTOR_LENGTH} printable characters")
     return Store.open(url, create=create, catalogue=catalogue, actor=actor or None)
 
 

@@ -8,7 +8,7 @@ import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
-from serving.images import ImageSource, encoded
+from serving.images import IMAGES_TYPE, ImageSource, encoded, join_by_length
 from serving.prediction import Prediction, ReceivedPrediction
 from store.errors import InvalidSettingError, ServerError
 
@@ -57,7 +57,25 @@ class Client:
         """
         if isinstance(refs, str) or not refs:
             raise InvalidSettingError(f"refs {refs!r}: give a list with at least one ref")
-        status, body = self._post(encoded(image), {"ref": refs, "top": top, "logits": str(logits).lower()})
+        return self._ask(refs, encoded(image), {}, len(refs), top=top, logits=logits)
+
+    def predict_batch(
+        self, ref: str, images: Sequence[ImageSource], *, top: int = 5, logits: bool = False
+    ) -> tuple[Prediction, ...]:
+        """Return one task's predictions for the images, in their order, from one request.
+
+        Raises `ServerError` where the server has no answer for one of them, whose index its message names.
+        """
+        if isinstance(images, str | bytes) or not images:
+            raise InvalidSettingError("the batch holds no image: give a list with at least one")
+        body = join_by_length([encoded(image) for image in images])
+        return self._ask([ref], body, {"Content-Type": IMAGES_TYPE}, len(images), top=top, logits=logits)
+
+    def _ask(
+        self, refs: Sequence[str], body: bytes, headers: Mapping[str, str], count: int, *, top: int, logits: bool
+    ) -> tuple[Prediction, ...]:
+        query = {"ref": refs, "top": top, "logits": str(logits).lower()}
+        status, body = self._post(body, query, headers)
         answer = _json_object(body)
         if status != 200:
             message = " ".join(str(answer.get("message", body[:SHOWN])).split())
@@ -66,15 +84,15 @@ class Client:
             predictions = tuple(map(ReceivedPrediction.from_dict, _answers(answer)))
         except (KeyError, TypeError, AttributeError):
             predictions = ()
-        if len(predictions) != len(refs):
+        if len(predictions) != count:
             raise ServerError(f"{self._url} does not answer as a onetrunk server does: check the address")
         return predictions
 
-    def _post(self, image: bytes, query: dict[str, object]) -> tuple[int, bytes]:
+    def _post(self, image: bytes, query: dict[str, object], headers: Mapping[str, str]) -> tuple[int, bytes]:
         target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
         with self._turn:
             try:
-                self._connection.request("POST", target, body=image, headers=self._headers)
+                self._connection.request("POST", target, body=image, headers={**self._headers, **headers})
                 response = self._connection.getresponse()
                 return response.status, response.read()
             except TimeoutError:

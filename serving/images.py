@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import io
+import struct
+from collections.abc import Iterable
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 from store.errors import ImageError
+from store.images.decoding import stated_orientation, upright
 
+IMAGES_TYPE = "application/vnd.onetrunk.images"  # of a body in which each image follows its length
+LENGTH = struct.Struct("<I")
 ImageSource = bytes | str | Path | Image.Image
 """Encoded bytes, the path of a file, or a Pillow image."""
+
+
+def join_by_length(images: Iterable[bytes]) -> bytes:
+    """Return a body of this type."""
+    return b"".join(part for image in images for part in (LENGTH.pack(len(image)), image))
 
 
 def encoded(image: ImageSource) -> bytes:
@@ -19,9 +29,11 @@ def encoded(image: ImageSource) -> bytes:
         return image
     if isinstance(image, Image.Image):
         png = io.BytesIO()
-        upright = ImageOps.exif_transpose(image)
-        is_grey16 = upright.mode.startswith("I")  # RGB would clip it to 255
-        (upright.convert("I").convert("I;16") if is_grey16 else upright.convert("RGB")).save(png, "PNG")
+        turned = upright(image, stated_orientation(image))
+        is_grey16 = turned.mode.startswith("I")  # RGB would clip it to 255
+        plain = turned.convert("I").convert("I;16") if is_grey16 else turned.convert("RGB")
+        plain.info = {}  # Pillow would write its EXIF, and the server turn it once more
+        plain.save(png, "PNG")
         return png.getvalue()
     if not isinstance(image, str | Path):
         raise ImageError(f"{type(image).__name__} is not an image: give encoded bytes, a path or a Pillow image")

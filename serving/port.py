@@ -16,3 +16,11 @@ def check_port(host: str, port: int) -> None:
         except (OSError, OverflowError) as error:
             problem = getattr(error, "strerror", None) or "a port is a number from 0 to 65535"
             raise PortTakenError(f"cannot listen on {host}:{port} ({problem}): choose another with `port=`") from None
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """Return a port that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port

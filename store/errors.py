@@ -14,6 +14,7 @@ OnetrunkError
 ├── NotAllowedError             (PermissionError)  a protected alias, or an API key without the scope
 │   └── UnknownKeyError                            no API key, or one that is not valid
 ├── StorageError                (OSError)          the disk, the bucket or the database failed
+│   └── StoreBusyError          (TimeoutError)     another writer holds the catalogue for longer than the time limit
 ├── FormatError                 (ValueError)       a file is not in the format that it claims
 │   ├── NewerFormatError                           written by a newer onetrunk
 │   └── OlderFormatError                           written by an older onetrunk, to be migrated first
@@ -30,6 +31,7 @@ OnetrunkError
 ├── ServerError                 (ConnectionError)  a server that does not answer, or answers with an error
 ├── OverloadedError             (RuntimeError)     the queue or the memory is full; the request was not started
 │   └── DeadlineError                              the answer would come after the request's deadline
+├── ClosedStoreError            (ValueError)       the store was closed before
 └── PortTakenError              (OSError)          the port cannot be listened on
 
 Each message is one line: the value, the rule it breaks, and the remedy.
@@ -94,6 +96,10 @@ class StorageError(OnetrunkError, OSError):
     """Raised where the disk, the bucket or the database fails or does not answer."""
 
 
+class StoreBusyError(StorageError, TimeoutError):
+    """Raised where another writer holds the catalogue for longer than the time limit; nothing was changed."""
+
+
 class FormatError(OnetrunkError, ValueError):
     """Raised where a file or a record cannot be parsed, or holds what its format does not allow."""
 
@@ -156,6 +162,10 @@ class OverloadedError(OnetrunkError, RuntimeError):
 
 class DeadlineError(OverloadedError):
     """Raised where an answer would come after the deadline of its request."""
+
+
+class ClosedStoreError(OnetrunkError, ValueError):
+    """Raised where a store is used after it was closed."""
 
 
 class PortTakenError(OnetrunkError, OSError):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import support.interpreted_kernels  # noqa: F401  # before anything that imports torch
 from support.cli import Shell
 from support.servers import Bucket, Postgres, find_postgres, find_weed, postgres, seaweed
 from support.toy_backbone import Toy, make_toy, tune

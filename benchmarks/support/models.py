@@ -29,8 +29,12 @@ def backbones(*, packaged_alone: bool) -> dict[str, Backbone]:
 
 def random_vit_base() -> Backbone:
     """ViT-B/16 with random weights: speed does not depend on their values, and no download is needed."""
+    return random_vit("vit_base_patch16_224")
+
+
+def random_vit(architecture: str) -> Backbone:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "vit_base_random.safetensors"
-        save_file(timm.create_model("vit_base_patch16_224", num_classes=0).state_dict(), path)
-        return load_backbone("vit_base_patch16_224", weights=path)
+        path = Path(folder) / f"{architecture}.safetensors"
+        save_file(timm.create_model(architecture, num_classes=0).state_dict(), path)
+        return load_backbone(architecture, weights=path)

@@ -24,10 +24,11 @@ from onetrunk.rendering.accuracy import percent
 from onetrunk.rendering.html import Section, to_html
 from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
-from serving.app import ServeConfig, running
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
+from serving.config import ServeConfig
 from serving.runtime.device import set_cpu_threads
 from serving.runtime.predictor import Predictor
+from serving.server import running
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset

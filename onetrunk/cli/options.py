@@ -43,4 +43,18 @@ class Dtype(enum.StrEnum):
 DtypeOption = Annotated[Dtype, typer.Option(help="auto: bfloat16 where the device multiplies it natively.")]
 
 
+class Schedule(enum.StrEnum):
+    STRETCH = "stretch"
+    LEAST_WORK = "least-work"
+    FIRST_COME = "first-come"
+
+
+ScheduleOption = Annotated[
+    Schedule,
+    typer.Option(
+        help="stretch: short work first, and no request waits long; least-work: it may; first-come: in order."
+    ),
+]
+
+
 Device = Annotated[str, typer.Option(help="A torch device: cpu, cuda, cuda:1.")]

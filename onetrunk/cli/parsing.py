@@ -32,3 +32,11 @@ def parse_pairs(pairs: Sequence[str], *, option: str) -> dict[str, str]:
             )
         values[key] = value
     return values
+
+
+def parse_range(text: str, *, option: str) -> int | tuple[int, int]:
+    """Read `4`, or `1:4` as the least and the most."""
+    least, colon, most = text.partition(":")
+    if not (least.isdecimal() and (most.isdecimal() or not colon)):
+        raise InvalidSettingError(f"{option} {text[:40]!r} is not valid: write a number, or LEAST:MOST such as 1:4")
+    return (int(least), int(most)) if colon else int(least)

@@ -44,7 +44,7 @@ class Engine:
     def prepare(self, weights: TaskWeights) -> EngineTask:
         """Lay a task's weights out as this engine multiplies with them; what it returns replaces them.
 
-        It takes time, so that whoever runs a task often prepares it once, on a thread of its own.
+        It takes time: prepare a task once, on another thread than the engine's.
         """
         return self._model.prepare(weights)
 

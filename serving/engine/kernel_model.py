@@ -13,7 +13,8 @@ from torch import Tensor
 
 from serving.engine.row_plan import EngineRow, EngineTask
 from serving.engine.torch_model import head, pooled, stem
-from serving.kernel.kernel import Kernel, KernelRow
+from serving.kernel.kernel import Kernel
+from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
 
@@ -67,18 +68,18 @@ class KernelTokens:
             self._places = list(range(len(rows)))
         else:
             self._places = [self._places[source] for source in sources]
-        walk = self._walk if self._kernel.coverage.pooling else self._walk_to_each_end
-        logits = walk(rows, start, stop)
+        run = self._run if self._kernel.coverage.pooling else self._run_to_each_end
+        logits = run(rows, start, stop)
         self._images = None
         going_on = [max(self._tasks[member].depth for member in row.members) > stop for row in rows]
         self._places = [place for place, goes_on in zip(self._places, going_on, strict=True) if goes_on]
         return logits
 
-    def _walk(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
+    def _run(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
         """Run the blocks in one call, in which every row leaves at its own depth."""
         ends = [sorted(row.members, key=lambda member: self._tasks[member].depth) for row in rows]
         ending = [member for members in ends for member in members if start < self._tasks[member].depth <= stop]
-        counts = [len(self._tasks[member].labels) for member in ending]
+        counts = [self._tasks[member].classes for member in ending]
         logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
         addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
         kernel_rows = [
@@ -90,10 +91,10 @@ class KernelTokens:
             )
             for row, place, members in zip(rows, self._places, ends, strict=True)
         ]
-        self._kernel.walk(kernel_rows, self._x, self._images, start, stop)
+        self._kernel.run(kernel_rows, self._x, self._images, start, stop)
         return dict(zip(ending, logits, strict=True))
 
-    def _walk_to_each_end(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
+    def _run_to_each_end(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
         """Run the blocks up to each depth at which rows leave, where torch pools them."""
         logits: dict[int, Tensor] = {}
         depths = {self._tasks[member].depth for row in rows for member in row.members}
@@ -104,7 +105,7 @@ class KernelTokens:
                 if max(self._tasks[member].depth for member in row.members) > start
             ]
             kernel_rows = [KernelRow(cast(PackedTask | None, row.task), place, row.image, ()) for row, place in there]
-            self._kernel.walk(kernel_rows, self._x, self._images, start, depth)
+            self._kernel.run(kernel_rows, self._x, self._images, start, depth)
             self._images, start = None, depth
             ending = [(m, place) for row, place in there for m in row.members if self._tasks[m].depth == depth]
             logits |= self._pooled_by_torch(ending)

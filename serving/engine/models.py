@@ -11,6 +11,7 @@ from torch import Tensor
 from serving.engine.batch_run import Tokens
 from serving.engine.block import ServedBlock
 from serving.engine.core_threads import CoreThreads
+from serving.engine.cuda.captured_blocks import on_cuda
 from serving.engine.kernel_model import KernelModel
 from serving.engine.row_plan import EngineTask
 from serving.engine.torch_model import TorchModel
@@ -49,8 +50,9 @@ def make_model(
     vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
     grid = vit.patch_embed.grid_size
     blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
+    steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
     threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
-    return choice, TorchModel(vit, blocks, threads, batch_invariant)
+    return choice, TorchModel(vit, steps, threads, batch_invariant)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

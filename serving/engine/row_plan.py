@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class EngineTask(Protocol):
-    """A task as an engine has prepared it: what the plan of a batch, and whoever reads the answers, must know."""
+    """A task as an engine has prepared it: what the plan of a batch and the answers need of it."""
 
     @property
     def depth(self) -> int: ...

@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from serving.engine.adapter_ops import layer_norm
-from serving.engine.block import ServedBlock
 from serving.engine.core_threads import CoreThreads
 from serving.engine.row_plan import EngineRow
 from store.weights.forms import Forms, Norm, TaskWeights
@@ -28,7 +27,7 @@ class TorchModel:
     """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour."""
 
     vit: VisionTransformer
-    blocks: Sequence[ServedBlock]
+    blocks: Sequence[Callable[[Tensor, Sequence[Forms]], Tensor]]
     threads: CoreThreads
     one_by_one: bool
 

@@ -2,26 +2,82 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import Response
+from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
+from starlette.types import Receive, Scope, Send
 
-from serving.http import bundle_routes, prediction_routes, registry_routes
-from serving.http.auth import ApiKeyCache, AppState, app_state, authenticate_caller
-from serving.http.errors import HANDLERS
+from serving.http import bundle_routes, prediction_schema, registry_routes
+from serving.http.auth import ApiKeys, AppState, authenticate_caller
+from serving.http.bodies import BodyBudget
+from serving.http.errors import HANDLERS, TransferError, answer_of, json_response, no_route
+from serving.http.headers import check_headers
+from serving.http.health import Health
+from serving.http.limits import HttpLimits
+from serving.http.prediction_routes import PATH, PredictionRoutes
+from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
 from store.registry.store import Store
 
-open_routes = APIRouter()
 guarded_routes = APIRouter()
+health_schema = APIRouter()
+log = logging.getLogger(__name__)
 
 
-def make_api(predictor: Predictor, store: Store, *, keys: bool) -> FastAPI:
-    """Answer from the predictor and the store; with `keys`, every route but `/healthz` needs an API key."""
-    state = AppState(predictor, store, ApiKeyCache(store) if keys else None, ThreadPoolExecutor(2, "prepare"))
+class Api(FastAPI):
+    """FastAPI for the registry; health and predictions are answered before it, in a tenth of the time."""
+
+    def install(self, state: AppState) -> None:
+        self.state.app_state = state
+        self._limits = state.limits
+        self._predictions = PredictionRoutes(state)
+        self._health = Health(state.predictor, keys=state.api_keys is not None)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            answer = await self._answer(scope, receive)
+            if answer is not None:
+                await answer(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
+        path = get_route_path(scope)
+        try:
+            check_headers(scope, self._limits)
+            if path == PATH or path.startswith(PATH + "/"):
+                return await self._predictions.answer(scope, receive, path)
+        except TransferError as error:
+            return answer_of(error)
+        except Exception as error:
+            log.exception("%s %s failed", scope["method"], path[:200])
+            return answer_of(error)
+        if path not in ("/healthz", "/readyz"):
+            return None
+        if scope["method"] not in ("GET", "HEAD"):
+            return no_route(405, scope["method"], path, headers={"allow": "GET, HEAD"})
+        status, content = self._health.alive() if path == "/healthz" else self._health.ready()
+        return json_response(content, status)
+
+
+def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimits | None = None) -> Api:
+    """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key."""
+    limits = limits or HttpLimits()
+    state = AppState(
+        predictor,
+        store,
+        ApiKeys(store, predictor.versions, limits) if keys else None,
+        ThreadPoolExecutor(4, "resolve"),
+        limits,
+        BodyBudget(limits, per_key=keys),
+        None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
+    )
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
@@ -29,23 +85,24 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool) -> FastAPI:
         await run_in_threadpool(predictor.close)
 
     # The framework's own page of the schema would need no key: here it is a route among the others.
-    api = FastAPI(title="onetrunk", openapi_url=None, lifespan=lifespan)
-    api.state.app_state = state
-    api.include_router(open_routes)
-    for routes in (guarded_routes, prediction_routes.routes, registry_routes.routes, bundle_routes.routes):
+    api = Api(title="onetrunk", openapi_url=None, lifespan=lifespan)
+    api.install(state)
+    api.include_router(health_schema)
+    for routes in (guarded_routes, prediction_schema.routes, registry_routes.routes, bundle_routes.routes):
         api.include_router(routes, dependencies=[Depends(authenticate_caller)])
     for kind, answer in HANDLERS.items():
         api.add_exception_handler(kind, answer)
     return api
 
 
-@open_routes.get("/healthz")
-def health(request: Request) -> dict[str, object]:
+@health_schema.get("/healthz", response_model=dict[str, object])
+async def health() -> None:
     """Say that the replica answers, and, on a server without keys, which backbone it holds."""
-    state = app_state(request)
-    record = state.predictor.record
-    shown = {} if state.api_keys else {"backbone": record.name, "fingerprint": record.id.fingerprint}
-    return {"status": "ok", **shown}
+
+
+@health_schema.get("/readyz", response_model=dict[str, object])
+async def ready() -> None:
+    """Say with 200 that a prediction would be answered now, or with 503 why not."""
 
 
 @guarded_routes.get("/openapi.json")

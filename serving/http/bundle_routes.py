@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request
 from fastapi.responses import StreamingResponse
 from starlette.concurrency import run_in_threadpool
 
-from serving.http.auth import Caller
+from serving.http.auth import Caller, app_state
 from serving.http.bodies import receive_bundle
+from serving.http.headers import RequestHeaders
 
 CHUNK_NBYTES = 1 << 20
 
@@ -23,8 +24,9 @@ routes = APIRouter()
 async def publish_bundle(task: str, request: Request, caller: Caller) -> list[dict[str, object]]:
     """Publish the versions of the bundle in the body, as `export_bundle` writes it, under this name."""
     caller.check("publish", task)
-    with tempfile.TemporaryFile() as file:
-        await receive_bundle(request, file)
+    state, length = app_state(request), RequestHeaders.read(request.scope).length
+    with state.bodies.bundle(), tempfile.TemporaryFile() as file:
+        await receive_bundle(request.receive, length, file, state.limits)
         versions = await run_in_threadpool(caller.import_bundle, task, file)
     return [version.to_dict() for version in versions]
 

@@ -3,47 +3,64 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Sequence
+from concurrent.futures import Future
+from threading import Lock
 
-from fastapi import Request
+from starlette.types import Receive
 
+from serving.http.errors import ClientGoneError
 from serving.prediction import Prediction
 
-T = TypeVar("T")
 
+async def wait_for(futures: Sequence[Future[Prediction]], receive: Receive) -> list[Prediction]:
+    """Return the predictions; raise the first failure, or `ClientGoneError` once the client is gone.
 
-async def wait_for(
-    workers: ThreadPoolExecutor, submit: Callable[[], tuple[Future[Prediction], ...]]
-) -> list[Prediction]:
-    """Submit in a worker and wait; raise the first failure. At the end, and when this is cancelled, cancel the rest."""
-    submitted = workers.submit(submit)
+    At the end, and when this is cancelled, those that are not there are cancelled. The body has been read before.
+    """
+    ended = asyncio.ensure_future(all_or_first_failure(futures))
+    gone = asyncio.ensure_future(disconnected(receive))
     try:
-        futures = await asyncio.wrap_future(submitted)
-        return await asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+        await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if not ended.done():
+            raise ClientGoneError
+        ended.result()
+        return [future.result() for future in futures]
     finally:
-        submitted.add_done_callback(cancel_predictions)  # a worker that runs cannot be stopped, only its predictions
-
-
-def cancel_predictions(submitted: Future[tuple[Future[Prediction], ...]]) -> None:
-    if not submitted.cancelled() and submitted.exception() is None:
-        for future in submitted.result():
+        ended.cancel()
+        gone.cancel()
+        for future in futures:
             future.cancel()
 
 
-async def cancel_on_disconnect(request: Request, work: Coroutine[object, object, T]) -> T | None:
-    """Wait for the work; cancel it and return None once the client is gone."""
-    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(wait_for_disconnect(request))
-    try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        return task.result() if task.done() else None
-    finally:
-        task.cancel()
-        gone.cancel()
+async def all_or_first_failure(futures: Sequence[Future[Prediction]]) -> None:
+    """Return once all are there; raise the first failure. The loop is woken once, however many there are."""
+    loop, left, lock = asyncio.get_running_loop(), len(futures), Lock()
+    outcome: asyncio.Future[None] = loop.create_future()
+
+    def set_outcome(error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is None:
+            outcome.set_result(None)
+        else:
+            outcome.set_exception(error)
+
+    def count(future: Future[Prediction]) -> None:
+        nonlocal left
+        error = ClientGoneError() if future.cancelled() else future.exception()
+        with lock:
+            left -= 1
+            over = error is not None or left == 0
+        if over:
+            loop.call_soon_threadsafe(set_outcome, error)
+
+    for future in futures:
+        future.add_done_callback(count)
+    await outcome
 
 
-async def wait_for_disconnect(request: Request) -> None:
-    """Return once the client is gone; the body has been read before."""
-    while (await request.receive())["type"] != "http.disconnect":
+async def disconnected(receive: Receive) -> None:
+    """Return once the client is gone."""
+    while (await receive())["type"] != "http.disconnect":
         pass

@@ -1,72 +1,90 @@
-"""Predictions over HTTP: one image, for one task or for several."""
+"""Predictions over HTTP, straight from ASGI: one image for one task or for several, or several images for one."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future
-from typing import Annotated
+from functools import partial
 
-from fastapi import APIRouter, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
+from starlette.types import Receive, Scope
 
-from serving.http.auth import Caller, app_state
-from serving.http.bodies import read_image
-from serving.http.cancellation import cancel_on_disconnect, wait_for
-from serving.http.errors import closed_by_client
+from serving.http.auth import AppState
+from serving.http.bodies import read_body
+from serving.http.cancellation import wait_for
+from serving.http.errors import ClientGoneError, answer_of, closed_by_client, json_response, no_route, too_many
+from serving.http.headers import RequestHeaders
+from serving.http.image_bodies import split_images
+from serving.http.prediction_query import ManyQuery, PredictionQuery, parse_query
+from serving.http.several_images import predict_each
 from serving.prediction import Prediction
+from store.errors import FormatError, OnetrunkError
+from store.records.version import Version
 from store.registry.tenant_store import TenantStore
 
-MAX_REFS = 256
-
-routes = APIRouter()
+PATH = "/v1/predict"
 
 
-@routes.post("/v1/predict/{ref:path}", response_model=None)
-async def predict(
-    ref: str,
-    request: Request,
-    caller: Caller,
-    top: Annotated[int, Query(ge=1)] = 5,
-    logits: bool = False,  # noqa: FBT001, FBT002 - a query parameter
-    timeout_ms: Annotated[float | None, Query(gt=0)] = None,
-) -> dict[str, object] | JSONResponse:
-    """Answer the image in the body (JPEG, PNG, WebP or BMP) for `task`, `task@alias` or `task:version`.
+class PredictionRoutes:
+    """Answer POST to `/v1/predict` and below it; prediction_schema.py says how."""
 
-    With `timeout_ms`, counted from when the image is there, what cannot be answered in time is refused with 503.
-    """
-    predictions = await predictions_of([ref], request, caller, timeout_ms)
-    return closed_by_client() if predictions is None else predictions[0].to_dict(top=top, logits=logits)
+    def __init__(self, state: AppState) -> None:
+        self._state = state
 
+    async def answer(self, scope: Scope, receive: Receive, path: str) -> Response:
+        if scope["method"] != "POST":
+            return no_route(405, scope["method"], path, headers={"allow": "POST"})
+        caller = None
+        try:
+            headers = RequestHeaders.read(scope)
+            caller = await self._state.caller(headers.all, headers.client)
+            query = parse_query(scope["query_string"], many=path == PATH)
+            refs = query.ref if isinstance(query, ManyQuery) else [path[len(PATH) + 1 :]]
+            predictions, several = await self._predict(refs, query, caller, headers, receive)
+        except ClientGoneError:
+            return closed_by_client()
+        except OnetrunkError as error:
+            return answer_of(error if caller is None else caller.worded(error))
+        answers = [prediction.to_dict(top=query.top, logits=query.logits) for prediction in predictions]
+        return json_response({"answers": answers} if several or path == PATH else answers[0])
 
-@routes.post("/v1/predict", response_model=None)
-async def predict_many(
-    request: Request,
-    caller: Caller,
-    ref: Annotated[list[str], Query(min_length=1, max_length=MAX_REFS)],
-    top: Annotated[int, Query(ge=1)] = 5,
-    logits: bool = False,  # noqa: FBT001, FBT002 - a query parameter
-    timeout_ms: Annotated[float | None, Query(gt=0)] = None,
-) -> dict[str, object] | JSONResponse:
-    """Answer the image in the body for each `ref`, in order; blocks that the tasks share are run once."""
-    predictions = await predictions_of(ref, request, caller, timeout_ms)
-    if predictions is None:
-        return closed_by_client()
-    return {"answers": [prediction.to_dict(top=top, logits=logits) for prediction in predictions]}
+    async def _predict(
+        self,
+        refs: list[str],
+        query: PredictionQuery | ManyQuery,
+        caller: TenantStore,
+        headers: RequestHeaders,
+        receive: Receive,
+    ) -> tuple[list[Prediction], bool]:
+        """Check all that can be checked before the body is read, then read, queue and wait.
 
+        Returns also whether the body held several images.
+        """
+        key, state, limits = caller.key, self._state, self._state.limits
+        share = key.tenant or key.id or None
+        for ref in refs:
+            caller.check("read", ref)
+        if state.rate is not None and (wait_s := state.rate.wait_s(key.id)) > 0:
+            raise too_many(f"{limits.rate_limit:g} images a second are the most: send fewer", retry_s=wait_s)
+        state.predictor.check_room(share)
+        versions = await self._versions(refs)
+        with state.bodies.held(key.id) as held:
+            body = await read_body(receive, headers.length, held, limits)
+            images = split_images(body, headers.content_type, limits)
+            if images is not None and len(refs) > 1:
+                raise FormatError(f"several images for {len(refs)} tasks: send one image, or name one task")
+            if state.rate is not None:
+                state.rate.take(key.id, len(images or (body,)))
+            deadline = None if query.timeout_ms is None else time.monotonic() + query.timeout_ms / 1000
+            submit = partial(state.predictor.queue.submit_encoded, versions, deadline=deadline, tenant=share)
+            if images is None:
+                return await wait_for(submit(body), receive), False
+            return await predict_each(images, submit, receive), True
 
-async def predictions_of(
-    refs: Sequence[str], request: Request, caller: TenantStore, timeout_ms: float | None
-) -> list[Prediction] | None:
-    """Predict within the time, counted from when the image is there; None where the client goes away before."""
-    for ref in refs:
-        caller.check("read", ref)
-    image = await read_image(request)
-    state = app_state(request)
-    deadline = None if timeout_ms is None else time.monotonic() + timeout_ms / 1000
-
-    def submit() -> tuple[Future[Prediction], ...]:
-        return state.predictor.submit_many(refs, image, deadline=deadline)
-
-    with caller.authorized("read", refs[0]):  # all refs are checked; an error is worded for this caller
-        return await cancel_on_disconnect(request, wait_for(state.workers, submit))
+    async def _versions(self, refs: Sequence[str]) -> list[Version]:
+        tasks = self._state.predictor.tasks
+        known = tasks.cached(refs)
+        if known is not None:
+            return known
+        return await asyncio.get_running_loop().run_in_executor(self._state.workers, tasks.resolve, refs)

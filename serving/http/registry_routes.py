@@ -12,12 +12,14 @@ from fastapi import APIRouter, Query
 
 from serving.http.auth import Caller
 from store.errors import InvalidNameError, InvalidSettingError
+from store.records.bounds import MAX_NUMBER, MAX_PAGE, check_list
 from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
 from store.records.refs import Ref
 
 Json = dict[str, object]
-Limit = Annotated[int, Query(ge=1, le=1000)]
+Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
+After = Annotated[int, Query(ge=0, le=MAX_NUMBER)]
 Repeated = Annotated[list[str] | None, Query()]
 routes = APIRouter()
 
@@ -40,11 +42,13 @@ def list_tasks(
 
 
 @routes.get("/v1/tasks/{task:path}")
-def show_task(task: str, caller: Caller, *, removed: bool = False) -> Json:
-    """Show a task: every version, where its aliases point, their rules, and the task's tags."""
+def show_task(task: str, caller: Caller, *, removed: bool = False, after: After = 0, limit: Limit = MAX_PAGE) -> Json:
+    """Show a task: its versions after a number, a page at a time, its aliases, their rules, and the task's tags."""
+    versions = caller.list_versions(task, removed=removed, after=after, limit=limit)
     return {
         "task": task,
-        "versions": [dataclasses.asdict(row) for row in caller.list_versions(task, removed=removed)],
+        "versions": [dataclasses.asdict(row) for row in versions],
+        "next": versions[-1].version if len(versions) == limit else None,
         "aliases": caller.aliases(task),
         "rules": [dataclasses.asdict(rule) for rule in caller.rules(task)],
         "tags": caller.tags(task),
@@ -78,9 +82,9 @@ def restore(ref: str, caller: Caller) -> Json:
 
 
 @routes.get("/v1/history/{task:path}")
-def history(task: str, caller: Caller) -> list[Json]:
-    """List who did what to the task, and when, numbered from its first event."""
-    return [dataclasses.asdict(event) for event in caller.history(task)]
+def history(task: str, caller: Caller, after: After = 0, limit: Limit = MAX_PAGE) -> list[Json]:
+    """List who did what to the task, and when, numbered from its first event, a page at a time."""
+    return [dataclasses.asdict(event) for event in caller.history(task, after=after, limit=limit)]
 
 
 @routes.put("/v1/aliases/{ref:path}")
@@ -151,9 +155,9 @@ def list_backbones(caller: Caller) -> list[Json]:
 
 
 @routes.get("/v1/keys")
-def list_keys(caller: Caller) -> list[Json]:
-    """List the keys of the caller's tenant; an operator's key lists all."""
-    return [show_key(key) for key in caller.list_keys()]
+def list_keys(caller: Caller, after: str = "", limit: Limit = MAX_PAGE) -> list[Json]:
+    """List the keys of the caller's tenant by id, a page at a time; an operator's key lists all."""
+    return [show_key(key) for key in caller.list_keys(after=after, limit=limit)]
 
 
 @routes.post("/v1/keys")
@@ -197,6 +201,7 @@ def split_alias(ref: str) -> tuple[str, str]:
 
 
 def parse_tags(pairs: list[str]) -> dict[str, str]:
+    check_list("tags", pairs)
     wrong = [pair for pair in pairs if not pair.partition("=")[1]]
     if wrong:
         raise InvalidSettingError(f"tag {wrong[0][:80]!r} is not KEY=VALUE: write for example tag=team=vision")

@@ -29,7 +29,7 @@ class Plan:
 
 
 def in_huge_pages(nbytes: int) -> NDArray[np.uint8]:
-    """Return memory of its own, zeros, in huge pages where the system gives them: its pages cost a small backbone 7 %."""
+    """Return zeros in huge pages where the system gives them; in small ones, a small backbone takes 7 % longer."""
     whole = mmap.mmap(-1, nbytes + HUGE_PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         whole.madvise(mmap.MADV_HUGEPAGE)

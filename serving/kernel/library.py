@@ -6,12 +6,12 @@ import ctypes
 from ctypes import POINTER, c_int64, c_void_p
 from pathlib import Path
 
-from serving.kernel.structs import Walk
+from serving.kernel.structs import Run
 
 SIGNATURES: dict[str, tuple[list[type[ctypes._SimpleCData[object]] | type[object]], object]] = {
     "onetrunk_new_pool": ([c_int64], c_void_p),
     "onetrunk_free_pool": ([c_void_p], None),
-    "onetrunk_walk": ([c_void_p, POINTER(Walk), c_int64], None),
+    "onetrunk_run": ([c_void_p, POINTER(Run), c_int64], None),
     "onetrunk_peak": ([c_int64], c_int64),
     "onetrunk_pack_weight": ([c_void_p, c_int64, c_int64, c_void_p], None),
     "onetrunk_pack_a": ([c_void_p, c_int64, c_int64, c_void_p], None),

@@ -56,7 +56,7 @@ class Model(Structure):
     ]
 
 
-class Walk(Structure):
+class Run(Structure):
     _fields_ = [
         ("model", POINTER(Model)),
         ("rows", c_void_p),

@@ -50,14 +50,14 @@ def _unserved(vit: VisionTransformer, block: Block) -> str | None:
     if not isinstance(attn.norm, nn.Identity) or not isinstance(mlp.norm, nn.Identity):
         return "it has a norm inside attention or the MLP"
     if not all(isinstance(norm, nn.Identity) or _plain(norm) for norm in (attn.q_norm, attn.k_norm)):
-        return "the norm of its queries and keys is no layer norm"
+        return "the norm of its queries and keys is not a layer norm"
     if activation_of(mlp.act) is None or type(mlp.act) is not type(first.mlp.act):
         return f"its activation is {type(mlp.act).__name__}"
     eps = {norm.eps for norm in (block.norm1, block.norm2, first.norm1)}
     if len(eps) > 1 or mlp.fc1.out_features != first.mlp.fc1.out_features or attn.num_heads != first.attn.num_heads:
         return "its blocks differ in more than their weights"
     if not all(isinstance(scale, (nn.Identity, LayerScale)) for scale in (block.ls1, block.ls2)):
-        return "its residual scale is no layer scale"
+        return "its residual scale is not a layer scale"
     return None
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import BF16_NBYTES, FLOAT_NBYTES, PackedBackbone
 from serving.kernel.buffers import Plan, aligned, padded, round_up
+from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task
 from serving.kernel.structs import (
     ACTIVATIONS,
     BOTTLENECK_FIELDS,
@@ -33,7 +34,6 @@ from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
 BEYOND = 1024  # numbers after a factor that its last tile reads
 LANES = 16  # floats that the kernel reads at a time
 RANKS = 32  # of one slice
-MOST_RANK = 4096
 PackFactor = Callable[[int, int, int, int], object]  # (factor, rank, width, packed)
 
 
@@ -54,7 +54,14 @@ class PackedTask:
     """In place of the backbone's last norm, and the head, for a backbone whose features torch pools."""
     head: tuple[Tensor, Tensor]
     memory: NDArray[np.uint8] = field(repr=False)
-    """All arrays to which `forms` and `exit` point."""
+    """All arrays to which `forms` and `exit` point but for the last norm, which may be the backbone's."""
+    backbone: PackedBackbone = field(repr=False)
+    """For which it was packed: the kernel of another reads other widths."""
+
+    @property
+    def classes(self) -> int:
+        """How many logits the kernel writes."""
+        return self.exit[-1]
 
     @property
     def nbytes(self) -> int:
@@ -74,19 +81,23 @@ class Piece:
 class TaskPacker:
     """Packs tasks of one backbone; several threads may use it at a time."""
 
-    def __init__(self, library: ctypes.CDLL, packed: PackedBackbone, widths: Mapping[str, tuple[int, int]]) -> None:
+    def __init__(
+        self, library: ctypes.CDLL, packed: PackedBackbone, widths: Mapping[str, tuple[int, int]], blocks: int
+    ) -> None:
         """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`."""
         self._library = library
         self._packed = packed
         self._widths = widths
+        self._blocks = blocks
         self._dim = widths[MAPS[0]][1]
 
     def pack(self, weights: TaskWeights) -> PackedTask:
         """Pack a task of bfloat16 tensors on the CPU.
 
-        Raises `RefusedError` where a number is not finite, since it would reach other rows of a batch, or where a
-        rank is above `MOST_RANK`.
+        Raises `RefusedError` where a number is not finite, since it would reach other rows of a batch, where a rank is
+        above `MOST_RANK`, or where a shape is not the backbone's.
         """
+        check_task(weights, self._blocks, self._dim)
         table = np.zeros((weights.depth, FORMS_FIELDS), np.int64)
         pieces, slices = self._head(weights), 1
         for block in range(weights.depth):
@@ -104,6 +115,7 @@ class TaskPacker:
             norm=weights.forms.norms.get("norm"),
             head=(weights.head_weight, weights.head_bias),
             memory=memory,
+            backbone=self._packed,
         )
 
     def _block(self, forms: Forms, block: int, fields: NDArray[np.int64]) -> tuple[list[Piece], int]:
@@ -112,15 +124,18 @@ class TaskPacker:
         widest = 0
         for index, name in enumerate(MAPS):
             if (delta := forms.deltas.get(f"blocks.{block}.{name}")) is not None:
+                check_delta(f"blocks.{block}.{name}", delta, *self._widths[name])
                 column = index * DELTA_FIELDS
                 fields[column + 2] = delta.rank
                 widest = max(widest, delta.rank)
                 pieces += self._delta(delta, block, column, name)
         for index, name in enumerate(NORMS):
             if (norm := forms.norms.get(f"blocks.{block}.{name}")) is not None:
+                check_norm(f"blocks.{block}.{name}", norm, self._dim)
                 pieces += self._norm(norm, block, NORMS_AT + index * NORM_FIELDS)
         for index, name in enumerate(BRANCHES):
             if (form := forms.bottlenecks.get(f"blocks.{block}.{name}")) is not None:
+                check_bottleneck(f"blocks.{block}.{name}", form, self._dim)
                 column, width = BOTTLENECKS_AT + index * BOTTLENECK_FIELDS, form.down.shape[1]
                 fields[column + 4] = width
                 fields[column + 7 : column + 9] = INPUTS.index(form.input), ACTIVATIONS.index(form.activation)
@@ -206,8 +221,6 @@ class TaskPacker:
         column: int,
     ) -> Piece:
         factor = self._checked(factor)
-        if rank > MOST_RANK:
-            raise RefusedError(f"a rank of {rank} is more than {MOST_RANK}, which the kernel takes at most")
         nbytes = (round_up(width, SLICE) * round_up(rank, 2) + BEYOND) * BF16_NBYTES
         return Piece(block, column, nbytes, lambda to: pack(factor.data_ptr(), rank, width, to))
 

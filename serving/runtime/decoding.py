@@ -1,11 +1,11 @@
-"""Whatever a caller gives as an image, as RGB pixels of Pillow."""
+"""Whatever a caller in this process gives as an image, as RGB pixels of Pillow."""
 
 from __future__ import annotations
 
 from PIL import Image
 
 from serving.images import ImageSource, encoded
-from store.weights.preprocessing import decode, to_rgb
+from store.images.decoding import decode, to_rgb
 
 
 def decode_source(image: ImageSource) -> Image.Image:

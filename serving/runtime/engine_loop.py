@@ -1,18 +1,15 @@
-"""Run requests on one thread: between any two blocks, the batch that the scheduler chooses."""
+"""Run requests on one thread: in each call of the engine, the batch that the scheduler chooses."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
-
-import torch
 
 from serving.engine.engine import Engine
-from serving.engine.row_plan import rows_by_block
+from serving.runtime.call_watch import CallWatch
 from serving.runtime.prediction_request import PredictionRequest
-from serving.runtime.running_batch import RunningBatch
-from serving.scheduling.requests import Batch, ScheduledRequest
+from serving.runtime.running_batch import RunningBatch, begin_batch, scheduled_as
+from serving.scheduling.requests import Batch, Decision, ScheduledRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OnetrunkError, OverloadedError
 
@@ -25,6 +22,7 @@ class EngineLoop:
         self._scheduler = scheduler
         self._wake = threading.Condition()
         self._closing = False
+        self._watch = CallWatch()
         self._running: dict[Batch[PredictionRequest], RunningBatch] = {}  # used by the thread alone
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
@@ -40,18 +38,19 @@ class EngineLoop:
     def closing(self) -> bool:
         return self._closing
 
-    @property
-    def is_alive(self) -> bool:
-        return self._thread.is_alive()
+    def check(self) -> None:
+        """Raise `RuntimeError` where no request will be answered: the thread has ended, or is stuck in a call."""
+        if not self._thread.is_alive():
+            raise RuntimeError("the engine's thread has stopped: restart the replica")
+        if stuck_s := self._watch.stuck_s:
+            raise RuntimeError(f"the engine is stuck in one call for {stuck_s:.0f} s: restart the replica")
 
     def submit(self, request: PredictionRequest) -> None:
         """Queue a request; where it is refused, the error is set on its futures."""
         if not request.is_live:
             request.release()
             return
-        tasks = [prediction.weights for prediction in request.pending]
-        names, rows = tuple(prediction.task for prediction in request.pending), rows_by_block(tasks, [0] * len(tasks))
-        scheduled = ScheduledRequest(request, names, rows, request.deadline)
+        scheduled = scheduled_as(request)
         try:
             with self._wake:
                 if self._closing:
@@ -74,9 +73,9 @@ class EngineLoop:
         request.item.release()
 
     def _run(self) -> None:
-        while (batch := self._next()) is not None:
+        while (decision := self._next()) is not None and (batch := decision.batch) is not None:
             try:
-                self._run_block(batch)
+                self._run_blocks(batch, decision)
             except BaseException as error:  # the waiting clients must get it, and the next batch must run
                 with self._wake:
                     self._scheduler.fail(batch)
@@ -84,8 +83,8 @@ class EngineLoop:
                 for request in batch.requests:
                     request.item.fail(error)
 
-    def _next(self) -> Batch[PredictionRequest] | None:
-        """Wait for a batch with a block to run; None once the loop is closing and nothing is left."""
+    def _next(self) -> Decision[PredictionRequest] | None:
+        """Wait for a batch with blocks to run; None once the loop is closing and nothing is left."""
         while True:
             with self._wake:
                 decision = self._scheduler.next(time.monotonic())
@@ -99,28 +98,18 @@ class EngineLoop:
             for batch in dead:
                 self._running.pop(batch).release()
             if decision.batch is not None:
-                return decision.batch
+                return decision
 
-    def _run_block(self, batch: Batch[PredictionRequest]) -> None:
-        start = time.perf_counter()
-        if batch not in self._running:
-            self._running[batch] = self._start_batch(batch.requests)
-        running = self._running[batch]
-        finished = running.run.run_blocks(1)
-        if self._engine.device.type == "cuda":
-            torch.cuda.synchronize(self._engine.device)
+    def _run_blocks(self, batch: Batch[PredictionRequest], decision: Decision[PredictionRequest]) -> None:
+        start, before = time.perf_counter(), batch.depth
+        with self._watch.call(decision.seconds):
+            if batch not in self._running:
+                self._running[batch] = begin_batch(self._engine, batch.requests)
+            running = self._running[batch]
+            finished = running.run_blocks(decision.blocks)
         seconds = time.perf_counter() - start
         over = [] if finished is None else running.answer(finished)
         with self._wake:
-            self._scheduler.block_finished(batch, seconds)
+            self._scheduler.blocks_finished(batch, running.run.depth - before, seconds)
             for request in over:
                 self._scheduler.abort(request)
-
-    def _start_batch(self, requests: Sequence[ScheduledRequest[PredictionRequest]]) -> RunningBatch:
-        rows = tuple((request, prediction) for request in requests for prediction in request.item.pending)
-        run = self._engine.begin(
-            torch.stack([request.item.pixels for request in requests]),
-            [prediction.weights for _, prediction in rows],
-            [index for index, request in enumerate(requests) for _ in request.item.pending],
-        )
-        return RunningBatch(run, rows)

@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Lock
-from typing import TypeVar
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 
-def call_when_all_done(futures: Sequence[Future[T]], act: Callable[[], None]) -> None:
+def call_when_all_done(futures: Sequence[Future[Any]], act: Callable[[], object]) -> None:
     """Call once all are done: at once where they are, else on the thread that ends the last of them."""
     lock, left = Lock(), len(futures)
 
-    def count(_: Future[T]) -> None:
+    def count(_: Future[Any]) -> None:
         nonlocal left
         with lock:
             left -= 1

@@ -40,13 +40,15 @@ class PendingPrediction:
 class PredictionRequest:
     """One image (3, H, W) float32 for one or more tasks; `release` is called once it needs its tasks no more.
 
-    It may be called more than once. The deadline is a time of `time.monotonic`. Cancelling all futures ends it.
+    It may be called more than once. The deadline is a time of `time.monotonic`; `tenant` is whose share of the engine
+    it uses. Cancelling all futures ends it.
     """
 
     pixels: Tensor
     pending: tuple[PendingPrediction, ...]
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
+    tenant: str | None = None
 
     @property
     def is_live(self) -> bool:

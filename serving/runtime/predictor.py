@@ -1,39 +1,30 @@
-"""Answer requests: resolve the task, decode the image, load the task if it is not in memory, queue for the engine."""
+"""One process that answers for all versions of a store on one backbone."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, closing
+from contextlib import closing
 
 from serving.engine.engine import Engine
-from serving.engine.row_plan import EngineTask
 from serving.images import ImageSource
 from serving.prediction import Prediction
-from serving.runtime.adapter_cache import AdapterCache, Pin
-from serving.runtime.decoding import decode_source
+from serving.runtime.decode_pool import DecodePool
 from serving.runtime.device import choose_backbone, choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
-from serving.runtime.futures import call_when_all_done, fail_all
-from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
-from serving.runtime.ref_cache import RefCache
-from serving.runtime.version_leases import VersionLeases
-from serving.scheduling.deadlines import late
-from serving.scheduling.scheduler import Scheduler
-from store.errors import BackboneMismatchError, InvalidSettingError, OverloadedError
-from store.registry.store import Store, Version
+from serving.runtime.prediction_queue import PredictionQueue
+from serving.runtime.served_tasks import ServedTasks
+from serving.runtime.served_versions import ServedVersions
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
+from store.registry.store import Store
 from store.weights.backbones import open_backbone
-from store.weights.load_task import load_task
-from store.weights.preprocessing import make_transform
-
-CACHE_NBYTES = 1 << 30
 
 
 class Predictor:
     """Serve every task of one backbone out of a store; close it, or use it as a context manager.
 
-    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch.
+    With `batch_invariant`, an image and a task give the same bytes whatever else is in the batch; `schedule` is
+    stretch, least-work or first-come (docs/engine.md).
     """
 
     def __init__(
@@ -44,18 +35,20 @@ class Predictor:
         dtype: str = "auto",
         device: str = "cpu",
         batch_invariant: bool = False,
+        schedule: str = DEFAULT_SCHEDULE,
     ) -> None:
-        self._store = store
         self.record = choose_backbone(store, backbone)
         self._backbone = open_backbone(store, self.record)
         self._engine = Engine(
             self._backbone, dtype=choose_dtype(dtype, device), device=device, batch_invariant=batch_invariant
         )
-        self._transform = make_transform(self.record.id.preprocessing)
-        self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
-        self._loop = EngineLoop(self._engine, Scheduler(max_rows=max_rows(self._backbone, self._engine.dtype)))
-        self._leases = VersionLeases(store)
-        self._refs = RefCache(store)
+        self._decoding = DecodePool(self.record.id.preprocessing)
+        self.versions = ServedVersions(store)
+        self.tasks = ServedTasks(store, self.versions, self._backbone, self._engine)
+        rows = max_rows(self._backbone, self._engine.dtype)
+        self._loop = EngineLoop(self._engine, Scheduler(schedule=schedule, max_rows=rows))
+        self.queue = PredictionQueue(self.tasks, self._decoding, self._loop)
+        """Where requests wait whose versions are known."""
 
     def __enter__(self) -> Predictor:
         return self
@@ -65,80 +58,39 @@ class Predictor:
 
     def close(self) -> None:
         """Answer what is queued, then stop and release the versions."""
+        self._decoding.close()
         self._loop.close()
-        self._leases.close()
+        self.versions.close()
 
     def check(self) -> None:
-        """Raise `RuntimeError` where the engine's thread has stopped and no request will ever be answered."""
-        if not self._loop.is_alive:
-            raise RuntimeError("the engine's thread has stopped: restart the replica")
+        """Raise `RuntimeError` where the engine's thread has stopped or is stuck and no request will be answered."""
+        self._loop.check()
+
+    def check_room(self, tenant: str | None = None) -> None:
+        """Raise `OverloadedError` where an image of this tenant would not be decoded now; nothing is queued."""
+        self.queue.check_open()
+        self._decoding.check_room(tenant or "")
 
     def predict(self, ref: str, image: ImageSource) -> Prediction:
         """Predict one image and wait for the result."""
         return self.submit(ref, image).result()
 
-    def submit(self, ref: str, image: ImageSource, *, deadline: float | None = None) -> Future[Prediction]:
+    def submit(
+        self, ref: str, image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
+    ) -> Future[Prediction]:
         """Do what `submit_many` does for one task, after loading it; an error of the load is raised here."""
-        version = self._resolve(ref)
-        with closing(self._acquire(version)) as pin:
+        (version,) = self.tasks.resolve([ref])
+        with closing(self.tasks.acquire(version)) as pin:
             pin.weights.result()
-            return self._queue([version], image, deadline)[0]
+            return self.queue.submit([version], image, deadline=deadline, tenant=tenant)[0]
 
     def submit_many(
-        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None
+        self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> tuple[Future[Prediction], ...]:
         """Resolve, decode and queue one image for these tasks, whose shared blocks run once; futures in their order.
 
         The deadline is a time of `time.monotonic`: a prediction that would come later gets a `DeadlineError`, and is
-        not run; neither is a cancelled one. Errors of the request are raised here; later errors, as of loading a task
-        that is not in memory, are set on the futures.
+        not run; neither is a cancelled one. Tenants have like shares of the engine. Errors of the request are raised
+        here; later errors, as of loading a task that is not in memory, are set on the futures.
         """
-        if not refs:
-            raise InvalidSettingError("the request names no task: give at least one ref")
-        return self._queue([self._resolve(ref) for ref in refs], image, deadline)
-
-    def _queue(
-        self, versions: Sequence[Version], image: ImageSource, deadline: float | None
-    ) -> tuple[Future[Prediction], ...]:
-        if self._loop.closing:
-            raise OverloadedError("the server is stopping: ask again once it is back")
-        if deadline is not None and (over_s := time.monotonic() - deadline) > 0:
-            raise late(over_s)
-        with ExitStack() as stack:
-            pins = [stack.enter_context(closing(self._acquire(version))) for version in versions]
-            pixels = self._transform(decode_source(image))
-            pinned = stack.pop_all()
-        futures: tuple[Future[Prediction], ...] = tuple(Future() for _ in versions)
-
-        def submit() -> None:
-            try:
-                weights = [pin.weights.result() for pin in pins]
-            except BaseException as error:  # of a load, on the cache's own thread: the waiting clients must get it
-                pinned.close()
-                fail_all(futures, error)
-                return
-            triples = zip(versions, weights, futures, strict=True)
-            pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
-            self._loop.submit(PredictionRequest(pixels, pending, deadline, pinned.close))
-
-        call_when_all_done([pin.weights for pin in pins], submit)
-        return futures
-
-    def _resolve(self, ref: str) -> Version:
-        version = self._refs.resolve(ref)
-        if version.manifest.backbone != self.record.id.fingerprint:
-            raise BackboneMismatchError(
-                f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
-                f"this server holds {self.record.name!r}: ask one that was started with that `backbone=`"
-            )
-        return version
-
-    def _acquire(self, version: Version) -> Pin:
-        self._leases.hold(version.digest)
-        return self._cache.acquire(version.digest, lambda: self._load(version))
-
-    def _load(self, version: Version) -> EngineTask:
-        backbone, engine = self._backbone.tensors, self._engine
-        return engine.prepare(
-            load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
-        )
+        return self.queue.submit(self.tasks.resolve(refs), image, deadline=deadline, tenant=tenant)

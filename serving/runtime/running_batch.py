@@ -1,20 +1,33 @@
-"""A batch between two of its blocks, and the clients that wait for it."""
+"""A batch between two of its calls, and the clients that wait for it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from serving.engine.batch_run import BatchRun, Finished
+from serving.engine.engine import Engine
+from serving.engine.row_plan import rows_by_block
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.requests import ScheduledRequest
 
 
 @dataclass(frozen=True)
 class RunningBatch:
-    """A batch that has begun: its run, and for each of the run's rows the request and the prediction."""
+    """A batch that has begun: its run on a device, and for each of the run's rows the request and the prediction."""
 
     run: BatchRun
+    device: torch.device
     rows: tuple[tuple[ScheduledRequest[PredictionRequest], PendingPrediction], ...]
+
+    def run_blocks(self, count: int) -> Finished | None:
+        """Do what `BatchRun.run_blocks` does, and return once the device has done it."""
+        finished = self.run.run_blocks(count)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return finished
 
     def release(self) -> None:
         for request, _ in self.rows:
@@ -30,3 +43,21 @@ class RunningBatch:
                 over.append(request)
                 request.item.release()
         return over
+
+
+def scheduled_as(request: PredictionRequest) -> ScheduledRequest[PredictionRequest]:
+    """Return what the scheduler sees of a request."""
+    tasks = [prediction.weights for prediction in request.pending]
+    names = tuple(prediction.task for prediction in request.pending)
+    rows = rows_by_block(tasks, [0] * len(tasks))
+    return ScheduledRequest(request, names, rows, request.deadline, request.tenant or "")
+
+
+def begin_batch(engine: Engine, requests: Sequence[ScheduledRequest[PredictionRequest]]) -> RunningBatch:
+    rows = tuple((request, prediction) for request in requests for prediction in request.item.pending)
+    run = engine.begin(
+        torch.stack([request.item.pixels for request in requests]),
+        [prediction.weights for _, prediction in rows],
+        [index for index, request in enumerate(requests) for _ in request.item.pending],
+    )
+    return RunningBatch(run, engine.device, rows)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left, insort
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Generic, TypeVar
 
-from serving.scheduling.cost import BlockCost
+from serving.scheduling.cost import EngineCost
 from serving.scheduling.requests import QueueEntry, ScheduledRequest
 from store.errors import DeadlineError
 
@@ -18,7 +18,7 @@ CAUTION = 1.25  # the work ahead of a deadline is assumed to last this many time
 class Deadlines(Generic[T]):
     """Requests with deadlines, the earliest first; checked again when one may be lost or in danger."""
 
-    def __init__(self, cost: BlockCost) -> None:
+    def __init__(self, cost: EngineCost) -> None:
         self._cost = cost
         self._ordered: list[tuple[float, int, ScheduledRequest[T]]] = []
         self._calm_until = math.inf
@@ -37,43 +37,30 @@ class Deadlines(Generic[T]):
                 self.in_danger, self._calm_until = None, -math.inf
 
     def look(
-        self, entries: Mapping[ScheduledRequest[T], QueueEntry[T]], rows: int, now: float
+        self, entries: Mapping[ScheduledRequest[T], QueueEntry[T]], other_s: float, now: float
     ) -> dict[ScheduledRequest[T], DeadlineError]:
-        """Return the requests that cannot be answered in time any more; a block runs over so many rows.
+        """Return the requests that cannot be answered in time any more; a call for others takes so many seconds.
 
-        A deadline is in danger if it would be missed after one more block of another batch, with all requests run one
+        A deadline is in danger if it would be missed after one more call for another batch, with all requests run one
         by one by deadline. That order meets all deadlines where any order does (Dertouzos 1974), and few where no
-        order can meet all: then no request is in danger, and least work first meets most.
+        order can meet all: then no request is in danger, and the schedule decides.
         """
         if now < self._calm_until:
             return {}
         lost: dict[ScheduledRequest[T], DeadlineError] = {}
-        other_s = CAUTION * self._cost.of(1, rows)
         work_s, calm_s, feasible, first = 0.0, math.inf, True, None
         for deadline, _, request in self._ordered:
-            left_s = self._cost.of(*entries[request].left)
+            left_s = self._cost.of(*entries[request].left) if self._cost.known else 0.0
             if now + left_s > deadline:
                 lost[request] = late(now + left_s - deadline)
                 continue
             first = first or request
             work_s += left_s
-            calm_s = min(calm_s, deadline - now - other_s - CAUTION * work_s)
+            calm_s = min(calm_s, deadline - now - CAUTION * (other_s + work_s))
             feasible = feasible and now + work_s <= deadline
         self._calm_until = now + calm_s
         self.in_danger = first if calm_s < 0 and feasible and self._cost.known else None
         return lost
-
-
-def in_time(entries: Sequence[QueueEntry[T]], cost: BlockCost, now: float) -> bool:
-    """Whether requests that begin as one batch now, all with deadlines, are all done before the earliest deadline.
-
-    Where the fixed cost of a block is less than the cost of a row, a batch saves little, and this is false.
-    """
-    deadlines = [entry.request.deadline for entry in entries if entry.request.deadline is not None]
-    if len(deadlines) < len(entries) or cost.fixed < cost.per_row:
-        return False
-    blocks, row_blocks = max(entry.depth for entry in entries), sum(entry.row_blocks[-1] for entry in entries)
-    return now + CAUTION * cost.of(blocks, row_blocks) <= min(deadlines)
 
 
 def late(seconds: float) -> DeadlineError:

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from store.errors import DataError, ImageError
-from store.weights.preprocessing import decode
+from store.images.decoding import decode
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]

@@ -13,7 +13,7 @@ from sls.data.dataset import Dataset, Split, check_labels
 from sls.data.embedded import EMBEDDED, PARTS, render
 from sls.data.npz import read_npz
 from store.errors import DataError
-from store.weights.preprocessing import to_rgb
+from store.images.decoding import to_rgb
 
 PREFIX = "onetrunk/"
 SIZES = {"train": 400, "validation": 100, "test": 400}

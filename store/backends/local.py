@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from store.backends.atomic_write import sync_folder, synced_beside, writing
 from store.backends.base import StoredFile, no_op
-from store.backends.layout import BLOBS, CATALOGUE, JOURNAL, check_key
+from store.backends.layout import BLOBS, CATALOGUE, IDENTITY, JOURNAL, check_key
 from store.backends.mapped_file import map_file
 from store.errors import StorageError
 
@@ -27,6 +27,7 @@ class LocalBackend:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._durable: set[Path] = set()
+        self._is_store = False  # once its identity was read: where that is gone then, the whole store is
 
     @property
     def url(self) -> str:
@@ -134,7 +135,9 @@ class LocalBackend:
         path = f"{self.root}/{check_key(key)}"  # no `Path`, which takes longer to make than a small file to read
         try:
             yield path
+            self._is_store |= key == IDENTITY
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            self._check_there()
             raise FileNotFoundError(f"{path} is missing") from None
         except OSError as error:
             raise StorageError(
@@ -145,10 +148,16 @@ class LocalBackend:
     def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:
         """Yield the path and a synced temporary file of these bytes; the folder is synced after that."""
         path = self._path(key)
+        self._check_there()
         with writing(path):
             self._make_folder(path.parent)
         with synced_beside(path, data) as temporary:
             yield path, temporary
+
+    def _check_there(self) -> None:
+        """Raise `StorageError` where a store was and its identity is gone: nothing must be written to a mount point."""
+        if self._is_store and not (self.root / IDENTITY).exists():
+            raise StorageError(f"the store {self.root} is away: bring its folder back, or mount it again")
 
     def _make_folder(self, path: Path) -> None:
         """Make the folder and its parents, each durable before the next."""

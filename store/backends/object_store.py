@@ -40,7 +40,7 @@ class ObjectStoreBackend:
     def __init__(self, url: str) -> None:
         self._url = _check_url(url)
         try:
-            self._store = from_url(self._url, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=60)})
+            self._store = from_url(self._url, retry_config={"max_retries": 6, "retry_timeout": timedelta(seconds=30)})
         except BaseError as error:
             raise InvalidSettingError(
                 f"{self._url} cannot be opened ({str(error).splitlines()[0][:200]}): set the cloud's credentials "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fractions import Fraction
 
-from store.errors import GateError, NotAllowedError
+from store.errors import GateError, InvalidSettingError, NotAllowedError
 from store.queries.reader import Queries
 from store.records.events import LATEST, AliasRule, Event
 from store.records.evidence import Accuracy, Certificate
@@ -15,6 +15,14 @@ def rule_of(queries: Queries, task: str, alias: str) -> AliasRule:
     """Return the rule that applies: the task's own, else its tenant's, else that of all tasks, else an empty one."""
     empty = AliasRule(task, alias)
     return empty if alias == LATEST else next((rule for rule in queries.rules(task) if rule.alias == alias), empty)
+
+
+def check_range(rule: AliasRule) -> None:
+    if not 0 <= (rule.max_drop or 0) <= 100 or not 0 <= (rule.min_accuracy or 0) <= 1:
+        raise InvalidSettingError(
+            f"rule of {rule.alias!r}: max_drop is in points, 0 to 100, min_accuracy a share, 0 to 1; "
+            f"got {rule.max_drop} and {rule.min_accuracy}"
+        )
 
 
 def check_rule(rule: AliasRule, ref: str, certificate: Certificate | None, *, force: bool) -> None:

@@ -61,9 +61,10 @@ def remove_backbone(transaction: Transaction, fingerprint: str, name: str) -> No
         sa.select(sa.func.count()).select_from(versions).where(versions.c.backbone == fingerprint)
     )
     if users:
+        use = "version uses" if users == 1 else "versions use"
         raise InUseError(
-            f"{users} versions use backbone {name!r}, counting removed ones until `collect_garbage(store)` purges "
-            "them: remove them first"
+            f"{users} {use} backbone {name!r}, counting removed ones until `collect_garbage(store)` purges them: "
+            "remove them first"
         )
     unmark(transaction, [blob.sha256 for owner, blob in transaction.queries.backbone_blobs() if owner == name])
     transaction.connection.execute(backbones.delete().where(backbones.c.fingerprint == fingerprint))

@@ -17,7 +17,7 @@ from store.catalogue.removal import Removal, removable_versions, removal_of
 from store.catalogue.schema import meta, rules, schema, tags
 from store.catalogue.transaction import Transaction
 from store.catalogue.versions import add_version, purge_version, require_version, set_removed
-from store.errors import VersionNotFoundError
+from store.errors import ClosedStoreError, VersionNotFoundError
 from store.queries.reader import CATALOGUE_FORMAT
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob
@@ -38,8 +38,11 @@ class Catalogue:
         self.database = database
         self.actor = actor
         self._committed = committed
+        self._closed = False
 
     def close(self) -> None:
+        """Change nothing more."""
+        self._closed = True
         self.database.close()
 
     def write(self, change: Callable[[Transaction], T], *, actor: str | None = None, historic: bool = True) -> T:
@@ -48,6 +51,8 @@ class Catalogue:
         A change that records no event may repeat an earlier one, whose writer died before it wrote the journal. So
         `committed` is called for it too, unless the history does not record changes of its kind (`historic=False`).
         """
+        if self._closed:
+            raise ClosedStoreError("the store was closed: open it again with `open_store(url)`")
         with self.database.write() as connection:
             transaction = Transaction(connection, actor or self.actor)
             result = change(transaction)

@@ -10,7 +10,7 @@ from store.errors import InUseError, TaskNotFoundError, VersionNotFoundError
 from store.queries.reader import Queries
 from store.records.events import LATEST
 from store.records.listing import VersionRow
-from store.records.refs import Ref
+from store.records.refs import Ref, plural
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,14 @@ def _check_unused(queries: Queries, row: VersionRow, *, ignore: tuple[str, ...])
     """Raise `InUseError` while an alias, other than those to ignore, or a lease holds the version."""
     aliases = [alias for alias in row.aliases if alias not in ignore]
     if aliases:
+        only = len(queries.versions(row.task)) == 1
+        others = [alias for alias in aliases if alias != LATEST]
+        move = f"point {'them' if len(aliases) > 1 else 'it'} at another version first, with "
+        move += "`store.set_alias(task, alias, version)`, or remove the task with `all_versions=True`"
+        whole = "it is the task's only version, so remove the task with `all_versions=True`"
+        whole += f", once nothing needs {plural('alias', others)} {', '.join(others)}" if others else ""
         raise InUseError(
-            f"{row.task}:{row.version} has aliases {', '.join(aliases)}: point them at another version first, "
-            "with `store.set_alias(task, alias, version)`, or remove the task with `all_versions=True`"
+            f"{row.task}:{row.version} has {plural('alias', aliases)} {', '.join(aliases)}: {whole if only else move}"
         )
     holders = [h for h in queries.holders(row.manifest.sha256, now_s=time.time()) if h != PUBLISHING]
     if holders:

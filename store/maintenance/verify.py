@@ -16,12 +16,14 @@ from store.maintenance.verify_versions import Finding, WorkerPool, checking_vers
 from store.queries.reader import Queries
 from store.queries.references import BlobReference, read_backbone_record, references
 from store.records.blob import Blob
+from store.records.bounds import check_number
 from store.records.events import GENESIS, Event
 from store.registry.journal import Journal, encode
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
 ALL = -(1 << 63)
+MAX_PROCESSES = 1024
 ATTEMPTS = 3  # at a store that others change meanwhile, before findings are reported
 
 
@@ -35,6 +37,7 @@ def verify(store: Store, *, metadata_only: bool = False, quarantine: bool = Fals
 
     A version that is purged and collected meanwhile is not damaged: where others changed the store, verify again.
     """
+    check_number("processes", processes, most=MAX_PROCESSES)
     if quarantine or not isinstance(store, Store):  # a reader has no journal to compare with
         store.check_writable()
     journal, location = store.journal, store.catalogue.database.location

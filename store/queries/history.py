@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from store.queries.sql import EVENT, QueryBase, event_of, scalar, without_none
-from store.records.events import Event
+from store.records.bounds import MAX_NUMBER
+from store.records.events import TASK_ACTIONS, Event
 
 
 class HistoryQueries(QueryBase):
@@ -20,6 +21,19 @@ class HistoryQueries(QueryBase):
                 **without_none(since=since, subject=subject),
             ):
                 yield event_of(row)
+
+    def task_history(self, task: str, *, after: int, limit: int | None) -> list[Event]:
+        """Return the events of a task without its first ones, `after` of them, oldest first, at most `limit`."""
+        actions = ", ".join(f"'{action}'" for action in sorted(TASK_ACTIONS))
+        with self.connect() as select:
+            rows = select(
+                f"SELECT {EVENT} FROM history WHERE subject = :task AND action IN ({actions}) ORDER BY number "
+                "LIMIT :limit OFFSET :after",
+                task=task,
+                after=after,
+                limit=MAX_NUMBER if limit is None else limit,
+            )
+            return [event_of(row) for row in rows]
 
     def batch(self, number: int) -> list[Event]:
         """Return the events of the transaction whose first event has this number; format 1 had one event in each."""

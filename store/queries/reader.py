@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 
 from store.errors import IntegrityError
 from store.queries.history import HistoryQueries
-from store.queries.sql import PROTECTED, api_key_of, in_tasks, scalar, within_tenant, without_none
+from store.queries.sql import PROTECTED, api_key_of, at_most, in_tasks, scalar, within_tenant, without_none
 from store.queries.versions import VersionQueries
 from store.records.blob import Blob
 from store.records.events import AliasRule, ApiKey, BackboneRow
@@ -73,15 +73,16 @@ class Queries(VersionQueries, HistoryQueries):
             ]
         return sorted(rows, key=lambda rule: scopes.index(rule.task)) if task else rows
 
-    def api_keys(self, tenant: str | None = None) -> list[ApiKey]:
-        """Return every API key, or those of one tenant."""
-        where = "WHERE tenant = :tenant" if tenant is not None else ""
+    def api_keys(self, tenant: str | None = None, *, after: str = "", limit: int | None = None) -> list[ApiKey]:
+        """Return every API key, or those of one tenant, by id: those after one, at most `limit` of them."""
+        where = "AND tenant = :tenant" if tenant is not None else ""
         with self.connect() as select:
             return [
                 api_key_of(row)
                 for row in select(
-                    f"SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys {where} ORDER BY id",
-                    **without_none(tenant=tenant),
+                    "SELECT id, tenant, scopes, sha256, created_at, revoked_at FROM keys "
+                    f"WHERE id > :after {where} ORDER BY id {at_most(limit)}",
+                    **without_none(tenant=tenant, after=after, limit=limit),
                 )
             ]
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Self
 
+from store.errors import ClosedStoreError, InvalidSettingError
 from store.records.blob import Blob
 from store.records.events import ApiKey, Event, parse_details
 from store.records.listing import VersionListing, VersionRow
@@ -35,6 +36,18 @@ PROTECTED: Mapping[Any, Any] = {0: False, 1: True}  # another value stays as it 
 Row = tuple[Any, ...]
 Select = Callable[..., Iterable[Row]]
 """Run one statement with named parameters and give its rows."""
+
+
+LONGEST = 1000  # characters: what the checks before a query let through is shorter
+WIDEST = 2**63
+
+
+def check_parameters(parameters: Mapping[str, object]) -> None:
+    """Raise `InvalidSettingError` where a database could not take a parameter, whatever was checked before."""
+    for name, value in parameters.items():
+        too_long = isinstance(value, str) and (len(value) > LONGEST or "\0" in value)
+        if too_long or (isinstance(value, int) and not -WIDEST <= value < WIDEST):
+            raise InvalidSettingError(f"{name} {value!r:.40} is longer or larger than the catalogue takes: give less")
 
 
 def event_of(row: Row) -> Event:
@@ -112,8 +125,16 @@ def without_none(**parameters: object) -> dict[str, object]:
     return {name: value for name, value in parameters.items() if value is not None}
 
 
+def at_most(limit: int | None) -> str:
+    return "" if limit is None else "LIMIT :limit"
+
+
 def escape_like(text: str) -> str:
     return text.replace("!", "!!").replace("%", "!%").replace("_", "!_")
+
+
+def _refuse() -> AbstractContextManager[Select]:
+    raise ClosedStoreError("the store was closed: open it again with `open_store(url)`")
 
 
 class QueryBase:
@@ -121,6 +142,15 @@ class QueryBase:
 
     def __init__(self, connect: Callable[[], AbstractContextManager[Select]]) -> None:
         self.connect = connect
+
+    def close(self) -> None:
+        """Answer no more."""
+        self.connect = _refuse
+
+    def check_open(self) -> None:
+        """Raise `ClosedStoreError` after `close`."""
+        if self.connect is _refuse:
+            _refuse()
 
     @classmethod
     def within(cls, select: Select) -> Self:

@@ -11,6 +11,7 @@ from store.queries.sql import (
     QueryBase,
     Row,
     aliases_by_version,
+    at_most,
     escape_like,
     scalar,
     tag_value,
@@ -35,6 +36,20 @@ class VersionQueries(QueryBase):
                 **without_none(tenant=tenant),
             )
             return [task for (task,) in rows]
+
+    def tasks_near(self, task: str, tenant: str, *, count: int) -> list[str]:
+        """Return up to so many names before and after this one, and the first ones of the tenant, by name."""
+        of_tenant = (
+            f"SELECT DISTINCT v.task FROM versions v WHERE v.removed_at IS NULL {within_tenant(tenant, 'v.task')}"
+        )
+        sides = ("AND v.task < :task ORDER BY v.task DESC", "AND v.task > :task ORDER BY v.task", "ORDER BY v.task")
+        with self.connect() as select:
+            names: set[str] = set()
+            for side in sides:
+                given = {"task": task} if ":task" in side else {}
+                rows = select(f"{of_tenant} {side} LIMIT :count", **given, tenant=tenant, count=count)
+                names.update(name for (name,) in rows)
+        return sorted(names)
 
     def has_task(self, task: str, *, removed: bool = False) -> bool:
         where = "" if removed else "AND removed_at IS NULL"
@@ -128,15 +143,17 @@ class VersionQueries(QueryBase):
             listings = version_listings(select, rows[:limit])
         return Page(listings, listings[-1].task if len(rows) > limit else None)
 
-    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
-        """List every version of one task."""
+    def list_versions(
+        self, task: str, *, removed: bool = False, after: int = 0, limit: int | None = None
+    ) -> tuple[VersionListing, ...]:
+        """List the versions of one task with numbers above `after`, at most `limit` of them."""
         where = "" if removed else "AND v.removed_at IS NULL"
         with self.connect() as select:
             rows = list(
                 select(
                     f"SELECT {LISTING_COLUMNS} FROM versions v JOIN backbones b ON b.fingerprint = v.backbone "
-                    f"WHERE v.task = :task {where} ORDER BY v.version",
-                    task=task,
+                    f"WHERE v.task = :task AND v.version > :after {where} ORDER BY v.version {at_most(limit)}",
+                    **without_none(task=task, after=after, limit=limit),
                 )
             )
             return version_listings(select, rows)

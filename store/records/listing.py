@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from store.records.blob import Blob
+from store.records.bounds import check_list, check_text
 from store.records.evidence import Certificate
 
 
@@ -70,6 +71,15 @@ class Search:
     method: str | None = None
     alias: str | None = None
     tenant: str | None = None
+
+    def __post_init__(self) -> None:
+        check_list("tags", self.tags)
+        texts = {"text": self.text, "backbone": self.backbone, "method": self.method, "alias": self.alias}
+        for kind, text in {**texts, "tenant": self.tenant}.items():
+            check_text(kind, text)
+        for key, value in self.tags.items():
+            check_text("tag", key)
+            check_text(f"tag {key!r} with value", value)
 
 
 class Page(NamedTuple):

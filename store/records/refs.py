@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 
 from store.errors import InvalidNameError
@@ -27,10 +27,10 @@ class Ref:
 
     @classmethod
     def parse(cls, text: str) -> Ref:
-        match = REF.fullmatch(text)
+        match = REF.fullmatch(text) if isinstance(text, str) else None
         if match is None:
             raise InvalidNameError(
-                f"ref {text[:120]!r} is not valid: write TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:64 hex digits"
+                f"ref {text!r:.120} is not valid: write TASK, TASK@ALIAS, TASK:NUMBER or TASK@sha256:64 hex digits"
             )
         check_name(match["task"], "task")
         if match["alias"] is not None:
@@ -39,7 +39,7 @@ class Ref:
 
 
 def suggest(name: str, existing: Iterable[str]) -> str:
-    """Name the closest existing name, or the first ten where none is close."""
+    """Name the closest existing name, or the first ten where none is close; `NEAR` names on each side are enough."""
     known = sorted(existing)
     position = bisect.bisect(known, name)
     near = known[max(0, position - NEAR) : position + NEAR]  # to compare with all of many takes seconds
@@ -48,8 +48,15 @@ def suggest(name: str, existing: Iterable[str]) -> str:
         return f"did you mean {close[0]!r}?"
     if not known:
         return "there is none yet"
-    more = f" and {len(known) - 10} more" if len(known) > 10 else ""
+    more = " and more" if len(known) > NEAR else f" and {len(known) - 10} more" if len(known) > 10 else ""
     return f"there is {', '.join(known[:10])}{more}"
+
+
+def plural(noun: str, counted: Sized) -> str:
+    """Return the noun as it stands before this many."""
+    if len(counted) == 1:
+        return noun
+    return f"{noun}es" if noun.endswith("s") else f"{noun}s"
 
 
 def tenant_of(task: str) -> str:
@@ -65,9 +72,9 @@ BACKBONE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/-]{0,255}")
 
 def check_name(name: str, kind: str) -> str:
     """Return the name, or raise `InvalidNameError`."""
-    if not NAME.fullmatch(name) or ".." in name:
+    if not isinstance(name, str) or not NAME.fullmatch(name) or ".." in name:
         raise InvalidNameError(
-            f"{kind} name {name[:80]!r} is not valid: use letters, digits, '.', '_' and '-', "
+            f"{kind} name {name!r:.80} is not valid: use letters, digits, '.', '_' and '-', "
             "at most 128, with at most one '/' between two such parts"
         )
     return name

@@ -8,6 +8,7 @@ import re
 import secrets
 
 from store.errors import InvalidNameError, InvalidSettingError, UnknownKeyError
+from store.records.bounds import check_list
 from store.records.events import ApiKey, now
 from store.records.refs import check_name
 from store.registry.catalogue_reader import CatalogueReader
@@ -27,6 +28,7 @@ def new_key(tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
         )
     if isinstance(scopes, str):
         raise InvalidSettingError(f"scopes {scopes!r} is one string: give a tuple, ({scopes!r},)")
+    check_list("scopes", scopes)
     unknown = [scope for scope in scopes if scope not in SCOPES]
     if unknown or not scopes:
         raise InvalidSettingError(f"scopes {', '.join(scopes)[:80]!r}: name one or more of {', '.join(SCOPES)}")

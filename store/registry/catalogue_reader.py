@@ -15,10 +15,11 @@ from store.backends.identity import store_uuid
 from store.backends.urls import open_backend
 from store.errors import InvalidSettingError, TaskNotFoundError
 from store.queries.reader import CATALOGUE_FORMAT, Queries
-from store.queries.sqlite import SqliteRows
-from store.records.events import TASK_ACTIONS, AliasRule, ApiKey, Event
+from store.queries.sqlite import SqliteRows, catalogue_file
+from store.records.bounds import MAX_PAGE, check_number, check_text
+from store.records.events import AliasRule, ApiKey, Event
 from store.records.listing import Lease, Page, Search, VersionListing
-from store.records.refs import check_name, suggest, tenant_of
+from store.records.refs import NEAR, check_name, suggest, tenant_of
 from store.registry.opening import catalogue_path, check_catalogue, check_compatible, check_format, may_write
 
 
@@ -42,10 +43,19 @@ class CatalogueReader:
             raise InvalidSettingError("a catalogue on a server is read through `Store.open`")
         check_catalogue(backend, path)
         read_only = not may_write(backend, path)
-        rows = SqliteRows(path, read_only=read_only)
+        rows = SqliteRows(catalogue_file(path, read_only=read_only))
         queries = Queries(rows.snapshot)
         check_compatible(queries, backend, identity, str(path))
-        return cls(backend, queries, read_only=read_only, rows=rows)
+        reader = cls(backend, queries, read_only=read_only, rows=rows)
+        reader._follow_file(identity)
+        return reader
+
+    def _follow_file(self, identity: str) -> None:
+        """Check a file that comes in the catalogue's place later, from a rebuild or a copy, as this one was."""
+        if self._sqlite is None:
+            return
+        file, backend, location = self._sqlite.file, self.backend, str(self._sqlite.file.path)
+        file.accept_with(lambda select: check_compatible(Queries.within(select), backend, identity, location))
 
     @property
     def url(self) -> str:
@@ -54,6 +64,11 @@ class CatalogueReader:
     @property
     def catalogue_kind(self) -> str:
         return "SQLite" if self._sqlite is not None else "server"
+
+    def last_change(self) -> str:
+        """Return the digest of the history's last event: while it is the same, nothing was changed."""
+        event = self.queries.event()
+        return "" if event is None else event.sha256
 
     def catalogue_format(self) -> int:
         return self.queries.format()
@@ -70,7 +85,9 @@ class CatalogueReader:
             self._sqlite.close()
 
     def close(self) -> None:
+        """Close the connections; whatever is asked afterwards raises `ClosedStoreError`."""
         self.release_connections()
+        self.queries.close()
 
     def __enter__(self) -> Self:
         return self
@@ -82,14 +99,17 @@ class CatalogueReader:
 
     def search(self, query: Search | None = None, *, after: str | None = None, limit: int = 50) -> Page:
         """List one version of each task: the one that `latest`, or the alias of the query, points at."""
-        if limit < 1:
-            raise InvalidSettingError(f"limit {limit} is not valid: use at least 1")
+        check_number("limit", limit, least=1, most=MAX_PAGE)
+        check_text("after", after)
         return self.queries.search(query or Search(), after=after, limit=limit)
 
-    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
-        """List every version of one task; with `removed`, removed ones too."""
+    def list_versions(
+        self, task: str, *, removed: bool = False, after: int = 0, limit: int | None = None
+    ) -> tuple[VersionListing, ...]:
+        """List the versions of one task, with `removed` removed ones too: all, or a page after a number."""
+        _check_page(after, limit)
         self.require_task(task, removed=removed)
-        return self.queries.list_versions(task, removed=removed)
+        return self.queries.list_versions(task, removed=removed, after=after, limit=limit)
 
     def list_removed(self, task: str | None = None) -> tuple[VersionListing, ...]:
         """List the removed versions of one task, or of all tasks."""
@@ -130,19 +150,26 @@ class CatalogueReader:
         held = sorted((row.task, row.version) for digest, row in rows if row.manifest.sha256 == digest)
         return [f"{task}:{version}" for task, version in held]
 
-    def api_keys(self, tenant: str | None = None) -> list[ApiKey]:
-        """Return every API key, or those of one tenant; of a secret only the digest is known."""
-        return self.queries.api_keys(tenant)
+    def api_keys(self, tenant: str | None = None, *, after: str = "", limit: int | None = None) -> list[ApiKey]:
+        """Return API keys by id, all or a page, or those of one tenant; of a secret only the digest is known."""
+        check_text("after", after)
+        _check_page(0, limit)
+        return self.queries.api_keys(tenant, after=after, limit=limit)
 
     def api_key(self, identifier: str) -> ApiKey | None:
+        check_text("API key", identifier)
         return self.queries.api_key(identifier)
 
     def backbone_names(self) -> list[str]:
         return [row.name for row in self.queries.backbones()]
 
-    def history(self, task: str) -> list[Event]:
-        """Return the events of a task, oldest first; a purged task still has its history."""
-        events = [e for e in self.queries.history(check_name(task, "task")) if e.action in TASK_ACTIONS]
+    def history(self, task: str, *, after: int = 0, limit: int | None = None) -> list[Event]:
+        """Return the events of a task, oldest first: all, or a page without the first ones, `after` of them.
+
+        A purged task still has its history.
+        """
+        _check_page(after, limit)
+        events = self.queries.task_history(check_name(task, "task"), after=after, limit=limit)
         if not events:
             self.require_task(task)
         return events
@@ -153,5 +180,11 @@ class CatalogueReader:
             raise self._no_task(task)
 
     def _no_task(self, task: str) -> TaskNotFoundError:
-        suggestion = suggest(task, self.queries.tasks(tenant_of(task)))
+        suggestion = suggest(task, self.queries.tasks_near(task, tenant_of(task), count=NEAR))
         return TaskNotFoundError(f"no task {task!r} in {self.url}: {suggestion}; see `store.search()`")
+
+
+def _check_page(after: int, limit: int | None) -> None:
+    check_number("after", after)
+    if limit is not None:
+        check_number("limit", limit, least=1, most=MAX_PAGE)

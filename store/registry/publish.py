@@ -20,6 +20,7 @@ from store.catalogue.leases import PUBLISHING
 from store.errors import BackboneMismatchError, InvalidSettingError, OnetrunkError
 from store.records.backbone import BackboneRecord
 from store.records.blob import Blob, canonical_json
+from store.records.bounds import check_list
 from store.records.refs import check_name
 from store.registry.read_only_store import ReadOnlyStore
 
@@ -41,6 +42,7 @@ class PublishOptions:
     def __post_init__(self) -> None:
         if isinstance(self.aliases, str):
             raise InvalidSettingError(f"aliases {self.aliases!r} is one string: give a tuple, ({self.aliases!r},)")
+        check_list("aliases", self.aliases)
         if self.depth is not None and type(self.depth) is not int:
             raise InvalidSettingError(f"depth {self.depth!r} is not a whole number: give how many blocks run")
 

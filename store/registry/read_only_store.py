@@ -29,7 +29,7 @@ from store.records.blob import Blob
 from store.records.events import LATEST
 from store.records.listing import VersionRow
 from store.records.manifest import Manifest
-from store.records.refs import BACKBONE_NAME, Ref, check_name, suggest
+from store.records.refs import BACKBONE_NAME, Ref, check_name, plural, suggest
 from store.records.version import Version
 from store.registry.catalogue_reader import CatalogueReader
 
@@ -63,13 +63,18 @@ class ReadOnlyStore(CatalogueReader):
         """Raise `ReadOnlyStoreError`."""
         raise ReadOnlyStoreError(f"{self.url} was opened to read alone: open it with `open_store(url)`")
 
-    def resolve(self, ref: str, *, at: str | None = None) -> Version:
-        """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`; `at` is when to look up the alias."""
+    def resolve(self, ref: str, *, at: str | None = None, known: Version | None = None) -> Version:
+        """Find `task` (its latest), `task@alias`, `task:3` or `task@sha256:…`; `at` is when to look up the alias.
+
+        Where it still is the version `known`, its manifest is not read again.
+        """
         parsed = Ref.parse(ref)
         alias = parsed.alias or (None if parsed.version or parsed.digest else LATEST)
         if at is not None and alias is not None:
             return self._version(self._row_at(parsed.task, alias, parse_time(at)))
         row = self._find(parsed, alias)
+        if known is not None and row is not None and row.manifest == known.manifest_blob:
+            return version_of(row, known.manifest)
         while row is not None:
             try:
                 return self._version(row)
@@ -132,6 +137,7 @@ class ReadOnlyStore(CatalogueReader):
     @contextmanager
     def _naming(self, *blobs: Blob) -> Iterator[None]:
         """Begin the message of an `IntegrityError` with a version or backbone that references the damaged blob."""
+        self.queries.check_open()
         try:
             yield
         except IntegrityError as error:
@@ -162,7 +168,8 @@ class ReadOnlyStore(CatalogueReader):
         aliases = sorted({name for row in rows for name in row.aliases})
         numbers = ", ".join(str(row.version) for row in rows[-10:])
         return VersionNotFoundError(
-            f"no {ref[:200]!r}: {task} has versions {numbers} and aliases {', '.join(aliases)}; name one of these"
+            f"no {ref[:200]!r}: {task} has {plural('version', rows)} {numbers} and "
+            f"{plural('alias', aliases)} {', '.join(aliases) or 'none'}; name one of these"
         )
 
     def _version(self, row: VersionRow) -> Version:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import os
-import socket
 import time
 import uuid
 from collections.abc import Iterable
@@ -19,7 +16,7 @@ from store.backends.create import create_identity
 from store.backends.identity import store_uuid
 from store.backends.layout import CATALOGUE
 from store.backends.urls import open_backend
-from store.catalogue.aliases import check_protected, rule_of
+from store.catalogue.aliases import check_protected, check_range, rule_of
 from store.catalogue.catalogue import Catalogue
 from store.catalogue.database import Database
 from store.catalogue.removal import Removal, removable_versions, removal_of
@@ -28,12 +25,14 @@ from store.queries.reader import Queries
 from store.queries.references import read_manifest
 from store.queries.sqlite import SqliteRows, make_file
 from store.records.backbone import BackboneRecord
+from store.records.bounds import MAX_LEASE_S, check_seconds, check_version
 from store.records.events import LATEST, AliasRule, ApiKey, Event
 from store.records.evidence import Certificate
 from store.records.listing import Page, Search, VersionListing, VersionRow
 from store.records.manifest import Manifest
 from store.records.refs import Ref, check_name
 from store.records.version import Version
+from store.registry.actors import check_actor, default_actor
 from store.registry.journal import Journal
 from store.registry.opening import (
     catalogue_path,
@@ -44,6 +43,7 @@ from store.registry.opening import (
     has_content,
     may_write,
 )
+from store.registry.preflight import check_catalogue_is_free
 from store.registry.publish import DEFAULT, PublishOptions, add_backbone, draft_version, leased
 from store.registry.read_only_store import ReadOnlyStore, version_of
 
@@ -60,13 +60,13 @@ class Store(ReadOnlyStore):
         *,
         read_only: bool,
         rows: SqliteRows | None,
-        actor: str | None,
+        actor: str,
     ) -> None:
         super().__init__(
             backend, Queries(rows.snapshot if rows is not None else database.snapshot), read_only=read_only, rows=rows
         )
         self.journal = Journal(backend, self.queries)
-        self.catalogue = Catalogue(database, actor=actor or default_actor(), committed=self.journal.keep)
+        self.catalogue = Catalogue(database, actor=actor, committed=self.journal.keep)
 
     @classmethod
     def open(
@@ -76,27 +76,32 @@ class Store(ReadOnlyStore):
 
         `catalogue` is a database URL. The history names `actor`, by default the user and the machine.
         """
+        actor = default_actor() if actor is None else check_actor(actor)
         backend = open_backend(root)
+        path = catalogue_path(backend, catalogue)
+        if create:
+            check_catalogue_is_free(backend, path, catalogue)
         identity = create_identity(backend) if create else store_uuid(backend)
         check_format(backend)
-        path = catalogue_path(backend, catalogue)
         read_only = not may_write(backend, path)
         if path is not None and not (create and not read_only and not has_content(backend)):
             check_catalogue(backend, path)
+        if create and not read_only and path is not None:
+            make_file(path)
         database = Database(path, url=catalogue, read_only=read_only)
-        rows = SqliteRows(path, read_only=read_only) if path is not None else None
+        rows = SqliteRows(database.file) if database.file is not None else None
         store = cls(backend, database, read_only=read_only, rows=rows, actor=actor)
         if create and not read_only:
-            if path is not None:
-                make_file(path)
             store.catalogue.create(identity, check=lambda: check_new(backend, database.location))
         check_compatible(store.queries, backend, identity, database.location)
+        store._follow_file(identity)
         return store
 
     def with_actor(self, actor: str, *, probe_existing: bool = True) -> Self:
         """Return the same store with another actor; `probe_existing` is as for `Blobs`."""
+        self.queries.check_open()
         other = type(self)(
-            self.backend, self.catalogue.database, read_only=self.read_only, rows=self._sqlite, actor=actor
+            self.backend, self.catalogue.database, read_only=self.read_only, rows=self._sqlite, actor=check_actor(actor)
         )
         other.blobs = Blobs(self.backend, probe_existing=probe_existing)
         return other
@@ -113,6 +118,10 @@ class Store(ReadOnlyStore):
 
     def release_connections(self) -> None:
         super().release_connections()
+        self.catalogue.database.close()
+
+    def close(self) -> None:
+        super().close()
         self.catalogue.close()
 
     def add_backbone(self, record: BackboneRecord, weights: bytes | None) -> BackboneRecord:
@@ -159,6 +168,7 @@ class Store(ReadOnlyStore):
         """Point the alias at the version; `force` moves a protected alias, and opens no gate."""
         self.check_writable()
         check_name(alias, "alias")
+        check_version(version)
         target = self.resolve(f"{task}:{version}")
         self.catalogue.set_alias(task, alias, target.number, target.manifest.certificate, force=force)
 
@@ -182,11 +192,7 @@ class Store(ReadOnlyStore):
                 raise InvalidNameError(f"scope {rule.task!r} is not valid: write TASK, TENANT/* or *")
         if check_name(rule.alias, "alias") == LATEST:
             raise InvalidSettingError(f"alias {LATEST!r} follows every publish: set the rule of another, such as prod")
-        if not 0 <= (rule.max_drop or 0) <= 100 or not 0 <= (rule.min_accuracy or 0) <= 1:
-            raise InvalidSettingError(
-                f"rule of {rule.alias!r}: max_drop is in points, 0 to 100, min_accuracy a share, 0 to 1; "
-                f"got {rule.max_drop} and {rule.min_accuracy}"
-            )
+        check_range(rule)
         self.catalogue.set_rule(rule)
 
     def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
@@ -209,8 +215,7 @@ class Store(ReadOnlyStore):
         check_name(key, "tag")
         if value is not None and (not value.isprintable() or not 1 <= len(value) <= 300):
             raise InvalidNameError(f"tag {key!r} has value {value[:80]!r}: use 1 to 300 printable characters")
-        if version is not None and type(version) is not int:  # what JSON and SQLite make of it would differ
-            raise InvalidSettingError(f"version {version!r} is not a whole number: give the number of a version")
+        check_version(version)
         self.catalogue.set_tag(task, version or 0, key, value)
 
     def remove(
@@ -233,6 +238,7 @@ class Store(ReadOnlyStore):
     def restore(self, task: str, version: int | None = None) -> list[int]:
         """Restore a removed version, or all of them; return their numbers."""
         self.check_writable()
+        check_version(version)
         return self.catalogue.restore(check_name(task, "task"), version)
 
     def remove_backbone(self, name: str) -> None:
@@ -244,9 +250,10 @@ class Store(ReadOnlyStore):
     def lease(self, digests: Iterable[str], *, holder: str, ttl_s: float, lease_id: str | None = None) -> str:
         """Hold versions by their digests, so that they cannot be removed; with `lease_id`, renew that lease.
 
-        Return the id of the lease, which expires after `ttl_s` seconds.
+        Return the id of the lease, which expires after `ttl_s` seconds, a day at most.
         """
         self.check_writable()
+        check_seconds("ttl_s", ttl_s, most=MAX_LEASE_S)
         identifier = lease_id or uuid.uuid4().hex
         self.catalogue.lease(identifier, digests, holder=holder, expires_at=time.time() + ttl_s, served=True)
         return identifier
@@ -289,12 +296,3 @@ class Store(ReadOnlyStore):
         """Raise `ReadOnlyStoreError` where this user may not write."""
         if self.read_only:
             raise ReadOnlyStoreError(f"{self.url} is read-only for this user: make it writable, or work on a copy")
-
-
-def default_actor() -> str:
-    """Return the user and the machine."""
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a user id without a name, as in a container
-        user = f"uid {os.getuid()}"
-    return f"{user}@{socket.gethostname()}"[:300]

@@ -26,6 +26,7 @@ from store.errors import (
     TaskNotFoundError,
 )
 from store.records.backbone import BackboneRecord
+from store.records.bounds import MAX_PAGE
 from store.records.events import LATEST, AliasRule, ApiKey, Event
 from store.records.listing import Page, Search, VersionListing
 from store.records.refs import Ref, tenant_of
@@ -65,9 +66,9 @@ class TaskEvent:
     details: Mapping[str, object]
 
     @classmethod
-    def of(cls, number: int, event: Event, *, tenant: str | None) -> TaskEvent:
-        """Number the event; a tenant sees 'operator' instead of the operator's user and machine."""
-        actor = event.actor if tenant is None or (event.actor or "").startswith("key ") else "operator"
+    def of(cls, number: int, event: Event, *, operator: bool) -> TaskEvent:
+        """Number the event; who is not the operator sees 'operator' instead of a user and a machine."""
+        actor = event.actor if operator or (event.actor or "").startswith("key ") else "operator"
         target = (event.version, event.alias, event.digest)
         return cls(number, event.at, actor, event.action, *target, dict(event.details or {}))
 
@@ -78,6 +79,10 @@ class TenantStore:
     def __init__(self, store: Store, key: ApiKey) -> None:
         self.key = key
         self._store = store
+
+    @property
+    def _is_operator(self) -> bool:
+        return self.key.tenant is None and self.key != ANONYMOUS
 
     def check(self, scope: str, name: str | None = None) -> None:
         """Raise unless the key has the scope and, with a task or ref, may see it; nothing is looked up."""
@@ -94,7 +99,7 @@ class TenantStore:
 
     @contextmanager
     def authorized(self, scope: str, name: str | None = None) -> Iterator[Store]:
-        """Give the store for one call; its errors are redacted for a tenant."""
+        """Give the store for one call; its errors are redacted for all but the operator."""
         self.check(scope, name)
         try:
             yield (
@@ -103,9 +108,11 @@ class TenantStore:
                 else self._store.with_actor(f"key {self.key.id}", probe_existing=self.key.tenant is None)
             )
         except OnetrunkError as error:
-            if self.key.tenant is None:
-                raise
-            raise self._redact(error) from None
+            raise self.worded(error) from None
+
+    def worded(self, error: OnetrunkError) -> OnetrunkError:
+        """Return the error as this caller may see it."""
+        return error if self._is_operator else self._redact(error)
 
     def resolve(self, ref: str, *, at: str | None = None) -> Version:
         with self.authorized("read", ref) as store:
@@ -117,9 +124,11 @@ class TenantStore:
             own = query if self.key.tenant is None else replace(query, tenant=self.key.tenant)
             return store.search(own, after=after, limit=limit)
 
-    def list_versions(self, task: str, *, removed: bool = False) -> tuple[VersionListing, ...]:
+    def list_versions(
+        self, task: str, *, removed: bool = False, after: int = 0, limit: int = MAX_PAGE
+    ) -> tuple[VersionListing, ...]:
         with self.authorized("read", task) as store:
-            return store.list_versions(task, removed=removed)
+            return store.list_versions(task, removed=removed, after=after, limit=limit)
 
     def aliases(self, task: str) -> dict[str, int]:
         with self.authorized("read", task) as store:
@@ -133,11 +142,11 @@ class TenantStore:
         with self.authorized("read", task) as store:
             return store.tags(task, version)
 
-    def history(self, task: str) -> list[TaskEvent]:
+    def history(self, task: str, *, after: int = 0, limit: int = MAX_PAGE) -> list[TaskEvent]:
         with self.authorized("read", task) as store:
             return [
-                TaskEvent.of(number, event, tenant=self.key.tenant)
-                for number, event in enumerate(store.history(task), 1)
+                TaskEvent.of(number, event, operator=self._is_operator)
+                for number, event in enumerate(store.history(task, after=after, limit=limit), after + 1)
             ]
 
     def backbones(self) -> list[BackboneRecord]:
@@ -193,10 +202,10 @@ class TenantStore:
         with self.authorized("admin", rule.task) as store:
             store.set_rule(rule)
 
-    def list_keys(self) -> list[ApiKey]:
-        """Return the keys of the tenant; the operator sees all."""
+    def list_keys(self, *, after: str = "", limit: int = MAX_PAGE) -> list[ApiKey]:
+        """Return the keys of the tenant by id, those after one; the operator sees all."""
         with self.authorized("admin") as store:
-            return store.api_keys(self.key.tenant)
+            return store.api_keys(self.key.tenant, after=after, limit=limit)
 
     def create_key(self, tenant: str | None, scopes: tuple[str, ...]) -> tuple[ApiKey, str]:
         """Make a key of the caller's own tenant, or as operator of any; return it with its secret."""
@@ -216,7 +225,7 @@ class TenantStore:
             return store.api_key(identifier) or key
 
     def _redact(self, error: OnetrunkError) -> OnetrunkError:
-        """Return the error as a tenant may see it: without the store's location, other tasks, or machines."""
+        """Return the error as all but the operator see it: without the store's location, other tasks, or machines."""
         if not isinstance(error, SHOWN):
             return type(error)("the store cannot do this now: try again, or ask its operator to run `verify(store)`")
         message = str(error).replace(self._store.url, "the store")

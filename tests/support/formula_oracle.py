@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -76,7 +77,15 @@ def plain_logits(backbone: Backbone, task: TaskWeights, images: Tensor) -> Tenso
     return F.linear(vit(images), task.head_weight, task.head_bias)
 
 
-def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int | None = None) -> TaskWeights:
+def random_weights(
+    backbone: Backbone,
+    seed: int,
+    *,
+    first: int = 1,
+    depth: int | None = None,
+    ranks: Sequence[int] = (0, 0, 3, 5),
+    widths: Sequence[int] = (2, 5),
+) -> TaskWeights:
     """Draw forms of every kind on blocks first..depth, each present or not, and a head of 2 to 50 classes."""
     draw, dim = random.Random(seed), backbone.record.dim
     torch.manual_seed(seed)
@@ -89,10 +98,10 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
     for block in range(first - 1, depth):
         for name in LINEAR:
             out, fan_in = backbone.record.modules[f"blocks.{block}.{name}"]
-            rank = draw.choice((0, 0, 3, 5))
+            rank = draw.choice(ranks)
             shapes = {"bias": out, "in_scale": fan_in, "out_scale": out}
             rest = {key: some(1, 1, size) + ("scale" in key) for key, size in shapes.items() if draw.random() < 0.4}
-            factors = {"a": some(1, rank, fan_in), "b": some(1, out, rank)} if rank else {}
+            factors = {"a": some(1, rank, fan_in) / max(1, rank / 5) ** 0.5, "b": some(1, out, rank)} if rank else {}
             if factors or rest:
                 deltas[f"blocks.{block}.{name}"] = Delta(**factors, **rest)
         for name in ("norm1", "norm2"):
@@ -100,7 +109,7 @@ def random_weights(backbone: Backbone, seed: int, *, first: int = 1, depth: int 
                 norms[f"blocks.{block}.{name}"] = Norm(1 + some(dim), some(dim))
         for place in ("attn", "mlp"):
             if draw.random() < 0.4:
-                hidden = draw.choice((2, 5))
+                hidden = draw.choice(widths)
                 conv = (some(hidden, hidden, 3, 3), some(hidden)) if draw.random() < 0.4 else (None, None)
                 bottlenecks[f"blocks.{block}.{place}"] = Bottleneck(
                     draw.choice(("normed", "residual", "output", "sum")), draw.choice(tuple(ACTIVATIONS)),

@@ -43,6 +43,17 @@ class Postgres:
     binaries: Path
     folder: Path
 
+    def start(self) -> None:
+        # Without a log file the server would hold our pipe open for ever.
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        _as_postgres([*self.control(), "-l", self.folder / "log", "-o", options, "start"], self.folder)
+
+    def stop(self) -> None:
+        _as_postgres([*self.control(), "-m", "fast", "stop"], self.folder)
+
+    def control(self) -> list[Path | str]:
+        return [self.binaries / "pg_ctl", "-D", self.folder / "data", "-w", "-t", str(int(START_S))]
+
     def database(self) -> str:
         """Make a fresh database and return its SQLAlchemy URL."""
         name = f"t{secrets.token_hex(8)}"
@@ -103,16 +114,14 @@ def postgres(binaries: Path) -> Iterator[Postgres]:
     with _place("pg") as folder:
         if os.getuid() == 0:
             shutil.chown(folder, "postgres")
-        data, (port,) = folder / "data", free_ports(1)
+        data = folder / "data"
+        server = Postgres(free_port(), binaries, folder)
         _as_postgres(
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], folder
         )
-        options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
-        control = [binaries / "pg_ctl", "-D", data, "-w", "-t", str(int(START_S))]
-        (folder / STOP).write_text(shlex.join(_command([*control, "-m", "immediate", "stop"])))
-        # Without a log file the server would hold our pipe open for ever.
-        _as_postgres([*control, "-l", folder / "log", "-o", options, "start"], folder)
-        yield Postgres(port, binaries, folder)
+        (folder / STOP).write_text(shlex.join(_command([*server.control(), "-m", "immediate", "stop"])))
+        server.start()
+        yield server
 
 
 @contextlib.contextmanager

@@ -10,7 +10,8 @@ import ray
 import yaml
 from ray.serve.schema import ServeDeploySchema
 
-from serving.app import Replica, ServeConfig
+from serving.app import HEALTH_PERIOD_S, HEALTH_TIMEOUT_S, MAX_ONGOING, Replica
+from serving.config import ServeConfig
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 
@@ -38,6 +39,22 @@ def test_the_rayservice_names_the_ray_that_is_installed_and_gives_each_replica_i
     (container,) = worker["template"]["spec"]["containers"]
     (application,) = serve_configs()[1].applications
     assert float(container["resources"]["limits"]["cpu"]) >= application.deployments[0].ray_actor_options.num_cpus
+
+
+def test_ray_asks_for_a_token_and_only_serves_port_is_open_to_everyone():
+    service = yaml.safe_load((DEPLOY / "rayservice.yaml").read_text())
+    assert service["spec"]["rayClusterConfig"]["authOptions"] == {"mode": "token"}
+    policy = yaml.safe_load((DEPLOY / "networkpolicy.yaml").read_text())
+    opened = [rule["ports"] for rule in policy["spec"]["ingress"] if "from" not in rule]
+    assert opened == [[{"port": serve_configs()[1].http_options.port, "protocol": "TCP"}]]
+
+
+@pytest.mark.parametrize("config", serve_configs(), ids=["serve.yaml", "rayservice.yaml"])
+def test_a_stuck_replica_is_replaced_as_soon_as_by_onetrunk_serve(config):
+    (deployment,) = config.applications[0].deployments
+    assert deployment.health_check_period_s == HEALTH_PERIOD_S
+    assert deployment.health_check_timeout_s == HEALTH_TIMEOUT_S
+    assert deployment.max_ongoing_requests == MAX_ONGOING
 
 
 def test_the_dockerfile_copies_all_that_the_wheel_holds_and_pins_torch_as_the_project_does():

@@ -14,7 +14,8 @@ import torch
 from support.oracle import make_backbone, make_task, png
 from support.servers import free_port
 
-from serving.app import ServeConfig, running
+from serving.config import ServeConfig
+from serving.server import running
 from store.registry.bundle import export_bundle
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
@@ -112,6 +113,7 @@ def routes(served: Served) -> dict[tuple[str, str], Route]:
     """Every route with a request; in this order, each finds what it needs."""
     return {
         ("GET", "/healthz"): Route("/healthz", "", stranger=200),
+        ("GET", "/readyz"): Route("/readyz", "", stranger=200),
         ("GET", "/openapi.json"): Route("/openapi.json", "read", stranger=200),
         ("POST", "/v1/predict/{ref}"): Route("/v1/predict/acme/cars:1", "read", IMAGE),
         ("POST", "/v1/predict"): Route("/v1/predict?ref=acme/cars:1&ref=acme/vans", "read", IMAGE),
@@ -200,9 +202,9 @@ def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served: Served)
                  f"Content-Length: {1 << 40}", "Connection: close")  # fmt: skip
         raw.sendall("\r\n".join((*lines, "", "")).encode())
         answer = b"".join(iter(lambda: raw.recv(4096), b""))
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert b"FormatError" in answer
-    assert b"more than the 268,435,456 bytes" in answer
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"Content Too Large" in answer
+    assert b"larger than 268,435,456 bytes" in answer
 
 
 def test_a_version_goes_from_one_tenant_to_another_as_a_bundle_with_its_files_unchanged(served: Served) -> None:

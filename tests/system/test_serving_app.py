@@ -18,11 +18,11 @@ from support.cli import call as command
 from support.oracle import make_random_task, png
 from support.servers import free_port
 
-from serving.app import serve
 from serving.benchmark.load import LoadRequest, run_load
 from serving.client import Client
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
+from serving.server import serve
 from store.errors import PortTakenError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
@@ -160,7 +160,7 @@ def bomb() -> bytes:
     [
         ("/v1/predict/flowers", b"not an image", 400, "ImageError", "send a JPEG, PNG, WebP or BMP"),
         ("/v1/predict/flowers", bomb(), 400, "ImageError", "too large"),
-        ("/v1/predict/flowers", bytes(33 << 20), 400, "ImageError", "send a smaller"),
+        ("/v1/predict/flowers", bytes(33 << 20), 413, "Content Too Large", "send a smaller"),
         ("/v1/predict/flower", image(0), 404, "TaskNotFoundError", "did you mean 'flowers'"),
         ("/v1/predict/flowers@prod", image(0), 404, "VersionNotFoundError", "aliases latest"),
         ("/v1/predict/flowers:99", image(0), 404, "VersionNotFoundError", "name one of these"),

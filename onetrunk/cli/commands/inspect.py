@@ -82,12 +82,13 @@ def find_tasks(
     listings: CatalogueReader, search: Search, *, after: str | None, limit: int
 ) -> tuple[tuple[VersionListing, ...], bool]:
     """Return one page, or with limit 0 every task, and whether more follow."""
-    page = listings.search(search, after=after, limit=limit or ALL)
-    rows = list(page.rows)
-    while page.next is not None and not limit:
-        page = listings.search(search, after=page.next, limit=ALL)
+    rows: list[VersionListing] = []
+    while True:
+        page = listings.search(search, after=after, limit=min(limit - len(rows), ALL) if limit else ALL)
         rows += page.rows
-    return tuple(rows), page.next is not None
+        after = page.next
+        if after is None or len(rows) == limit:
+            return tuple(rows), after is not None
 
 
 @app.command(epilog=example(

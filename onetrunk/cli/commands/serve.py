@@ -2,39 +2,97 @@
 
 from __future__ import annotations
 
+import enum
 from typing import Annotated
 
 import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
-from onetrunk.cli.options import PORT, BackboneName, Device, Dtype, DtypeOption, command_group, example
+from onetrunk.cli.options import (
+    PORT,
+    BackboneName,
+    Device,
+    Dtype,
+    DtypeOption,
+    Schedule,
+    ScheduleOption,
+    command_group,
+    example,
+)
 from onetrunk.cli.output import log_to_stderr
-from onetrunk.cli.signals import wait_for_signal
+from onetrunk.cli.parsing import parse_range
+from onetrunk.cli.signals import StopSignal
+from store.errors import ServerError
 
 app = command_group()
 
 
-@app.command(epilog=example("serve", "serve --port 9000 --dtype float32", "serve --keys --store s3://models/vision"))
+class Ingress(enum.StrEnum):
+    AUTO = "auto"
+    HAPROXY = "haproxy"
+    PYTHON = "python"
+
+
+class Affinity(enum.StrEnum):
+    NONE = "none"
+    TASK = "task"
+
+
+Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs --keys or --insecure.")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="CPU threads of each replica; default: 1, or all cores for one replica.")
+]
+BatchInvariant = Annotated[
+    bool, typer.Option("--batch-invariant", help="The bytes of an answer do not depend on the rest of the batch.")
+]
+Keys = Annotated[bool, typer.Option("--keys", help="Answer only requests with an API key (`onetrunk key add`).")]
+ReplicaCount = Annotated[
+    str | None,
+    typer.Option("--replicas", help="Processes that answer, as N, or LEAST:MOST by load; default: a core each."),
+]
+IngressOption = Annotated[
+    Ingress, typer.Option(help="In front of the replicas; auto: haproxy where ray[serve] brings it, which is Linux.")
+]
+AffinityOption = Annotated[
+    Affinity,
+    typer.Option(help="task: one replica answers for a task, when all tasks do not fit in the memory of each."),
+]
+Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
+Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
+
+
+@app.command(
+    epilog=example(
+        "serve",
+        "serve --port 9000 --replicas 2 --threads 4",
+        "serve --host 0.0.0.0 --keys --store s3://models/vision",
+        "serve --replicas 1:4 --affinity task",
+    )
+)
 @with_store(fmt=False)
 def serve(
     options: StoreOptions,
-    host: str = "127.0.0.1",
+    host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     backbone: BackboneName = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads of the engine; default: all cores.")] = None,
-    batch_invariant: Annotated[
-        bool,
-        typer.Option("--batch-invariant", help="The bytes of an answer do not depend on the rest of the batch."),
-    ] = False,
-    keys: Annotated[
-        bool, typer.Option("--keys", help="Answer only requests with an API key (`onetrunk key add`).")
-    ] = False,
+    threads: Threads = None,
+    batch_invariant: BatchInvariant = False,
+    schedule: ScheduleOption = Schedule.STRETCH,
+    keys: Keys = False,
+    replicas: ReplicaCount = None,
+    ingress: IngressOption = Ingress.AUTO,
+    affinity: AffinityOption = Affinity.NONE,
+    name: Name = "onetrunk",
+    prefix: Prefix = "/",
+    insecure: Insecure = False,
 ) -> None:
-    """Serve every task of the store, until Ctrl-C. On this machine, or on the Ray cluster that RAY_ADDRESS names."""
-    options.open().close()  # a store that does not open is reported before Ray is loaded
-    from serving.app import serve as serve_store
+    """Serve every task of the store, until Ctrl-C. On a Ray of its own, or on the cluster that RAY_ADDRESS names."""
+    stop = StopSignal()
+    options.open().close()  # a store that does not open is reported before anything is started
+    from serving.server import serve as serve_store
 
     server = serve_store(
         options.url,
@@ -46,9 +104,18 @@ def serve(
         device=device,
         threads=threads,
         batch_invariant=batch_invariant,
+        schedule=schedule,
         keys=keys,
+        replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
+        ingress=ingress,
+        affinity=affinity is Affinity.TASK,
+        name=name,
+        prefix=prefix,
+        insecure=insecure,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
-    with server:
-        log_to_stderr(f"ready: POST an image to http://{host}:{port}/v1/predict/TASK; Ctrl-C stops")
-        wait_for_signal()
+    with stop.interrupting(), server as running:
+        log_to_stderr(f"ready: POST an image to {running.url}{prefix.rstrip('/')}/v1/predict/TASK; Ctrl-C stops")
+        stop.wait(while_=lambda: running.alive)
+        if not running.alive:
+            raise ServerError("the process that runs Ray has ended: start the server again")

@@ -10,7 +10,7 @@ EXPORT Pool* onetrunk_new_pool(i64 threads) { return new_pool((int)threads); }
 EXPORT void onetrunk_free_pool(Pool* pool) { free_pool(pool); }
 
 // Rows are cut into `chunks`, which the pool's threads take; the same bytes whatever their number.
-EXPORT void onetrunk_walk(Pool* pool, const Walk* walk, i64 chunks) { run_walk(*pool, *walk, (int)chunks); }
+EXPORT void onetrunk_run(Pool* pool, const Walk* walk, i64 chunks) { run_walk(*pool, *walk, (int)chunks); }
 
 // Multiply tiles in registers alone, the matrix unit's own rate; return how many operations that were, none without one.
 EXPORT i64 onetrunk_peak(i64 steps) {

@@ -22,6 +22,7 @@ struct Pool {
   int turn, stopping;  // counts walks
   int busy;            // helpers that have not come back from this walk
   int helpers;
+  pid_t process;       // to which the helpers belong: a fork has none of them
   pthread_t* threads;
   Worker* workers;     // the caller's, then the helpers'
 };
@@ -62,6 +63,7 @@ static void* help(void* argument) {
 
 static Pool* new_pool(int threads) {
   Pool* pool = (Pool*)calloc(1, sizeof(Pool));
+  pool->process = getpid();
   pool->workers = (Worker*)calloc(threads, sizeof(Worker));
   pool->threads = (pthread_t*)calloc(threads, sizeof(pthread_t));
   for (int i = 0; i < threads - 1; i++) {
@@ -73,7 +75,12 @@ static Pool* new_pool(int threads) {
   return pool;
 }
 
+INLINE void forget_helpers_of_parent(Pool& pool) {
+  if (pool.process != getpid()) pool.process = getpid(), pool.helpers = 0;
+}
+
 static void run_walk(Pool& pool, const Walk& walk, int chunks) {
+  forget_helpers_of_parent(pool);
   pool.walk = &walk, pool.chunks = chunks, pool.next = 0;
   const bool alone = chunks == 1 || !pool.helpers;
   if (!alone) {
@@ -86,6 +93,7 @@ static void run_walk(Pool& pool, const Walk& walk, int chunks) {
 }
 
 static void free_pool(Pool* pool) {
+  forget_helpers_of_parent(*pool);
   __atomic_store_n(&pool->stopping, 1, __ATOMIC_RELEASE);
   __atomic_add_fetch(&pool->turn, 1, __ATOMIC_RELEASE);
   wake_all(&pool->turn);

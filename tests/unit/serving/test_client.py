@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from serving.client import Client
+from serving.http.image_bodies import split_by_length
 from serving.prediction import LabelScore, Prediction
 from serving.runtime.engine_prediction import EnginePrediction
 from store.errors import ImageError, InvalidSettingError, ServerError
@@ -34,12 +35,14 @@ class Server:
     bodies: list[bytes] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
 
-    def answer(self, path: str) -> tuple[int, dict[str, object]]:
+    def answer(self, path: str, images: int) -> tuple[int, dict[str, object]]:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
         if "nothing" in query["ref"]:
             return 404, {"error": "TaskNotFoundError", "message": "no task 'nothing'"}
         top, logits = int(query["top"][0]), query["logits"] == ["true"]
-        return 200, {"answers": [engine_prediction(ref).to_dict(top=top, logits=logits) for ref in query["ref"]]}
+        return 200, {
+            "answers": [engine_prediction(ref).to_dict(top=top, logits=logits) for ref in query["ref"] * images]
+        }
 
 
 @pytest.fixture
@@ -52,7 +55,9 @@ def server() -> Iterator[Server]:
         def do_POST(self) -> None:
             server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             server.authorizations.append(self.headers["Authorization"])
-            status, answer = server.answer(self.path)
+            is_batch = self.headers["Content-Type"] == "application/vnd.onetrunk.images"
+            images = len(split_by_length(server.bodies[-1], 64)) if is_batch else 1
+            status, answer = server.answer(self.path, images)
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -125,3 +130,18 @@ def test_the_client_loads_neither_torch_nor_ray() -> None:
     code = "import sys, serving.client; print([name for name in ('torch', 'ray', 'numpy') if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert done.stdout == "[]\n"
+
+
+def test_a_batch_of_images_is_one_request_and_gets_an_answer_for_each(server: Server) -> None:
+    with Client(server.url) as client:
+        answers = client.predict_batch("flowers", [b"one", b"", b"three"], top=2)
+    assert split_by_length(server.bodies[0], 64) == [b"one", b"", b"three"]
+    assert [(answer.task, len(answer.top())) for answer in answers] == [("flowers", 2)] * 3
+
+
+def test_a_batch_of_no_image_or_of_bytes_is_refused_before_it_is_sent(server: Server) -> None:
+    with Client(server.url) as client:
+        for images in ([], b"bytes", "a path"):
+            with pytest.raises(InvalidSettingError, match="holds no image"):
+                client.predict_batch("flowers", images)
+    assert server.bodies == []

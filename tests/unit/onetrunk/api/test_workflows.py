@@ -87,7 +87,7 @@ def test_a_depth_is_a_whole_number(store, folder, depth):
 @pytest.mark.parametrize("version", ["1", 1.0, True])
 def test_the_version_of_a_tag_is_a_whole_number(store, folder, version):
     publish(store, folder)
-    with pytest.raises(InvalidSettingError, match="is not a whole number: give the number of a version"):
+    with pytest.raises(InvalidSettingError, match="is not a whole number from 1 to"):
         store.set_tag("flowers", "team", "garden", version=version)
     assert onetrunk.verify(store) == []
 

@@ -17,9 +17,10 @@ LIBRARY = ("store", "serving", "sls")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(rf"`onetrunk |\bonetrunk (?:{'|'.join(FILES)})\b")
 OTHER_PROGRAMS = {
+    "serving/cluster/listeners.py": "the name of a process",
     "sls/pipeline/git_commit.py": "options of git",
 }
-"""Files of the library that name options of other programs."""
+"""Files of the library that name commands and options of programs, which are no remedies."""
 
 
 @pytest.fixture(scope="module")
@@ -27,16 +28,26 @@ def strings() -> list[SourceString]:
     return list(source_strings(*LIBRARY))
 
 
-def options_of(*words: str) -> set[str]:
-    """Return the options of a command, or of all commands if none is named."""
+def parameters_of(*words: str) -> list[click.Parameter]:
+    """Return the parameters of a command, or of all commands if none is named."""
     app = assemble()
-    options: set[str] = set()
+    parameters: list[click.Parameter] = []
     for names in [words] if words else commands(app):
         command: click.Command = typer.main.get_command(app)
         for name in names:
             command = command.commands[name]
-        options |= {option for parameter in command.params for option in parameter.opts}
-    return options
+        parameters += command.params
+    return parameters
+
+
+def options_of(*words: str) -> set[str]:
+    return {option for parameter in parameters_of(*words) for option in parameter.opts}
+
+
+def choices_of(option: str) -> set[str]:
+    """Return the words that an option takes, where it takes only some."""
+    types = [parameter.type for parameter in parameters_of() if option in parameter.opts]
+    return {str(choice) for kind in types for choice in getattr(kind, "choices", ())}
 
 
 def test_every_remedy_of_the_table_is_in_a_message_of_the_library(strings):
@@ -60,7 +71,7 @@ def test_a_hint_that_is_a_command_can_be_typed(hint):
 def test_a_hint_that_is_an_option_is_one_of_some_command(hint):
     option, *value = hint.split()
     assert option in options_of()
-    assert all(word.isupper() for word in value)
+    assert all(word.isupper() or word in choices_of(option) for word in value)
 
 
 def test_a_message_gets_the_hints_of_the_remedies_that_it_names_and_no_other():

@@ -162,4 +162,4 @@ def test_at_a_terminal_it_is_asked_and_the_answer_counts(shell, answer, code, le
 def test_a_version_that_an_alias_names_is_not_removed(shell):
     shell.publish("flowers", "--alias", "prod")
     assert "has aliases latest, prod" in shell("rm", "flowers:1", "--yes", code=1).err
-    assert "versions use backbone" in shell("backbone", "rm", "toy/vit", "--yes", code=1).err
+    assert "1 version uses backbone" in shell("backbone", "rm", "toy/vit", "--yes", code=1).err

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import threading
+import random
+import re
+import struct
 import urllib.parse
-from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
+from support.asgi_calls import Message, Reply, ask
 from support.oracle import make_backbone, make_task, png
+from support.slow_predictions import make_slow_api
 
 from serving.http.api import make_api
-from serving.http.cancellation import cancel_on_disconnect, wait_for
+from serving.http.cancellation import wait_for
+from serving.http.errors import ClientGoneError
 from serving.prediction import Prediction
 from serving.runtime.predictor import Predictor
 from store.errors import ImageError
@@ -22,57 +27,22 @@ from store.registry.tenant_store import new_key
 from store.weights.backbones import encode
 
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
-Message = dict[str, object]
-
-
-@dataclass(frozen=True)
-class Reply:
-    status: int
-    body: dict[str, object]
 
 
 @dataclass
 class Client:
-    """Speaks ASGI to the API in this process; `leave` is when it goes away, if it does."""
+    """Speaks ASGI to the API in this process."""
 
     predictor: Predictor
     store: Store
     keys: bool = False
 
-    def ask(self, query: list[tuple[str, object]], *, body: bytes = IMAGE, key: str = "") -> Reply:
-        async def stay() -> None:
-            await asyncio.Event().wait()
-
-        return asyncio.run(self.talk(query, body=body, key=key, leave=stay))
-
-    async def talk(
-        self,
-        query: list[tuple[str, object]],
-        *,
-        leave: Callable[[], Awaitable[None]],
-        body: bytes = IMAGE,
-        key: str = "",
-    ) -> Reply:
-        messages: Iterator[Message] = iter([{"type": "http.request", "body": body, "more_body": False}])
-        sent: list[Message] = []
-
-        async def receive() -> Message:
-            for message in messages:
-                return message
-            await leave()
-            return {"type": "http.disconnect"}
-
-        async def send(message: Message) -> None:
-            sent.append(message)
-
-        scope = {
-            "type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/predict", "root_path": "",
-            "headers": [(b"authorization", f"Bearer {key}".encode())] if key else [],
-            "query_string": urllib.parse.urlencode(query).encode(), "scheme": "http", "server": ("test", 80),
-        }  # fmt: skip
-        await make_api(self.predictor, self.store, keys=self.keys)(scope, receive, send)
-        start, *parts = sent
-        return Reply(start["status"], json.loads(b"".join(part["body"] for part in parts)))
+    def ask(self, query: list[tuple[str, object]], *, body: bytes = IMAGE, key: str = "", **given: Any) -> Reply:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        url = f"/v1/predict?{urllib.parse.urlencode(query)}"
+        return ask(
+            make_api(self.predictor, self.store, keys=self.keys), "POST", url, body=body, headers=headers, **given
+        )
 
 
 @pytest.fixture(scope="module")
@@ -150,56 +120,27 @@ def test_a_client_that_leaves_is_not_answered_and_the_next_one_is(client: Client
     async def leave() -> None:
         """Return at once."""
 
-    reply = asyncio.run(client.talk([("ref", "acme/long")], leave=leave))
+    reply = client.ask([("ref", "acme/long")], leave=leave)
     assert (reply.status, reply.body["error"]) == (499, "Client Closed Request")
     assert client.ask([("ref", "acme/long")]).status == 200
 
 
-@dataclass
-class Leaving:
-    """A request whose client leaves when told to."""
-
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def receive(self) -> Message:
-        await self.left.wait()
-        return {"type": "http.disconnect"}
+async def wait_until(left: asyncio.Event) -> Message:
+    await left.wait()
+    return {"type": "http.disconnect"}
 
 
 def test_answers_that_a_client_waited_for_are_cancelled_when_it_leaves() -> None:
     answers: tuple[Future[Prediction], ...] = (Future(), Future())
 
     async def run() -> object:
-        with ThreadPoolExecutor(1) as workers:
-            request = Leaving()
-            asyncio.get_running_loop().call_later(0.05, request.left.set)
-            return await cancel_on_disconnect(request, wait_for(workers, lambda: answers))
+        left = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.05, left.set)
+        return await wait_for(answers, lambda: wait_until(left))
 
-    assert asyncio.run(run()) is None
+    with pytest.raises(ClientGoneError):
+        asyncio.run(run())
     assert all(answer.cancelled() for answer in answers)
-
-
-def test_answers_that_are_queued_only_after_the_client_left_are_cancelled_too() -> None:
-    answers: tuple[Future[Prediction], ...] = (Future(),)
-    decoding, left = threading.Event(), threading.Event()
-
-    def submit() -> tuple[Future[Prediction], ...]:
-        decoding.set()
-        left.wait(30)
-        return answers
-
-    async def run(workers: ThreadPoolExecutor) -> object:
-        request = Leaving()
-        waiting = asyncio.ensure_future(cancel_on_disconnect(request, wait_for(workers, submit)))
-        await asyncio.to_thread(decoding.wait, 30)
-        request.left.set()
-        return await waiting
-
-    with ThreadPoolExecutor(1) as workers:
-        assert asyncio.run(run(workers)) is None
-        assert not answers[0].cancelled()
-        left.set()
-    assert answers[0].cancelled()
 
 
 def test_where_one_answer_fails_the_others_are_cancelled_and_the_failure_is_raised() -> None:
@@ -207,9 +148,124 @@ def test_where_one_answer_fails_the_others_are_cancelled_and_the_failure_is_rais
     answers[0].set_exception(ImageError("torn"))
 
     async def run() -> object:
-        with ThreadPoolExecutor(1) as workers:
-            return await wait_for(workers, lambda: answers)
+        return await wait_for(answers, lambda: wait_until(asyncio.Event()))
 
     with pytest.raises(ImageError, match="torn"):
         asyncio.run(run())
     assert answers[1].cancelled()
+
+
+REFS = ["acme/short", "acme/long:1", "acme/short@latest", "globex/secret", "acme/none", "acme/short:9", "a b", "", "@"]
+NAMES = ["top", "logits", "timeout_ms", "ref", "other"]
+VALUES = [
+    "1",
+    "2",
+    "0",
+    "-1",
+    "",
+    "many",
+    "true",
+    "no",
+    "1.5",
+    "60000",
+    "acme/short",
+    "nan",
+    "1e400",
+    "é",
+    "%00",
+    "None",
+]
+# A deadline of a few milliseconds may be met by one of the two and missed by the other.
+TIMES = [value for value in VALUES if value not in {"1", "2", "1.5"}]
+VALUES_OF = {"ref": REFS, "timeout_ms": TIMES}
+
+
+def test_predictions_are_what_fastapi_would_answer_to_any_query_and_any_key(predictor: Predictor, store: Store) -> None:
+    key, secret = new_key("acme", ("read",))
+    store.put_key(key)
+    fast = make_api(predictor, store, keys=True)
+    slow = make_slow_api(predictor, fast.state.app_state)
+    source = random.Random(7)
+    statuses = set()
+    for _ in range(300):
+        names = source.choices(NAMES, k=source.randrange(4))
+        query = [(name, source.choice(VALUES_OF.get(name, VALUES))) for name in names]
+        ref = source.choice(REFS)
+        path = "/v1/predict" if source.random() < 0.4 else f"/v1/predict/{urllib.parse.quote(ref)}"
+        given = {
+            "headers": {"authorization": f"Bearer {source.choice([secret, secret, secret, 'wrong'])}"},
+            "body": source.choice([IMAGE, IMAGE, b"no image"]),
+        }
+        method = source.choice(["POST"] * 9 + ["GET", "PUT", "HEAD"])
+        url = f"{path}?{urllib.parse.urlencode(query)}"
+        got, expected = (ask(api, method, url, **given) for api in (fast, slow))
+        assert (got.status, got.headers["content-type"]) == (expected.status, expected.headers["content-type"]), url
+        if got.status != 200:
+            assert got.body == expected.body, url
+        else:
+            assert labels(got.body) == labels(expected.body), url
+        statuses.add(got.status)
+    assert statuses >= {200, 400, 401, 404, 405}
+
+
+def labels(body: dict[str, Any]) -> object:
+    """The answers without their scores, whose last bits depend on the batch."""
+    answers = body.get("answers", [body])
+    return [
+        (a["task"], a["version"], [t["label"] for t in a["top"]], len(a.get("logits", ())), a.keys()) for a in answers
+    ]
+
+
+def binary(images: list[bytes]) -> tuple[bytes, str]:
+    return b"".join(struct.pack("<I", len(image)) + image for image in images), "application/vnd.onetrunk.images"
+
+
+def multipart(images: list[bytes]) -> tuple[bytes, str]:
+    head = 'Content-Disposition: form-data; name="image"; filename="a"\r\nContent-Type: image/png\r\n\r\n'
+    parts = b"".join(b"--a-boundary\r\n" + head.encode() + image + b"\r\n" for image in images)
+    return parts + b"--a-boundary--\r\n", 'multipart/form-data; boundary="a-boundary"'
+
+
+def shades(count: int) -> list[bytes]:
+    return [png(torch.full((32, 32, 3), 20 * index, dtype=torch.uint8)) for index in range(count)]
+
+
+@pytest.mark.parametrize("encode_images", [binary, multipart])
+def test_several_images_get_their_answers_in_order(client: Client, encode_images) -> None:
+    images = [*shades(5), IMAGE]
+    body, kind = encode_images(images)
+    api = make_api(client.predictor, client.store, keys=False)
+    reply = ask(api, "POST", "/v1/predict/acme/long?logits=1", body=body, headers={"content-type": kind})
+    assert reply.status == 200
+    for image, answer in zip(images, reply.body["answers"], strict=True):
+        assert answer["logits"] == pytest.approx(client.predictor.predict("acme/long", image).logits, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "status", "error", "message"),
+    [
+        (lambda _: binary([IMAGE, b"no image", IMAGE]), 400, "ImageError", r"images\[1\]: 8 bytes beginning"),
+        (lambda _: multipart([IMAGE, b""]), 400, "ImageError", r"images\[1\]: 0 bytes"),
+        (lambda body: (body[0][:-1], body[1]), 400, "FormatError", r"images\[1\] has "),
+        (lambda body: (body[0] + b"\x01", body[1]), 400, "FormatError", r"within the length of images\[2\]"),
+        (lambda _: (b"", "application/vnd.onetrunk.images"), 400, "FormatError", "no image"),
+        (lambda _: binary([IMAGE] * 65), 413, "Content Too Large", "more than 64 images"),
+        (lambda _: multipart([IMAGE] * 65), 413, "Content Too Large", "more than 64 images"),
+        (lambda _: (multipart([IMAGE])[0], "multipart/form-data"), 400, "FormatError", "names no boundary"),
+        (lambda _: (b"x" + multipart([IMAGE])[0], multipart([])[1]), 400, "FormatError", "begin with its boundary"),
+        (lambda _: (multipart([IMAGE])[0][:-16], multipart([])[1]), 400, "FormatError", "has no end"),
+    ],
+)
+def test_several_images_that_cannot_all_be_answered_are_refused_by_index(client, spoil, status, error, message) -> None:
+    body, kind = spoil(binary([IMAGE, IMAGE]))
+    api = make_api(client.predictor, client.store, keys=False)
+    reply = ask(api, "POST", "/v1/predict/acme/long", body=body, headers={"content-type": kind})
+    assert (reply.status, reply.body["error"]) == (status, error)
+    assert re.search(message, reply.body["message"])
+
+
+def test_several_images_go_to_one_task(client: Client) -> None:
+    body, kind = binary([IMAGE, IMAGE])
+    api = make_api(client.predictor, client.store, keys=False)
+    url = "/v1/predict?ref=acme/long&ref=acme/short"
+    assert ask(api, "POST", url, body=body, headers={"content-type": kind}).status == 400

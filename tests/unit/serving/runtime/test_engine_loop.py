@@ -14,6 +14,7 @@ from torch import Tensor
 from serving.engine.engine import Engine
 from serving.engine.row_plan import rows_by_block
 from serving.prediction import Prediction
+from serving.runtime import call_watch
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
@@ -93,7 +94,7 @@ def result(request: PredictionRequest, index: int = 0) -> Tensor:
 def test_a_shallow_request_is_answered_between_two_blocks_of_a_deep_one(loop: EngineLoop) -> None:
     requests = Requests(loop)
     go_on = requests.hold(("first", weights(1)), ("deep", weights(4)))
-    shallow = requests.submit(("shallow", weights(2)))
+    shallow = requests.submit(("shallow", weights(1)))
     go_on.set()
     result(shallow)
     loop.close()
@@ -180,10 +181,47 @@ def test_closing_answers_what_waits_and_refuses_what_comes_later(loop: EngineLoo
         pass
     go_on.set()
     closing.join(30)
-    assert not loop.is_alive
+    with pytest.raises(RuntimeError, match="the engine's thread has stopped"):
+        loop.check()
     assert result(waiting).shape == (3,)
     with pytest.raises(OverloadedError, match="stopping"):
         result(requests.submit(("late", weights(1))))
+
+
+def test_a_thread_that_is_in_one_call_for_too_long_is_found_stuck(loop: EngineLoop, monkeypatch) -> None:
+    monkeypatch.setattr(call_watch, "UNKNOWN_S", 0.01)
+    requests = Requests(loop)
+    go_on = requests.hold(("first", weights(1)))
+    loop.check()  # it waits for a client that takes its answer, outside of the engine
+    go_on.set()
+    watch = call_watch.CallWatch()
+    with watch.call(None):
+        threading.Event().wait(0.02)
+        assert watch.stuck_s >= 0.02
+    assert watch.stuck_s == 0
+    with watch.call(1e-3):
+        threading.Event().wait(0.02)
+        assert watch.stuck_s == 0
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 9])
+def test_several_blocks_in_one_call_give_the_answers_of_block_after_block(engine: Engine, count: int) -> None:
+    tasks = [weights(depth, first=1 + depth // 2, seed=depth) for depth in (1, 2, 2, 4)]
+    run, slow = (engine.begin(image()[None], tasks, [0] * len(tasks)) for _ in range(2))
+    expected = {}
+    while not slow.done:
+        if finished := slow.run_blocks(1):
+            expected |= dict(zip(finished.rows, finished.logits, strict=True))
+    found, calls = {}, 0
+    while not run.done:
+        calls += 1
+        if finished := run.run_blocks(count):
+            found |= dict(zip(finished.rows, finished.logits, strict=True))
+    assert run.depth == 4
+    assert calls >= 4 / count
+    assert found.keys() == expected.keys()
+    for row, logits in expected.items():
+        torch.testing.assert_close(found[row], logits, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,6 @@ from store.errors import (
 )
 from store.registry.store import Store
 from store.weights.backbones import encode
-from store.weights.preprocessing import decode
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +70,7 @@ def test_an_image_may_be_bytes_a_file_or_a_pillow_image(store, tmp_path):
 def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
     with Predictor(store, dtype="float32") as predictor:
         served = torch.tensor(predictor.predict("long", IMAGE).logits)
-        pixels = predictor._transform(decode(IMAGE))
+        pixels = predictor._decoding.decode(IMAGE)
     exported = TaskFolder(store.export("long", tmp_path / "exported"), depth=4)
     (alone,) = reference_logits(backbone, exported, pixels[None])
     torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
@@ -81,7 +80,7 @@ def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbo
     with Predictor(store, dtype="float32") as predictor, ThreadPoolExecutor(8) as clients:
         refs = ["short", "long"] * 20
         answers = list(clients.map(lambda ref: predictor.predict(ref, IMAGE), refs))
-        pixels = predictor._transform(decode(IMAGE))[None]
+        pixels = predictor._decoding.decode(IMAGE)[None]
     for ref in ("short", "long"):
         depth = 4 if ref == "long" else 2
         made = make_task(backbone, tmp_path / f"{ref} again", depth=depth, classes=3, seed=depth)

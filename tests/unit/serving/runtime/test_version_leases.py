@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.toy_backbone import publish, relabel
 
+from serving.runtime import version_leases
 from serving.runtime.version_leases import VersionLeases
 from store.errors import InUseError, VersionNotFoundError
 from store.registry.store import Store, Version
@@ -105,7 +106,8 @@ def test_where_a_lease_cannot_be_written_answers_go_on_and_the_log_says_so(
     leases = VersionLeases(store)
     leases.hold(two[0].digest)
     leases.hold(two[0].digest)
-    assert [record.message[:8] for record in caplog.records] == ["version "]
+    assert {record.message[:21] for record in caplog.records} == {"no lease on 1 version"}
+    assert leases.missing == 1
     leases.close()
 
 
@@ -124,3 +126,61 @@ def test_a_server_that_slept_past_its_lease_goes_on_with_what_is_still_there(
     with pytest.raises(VersionNotFoundError):
         leases.hold(two[0].digest)
     leases.close()
+
+
+def test_a_version_that_is_in_use_is_held_soon_and_nobody_waits_for_it(
+    store: Store, two: tuple[Version, Version]
+) -> None:
+    leases = VersionLeases(store)
+    with store.catalogue.database.write():  # another writer
+        start = time.monotonic()
+        leases.use(two[0].digest)
+        assert time.monotonic() - start < 0.1
+        assert leases.missing == 1
+    until(lambda: held(store) == {two[0].digest})
+    assert leases.missing == 0
+    leases.close()
+
+
+def test_a_load_waits_for_its_lease_no_longer_than_its_time_and_the_lease_comes_later(
+    store: Store, two: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_leases, "WAIT_S", 0.05)
+    leases = VersionLeases(store)
+    with store.catalogue.database.write():
+        start = time.monotonic()
+        leases.hold(two[0].digest)
+        assert 0.05 <= time.monotonic() - start < 5
+        again = time.monotonic()
+        leases.hold(two[1].digest)  # the catalogue is known to take none: no second wait
+        assert time.monotonic() - again < 0.05
+    until(lambda: held(store) == {version.digest for version in two})
+    leases.close()
+
+
+def test_a_stepped_clock_is_noticed_and_the_lease_written_anew(
+    store: Store, two: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_leases, "LOOK_S", 0.05)
+    leases = VersionLeases(store)
+    leases.hold(two[0].digest)
+    (before,) = store.leases()
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 7200)
+    until(lambda: any(lease.expires_at > before.expires_at + 7000 for lease in store.leases()))
+    with pytest.raises(InUseError):
+        store.remove("flowers:1")
+    leases.close()
+
+
+def test_closing_does_not_wait_for_a_writer_that_stands_still(
+    store: Store, two: tuple[Version, Version], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(version_leases, "CLOSE_S", 0.05)
+    leases = VersionLeases(store)
+    leases.hold(two[0].digest)
+    with store.catalogue.database.write():
+        start = time.monotonic()
+        leases.close()
+        assert time.monotonic() - start < 5
+    until(lambda: store.leases() == [])

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from support.simulated_engine import SimulatedEngine
 
 from serving.scheduling.requests import Batch, ScheduledRequest
-from serving.scheduling.scheduler import Scheduler
+from serving.scheduling.scheduler import SCHEDULES, Scheduler
 from store.errors import OverloadedError
 
 moves = st.one_of(
-    st.tuples(st.just("admit"), st.integers(1, 12), st.integers(1, 4), st.sampled_from([None, 5.0, 40.0])),
+    st.tuples(
+        st.just("admit"), st.integers(1, 12), st.integers(1, 4), st.sampled_from([None, 5.0, 40.0]), st.integers(0, 2)
+    ),
     st.tuples(st.just("abort"), st.integers(0, 30)),
     st.tuples(st.just("run"), st.integers(1, 9)),
 )
@@ -31,11 +33,11 @@ class Trial:
     gone: set[str] = field(default_factory=set)
     begun: set[Batch[str]] = field(default_factory=set)
 
-    def admit(self, depth: int, rows: int, patience: float | None) -> None:
+    def admit(self, depth: int, rows: int, patience: float | None, tenant: int) -> None:
         number = len(self.admitted)
         tasks = tuple(f"task {(number + index) % 5}" for index in range(rows))
         deadline = None if patience is None else self.engine.now + patience
-        new = ScheduledRequest(f"request {number}", tasks, (rows,) * depth, deadline)
+        new = ScheduledRequest(f"request {number}", tasks, (rows,) * depth, deadline, f"tenant {tenant}")
         try:
             self.engine.admit(new)
         except OverloadedError:
@@ -50,8 +52,8 @@ class Trial:
             self.gone.add(target.item)
         self.engine.scheduler.abort(target)
 
-    def run(self, blocks: float = float("inf")) -> None:
-        for _ in itertools.takewhile(lambda index: index < blocks, itertools.count()):
+    def run(self, calls: float = float("inf")) -> None:
+        for _ in itertools.takewhile(lambda index: index < calls, itertools.count()):
             batch = self.engine.step()
             if batch is None:
                 return
@@ -59,10 +61,16 @@ class Trial:
             assert sum(each.most_rows for each in self.begun if each.live) <= self.max_rows
 
 
-@given(st.lists(moves, max_size=60), st.sampled_from([0.0, 1.0, 20.0]), st.integers(4, 12))
+@given(
+    st.lists(moves, max_size=60),
+    st.sampled_from([(0.0, 1.0), (1.0, 1.0), (20.0, 1.0), (1e-4, 1e-4)]),
+    st.integers(4, 12),
+    st.sampled_from(sorted(SCHEDULES)),
+)
 @settings(max_examples=100, deadline=None)
-def test_every_request_is_run_to_its_end_refused_or_aborted_and_memory_is_never_passed(moves, fixed, max_rows):
-    trial = Trial(SimulatedEngine(Scheduler(max_rows=max_rows, max_waiting=40), fixed=fixed), max_rows)
+def test_every_request_is_run_to_its_end_refused_or_aborted_and_memory_is_never_passed(moves, cost, max_rows, schedule):
+    scheduler: Scheduler[str] = Scheduler(schedule=schedule, max_rows=max_rows, max_waiting=40)
+    trial = Trial(SimulatedEngine(scheduler, fixed=cost[0], per_row=cost[1]), max_rows)
     for kind, *values in moves:
         getattr(trial, kind)(*values)
     trial.run()

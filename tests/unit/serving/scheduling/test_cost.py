@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from serving.scheduling.cost import BlockCost
+from serving.scheduling.cost import BlockCost, EngineCost
 
 
 def test_the_cost_of_a_block_is_learnt_from_blocks_of_different_sizes_through_noise_and_interruptions():
@@ -30,3 +30,24 @@ def test_before_two_sizes_were_seen_both_parts_are_taken_to_be_equal_so_that_two
     for _ in range(10):
         cost.learn(1, 0.01)
     assert cost.fixed == pytest.approx(cost.per_row) == pytest.approx(0.005)
+
+
+def test_what_the_stem_costs_is_learnt_beside_the_blocks_even_where_every_call_begins_with_it():
+    cost, draw = EngineCost(), random.Random(0)
+    for _ in range(30):
+        rows = draw.choice([1, 2, 3])
+        cost.learn(1, rows, 0, 0.004 + 0.002 * rows)
+    for slowness in (1, 2):
+        for _ in range(300):
+            rows = draw.choice([1, 2, 3])
+            cost.learn(12, 12 * rows, rows, slowness * (0.01 * rows + 12 * (0.004 + 0.002 * rows)))
+        assert cost.of(12, 24, 2) == pytest.approx(slowness * (0.02 + 12 * 0.008), rel=0.1)
+        assert cost.of(12, 24) == pytest.approx(slowness * 12 * 0.008, rel=0.1)
+
+
+def test_a_call_of_many_blocks_counts_with_the_rows_that_each_had():
+    cost, draw = EngineCost(), random.Random(0)
+    for _ in range(100):
+        rows = sorted((draw.randint(1, 9) for _ in range(4)), reverse=True)
+        cost.learn(4, sum(rows), 0, sum(0.004 + 0.002 * each for each in rows))
+    assert cost.of(10, 30) == pytest.approx(10 * 0.004 + 30 * 0.002, rel=0.05)

@@ -7,7 +7,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.simulated_engine import SimulatedEngine, scheduled
 
-from serving.scheduling.scheduler import GRACE_S, QUANTUM_S, Scheduler
+from serving.scheduling.fair_shares import QUANTUM_S, TENANT_QUANTUM_S
+from serving.scheduling.scheduler import GRACE_S, SCHEDULES, Scheduler
 from store.errors import OverloadedError
 
 
@@ -30,8 +31,8 @@ def test_a_rare_task_goes_next_while_another_floods_the_queue():
 def test_tasks_that_always_have_work_get_like_block_seconds_whatever_their_depth_and_number(depths, fixed, flood):
     """Each task keeps `flood` requests queued, the first of them ten times as many.
 
-    A queued request is counted at what it takes alone, more than its share of a batch: the fixed part of a block counts
-    against a task for as many requests as it has queued.
+    A queued request is counted at what requests took lately, in batches of the size that was lately usual: how far that
+    is off counts for as many requests as are within a quantum.
     """
     engine, numbers = SimulatedEngine(Scheduler(max_waiting=10**6), fixed=fixed, per_row=0.05), itertools.count()
     names: dict[int, set[str]] = {index: set() for index in range(len(depths))}
@@ -45,13 +46,60 @@ def test_tasks_that_always_have_work_get_like_block_seconds_whatever_their_depth
 
     engine.run(600, before=refill)
     shares = [engine.seconds.get(f"task {index}", 0.0) for index in range(len(depths))]
-    assert max(shares) - min(shares) <= QUANTUM_S + 10 * 12 * (fixed * flood / 2 + 0.05)
+    assert max(shares) - min(shares) <= 2 * QUANTUM_S + 10 * 12 * (fixed * flood / 2 + 0.05)
 
 
+@given(
+    floods=st.lists(st.integers(2, 60), min_size=2, max_size=5),
+    depths=st.lists(st.integers(1, 12), min_size=5, max_size=5),
+    fixed=st.sampled_from([0.0, 0.001, 0.01]),
+    schedule=st.sampled_from(sorted(SCHEDULES)),
+)
+@settings(max_examples=12, deadline=None)
+def test_tenants_that_always_have_work_get_like_block_seconds_whatever_their_tasks_and_number(
+    floods, depths, fixed, schedule
+):
+    """Each tenant keeps its number of requests queued, each for a task of its own, within one batch of like shares."""
+    scheduler: Scheduler[str] = Scheduler(schedule=schedule, max_rows=64, max_waiting=10**6)
+    engine, numbers = SimulatedEngine(scheduler, fixed=fixed, per_row=0.002), itertools.count()
+    names: dict[int, set[str]] = {index: set() for index in range(len(floods))}
+
+    def refill(_: int) -> None:
+        for index, flood in enumerate(floods):
+            names[index] -= engine.ended.keys()
+            while len(names[index]) < flood:
+                names[index].add(name := f"{index}/{next(numbers)}")
+                engine.admit(scheduled(name, depths[index], tenant=f"tenant {index}"))
+
+    engine.run(600, before=refill)
+    shares = [engine.tenant_seconds.get(f"tenant {index}", 0.0) for index in range(len(floods))]
+    batch_s = 12 * (fixed + 64 * 0.002)
+    assert max(shares) - min(shares) <= 2 * (TENANT_QUANTUM_S + batch_s)
+
+
+def test_a_tenant_with_a_hundred_tasks_gets_no_more_than_one_with_a_single_task():
+    engine = SimulatedEngine(Scheduler(max_rows=16, max_waiting=10**6), fixed=0.01, per_row=0.01)
+    engine.admit(*(scheduled(f"many {index}", 12, tenant="many") for index in range(600)))
+    engine.admit(*(scheduled(f"one {index}", 12, task="one", tenant="one") for index in range(600)))
+    engine.run(600)
+    assert engine.tenant_seconds["one"] == pytest.approx(engine.tenant_seconds["many"], rel=0.2)
+
+
+def test_what_a_tenant_had_while_it_was_alone_is_not_held_against_it():
+    engine = SimulatedEngine(Scheduler(max_rows=4, max_waiting=10**6), per_row=0.01)
+    engine.admit(*(scheduled(f"early {index}", 12, task="early", tenant="early") for index in range(400)))
+    engine.run(1200)
+    had = engine.tenant_seconds["early"]
+    engine.admit(*(scheduled(f"late {index}", 12, task="late", tenant="late") for index in range(400)))
+    engine.run(1200)
+    assert engine.tenant_seconds["early"] - had == pytest.approx(engine.tenant_seconds["late"], rel=0.2)
+
+
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 @pytest.mark.parametrize("deadline_s", [None, 1.0])
-def test_no_row_starves_though_fresh_tasks_with_less_work_never_end(deadline_s):
-    """At each block a new task asks for one block less, with or without a deadline in danger."""
-    engine = SimulatedEngine(Scheduler(max_waiting=8), per_row=0.1)
+def test_no_row_starves_though_fresh_tasks_with_less_work_never_end(deadline_s, schedule):
+    """At each block new tasks ask for less, with or without a deadline in danger."""
+    engine = SimulatedEngine(Scheduler(schedule=schedule, max_waiting=8), per_row=0.1)
     victim = scheduled("victim", 12)
     engine.admit(victim)
     numbers = itertools.count()
@@ -64,8 +112,8 @@ def test_no_row_starves_though_fresh_tasks_with_less_work_never_end(deadline_s):
             except OverloadedError:
                 return
 
-    tasks = 10
-    bound_s = tasks * (QUANTUM_S + GRACE_S + 2 * 1.2) + 8 * 1.2
+    all_s = 1.2 + 8 * 0.3
+    bound_s = SCHEDULES[schedule] * all_s + GRACE_S + 2 * all_s
     engine.run(int(bound_s / 0.1), before=newcomers)
-    assert "victim" in engine.ended
-    assert sum(name != "victim" for name in engine.ended) > 10
+    assert engine.ended["victim"] <= bound_s
+    assert schedule == "first-come" or sum(name != "victim" for name in engine.ended) > 10

@@ -27,7 +27,7 @@ def test_a_backbone_in_use_is_not_removed_until_its_versions_are_collected(
     release()
     for _ in range(2):
         with pytest.raises(
-            InUseError, match="1 versions use backbone 'toy/vit', counting removed ones until `collect_garbage"
+            InUseError, match="1 version uses backbone 'toy/vit', counting removed ones until `collect_garbage"
         ):
             store.remove_backbone("toy/vit")
         if store.queries.has_task("flowers"):

@@ -18,6 +18,7 @@ from store.errors import (
     IntegrityError,
     InvalidSettingError,
     NewerFormatError,
+    StoreBusyError,
     StoreNotFoundError,
 )
 from store.maintenance.verify import verify
@@ -114,7 +115,7 @@ def test_a_catalogue_that_stays_locked_is_a_typed_error(
     with closing(sqlite3.connect(store.root / "catalogue.sqlite", isolation_level=None)) as writer:
         writer.execute("begin immediate")
         store.release_connections()  # the patience of a connection is that of the time when it was opened
-        with pytest.raises(ConflictError, match="wait until the other writer ends"):
+        with pytest.raises(StoreBusyError, match="wait until the other writer ends"):
             publish(store, folder)
     store.release_connections()
     assert publish(store, folder).number == 1

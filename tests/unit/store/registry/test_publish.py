@@ -120,7 +120,7 @@ def test_an_unknown_task_that_resembles_none_is_answered_with_all(
 @pytest.mark.parametrize("ref", ["flowers:7", "flowers@prod", f"flowers@sha256:{'0' * 64}"])
 def test_an_unknown_version_is_answered_with_what_exists(store: Store, folder: Path, ref: str) -> None:
     publish(store, folder)
-    with pytest.raises(VersionNotFoundError, match="has versions 1 and aliases latest"):
+    with pytest.raises(VersionNotFoundError, match="has version 1 and alias latest"):
         store.resolve(ref)
 
 

@@ -24,7 +24,7 @@ def test_what_an_alias_names_is_not_removed_and_the_message_says_which(
 ) -> None:
     release(aliases=("prod",))
     release()
-    with pytest.raises(InUseError, match=r"flowers:1 has aliases prod: .*`store.set_alias"):
+    with pytest.raises(InUseError, match=r"flowers:1 has alias prod: .*`store.set_alias"):
         store.remove("flowers:1")
     with pytest.raises(InUseError, match="prod"):
         store.remove("flowers", all_versions=True)

@@ -58,7 +58,7 @@ def test_what_a_tenant_lacks_it_is_helped_to_find_among_its_own(shared: Store) -
         acme.resolve("acme/card")
     with pytest.raises(TaskNotFoundError) as far:
         acme.resolve("acme/secret")
-    with pytest.raises(VersionNotFoundError, match="has versions 1 and aliases latest"):
+    with pytest.raises(VersionNotFoundError, match="has version 1 and alias latest"):
         acme.resolve(f"acme/cars@sha256:{shared.resolve('globex/cars').digest}")
     for error in (near, far):
         assert "globex" not in str(error.value)

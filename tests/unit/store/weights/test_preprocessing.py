@@ -1,67 +1,29 @@
 from __future__ import annotations
 
-import io
-import struct
-import zlib
-
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from store.errors import ImageError
+from store.images.fitting import RESAMPLING
 from store.records.backbone import Preprocessing
-from store.weights.preprocessing import decode, make_transform
+from store.weights.preprocessing import make_fast_transform, make_transform
+
+unit = st.floats(0.05, 0.95)
+sides = st.integers(1, 70)
+preprocessings = st.builds(
+    Preprocessing, sides, sides, st.sampled_from(sorted(RESAMPLING)), st.tuples(unit, unit, unit),
+    st.tuples(unit, unit, unit), st.sampled_from([0.3, 0.875, 0.9, 0.95, 1.0]),
+    st.sampled_from(["center", "squash", "border"]),
+)  # fmt: skip
 
 
-def encode(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
-
-
-def png_header(width: int, height: int) -> bytes:
-    """A PNG of this size that says so and holds no pixel."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    head = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + body + struct.pack(">I", zlib.crc32(body))
-    return head + struct.pack(">I", 1000) + b"IDAT"
-
-
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1", "CMYK", "I;16"])
-def test_every_colour_mode_becomes_rgb_of_the_same_size(mode):
-    kind = "JPEG" if mode == "CMYK" else "PNG"
-    decoded = decode(encode(Image.new(mode, (5, 3)), kind))
-    assert (decoded.mode, decoded.size) == ("RGB", (5, 3))
-
-
-def test_sixteen_bit_grey_keeps_its_shades():
-    ramp = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
-    decoded = np.asarray(decode(encode(Image.fromarray(ramp))))[..., 0]
-    assert (decoded.reshape(-1) == np.arange(256)).all()
-
-
-def test_an_image_stands_upright_as_its_exif_orientation_says():
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode(encode(Image.new("RGB", (5, 3)), "JPEG", exif=exif)).size == (3, 5)
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        (b"", "are not an image"),
-        (b"%PDF-1.7 ...", "are not an image: send a JPEG, PNG, WebP or BMP"),
-        (png_header(50_000, 50_000), "too large"),
-        (png_header(10_000, 6_000), "10,000 x 6,000 pixels is too large"),
-        (encode(Image.new("RGB", (64, 64), "red"), "JPEG")[:300], "cannot be decoded"),
-        (encode(Image.effect_noise((64, 64), 50).convert("RGB"))[:900], "cannot be decoded"),
-        (encode(Image.new("RGB", (4, 4)), "GIF"), "are not an image"),
-    ],
-    ids=["nothing", "a PDF", "50,000 pixels square", "60 megapixels", "half a JPEG", "half a PNG", "a GIF"],
-)
-def test_what_is_no_image_that_can_be_decoded_safely_is_refused_in_one_line(data, message):
-    with pytest.raises(ImageError, match=message) as refusal:
-        decode(data)
-    assert "\n" not in str(refusal.value)
+def noise(width: int, height: int) -> Image.Image:
+    pixels = np.random.default_rng(width * 1000 + height).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(pixels)
 
 
 def test_the_transform_resizes_crops_and_normalises_as_the_backbone_wants():
@@ -69,3 +31,36 @@ def test_the_transform_resizes_crops_and_normalises_as_the_backbone_wants():
     pixels = make_transform(preprocessing)(Image.new("RGB", (20, 10), (255, 0, 255)))
     assert tuple(pixels.shape) == (3, 8, 8)
     assert pixels.amin(dim=(1, 2)).tolist() == pytest.approx([2, -2, 2])
+
+
+@settings(max_examples=400, deadline=None)
+@given(preprocessings, st.booleans(), sides, sides)
+def test_the_fast_transform_gives_the_bits_of_timms(preprocessing, square, width, height):
+    if square:
+        values = {**vars(preprocessing), "width": preprocessing.height}
+        preprocessing = Preprocessing(**values)
+    image = noise(width, height)
+    try:
+        expected = make_transform(preprocessing)(image)
+    except ValueError:  # a side of no pixels
+        with pytest.raises((ValueError, ImageError)):
+            make_fast_transform(preprocessing)(image)
+        return
+    assert torch.equal(make_fast_transform(preprocessing)(image), expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("size", [(500, 375), (64, 64), (31, 1200), (224, 224), (225, 223)])
+def test_so_it_does_at_the_sizes_of_photos(interpolation, size):
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    for side, crop_pct in ((224, 0.9), (64, 1.0)):
+        preprocessing = Preprocessing(side, side, interpolation, mean, std, crop_pct, "center")
+        assert torch.equal(
+            make_fast_transform(preprocessing)(noise(*size)), make_transform(preprocessing)(noise(*size))
+        )
+
+
+def test_an_image_that_would_grow_too_large_before_the_crop_is_refused():
+    preprocessing = Preprocessing(1024, 1024, "bilinear", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), 1.0, "center")
+    with pytest.raises(ImageError, match="50,000,000 pixels are the most"):
+        make_fast_transform(preprocessing)(Image.new("RGB", (99, 1)))

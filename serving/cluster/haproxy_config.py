@@ -1,0 +1,102 @@
+"""Run HAProxy with the configuration that Ray wrote, after edits that no setting of Ray can make.
+
+Ray starts this file in HAProxy's place (`RAY_SERVE_HAPROXY_BINARY_PATH`), for each new configuration again. It runs
+without the rest of the project, in an isolated Python, and becomes HAProxy. Where a line that an edit needs is missing,
+as after a change in Ray, it refuses to start: no server runs with half of the edits.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import re
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+HEAD_TIMEOUT_S = 10
+PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class IngressSettings:
+    """What the edits put in: where HAProxy listens, what it serves, and the private folder of this server."""
+
+    binary: str
+    folder: str
+    address: str
+    prefixes: Sequence[str]
+    affinity: bool
+
+    @classmethod
+    def read(cls, path: Path) -> IngressSettings:
+        return cls(**json.loads(path.read_text("utf-8")))
+
+
+def edit(text: str, settings: IngressSettings) -> str:
+    """Return the configuration with every edit made once; raise `ValueError` where a line is not as Ray writes it."""
+    for pattern, replacement in _edits(settings).items():
+        text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
+        if count != 1:
+            raise ValueError(f"the configuration of HAProxy has {count} lines like {pattern!r}, not one")
+    return text
+
+
+def _edits(settings: IngressSettings) -> Mapping[str, str]:
+    """Return what each line, given as a pattern, becomes."""
+    folder = settings.folder
+    predict = " ".join(f"{prefix.rstrip('/')}/v1/predict" for prefix in settings.prefixes)
+    served = " ".join(prefix.rstrip("/") or "/" for prefix in settings.prefixes)
+    frontend = [
+        rf"    bind {settings.address}",
+        # A prediction changes nothing, so one whose replica dies is sent to another; a write is not.
+        f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
+        # The whole of a small body is here before a replica has to do with it.
+        "    option http-buffer-request",
+        # Limits for each client count by the address from which it came.
+        "    option forwardfor",
+    ]
+    if settings.affinity:
+        frontend += [
+            r"    http-request set-var(txn.task) path,url_dec,regsub('[@:].*$','')",
+            r"    http-request set-var(txn.task) urlp(ref),url_dec,regsub('[@:].*$','') if { urlp(ref) -m found }",
+        ]
+    edits = {
+        r"^( *stats socket \S+) mode 666 ": r"\1 mode 600 ",
+        r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {HEAD_TIMEOUT_S}s",
+        r"^( *)errorfile 502 \S+$": rf"\1errorfile 502 {folder}/503.http",
+        r"^( *)errorfile 503 \S+$": rf"\1errorfile 503 {folder}/503.http",
+        r"^( *)errorfile 504 \S+$": rf"\1errorfile 504 {folder}/503.http",
+        # Ray's metrics and statistics listen on every interface: here they are in the private folder.
+        r"^( *)bind :\d+$": rf"\1bind unix@{folder}/prometheus.sock mode 600",
+        r"^( *)bind \*:\d+$": rf"\1bind unix@{folder}/stats.sock mode 600",
+        r"^ *bind 127\.0\.0\.1:\d+$": "\n".join(line.replace("\\", "\\\\") for line in frontend),
+        # No application under a path that is served means that it is starting or stopping, not that it is unknown.
+        r"^( *http-request return status 404 .*)$": (
+            rf"    http-request return status 503 content-type application/json hdr Retry-After 1 "
+            rf"file {folder}/503.json if {{ path_beg {served} }}\n\1"
+        ),
+    }
+    if settings.affinity:
+        edits[r"^( *balance hash .*)$"] = r"\1\n    hash-type consistent"
+    return edits
+
+
+def main() -> None:
+    settings = IngressSettings.read(Path(sys.argv[1]))
+    arguments = sys.argv[2:]
+    path = Path(arguments[arguments.index("-f") + 1])
+    try:
+        path.write_text(edit(path.read_text("utf-8"), settings), "utf-8")
+    except ValueError as error:
+        sys.exit(f"onetrunk: {error}")
+    # HAProxy is a child of one of Ray's processes, which may be killed: it must not stay behind.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    os.execv(settings.binary, [settings.binary, *arguments])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,97 @@
+"""A Ray of this server's own: on this machine, on the loopback interface, with a token that only this user can read."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import secrets
+import tempfile
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+from serving.cluster import haproxy
+from serving.cluster.plan import HAPROXY, ServerPlan
+from serving.port import free_port
+from store.errors import InvalidSettingError
+
+SOCKET_NBYTES = 107
+"""The longest path of a Unix socket."""
+
+LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
+"""The longest one below the folder: Ray's. HAProxy's, below a folder named by a node's 56 digits, is longer still."""
+
+LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
+CPUS = 64
+
+
+def make_folder(plan: ServerPlan) -> Path:
+    """Make the private folder of this server; raise where the sockets in it would have too long a path."""
+    longest = LONGEST_OF_HAPROXY if plan.ingress == HAPROXY else LONGEST
+    place = tempfile.gettempdir()
+    room = SOCKET_NBYTES - max(len(longest), len(LONGEST)) - len("/ot-00000000")
+    if len(os.fsencode(place)) > room:
+        raise InvalidSettingError(
+            f"the folder for temporary files, {place}, is too long for the sockets in it: "
+            f"set TMPDIR to one of at most {room} bytes"
+        )
+    return Path(tempfile.mkdtemp(prefix="ot-", dir=place))
+
+
+def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
+    """Return the variables that every process of this Ray gets; they must be set before Ray is imported."""
+    token = folder / "token"
+    token.touch(0o600)
+    token.write_text(secrets.token_hex(32), "utf-8")
+    common = {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token),
+        # Despite its name: off, every process of Ray listens on 127.0.0.1 alone.
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # A replica that does not answer its health check does not answer a request to stop either.
+        "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
+        "RAY_TMPDIR": str(folder),
+        "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
+    }
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    return {**common, **ingress}
+
+
+def start(plan: ServerPlan, folder: Path) -> None:
+    """Start Ray in the folder and connect to it; its processes end with this one."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ.update(environment(plan, folder))
+    if plan.ingress == HAPROXY:
+        haproxy.write_files(plan, folder)
+    # Ray reads its settings as it is imported.
+    import ray
+
+    # Serve's modules are loaded while this thread waits for Ray's processes.
+    threading.Thread(target=importlib.import_module, args=("ray.serve",), daemon=True).start()
+    from ray._private.node import Node
+    from ray._private.parameter import RayParams
+
+    class HeadNode(Node):
+        """A node without the page and the job API of Ray, which `ray.init` starts in any case."""
+
+        def start_api_server(self, **_: object) -> None:
+            self._webui_url = ""
+
+    parameters = RayParams(
+        node_ip_address="127.0.0.1",
+        num_cpus=CPUS,  # Serve places replicas by it; how many there are is decided by the plan
+        num_gpus=None,
+        include_log_monitor=False,  # type: ignore[arg-type]  # its annotation is wrong
+        no_monitor=True,
+        temp_dir=str(folder),
+        # With ports of their own the agents are not waited for: their imports take as long as all the rest.
+        dashboard_agent_listen_port=free_port(),
+        metrics_agent_port=free_port(),
+        metrics_export_port=free_port(),
+        runtime_env_agent_port=free_port(),
+    )
+    node = HeadNode(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
+    ray.init(address=node.address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)

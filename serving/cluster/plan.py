@@ -1,0 +1,47 @@
+"""What a server is to run, passed as JSON to the process that runs it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+HAPROXY, PYTHON = "haproxy", "python"
+
+
+@dataclass(frozen=True)
+class Replicas:
+    """How many replicas an application has; where the numbers differ, Ray chooses by the load."""
+
+    least: int
+    most: int
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+
+@dataclass(frozen=True)
+class ServerPlan:
+    """The applications by route prefix, each the fields of a `ServeConfig`, and how they are reached."""
+
+    applications: Mapping[str, Mapping[str, object]]
+    host: str
+    port: int
+    ingress: str
+    replicas: Replicas
+    name: str
+    affinity: bool
+    ray_address: str | None
+
+    def name_of(self, prefix: str) -> str:
+        """Return the name of an application in Ray: the server's own, and the prefix where there are several."""
+        return self.name if len(self.applications) == 1 else f"{self.name}{prefix.rstrip('/').replace('/', '-')}"
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> ServerPlan:
+        fields = json.loads(text)
+        return cls(**{**fields, "replicas": Replicas(**fields["replicas"])})

@@ -1,0 +1,23 @@
+"""What one application serves, as `deploy/serve.yaml` and `serve` give it."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE
+
+
+class ServeConfig(BaseModel):
+    """Arguments of the application; with `keys`, every request needs an API key."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    store: str
+    catalogue: str | None = None
+    backbone: str | None = None
+    dtype: str = "auto"
+    device: str = "cpu"
+    threads: int | None = None
+    batch_invariant: bool = False
+    schedule: str = DEFAULT_SCHEDULE
+    keys: bool = False

@@ -1,0 +1,58 @@
+"""Whether a task's tensors have the shapes of its backbone: the kernel reads as many numbers as the backbone has."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from store.errors import RefusedError
+from store.weights.forms import Bottleneck, Delta, Norm, TaskWeights
+
+MOST_RANK = 4096
+
+
+def check_task(weights: TaskWeights, blocks: int, dim: int) -> None:
+    """Raise `RefusedError` where the depth is none of the backbone's, or the head is not for its features."""
+    if not 1 <= weights.depth <= blocks:
+        raise RefusedError(f"a task of {weights.depth} blocks: the backbone has {blocks}; give one of 1 to {blocks}")
+    classes = len(weights.head_weight)
+    _check("head weight", weights.head_weight, classes, dim)
+    _check("head bias", weights.head_bias, classes)
+    if (norm := weights.forms.norms.get("norm")) is not None:
+        check_norm("norm", norm, dim)
+
+
+def check_delta(path: str, delta: Delta, out: int, in_: int) -> None:
+    _check_rank(path, delta.rank)
+    if (delta.a is None) != (delta.b is None):
+        raise RefusedError(f"{path} has one of the two factors of its low-rank part: give both or neither")
+    _check(f"{path} a", delta.a, 1, delta.rank, in_)
+    _check(f"{path} b", delta.b, 1, out, delta.rank)
+    _check(f"{path} bias", delta.bias, 1, 1, out)
+    _check(f"{path} out_scale", delta.out_scale, 1, 1, out)
+    _check(f"{path} in_scale", delta.in_scale, 1, 1, in_)
+
+
+def check_norm(path: str, norm: Norm, dim: int) -> None:
+    _check(f"{path} weight", norm.weight, dim)
+    _check(f"{path} bias", norm.bias, dim)
+
+
+def check_bottleneck(path: str, form: Bottleneck, dim: int) -> None:
+    width = form.down.shape[-1]
+    _check_rank(path, width)
+    _check(f"{path} down", form.down, dim, width)
+    _check(f"{path} down_bias", form.down_bias, width)
+    _check(f"{path} up", form.up, width, dim)
+    _check(f"{path} up_bias", form.up_bias, dim)
+    _check(f"{path} conv", form.conv, width, width, 3, 3)
+    _check(f"{path} conv_bias", form.conv_bias, width)
+
+
+def _check_rank(path: str, rank: int) -> None:
+    if rank > MOST_RANK:
+        raise RefusedError(f"{path} has a rank of {rank}: the kernel takes {MOST_RANK} at most")
+
+
+def _check(name: str, tensor: Tensor | None, *shape: int) -> None:
+    if tensor is not None and tensor.shape != shape:
+        raise RefusedError(f"{name} is {tuple(tensor.shape)}, and the backbone needs {shape}: give the task's own")

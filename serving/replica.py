@@ -1,0 +1,43 @@
+"""One process that answers over HTTP: a store, a predictor, and the API in front of them. It knows nothing of Ray."""
+
+from __future__ import annotations
+
+import torch
+from fastapi import FastAPI
+
+from serving.config import ServeConfig
+from serving.cpus import usable_cores
+from serving.http.api import make_api
+from serving.runtime.predictor import Predictor
+from store.malloc import keep_freed_memory
+from store.registry.store import Store
+
+
+class ReplicaProcess:
+    """What one replica holds; closed once it has answered what it admitted."""
+
+    def __init__(self, settings: ServeConfig) -> None:
+        keep_freed_memory()
+        # Ray sets OMP_NUM_THREADS from the replica's num_cpus, which is a share and not the cores that it may use.
+        torch.set_num_threads(settings.threads or usable_cores())
+        self._store = Store.open(settings.store, catalogue=settings.catalogue)
+        self._predictor = Predictor(
+            self._store,
+            backbone=settings.backbone,
+            dtype=settings.dtype,
+            device=settings.device,
+            batch_invariant=settings.batch_invariant,
+            schedule=settings.schedule,
+        )
+        self._keys = settings.keys
+
+    def api(self) -> FastAPI:
+        return make_api(self._predictor, self._store, keys=self._keys)
+
+    def check(self) -> None:
+        """Raise where this process would not answer a prediction."""
+        self._predictor.check()
+
+    def close(self) -> None:
+        """Refuse what comes from now on, answer what is queued, release the versions."""
+        self._predictor.close()

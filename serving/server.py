@@ -1,0 +1,205 @@
+"""Serve a store over HTTP from a process of its own, which runs Ray; this one needs neither Ray nor torch."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from serving.addresses import absolute_catalogue, absolute_store
+from serving.cluster.haproxy import find_haproxy
+from serving.cluster.plan import HAPROXY, PYTHON, Replicas, ServerPlan
+from serving.config import ServeConfig
+from serving.cpus import usable_cores
+from serving.port import check_port
+from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
+from store import errors
+from store.errors import InvalidSettingError, NotAllowedError, ServerError
+from store.registry.store import Store
+
+INGRESSES = ("auto", HAPROXY, PYTHON)
+ONE = Replicas(1, 1)
+STOP_S = 10.0
+
+
+@dataclass(frozen=True)
+class RunningServer:
+    """A server that answers at this address."""
+
+    url: str
+    process: subprocess.Popen[str]
+
+    @property
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+
+def serve(
+    store_url: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8265,
+    catalogue: str | None = None,
+    backbone: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+    threads: int | None = None,
+    batch_invariant: bool = False,
+    schedule: str = DEFAULT_SCHEDULE,
+    keys: bool = False,
+    replicas: int | tuple[int, int] | None = None,
+    ingress: str = "auto",
+    affinity: bool = False,
+    name: str = "onetrunk",
+    prefix: str = "/",
+    insecure: bool = False,
+) -> AbstractContextManager[RunningServer]:
+    """Return a context in which every task of the store that uses the backbone is served over HTTP.
+
+    Without `backbone`, the store's only one. Without `replicas`, one for each core that this process may use, with one
+    thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
+    needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
+    this machine needs `insecure`. `schedule` is stretch, least-work or first-come
+    (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix` tell the
+    server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot be
+    opened, and on entering `PortTakenError` or `ServerError`.
+    """
+    check_schedule(schedule)
+    Store.open(store_url, catalogue=catalogue).close()
+    if not (keys or insecure or is_loopback(host)):
+        raise NotAllowedError(
+            f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
+            "or allow it with `insecure=True`"
+        )
+    counts = count_replicas(replicas, threads=threads, device=device)
+    config = ServeConfig(
+        store=absolute_store(store_url),
+        catalogue=absolute_catalogue(catalogue),
+        backbone=backbone,
+        dtype=dtype,
+        device=device,
+        threads=threads or (1 if counts.most > 1 else None),
+        batch_invariant=batch_invariant,
+        schedule=schedule,
+        keys=keys,
+    )
+    applications = {check_prefix(prefix): config}
+    return running(applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name)
+
+
+@contextmanager
+def running(
+    applications: Mapping[str, ServeConfig],
+    *,
+    host: str,
+    port: int,
+    replicas: Replicas = ONE,
+    ingress: str = "auto",
+    affinity: bool = False,
+    name: str = "onetrunk",
+) -> Iterator[RunningServer]:
+    """Serve each application under its route prefix until the block ends, on this machine or on RAY_ADDRESS's cluster.
+
+    Raises `PortTakenError` before anything is started, and `ServerError` where a replica does not start.
+    """
+    address = os.environ.get("RAY_ADDRESS") or None
+    address = None if address == "local" else address
+    if address is None:
+        check_port(host, port)
+    plan = ServerPlan(
+        applications={prefix: config.model_dump() for prefix, config in applications.items()},
+        host=host,
+        port=port,
+        ingress=PYTHON if address else choose_ingress(ingress, affinity=affinity),
+        replicas=replicas,
+        name=name,
+        affinity=affinity,
+        ray_address=address,
+    )
+    process = _start(plan)
+    try:
+        yield RunningServer(_read_answer(process), process)
+    finally:
+        _stop(process)
+
+
+def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | None, device: str) -> Replicas:
+    """Return how many replicas are asked for: on a CPU, by default, as many as there are cores for their threads."""
+    if replicas is None:
+        count = max(1, usable_cores() // (threads or 1)) if device == "cpu" else 1
+        return Replicas(count, count)
+    least, most = (replicas, replicas) if isinstance(replicas, int) else replicas
+    if not 1 <= least <= most:
+        raise InvalidSettingError(f"replicas {least}:{most}: give a number from 1, or the least and the most of them")
+    return Replicas(least, most)
+
+
+def choose_ingress(ingress: str, *, affinity: bool) -> str:
+    """Return what stands in front of the replicas: HAProxy where it is installed, else Ray's own proxy."""
+    if ingress not in INGRESSES:
+        raise InvalidSettingError(f"no ingress {ingress!r}: choose one of {', '.join(INGRESSES)}")
+    found = find_haproxy() is not None
+    if ingress == HAPROXY and not found:
+        raise InvalidSettingError("HAProxy comes with ray[serve] on Linux only: choose `ingress='python'`")
+    chosen = (HAPROXY if found else PYTHON) if ingress == "auto" else ingress
+    if affinity and chosen == PYTHON:
+        raise InvalidSettingError("Ray's own proxy cannot send a task to one replica: it takes `ingress='haproxy'`")
+    return chosen
+
+
+def check_prefix(prefix: str) -> str:
+    """Return it without a slash at the end; raise where it cannot be a path."""
+    if not prefix.startswith("/") or not prefix.isascii() or any(c in prefix for c in " ?#%\\{}'\"") or "//" in prefix:
+        raise InvalidSettingError(f"prefix {prefix!r}: give a path such as /vision, of letters, digits, - and _")
+    return prefix.rstrip("/") or "/"
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _start(plan: ServerPlan) -> subprocess.Popen[str]:
+    # The folder of our packages first: the other process must run this code, wherever it was imported from.
+    ours = str(Path(__file__).parents[1])
+    path = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.Popen(
+        [sys.executable, "-m", "serving.cluster.main", plan.to_json()],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,  # Ctrl-C in a terminal is for this process, which then stops that one in order
+        text=True,
+    )
+
+
+def _read_answer(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None, "it was asked for"
+    line = process.stdout.readline()
+    answer = json.loads(line) if line else {"error": "ServerError", "message": "Ray ended before it was ready"}
+    if "ready" in answer:
+        url: str = answer["ready"]
+        return url
+    kind = getattr(errors, answer["error"], ServerError)
+    raise kind(answer["message"])
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    """Let it answer what it admitted, and wait until nothing of it is left."""
+    assert process.stdin is not None, "it was asked for"
+    assert process.stdout is not None, "it was asked for"
+    process.stdin.close()
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()

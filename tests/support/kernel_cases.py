@@ -1,0 +1,141 @@
+"""Random backbones and tasks of every form for the engine's own kernel, and the slow twins that it is compared with."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from serving.engine.engine import Engine
+from serving.engine.kernel_model import KernelModel
+from serving.kernel.backbone import pack_backbone
+from serving.kernel.instruction_sets import choose_kernel
+from serving.kernel.kernel import Kernel
+from serving.kernel.library import load_library
+from serving.kernel.support import coverage
+from store.weights.backbones import Backbone
+from store.weights.forms import TaskWeights
+from support.formula_oracle import plain_logits, random_weights
+from support.native_builds import native_build
+from support.oracle import make_backbone
+
+HEAD_SIZES = (8, 16, 20, 24, 32, 40, 48, 64, 80)
+PATCHES = (4, 6, 8, (4, 8), 20)
+ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
+RANKS = (0, 0, 1, 2, 4, 15, 16, 17, 31, 32, 33, 64, 70)
+WIDTHS = (1, 5, 8, 16, 17, 32, 40)
+MOST_TOKENS, MOST_WORK = 300, 12_000  # tokens, and tokens times width: more takes a test longer and tests no more
+
+
+def random_arguments(seed: int, most_work: int = MOST_WORK) -> dict[str, object]:
+    """Draw timm's arguments for a backbone that the kernel runs: widths, heads, tokens, and each option that it has."""
+    draw = random.Random(seed)
+    dim = draw.choice(range(32, 193, 32))
+    heads = draw.choice([size for size in HEAD_SIZES if dim % size == 0])
+    patch = draw.choice(PATCHES)
+    high, wide = patch if isinstance(patch, tuple) else (patch, patch)
+    most = max(2, min(MOST_TOKENS, most_work // dim) - 8)
+    rows = draw.randint(1, min(17, most))
+    columns = draw.randint(1, max(1, min(17, most // rows)))
+    pooled = draw.choice(
+        ({}, {}, {"global_pool": "avg"}, {"global_pool": "avg", "class_token": False, "fc_norm": True})
+    )
+    prefix = draw.choice(({}, {"reg_tokens": 4}, {"reg_tokens": 1, "no_embed_class": True}))
+    chance = {
+        "qk_norm": True, "init_values": 0.3, "pre_norm": True, "qkv_bias": False, "mlp_ratio": draw.choice((2.7, 1, 9)),
+        "act_layer": draw.choice(ACTIVATIONS),
+    }  # fmt: skip
+    drawn = {name: value for name, value in chance.items() if draw.random() < 0.4}
+    sizes = {
+        "embed_dim": dim,
+        "num_heads": dim // heads,
+        "patch_size": patch,
+        "img_size": (rows * high, columns * wide),
+    }
+    return {**sizes, "depth": draw.randint(1, 3), **pooled, **prefix, **drawn}
+
+
+def random_backbone(seed: int, most_work: int = MOST_WORK, **arguments: object) -> Backbone:
+    """Make a backbone of bfloat16 numbers, some of its arguments given and the others drawn."""
+    with tempfile.TemporaryDirectory() as folder:
+        backbone = make_backbone(Path(folder), **random_arguments(seed, most_work), **arguments)
+    return replace(backbone, tensors={name: t.bfloat16().float() for name, t in backbone.tensors.items()})
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of a batch; the tasks are of bfloat16 numbers."""
+
+    tasks: list[TaskWeights]
+    images: Tensor
+    image_of: list[int]
+
+    def row(self, index: int) -> tuple[Tensor, list[TaskWeights]]:
+        image = self.image_of[index]
+        return self.images[image : image + 1], [self.tasks[index]]
+
+
+def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[int] = RANKS) -> Batch:
+    """Draw tasks of any depth and first block, some of them twice, and images, some of which tasks share."""
+    draw, blocks = random.Random(seed), backbone.record.blocks
+    tasks = []
+    for index in range(rows):
+        depth = draw.randint(1, blocks)
+        drawn = random_weights(
+            backbone, 1000 * seed + index, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS
+        )
+        if "norm.weight" not in backbone.tensors:  # the norm comes after pooling, and is no task's
+            drawn.forms.norms.pop("norm", None)
+        tasks.append(draw.choice(tasks) if tasks and draw.random() < 0.1 else in_bfloat16(drawn))
+    size = backbone.record.id.preprocessing
+    images = torch.randn(rows, 3, size.height, size.width, generator=torch.Generator().manual_seed(seed))
+    shared = [draw.randrange(rows) if draw.random() < 0.3 else index for index in range(rows)]
+    return Batch(tasks, images.bfloat16().float(), shared)
+
+
+def in_bfloat16(task: TaskWeights) -> TaskWeights:
+    return replace(
+        task,
+        forms=task.forms.to("cpu", torch.bfloat16),
+        head_weight=task.head_weight.bfloat16(),
+        head_bias=task.head_bias.bfloat16(),
+    )
+
+
+def exact_logits(backbone: Backbone, batch: Batch) -> list[Tensor]:
+    """Return what timm gives in float32, task by task, for the same bfloat16 numbers."""
+    answers = []
+    for index, task in enumerate(batch.tasks):
+        image, _ = batch.row(index)
+        forms = task.forms.to("cpu", torch.float32)
+        whole = replace(task, forms=forms, head_weight=task.head_weight.float(), head_bias=task.head_bias.float())
+        answers.append(plain_logits(backbone, whole, image)[0])
+    return answers
+
+
+def best_library() -> Path:
+    """Return the library that this CPU would run, or, where it can run none, the portable build."""
+    return choose_kernel("auto").library or native_build("portable")
+
+
+def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Engine:
+    """Return an engine that runs this library of the kernel, whatever the CPU's best one is."""
+    vit = backbone.build(dtype=torch.bfloat16)
+    covered = coverage(vit)
+    assert covered.blocks, covered.reason
+    packed = pack_backbone(load_library(library), vit, covered)
+    kernel = Kernel(library, vit, packed, covered, threads=threads)
+    engine = Engine(backbone, dtype=torch.bfloat16, kernel="off")
+    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit)
+    return engine
+
+
+def error(answers: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
+    """Return the root mean square of the rows' errors, each over the spread of its exact logits."""
+    rows = [(one - other).square().mean() / other.var() for one, other in zip(answers, exact, strict=True)]
+    return float(torch.stack(rows).mean().sqrt())

@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from serving.cluster.haproxy import find_haproxy
+from serving.cluster.haproxy_config import IngressSettings, edit
+
+PREFIXES = ("/", "/full-depth")
+
+
+def rendered(folder: Path, *, balance: str = "leastconn") -> str:
+    """The configuration as the Ray that is installed writes it: two applications, two replicas each."""
+    config = HAProxyConfig(
+        http_options=HTTPOptions(host="127.0.0.1", port=18001),
+        socket_path=str(folder / "admin.sock"),
+        server_state_base=str(folder),
+        server_state_file=str(folder / "server-state"),
+        metrics_enabled=False,
+        balance_algorithm=balance,
+        is_head=True,
+    )
+    backends = {
+        f"http-{index}": BackendConfig(
+            name=f"http-{index}",
+            path_prefix=prefix,
+            app_name=f"app-{index}",
+            servers=[ServerConfig(f"replica-{index}-{port}", "127.0.0.1", port) for port in (30000, 30001)],
+            fallback_server=ServerConfig("fallback", "127.0.0.1", 8500),
+        )
+        for index, prefix in enumerate(PREFIXES)
+    }
+    api = HAProxyApi(config, backends, config_file_path=str(folder / "haproxy.cfg"))
+    api._generate_config_file_internal()
+    return (folder / "haproxy.cfg").read_text()
+
+
+def settings(folder: Path, *, affinity: bool = False, address: str = "0.0.0.0:18001") -> IngressSettings:
+    return IngressSettings(str(find_haproxy()), str(folder), address, PREFIXES, affinity)
+
+
+@pytest.fixture
+def text(tmp_path) -> str:
+    return rendered(tmp_path)
+
+
+def test_only_the_servers_own_address_is_listened_on_beyond_the_private_folder(text, tmp_path):
+    binds = re.findall(r"^\s*bind (\S+)", edit(text, settings(tmp_path)), re.MULTILINE)
+    assert set(binds) == {f"unix@{tmp_path}/prometheus.sock", f"unix@{tmp_path}/stats.sock", "0.0.0.0:18001"}
+
+
+def test_the_admin_socket_is_for_this_user_alone(text, tmp_path):
+    assert "mode 666" in text
+    assert "mode 666" not in edit(text, settings(tmp_path))
+
+
+def test_a_prediction_alone_is_sent_to_another_replica(text, tmp_path):
+    edited = edit(text, settings(tmp_path))
+    assert "http-request disable-l7-retry unless { path_beg /v1/predict /full-depth/v1/predict }" in edited
+
+
+@pytest.mark.parametrize(
+    "line", ["mode 666", "timeout client", "errorfile 503", "bind 127.0.0.1", "status 404", "bind *"]
+)
+def test_a_configuration_without_a_line_that_an_edit_needs_is_refused(text, tmp_path, line):
+    changed = "\n".join(each for each in text.splitlines() if line not in each)
+    with pytest.raises(ValueError, match="0 lines like"):
+        edit(changed, settings(tmp_path))
+
+
+def test_a_line_that_is_there_twice_is_refused(text, tmp_path):
+    (bind,) = re.findall(r"^ *bind 127\.0\.0\.1:\d+$", text, re.MULTILINE)
+    with pytest.raises(ValueError, match="2 lines like"):
+        edit(text.replace(bind, f"{bind}\n{bind}"), settings(tmp_path))
+
+
+@pytest.mark.skipif(find_haproxy() is None, reason="ray[serve] brings HAProxy on Linux only")
+@pytest.mark.parametrize("affinity", [False, True])
+@pytest.mark.parametrize("address", ["127.0.0.1:18001", "[::1]:18001", "localhost:18001"])
+def test_haproxy_accepts_the_edited_configuration_of_the_ray_that_is_installed(tmp_path, affinity, address):
+    text = rendered(tmp_path, balance="hash var(txn.task)" if affinity else "leastconn")
+    (tmp_path / "503.json").write_text("{}")
+    (tmp_path / "503.http").write_bytes(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    path = tmp_path / "edited.cfg"
+    path.write_text(edit(text, settings(tmp_path, affinity=affinity, address=address)))
+    checked = subprocess.run([str(find_haproxy()), "-c", "-f", str(path)], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stderr
