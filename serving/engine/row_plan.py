@@ -58,6 +58,8 @@ def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) ->
 
 def rows_by_block(tasks: Sequence[EngineTask], image_of: Sequence[int]) -> tuple[int, ...]:
     """Return how many rows run in each block until the last of the tasks has left."""
+    if len(tasks) == 1:
+        return (1,) * tasks[0].depth
     changes, rows = events(tasks), [0]
     for block in range(1, max(task.depth for task in tasks) + 1):
         rows.append(len(rows_at(block, tasks, image_of)) if block in changes else rows[-1])

@@ -18,33 +18,22 @@ async def wait_for(futures: Sequence[Future[Prediction]], receive: Receive) -> l
 
     At the end, and when this is cancelled, those that are not there are cancelled. The body has been read before.
     """
-    ended = asyncio.ensure_future(all_or_first_failure(futures))
+    outcome = first_failure(futures)
     gone = asyncio.ensure_future(disconnected(receive))
+    gone.add_done_callback(lambda _: set_outcome(outcome, ClientGoneError()))
     try:
-        await asyncio.wait({ended, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not ended.done():
-            raise ClientGoneError
-        ended.result()
+        await outcome
         return [future.result() for future in futures]
     finally:
-        ended.cancel()
         gone.cancel()
         for future in futures:
             future.cancel()
 
 
-async def all_or_first_failure(futures: Sequence[Future[Prediction]]) -> None:
-    """Return once all are there; raise the first failure. The loop is woken once, however many there are."""
+def first_failure(futures: Sequence[Future[Prediction]]) -> asyncio.Future[None]:
+    """Return a future of this loop that ends with all or with the first failure; the loop is woken once for them."""
     loop, left, lock = asyncio.get_running_loop(), len(futures), Lock()
     outcome: asyncio.Future[None] = loop.create_future()
-
-    def set_outcome(error: BaseException | None) -> None:
-        if outcome.done():
-            return
-        if error is None:
-            outcome.set_result(None)
-        else:
-            outcome.set_exception(error)
 
     def count(future: Future[Prediction]) -> None:
         nonlocal left
@@ -53,11 +42,20 @@ async def all_or_first_failure(futures: Sequence[Future[Prediction]]) -> None:
             left -= 1
             over = error is not None or left == 0
         if over:
-            loop.call_soon_threadsafe(set_outcome, error)
+            loop.call_soon_threadsafe(set_outcome, outcome, error)
 
     for future in futures:
         future.add_done_callback(count)
-    await outcome
+    return outcome
+
+
+def set_outcome(outcome: asyncio.Future[None], error: BaseException | None) -> None:
+    if outcome.done():
+        return
+    if error is None:
+        outcome.set_result(None)
+    else:
+        outcome.set_exception(error)
 
 
 async def disconnected(receive: Receive) -> None:

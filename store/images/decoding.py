@@ -32,6 +32,8 @@ def decode(data: bytes, header: ImageHeader | None = None) -> Image.Image:
     try:
         header = header or read_header(data)
         check_header(header)
+        if header.rgb and (pixels := _jpeg_pixels(header.bare or data, header)) is not None:
+            return upright(pixels, header.orientation or 1)
         with Image.open(io.BytesIO(header.bare or data), formats=FORMATS) as image:
             check_size(*image.size)
             image.load()
@@ -46,6 +48,14 @@ def decode(data: bytes, header: ImageHeader | None = None) -> Image.Image:
     except Exception as error:  # a decoder raises whatever its parser stumbles over
         problem = " ".join(str(error).split())[:200] or type(error).__name__
         raise ImageError(f"image cannot be decoded ({problem}): {REMEDY}") from None
+
+
+def _jpeg_pixels(data: bytes, header: ImageHeader) -> Image.Image | None:
+    """Decode without Pillow's reading of the header, a third of a small image's time; None where it fails."""
+    try:
+        return Image.frombytes("RGB", (header.width, header.height), data, "jpeg", "RGB", "")
+    except (ValueError, OSError):  # the usual way says what is wrong
+        return None
 
 
 def check_header(header: ImageHeader) -> None:

@@ -36,6 +36,8 @@ class ImageHeader:
     """A JPEG without its metadata, where it has any that a decoder would read."""
     orientation: int | None = None
     """What a JPEG's metadata says; None where the decoder must look for itself."""
+    rgb: bool = False
+    """Whether it is a plain JPEG in colour, which a decoder of pixels alone can read."""
 
     @property
     def pixels(self) -> int:
@@ -60,9 +62,8 @@ def read_header(data: bytes) -> ImageHeader:
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     walk = JpegWalk(data)
-    return ImageHeader(
-        len(data), walk.width, walk.height, walk.scans, walk.plain, walk.without_metadata(), walk.orientation
-    )
+    bare, orientation = walk.without_metadata(), walk.orientation
+    return ImageHeader(len(data), walk.width, walk.height, walk.scans, walk.plain, bare, orientation, walk.rgb)
 
 
 def _read_png(data: bytes) -> ImageHeader:

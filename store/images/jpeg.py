@@ -30,6 +30,8 @@ class JpegWalk:
         self._has_metadata = False
         self._parts = 0
         self._frames: list[int] = []
+        self._layers = self._bits = 0
+        self._has_gaps = False
         self.width = self.height = 0
         self.orientation = 1
         first_scan = self._walk(2)
@@ -43,6 +45,7 @@ class JpegWalk:
             and self._parts <= PLAIN_PARTS
             and self.scans <= PLAIN_SCANS
         )
+        self.rgb = self.plain and (self._bits, self._layers) == (8, 3) and not self._has_gaps
 
     def without_metadata(self) -> bytes | None:
         """Return the file without what Pillow would read and nobody needs; None where there is nothing of it."""
@@ -55,6 +58,7 @@ class JpegWalk:
         self._kept.append((0, 2))
         while match := MARKER.search(data, position):
             marker, start, body = match[1][0], match.start(), match.end()
+            self._has_gaps |= start > position
             if marker in (SOS, EOI):
                 self._kept.append((start, len(data)))
                 self.orientation = exif or xmp or 1
@@ -63,7 +67,7 @@ class JpegWalk:
             self._count_part()
             if marker in FRAMES:
                 self._frames.append(marker)
-                self.height, self.width = struct.unpack_from(">HH", data, body + 3)
+                self._bits, self.height, self.width, self._layers = struct.unpack_from(">BHHB", data, body + 2)
             if marker in METADATA:
                 self._has_metadata = True
                 if marker == APP1:

@@ -29,7 +29,7 @@ class Normalise:
         normalised = np.empty((3, *self._shape[:2]), np.float32)
         for channel in range(3):
             # Every index is below 256; "clip" spares numpy the look at each of them.
-            np.take(self._table[channel], rows[..., channel], out=normalised[channel], mode="clip")
+            self._table[channel].take(rows[..., channel], out=normalised[channel], mode="clip")
         return torch.from_numpy(normalised)
 
 

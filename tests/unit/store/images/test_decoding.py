@@ -4,6 +4,7 @@ import io
 import random
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image, ImageOps
 from store.errors import ImageError
 from store.images.decoding import decode, to_rgb, upright_rgb
 from store.images.exif import exif_orientation
-from store.images.headers import read_header
+from store.images.headers import ImageHeader, read_header
 from store.images.jpeg import JpegWalk
 from store.images.limits import MAX_PARTS, MAX_SCANS
 
@@ -213,3 +214,30 @@ def test_nothing_but_an_image_error_leaves_the_decoding_of_a_damaged_image(seed)
             messages.append(str(error))
     assert len(messages) > 50
     assert not any("\n" in message for message in messages)
+
+
+def outcome(data: bytes, header: ImageHeader) -> bytes | str:
+    try:
+        return decode(data, header).tobytes()
+    except ImageError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_jpeg_is_decoded_the_same_with_and_without_pillows_reading_of_its_header(seed):
+    source, decoded, refused = random.Random(seed), 0, 0
+    for number in range(200):
+        size = source.randrange(1, 50), source.randrange(1, 50)
+        image = Image.frombytes("RGB", size, source.randbytes(3 * size[0] * size[1]))
+        data = encode(image, "JPEG", quality=source.choice([30, 75, 95]), subsampling=source.randrange(3))
+        data = mutate(data, source) if number % 2 else data
+        try:
+            header = read_header(data)
+        except ImageError:
+            continue
+        result = outcome(data, header)
+        assert result == outcome(data, replace(header, rgb=False))
+        if header.rgb:
+            decoded, refused = decoded + isinstance(result, bytes), refused + isinstance(result, str)
+    assert decoded > 100
+    assert refused > 0
