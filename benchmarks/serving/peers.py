@@ -17,6 +17,7 @@ import contextlib
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,7 +52,7 @@ class Measured:
     images_per_s: dict[str, list[float]] = field(default_factory=dict)
     p50_ms: dict[str, list[float]] = field(default_factory=dict)
     p99_ms: dict[str, list[float]] = field(default_factory=dict)
-    failed: dict[str, int] = field(default_factory=dict)
+    failed: dict[str, Counter[int]] = field(default_factory=dict)
     foreign_cores: list[float] = field(default_factory=list)
     client_cores: list[float] = field(default_factory=list)
     task_nbytes: dict[str, float] = field(default_factory=dict)
@@ -59,7 +60,7 @@ class Measured:
 
     def note(self, name: str, load: Load, images: int) -> None:
         self.images_per_s.setdefault(name, []).append(load.rate * images)
-        self.failed[name] = self.failed.get(name, 0) + len(load.failed)
+        self.failed.setdefault(name, Counter()).update(sample.status for sample in load.failed)
         self.client_cores.append(load.client_cpu_s / load.seconds)
         if load.answered:
             self.p50_ms.setdefault(name, []).append(1000 * load.latency_s(0.5))
@@ -171,9 +172,10 @@ def show(name: str, measured: Measured) -> None:
             f"  {subject:<24} {spread_text(spread(rates), '.1f'):>26} images/s   p50 {p50:>22} ms   ours / it {ratio}"
         )
     foreign, client = max(measured.foreign_cores), max(measured.client_cores)
-    print(
-        f"  foreign programs took up to {foreign:.2f} cores, the client up to {client:.2f}; failed: {measured.failed}"
-    )
+    print(f"  foreign programs took up to {foreign:.2f} cores, the client up to {client:.2f}")
+    for subject, statuses in measured.failed.items():
+        if statuses:
+            print(f"  {subject}: failed by status {dict(statuses)}")
 
 
 def to_json(measured: Mapping[str, Measured]) -> dict[str, object]:

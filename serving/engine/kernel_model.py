@@ -13,7 +13,8 @@ from torch import Tensor
 
 from serving.engine.row_plan import EngineRow, EngineTask
 from serving.engine.torch_model import head, pooled, stem
-from serving.kernel.kernel import Kernel, KernelRow
+from serving.kernel.kernel import Kernel
+from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
 

@@ -136,7 +136,8 @@ def no_route(
     status: int, method: str, path: str, detail: str | None = None, headers: Mapping[str, str] | None = None
 ) -> Response:
     phrase = HTTPStatus(status).phrase
-    return answer_json(status, phrase, f"{method} {path[:200]}: {detail or phrase}", headers)
+    shown = path[:200] if path.isprintable() else repr(path[:200])
+    return answer_json(status, phrase, f"{method} {shown}: {detail or phrase}", headers)
 
 
 def closed_by_client() -> Response:

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.structs import EXIT_FIELDS, MAPS, Run
+from serving.kernel.rows import KernelRow, check_rows, tables_of
+from serving.kernel.structs import MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
@@ -26,21 +25,6 @@ from store.weights.forms import TaskWeights
 CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
 MOST_THREADS = 1024
 MOST_ROWS = 16  # of a chunk, which small backbones reach first
-NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
-
-
-@dataclass(frozen=True)
-class KernelRow:
-    """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
-
-    `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
-    stay in memory until the run is over.
-    """
-
-    task: PackedTask | None
-    place: int
-    image: int
-    exits: Sequence[tuple[PackedTask, int]]
 
 
 class Kernel:
@@ -62,6 +46,7 @@ class Kernel:
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
+        _kernels.add(self)
 
     @property
     def tokens(self) -> int:
@@ -84,7 +69,7 @@ class Kernel:
         self._check(rows, x, images, start, stop)
         if not rows or start == stop:
             return
-        table, exits = _tables(rows)
+        table, exits = tables_of(rows)
         run = Run(
             model=ctypes.pointer(self._model),
             rows=table.ctypes.data,
@@ -114,52 +99,26 @@ class Kernel:
                 f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
             )
         if images is not None and (
-            images.dtype != torch.float32 or images.shape[1:] != self._pixels or not images.is_contiguous()
+            images.dtype != torch.float32
+            or images.shape[1:] != self._pixels
+            or not images.is_contiguous()
+            or images.device.type != "cpu"
         ):
             raise InvalidSettingError(
                 f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
             )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")
-        self._check_rows(rows, len(x), None if images is None else len(images), start, stop)
-
-    def _check_rows(self, rows: Sequence[KernelRow], places: int, images: int | None, start: int, stop: int) -> None:
-        if len({row.place for row in rows}) < len(rows):
-            raise InvalidSettingError("two rows have one place: give each its own")
-        before = NOWHERE
-        for row in rows:
-            if not 0 <= row.place < places or (images is not None and not 0 <= row.image < images):
-                raise InvalidSettingError(f"row at place {row.place}, image {row.image}: there are {places} places")
-            last = _last(row)
-            if last > before:
-                raise InvalidSettingError(f"a row of {last} blocks after one of {before}: give the deepest first")
-            before = last
-            if row.task is not None and min(stop, last) > row.task.depth:
-                raise InvalidSettingError(f"block {stop} of a task of {row.task.depth} blocks: it has no forms there")
-            self._check_exits(row, start, stop)
-
-    def _check_exits(self, row: KernelRow, start: int, stop: int) -> None:
-        tasks = [task for task, _ in row.exits]
-        if any(task.backbone is not self._packed for task in (*tasks, *(() if row.task is None else (row.task,)))):
-            raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
-        depths = [task.depth for task in tasks]
-        if depths != sorted(depths) or min(depths, default=NOWHERE) <= start:
-            raise InvalidSettingError(f"tasks of {depths} blocks leave after block {start}: give them by depth")
-        if any(task.depth <= stop and not logits for task, logits in row.exits):
-            raise InvalidSettingError(f"a task leaves before block {stop}, and its logits have no address: give one")
+        check_rows(rows, self._packed, len(x), None if images is None else len(images), start, stop)
 
 
-def _last(row: KernelRow) -> int:
-    return max((task.depth for task, _ in row.exits), default=NOWHERE)
+_kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
 
-def _tables(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the integers of all `Row`s and of the `Exit`s to which they point."""
-    fields = [(*task.exit, logits) for row in rows for task, logits in row.exits]
-    exits = np.array(fields, np.int64).reshape(-1, EXIT_FIELDS)
-    at, table, width = exits.ctypes.data, [], exits.itemsize * EXIT_FIELDS
-    for row in rows:
-        forms = 0 if row.task is None else row.task.forms.ctypes.data
-        table.append((forms, at, len(row.exits), row.place, row.image))
-        at += width * len(row.exits)
-    return np.array(table, np.int64), exits
+def _after_fork() -> None:
+    """Nothing runs in a fork yet, whatever did in its parent; C forgets the threads that are not here by itself."""
+    for kernel in _kernels:
+        kernel._one_run = Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import BF16_NBYTES, FLOAT_NBYTES, PackedBackbone
 from serving.kernel.buffers import Plan, aligned, padded, round_up
+from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task
 from serving.kernel.structs import (
     ACTIVATIONS,
     BOTTLENECK_FIELDS,
@@ -26,7 +27,6 @@ from serving.kernel.structs import (
     NORMS,
     NORMS_AT,
 )
-from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task
 from serving.kernel.support import SLICE
 from store.errors import RefusedError
 from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights

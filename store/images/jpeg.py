@@ -16,8 +16,9 @@ BASELINE = frozenset({0xC0, 0xC1})
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 METADATA = frozenset({COM, *range(0xE0, 0xF0)}) - {APP0, APP14}  # those two say how colours are coded
 PLAIN_PARTS, PLAIN_SCANS = 64, 4
-MARKER = re.compile(rb"\xff+([^\x00\xff])")
-NEXT_SEGMENT = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # after coded data, in which 0xFF is followed by these
+# One 0xFF: a marker may have many before it, but to look for them all takes the square of their number.
+MARKER = re.compile(rb"\xff([^\x00\xff])")
+NEXT_SEGMENT = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])")  # after coded data, in which 0xFF is followed by these
 
 
 class JpegWalk:

@@ -14,12 +14,14 @@ from torch import Tensor
 from serving.engine.engine import Engine
 from serving.engine.kernel_model import KernelModel
 from serving.kernel.backbone import pack_backbone
+from serving.kernel.instruction_sets import choose_kernel
 from serving.kernel.kernel import Kernel
 from serving.kernel.library import load_library
 from serving.kernel.support import coverage
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 from support.formula_oracle import plain_logits, random_weights
+from support.native_builds import native_build
 from support.oracle import make_backbone
 
 HEAD_SIZES = (8, 16, 20, 24, 32, 40, 48, 64, 80)
@@ -27,33 +29,41 @@ PATCHES = (4, 6, 8, (4, 8), 20)
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 RANKS = (0, 0, 1, 2, 4, 15, 16, 17, 31, 32, 33, 64, 70)
 WIDTHS = (1, 5, 8, 16, 17, 32, 40)
-MOST_TOKENS, MOST_WORK = 300, 20_000  # tokens, and tokens times width: more takes a test longer and tests no more
+MOST_TOKENS, MOST_WORK = 300, 12_000  # tokens, and tokens times width: more takes a test longer and tests no more
 
 
-def random_arguments(seed: int) -> dict[str, object]:
+def random_arguments(seed: int, most_work: int = MOST_WORK) -> dict[str, object]:
     """Draw timm's arguments for a backbone that the kernel runs: widths, heads, tokens, and each option that it has."""
     draw = random.Random(seed)
     dim = draw.choice(range(32, 193, 32))
     heads = draw.choice([size for size in HEAD_SIZES if dim % size == 0])
     patch = draw.choice(PATCHES)
     high, wide = patch if isinstance(patch, tuple) else (patch, patch)
-    most = min(MOST_TOKENS, MOST_WORK // dim) - 8
-    rows = draw.randint(1, 17)
+    most = max(2, min(MOST_TOKENS, most_work // dim) - 8)
+    rows = draw.randint(1, min(17, most))
     columns = draw.randint(1, max(1, min(17, most // rows)))
-    pooled = draw.choice(({}, {}, {"global_pool": "avg"}, {"global_pool": "avg", "class_token": False, "fc_norm": True}))
+    pooled = draw.choice(
+        ({}, {}, {"global_pool": "avg"}, {"global_pool": "avg", "class_token": False, "fc_norm": True})
+    )
     prefix = draw.choice(({}, {"reg_tokens": 4}, {"reg_tokens": 1, "no_embed_class": True}))
     chance = {
         "qk_norm": True, "init_values": 0.3, "pre_norm": True, "qkv_bias": False, "mlp_ratio": draw.choice((2.7, 1, 9)),
         "act_layer": draw.choice(ACTIVATIONS),
     }  # fmt: skip
     drawn = {name: value for name, value in chance.items() if draw.random() < 0.4}
-    sizes = {"embed_dim": dim, "num_heads": dim // heads, "patch_size": patch, "img_size": (rows * high, columns * wide)}
+    sizes = {
+        "embed_dim": dim,
+        "num_heads": dim // heads,
+        "patch_size": patch,
+        "img_size": (rows * high, columns * wide),
+    }
     return {**sizes, "depth": draw.randint(1, 3), **pooled, **prefix, **drawn}
 
 
-def random_backbone(seed: int) -> Backbone:
+def random_backbone(seed: int, most_work: int = MOST_WORK, **arguments: object) -> Backbone:
+    """Make a backbone of bfloat16 numbers, some of its arguments given and the others drawn."""
     with tempfile.TemporaryDirectory() as folder:
-        backbone = make_backbone(Path(folder), **random_arguments(seed))
+        backbone = make_backbone(Path(folder), **random_arguments(seed, most_work), **arguments)
     return replace(backbone, tensors={name: t.bfloat16().float() for name, t in backbone.tensors.items()})
 
 
@@ -79,6 +89,8 @@ def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[in
         drawn = random_weights(
             backbone, 1000 * seed + index, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS
         )
+        if "norm.weight" not in backbone.tensors:  # the norm comes after pooling, and is no task's
+            drawn.forms.norms.pop("norm", None)
         tasks.append(draw.choice(tasks) if tasks and draw.random() < 0.1 else in_bfloat16(drawn))
     size = backbone.record.id.preprocessing
     images = torch.randn(rows, 3, size.height, size.width, generator=torch.Generator().manual_seed(seed))
@@ -104,6 +116,11 @@ def exact_logits(backbone: Backbone, batch: Batch) -> list[Tensor]:
         whole = replace(task, forms=forms, head_weight=task.head_weight.float(), head_bias=task.head_bias.float())
         answers.append(plain_logits(backbone, whole, image)[0])
     return answers
+
+
+def best_library() -> Path:
+    """Return the library that this CPU would run, or, where it can run none, the portable build."""
+    return choose_kernel("auto").library or native_build("portable")
 
 
 def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Engine:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import hatch_build
+from serving.kernel.instruction_sets import choose_kernel
 from support.processes import importing
 
 CACHE = hatch_build.ROOT / ".pytest_cache" / "native"
@@ -33,9 +34,13 @@ def compiler() -> hatch_build.Compiler:
 
 
 def native_build(name: str) -> Path:
-    """Return the library of this name in TEST_BUILDS or VARIANTS, compiled where it is not in the cache."""
+    """Return the library of this name in TEST_BUILDS or VARIANTS, compiled where it is not in the cache.
+
+    "guards_best" is the one that this CPU would run, with guard pages.
+    """
     optimised = {key: (*hatch_build.OPTIMISE, *variant.compile_flags) for key, variant in hatch_build.VARIANTS.items()}
-    flags = {**optimised, **TEST_BUILDS}[name]
+    best = optimised.get(choose_kernel("auto").name or "", TEST_BUILDS["portable"])
+    flags = {**optimised, **TEST_BUILDS, "guards_best": (*best, "-DONETRUNK_GUARDS")}[name]
     library = CACHE / f"{name}-{hatch_build.sources_digest((compiler().name, *flags))[:16]}.so"
     if not library.exists():
         CACHE.mkdir(parents=True, exist_ok=True)

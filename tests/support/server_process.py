@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-START_S = 90.0
+START_S = 180.0
 STOP_S = 60.0
 
 

@@ -2,32 +2,27 @@
 #pragma once
 #include "vec.h"
 
-// x Phi(x): Phi by an odd polynomial that was fitted to erf on [-4.2, 4.2] and reaches 0 and 1 at its ends.
+// x Phi(x): Phi by an odd polynomial of x, held within 3.7, where it is 0 or 1; the result's error stays below 5e-4.
 INLINE v16 gelu(v16 x) {
-  const float end = 1.0000219f;
-  const v16 limit = all(4.2f), c = min(max(x, -limit), limit), t = c * c;
-  v16 p = all(4.923804766687745e-11f * end);
-  p = mul_add(p, t, all(-4.795650987432509e-09f * end));
-  p = mul_add(p, t, all(2.0724729665744235e-07f * end));
-  p = mul_add(p, t, all(-5.289558885124279e-06f * end));
-  p = mul_add(p, t, all(8.983589214039966e-05f * end));
-  p = mul_add(p, t, all(-0.0010864587966352701f * end));
-  p = mul_add(p, t, all(0.009740939363837242f * end));
-  p = mul_add(p, t, all(-0.06622207909822464f * end));
-  p = mul_add(p, t, all(0.39883458614349365f * end));
+  const v16 c = within(x, all(3.7f)), t = c * c;
+  v16 p = all(-4.899685563941603e-07f);
+  p = mul_add(p, t, all(2.688854146981612e-05f));
+  p = mul_add(p, t, all(-0.0006174981244839728f));
+  p = mul_add(p, t, all(0.007848668843507767f));
+  p = mul_add(p, t, all(-0.06258761137723923f));
+  p = mul_add(p, t, all(0.3964749574661255f));
   return x * mul_add(p, c, all(0.5f));
 }
 
-// 2^x of x <= 0: the power of two apart, the rest by a polynomial on [-1/2, 1/2]; relative error below 5e-5.
+// 2^x of x <= 0: the power of two below x apart, the rest by a polynomial on [0, 1); relative error below 8e-5.
 INLINE v16 exp2_below_one(v16 x) {
   x = max(x, all(-126.f));
-  const v16 n = round_nearest(x), r = x - n;
-  v16 p = all(0.0096181291f);
-  p = mul_add(p, r, all(0.0555041087f));
-  p = mul_add(p, r, all(0.2402265070f));
-  p = mul_add(p, r, all(0.6931471806f));
-  p = mul_add(p, r, all(1.0f));
-  return times_power_of_two(p, n);
+  const v16 r = above_floor(x);
+  v16 p = all(0.07802528918298911f);
+  p = mul_add(p, r, all(0.22606605137152241f));
+  p = mul_add(p, r, all(0.6958338971696977f));
+  p = mul_add(p, r, all(0.9999252377259129f));
+  return times_power_of_two(p, x);
 }
 INLINE v16 exp2(v16 x) { return exp2_below_one(min(x, all(126.f))); }
 

@@ -16,13 +16,20 @@ struct Heads {
 // 32 x 32 scores or outputs: `steps` products of tiles that lie as given, stored from `to` on, `width` floats a row.
 struct Pair { const bf16 *upper, *lower; long a_stride; i64 a_step; const bf16 *left, *right; i64 w_step; };
 
-template <bool two>
+template <bool two, bool both>
 INLINE void pair_product(const Pair& p, i64 steps, float* to, i64 width) {
   Sums s;
   s.start_zero();
-  s.template multiply_pair<two>(p.upper, p.lower, p.a_stride, p.a_step, p.left, p.right, p.w_step, steps);
+  s.template multiply_pair<two, both>(p.upper, p.lower, p.a_stride, p.a_step, p.left, p.right, p.w_step, steps);
   s.store_upper(to, width * 4);
   if (two) s.store_lower(to + 16 * width, width * 4);
+}
+
+static void any_pair(const Pair& p, i64 steps, bool two, bool both, float* to, i64 width) {
+  if (two && both) pair_product<true, true>(p, steps, to, width);
+  else if (two) pair_product<true, false>(p, steps, to, width);
+  else if (both) pair_product<false, true>(p, steps, to, width);
+  else pair_product<false, false>(p, steps, to, width);
 }
 
 static void pack_head(const Chunk& c, const Heads& h, const bf16* k, const bf16* v, int head) {
@@ -55,7 +62,7 @@ INLINE float softmax(const float* scores, int keys, int slices, v16 scale, bf16*
   }
   if (k < slices * 32) {
     const v16 left = first_lanes(keys - k, exp2_below_one(mul_add(load(scores + k), scale, shift)));
-    const v16 right = first_lanes(keys - k - 16, exp2_below_one(mul_add(load(scores + k + 16), scale, shift)));
+    const v16 right = keys - k <= 16 ? all(0.f) : first_lanes(keys - k - 16, exp2_below_one(mul_add(load(scores + k + 16), scale, shift)));
     total = total + (left + right);
     store_bf16(shares, left, right);
   }
@@ -83,8 +90,7 @@ static void attend(const Chunk& c, const Heads& h, const bf16* q, int row, int q
   const bf16* lower = q + 16 * stride;
   for (int t = 0; t < h.key_tiles; t += 2) {
     const Pair p = {q, lower, stride * 2, 32, h.keys + t * h.slices * 512, h.keys + (t + 1) * h.slices * 512, 512};
-    if (left > 16) pair_product<true>(p, h.slices, h.scores + t * 16, keys);
-    else pair_product<false>(p, h.slices, h.scores + t * 16, keys);
+    any_pair(p, h.slices, left > 16, t + 1 < h.key_tiles, h.scores + t * 16, keys);
   }
   float inverse[32];
   const v16 scale = all((float)(c.model->attention_scale * 1.4426950408889634));
@@ -92,8 +98,7 @@ static void attend(const Chunk& c, const Heads& h, const bf16* q, int row, int q
     inverse[r] = softmax(h.scores + r * keys, c.tokens, h.key_slices, scale, h.shares + (i64)(r / 16) * h.key_slices * 512 + r % 16 * 32);
   for (int n = 0; n < h.wide; n += 32) {
     const Pair p = {h.shares, h.shares + h.key_slices * 512, 64, 512, h.values + n / 16 * 512, h.values + (n / 16 + 1) * 512, h.wide / 16 * 512};
-    if (left > 16) pair_product<true>(p, h.key_slices, h.out + n, h.wide);
-    else pair_product<false>(p, h.key_slices, h.out + n, h.wide);
+    any_pair(p, h.key_slices, left > 16, true, h.out + n, h.wide);
   }
   for (int r = 0; r < 32 && r < left; r++) {
     const i64 token = (i64)row * c.tokens + query + r;
@@ -105,7 +110,7 @@ static void attention(Chunk& c) {
   const Model& m = *c.model;
   const int head = (int)(m.dim / m.heads);
   Heads h;
-  h.key_slices = (c.tokens + 31) / 32, h.key_tiles = h.key_slices * 2, h.slices = (head + 31) / 32, h.wide = h.slices * 32;
+  h.key_slices = (c.tokens + 31) / 32, h.key_tiles = (c.tokens + 15) / 16, h.slices = (head + 31) / 32, h.wide = h.slices * 32;
   h.keys = (bf16*)c.work;
   h.values = h.keys + (i64)h.key_slices * 32 * h.wide;
   h.shares = h.values + (i64)h.key_slices * 32 * h.wide;

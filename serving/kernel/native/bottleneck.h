@@ -70,13 +70,12 @@ static void put_hidden(const Chunk& c, int row, const Bottleneck& form, const fl
 static void squeeze(const Chunk& c, int row, const Bottleneck& form, const bf16* v) {
   const int wide = (int)(form.width + 15) / 16 * 16, begin = row * c.tokens, end = begin + c.tokens;
   const i64 steps = c.model->dim / 32;
-  lower_row(c, row, v, Factor{form.down, form.width, 0, steps, steps, nullptr}, [&](int t, int slice, const float* sums, bool both) {
-    for (int r = 0; r < 16; r++, sums += 32) {
-      const int token = t * 16 + r, n = slice * 32;
+  Ahead nothing = {nullptr, nullptr, 0};
+  lower_row(c, row, v, Factor{form.down, form.width, 0, steps, steps, nullptr}, nothing, [&](int t, int half, const float* sums) {
+    for (int r = 0; r < 16; r++, sums += 16) {
+      const int token = t * 16 + r, n = half * 16;
       if (token < begin || token >= end) continue;
-      float* out = c.grid + (i64)(token - begin) * wide + n;
-      store(out, activate_as(form.activation, left_ranks(sums, both) + load(form.down_bias + n)));
-      if (n + 16 < wide) store(out + 16, activate_as(form.activation, right_ranks(sums, both) + load(form.down_bias + n + 16)));
+      store(c.grid + (i64)(token - begin) * wide + n, activate_as(form.activation, load(sums) + load(form.down_bias + n)));
     }
   });
   if (!form.conv) return put_hidden(c, row, form, c.grid);

@@ -18,6 +18,7 @@ struct Chunk {
   bf16 *hidden;              // tiles of one part of the MLP's hidden layer
   bf16 *branch;              // tiles of dim: x, or what a branch adds, where a bottleneck takes it
   float *sums;               // of fc2, until all parts of the hidden layer are there
+  float *part;               // of one panel, until all parts of its numbers are there
   bf16 *low, *low2;          // [slot][slice][16][32]: x A^T, of one map
   float *low_sums;           // of fc2's
   bf16 *beside;              // the same of a bottleneck's hidden numbers
@@ -52,6 +53,7 @@ inline void lay_out(Chunk& c, Arena& arena, const Model& m, int rows, i64 slices
   c.hidden = arena.take<bf16>(padded * hidden_part(m));
   c.branch = arena.take<bf16>(padded * m.dim);
   c.sums = m.hidden > HIDDEN_PART ? arena.take<float>(padded * m.dim + 1024 * (m.dim / 32)) : nullptr;
+  c.part = arena.take<float>((tiles / 2 + 1) * 1024);
   c.low = arena.take<bf16>(slots * 512), c.low2 = arena.take<bf16>(slots * 512);
   c.low_sums = arena.take<float>(slots * 512);
   c.beside = arena.take<bf16>(slots * 512);

@@ -9,60 +9,68 @@ INLINE i64 even(i64 rank) { return (rank + 1) & ~(i64)1; }
 // `kept`: where the sums of a part wait for the next, by `place`; null where all slices are there.
 struct Factor { const bf16* a; i64 rank, first, last, all; float* kept; };
 
-template <bool two, bool wide>
-INLINE void factor_square(const Factor& f, const bf16* tokens, int slice, float* upper, float* lower) {
+// A factor that is needed soon: its lines come into the second cache meanwhile, some at each step.
+struct Ahead {
+  const char *at, *end;
+  i64 lines;
+  INLINE void operator()() { for (i64 i = 0; i < lines && at < end; i++, at += 64) __builtin_prefetch(at, 0, 2); }
+};
+
+template <int tiles>
+static void factor_tiles(const Factor& f, const bf16* tokens, int half, float* const* to, Ahead& ahead) {
   const i64 steps = f.last - f.first, stride = even(f.rank) * 4;
-  Sums s;
-  s.start_zero();
-  if (f.first) {
-    s.start_upper(upper, 128);
-    if (two) s.start_lower(lower, 128);
-  }
-  const bf16* factor = f.a + f.first * 8 * stride + slice * 64;
-  s.template multiply_factor<two, wide>(tokens, tokens + steps * 512, factor, stride, steps);
-  s.store_upper(upper, 128);
-  if (two) s.store_lower(lower, 128);
+  Ranks<tiles> ranks;
+  ranks.start(f.first ? to : nullptr);
+  ranks.multiply(tokens, steps * 512, f.a + f.first * 8 * stride + half * 32, stride, steps, ahead);
+  ranks.store(to);
 }
 
-// `take(tile, slice, 16 tokens x 32 ranks, wide)` gets x A^T of all tiles that a row touches, other rows' tokens too.
+// `take(tile, half, 16 tokens x 16 ranks)` gets x A^T of all tiles that a row touches, other rows' tokens too.
 template <class Take>
-INLINE void lower_row(const Chunk& c, int row, const bf16* a, const Factor& f, Take&& take) {
-  alignas(64) float sums[1024];
+INLINE void lower_row(const Chunk& c, int row, const bf16* a, const Factor& f, Ahead& ahead, Take&& take) {
+  alignas(64) float sums[MOST_RANK_TILES][256];
   const int from = row * c.tokens / 16, to = ((row + 1) * c.tokens - 1) / 16 + 1;
-  const i64 steps = f.last - f.first;
-  for (int t = from; t < to; t += 2)
-    for (int slice = 0; slice < slices_of(f.rank); slice++) {
-      const bool two = t + 1 < to, wide = f.rank > slice * 32 + 16;
-      float* upper = f.kept ? f.kept + place(c, t, row) + slice * 512 : sums;
-      float* lower = f.kept && two ? f.kept + place(c, t + 1, row) + slice * 512 : sums + 512;
-      const bf16* tokens = a + t * steps * 512;
-      if (two && wide) factor_square<true, true>(f, tokens, slice, upper, lower);
-      else if (two) factor_square<true, false>(f, tokens, slice, upper, lower);
-      else if (wide) factor_square<false, true>(f, tokens, slice, upper, lower);
-      else factor_square<false, false>(f, tokens, slice, upper, lower);
-      if (f.last < f.all) continue;
-      take(t, slice, upper, wide);
-      if (two) take(t + 1, slice, lower, wide);
+  for (int half = 0; half * 16 < f.rank; half++)
+    for (int t = from; t < to; t += MOST_RANK_TILES) {
+      const int tiles = to - t < MOST_RANK_TILES ? to - t : MOST_RANK_TILES;
+      float* at[MOST_RANK_TILES];
+      for (int i = 0; i < tiles; i++) at[i] = f.kept ? f.kept + place(c, t + i, row) + half * 256 : sums[i];
+      const bf16* tokens = a + t * (f.last - f.first) * 512;
+      switch (tiles) {
+        case 1: factor_tiles<1>(f, tokens, half, at, ahead); break;
+        case 2: factor_tiles<2>(f, tokens, half, at, ahead); break;
+        case 3: factor_tiles<3>(f, tokens, half, at, ahead); break;
+        case 4: factor_tiles<4>(f, tokens, half, at, ahead); break;
+        default: factor_tiles<5>(f, tokens, half, at, ahead);
+      }
+      for (int i = 0; i < tiles && f.last == f.all; i++) take(t + i, half, at[i]);
     }
 }
 
-// The ranks of one token: two halves, or one half in two sums.
-INLINE v16 left_ranks(const float* sums, bool wide) { return wide ? load(sums) : load(sums) + load(sums + 16); }
-INLINE v16 right_ranks(const float* sums, bool wide) { return wide ? load(sums + 16) : all(0.f); }
+INLINE const Delta* delta_of(const Chunk& c, int row, int map) {
+  const Delta* delta = row < c.rows && c.forms[row] ? &c.forms[row]->maps[map] : nullptr;
+  return delta && delta->rank ? delta : nullptr;
+}
 
 // x A^T of all rows that have one, as bf16; zero in other rows' tokens and beyond the rank, whatever is there.
-static void lower(const Chunk& c, int map, const bf16* a, i64 first, i64 last, i64 all, bf16* low) {
-  float* kept = first || last < all ? c.low_sums : nullptr;
+static void lower(const Chunk& c, int map, const bf16* a, i64 first, i64 last, i64 all_, bf16* low) {
+  float* kept = first || last < all_ ? c.low_sums : nullptr;
   for (int row = 0; row < c.rows; row++) {
-    const Delta* delta = c.forms[row] ? &c.forms[row]->maps[map] : nullptr;
-    if (!delta || !delta->rank) continue;
+    const Delta* delta = delta_of(c, row, map);
+    if (!delta) continue;
     const int begin = row * c.tokens, end = begin + c.tokens;
-    lower_row(c, row, a, Factor{delta->a, delta->rank, first, last, all, kept}, [&](int t, int slice, const float* sums, bool wide) {
-      bf16* out = low + place(c, t, row) + slice * 512;
-      const int left = (int)(delta->rank - slice * 32);
-      for (int r = 0; r < 16; r++, out += 32, sums += 32) {
+    Ahead ahead = {nullptr, nullptr, 0};
+    if (const Delta* next = delta_of(c, row + 1, map)) {
+      const bf16* from = next->a + first * 32 * even(next->rank);
+      ahead = {(const char*)from, (const char*)(from + (last - first) * 32 * even(next->rank)), even(next->rank)};
+    }
+    lower_row(c, row, a, Factor{delta->a, delta->rank, first, last, all_, kept}, ahead, [&](int t, int half, const float* sums) {
+      bf16* out = low + place(c, t, row) + half / 2 * 512 + half % 2 * 16;
+      const int left = (int)(delta->rank - half * 16);
+      for (int r = 0; r < 16; r++, out += 32, sums += 16) {
         const bool own = t * 16 + r >= begin && t * 16 + r < end;
-        store_bf16(out, first_lanes(own ? left : 0, left_ranks(sums, wide)), first_lanes(own ? left - 16 : 0, right_ranks(sums, wide)));
+        const v16 ranks = first_lanes(own ? left : 0, load(sums));
+        if (half % 2) store_bf16(out, ranks); else store_bf16(out, ranks, all(0.f));
       }
     });
   }
@@ -104,7 +112,7 @@ static Operands with_tasks(Chunk& c, int index, const Linear& map, const bf16* a
     terms += square.term_count;
     c.squares[q] = square;
   }
-  return {&map, a, c.tiles, c.count, c.squares, c.token_forms, c.row_of, 0, (int)(map.out / 32), 0, map.in / 32, nullptr};
+  return {&map, a, c.tiles, c.count, c.squares, c.token_forms, c.row_of, 0, (int)(map.out / 32), 0, map.in / 32, nullptr, c.part};
 }
 
 // in_scale * x of the rows that have one, in place; the slices of numbers from `first` on.

@@ -29,7 +29,12 @@ struct Operands {
   int from, to;                // panels
   i64 first, last;             // slices of numbers
   float* kept;                 // [panel][square][32][32]: sums that wait for further slices, null where all are there
+  float* part;                 // [square][32][32]: sums of one panel that wait for its next part
 };
+
+// Slices of a panel that stay in the first cache while all tokens pass: where its sums begin (null: at zero), and where
+// they wait for further slices, `square` after `square` (null: these are the last).
+struct Part { i64 from, to; const float* begin; float* wait; };
 
 static const float NOTHING[32] = {};
 
@@ -71,27 +76,28 @@ static void scale(const Operands& o, int panel, int token, float (*sums)[32]) {
   }
 }
 
+const i64 TERMS_AHEAD = 4;  // panels: a task's factors come from the third cache
+
 template <bool two, bool keep_weights, bool often, class Take>
-INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32], Waiting<Take>& waiting) {
+INLINE void one_square(const Operands& o, int panel, int q, const Part& part, float (*scratch)[32], Waiting<Take>& waiting) {
   const i64 slices = o.map->in / 32, steps = o.last - o.first;
   const int token = q * 32;
   const Square& square = o.squares[q];
-  const bf16* upper = o.a + (i64)q * 2 * steps * 512;
-  float* kept = o.kept ? o.kept + ((i64)panel * ((o.tiles + 1) / 2) + q) * 1024 : nullptr;
+  const bf16* upper = o.a + ((i64)q * 2 * steps + part.from - o.first) * 512;
   Sums sums;
-  if (o.first) {
-    sums.start_upper(kept, 128);
-    if (two) sums.start_lower(kept + 512, 128);
+  if (part.begin) {
+    sums.start_upper(part.begin + (i64)q * 1024, 128);
+    if (two) sums.start_lower(part.begin + (i64)q * 1024 + 512, 128);
   } else {
     sums.start_zero();
   }
-  const int calls = (int)steps * (!often ? 1 : two ? 4 : 2);
+  const int calls = (int)(part.to - part.from) * (!often ? 1 : two ? 4 : 2);
   waiting.share = (32 + calls - 1) / calls;
-  sums.template multiply<two, keep_weights, often>(upper, upper + steps * 512, o.map->weight + (panel * slices + o.first) * 1024, steps, [&] { waiting.some(); });
+  sums.template multiply<two, keep_weights, often>(upper, upper + steps * 512, o.map->weight + (panel * slices + part.from) * 1024, part.to - part.from, [&] { waiting.some(); });
   waiting.rest();
-  if (o.last < slices) {
-    sums.store_upper(kept, 128);
-    if (two) sums.store_lower(kept + 512, 128);
+  if (part.wait) {
+    sums.store_upper(part.wait + (i64)q * 1024, 128);
+    if (two) sums.store_lower(part.wait + (i64)q * 1024 + 512, 128);
     return;
   }
   if (square.scaled) {
@@ -103,7 +109,11 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
   }
   for (int i = 0; i < square.term_count; i++) {
     const Term& term = square.terms[i];
-    const bf16* factor = term.factor + panel * 2 * term.half;
+    const bf16 *factor = term.factor + panel * 2 * term.half, *soon = factor + TERMS_AHEAD * 2 * term.half;
+    for (i64 n = 0; n < term.half && n < 512; n += 32) {
+      __builtin_prefetch(soon + n, 0, 2);
+      __builtin_prefetch(soon + term.half + n, 0, 2);
+    }
     sums.add(term.upper, two ? term.lower : nullptr, factor, factor + term.half);
   }
   sums.store_upper(scratch[0], 128);
@@ -113,35 +123,40 @@ INLINE void one_square(const Operands& o, int panel, int q, float (*scratch)[32]
 }
 
 template <bool keep_weights, bool often, class Take>
-static void squares(const Operands& o, int panel, int from, int to, float (*scratch)[32][32], int& turn, Waiting<Take>& waiting) {
-  for (int q = from; q < to; q++, turn ^= 1) {
-    if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, scratch[turn], waiting);
-    else one_square<false, keep_weights, often>(o, panel, q, scratch[turn], waiting);
+static void squares(const Operands& o, int panel, const Part& part, int from, int to, float (*scratch)[32], Waiting<Take>& waiting) {
+  for (int q = from; q < to; q++) {
+    if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, part, scratch, waiting);
+    else one_square<false, keep_weights, often>(o, panel, q, part, scratch, waiting);
   }
 }
 
 const i64 FEW_WEIGHTS = 512 << 10;  // bytes of a map that stay in the second cache beside the activations
-const i64 FEW_STEPS = 12;           // of tokens that stay in the first cache beside a panel
+const i64 FEW_STEPS = 12;           // of tokens, or of a panel, that stay in the first cache
 
 // `take(panel, token, left 16 sums, right 16 sums)` gets every row of every panel; `often`: it is much work.
 template <bool often, class Take>
 static void product(const Operands& o, Take take) {
-  alignas(64) float scratch[2][32][32];
+  alignas(64) float scratch[32][32];
   Waiting<Take> waiting{&take, &o, nullptr, nullptr, 0, 0, 0, 0, 0, nullptr, nullptr};
   const i64 steps = o.last - o.first, slices = o.map->in / 32;
   const int count = (o.tiles + 1) / 2;
   // Few weights: some tokens stay in the first cache while all panels pass. Many: a panel stays while all tokens pass.
   const bool few = o.map->out * o.map->in * (i64)sizeof(bf16) <= FEW_WEIGHTS;
+  const i64 parts = few ? 1 : (steps + FEW_STEPS - 1) / FEW_STEPS, most = (steps + parts - 1) / parts;
   const int group = !few ? count : steps < FEW_STEPS ? (int)(FEW_STEPS / steps) : 1;
-  int turn = 0;
   for (int q = 0; q < count; q += group)
     for (int panel = o.from; panel < o.to; panel++) {
+      float* kept = o.kept ? o.kept + (i64)panel * count * 1024 : nullptr;
       const int to = q + group < count ? q + group : count;
       const bf16* next = o.map->weight + ((panel + 1) * slices + o.first) * 1024;
       waiting.next = (const char*)next;
       waiting.next_end = (const char*)(q == 0 && panel + 1 < o.to ? next + steps * 1024 : next);
-      if (few) squares<false, often>(o, panel, q, to, scratch, turn, waiting);
-      else squares<true, often>(o, panel, q, to, scratch, turn, waiting);
+      for (i64 k = o.first; k < o.last; k += most) {
+        const bool begins = k == o.first, ends = k + most >= o.last;
+        const Part part = {k, ends ? o.last : k + most, begins ? (o.first ? kept : nullptr) : o.part, ends ? (o.last < slices ? kept : nullptr) : o.part};
+        if (few) squares<false, often>(o, panel, part, q, to, scratch, waiting);
+        else squares<true, often>(o, panel, part, q, to, scratch, waiting);
+      }
     }
   waiting.rest();
 }

@@ -36,10 +36,10 @@ struct Sums {
   INLINE void multiply(const bf16* upper, const bf16* lower, const bf16* weight, i64 steps, Between&& between) {
     for (i64 s = 0; s < steps; s++, upper += 512, lower += 512, weight += 1024) {
       if (keep_weights) _tile_stream_loadd(4, upper, 64); else _tile_loadd(4, upper, 64);
-      _tile_loadd(6, weight, 64);
+      if (keep_weights) _tile_loadd(6, weight, 64); else _tile_stream_loadd(6, weight, 64);
       _tile_dpbf16ps(0, 4, 6);
       if (often) between();
-      _tile_loadd(7, weight + 512, 64);
+      if (keep_weights) _tile_loadd(7, weight + 512, 64); else _tile_stream_loadd(7, weight + 512, 64);
       _tile_dpbf16ps(1, 4, 7);
       if (often) between();
       if (two) {
@@ -52,39 +52,17 @@ struct Sums {
     }
   }
 
-  // Add the products with a task's factor [pairs of numbers][ranks][2], whose pairs are `stride` bytes apart. Up to 16
-  // ranks take one tile, and every other step the other: two sums that do not wait for each other, to be added.
-  template <bool two, bool wide>
-  INLINE void multiply_factor(const bf16* upper, const bf16* lower, const bf16* factor, long stride, i64 steps) {
-    for (i64 s = 0; s < steps; s++, upper += 512, lower += 512, factor += 8 * stride) {
-      _tile_loadd(4, upper, 64);
-      _tile_loadd(6, factor, stride);
-      if (two) _tile_loadd(5, lower, 64);
-      if (wide) {
-        _tile_loadd(7, factor + 32, stride);
-        _tile_dpbf16ps(0, 4, 6);
-        _tile_dpbf16ps(1, 4, 7);
-        if (two) { _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); }
-      } else if (s & 1) {
-        _tile_dpbf16ps(1, 4, 6);
-        if (two) _tile_dpbf16ps(3, 5, 6);
-      } else {
-        _tile_dpbf16ps(0, 4, 6);
-        if (two) _tile_dpbf16ps(2, 5, 6);
-      }
-    }
-  }
-
   // Add products of tiles that lie anywhere: rows of activations `stride` bytes apart, steps `a_step`, `w_step` numbers.
-  template <bool two>
+  template <bool two, bool both>
   INLINE void multiply_pair(const bf16* upper, const bf16* lower, long stride, i64 a_step, const bf16* left, const bf16* right, i64 w_step, i64 steps) {
     for (i64 s = 0; s < steps; s++, upper += a_step, lower += a_step, left += w_step, right += w_step) {
       _tile_loadd(4, upper, stride);
       _tile_loadd(6, left, 64);
-      _tile_loadd(7, right, 64);
+      if (both) _tile_loadd(7, right, 64);
       _tile_dpbf16ps(0, 4, 6);
-      _tile_dpbf16ps(1, 4, 7);
-      if (two) { _tile_loadd(5, lower, stride); _tile_dpbf16ps(2, 5, 6); _tile_dpbf16ps(3, 5, 7); }
+      if (both) _tile_dpbf16ps(1, 4, 7);
+      if (two) { _tile_loadd(5, lower, stride); _tile_dpbf16ps(2, 5, 6); }
+      if (two && both) _tile_dpbf16ps(3, 5, 7);
     }
   }
 
@@ -98,4 +76,43 @@ struct Sums {
 
   INLINE void store_upper(float* rows, long stride) { _tile_stored(0, rows, stride); _tile_stored(1, rows + 16, stride); }
   INLINE void store_lower(float* rows, long stride) { _tile_stored(2, rows, stride); _tile_stored(3, rows + 16, stride); }
+};
+
+const int MOST_RANK_TILES = 5;
+
+// Sums of up to five tiles of 16 tokens x 16 ranks, in tiles 0 to 4: enough that none waits for its last product.
+template <int tiles>
+struct Ranks {
+  INLINE void start(float* const* from) {
+    if (!from) { _tile_zero(0); _tile_zero(1); _tile_zero(2); _tile_zero(3); _tile_zero(4); return; }
+    _tile_loadd(0, from[0], 64);
+    if (tiles > 1) _tile_loadd(1, from[1], 64);
+    if (tiles > 2) _tile_loadd(2, from[2], 64);
+    if (tiles > 3) _tile_loadd(3, from[3], 64);
+    if (tiles > 4) _tile_loadd(4, from[4], 64);
+  }
+
+  // Add the products of tiles of tokens, `tile` numbers apart, with a task's factor [pairs of numbers][ranks][2], whose
+  // pairs are `stride` bytes apart.
+  template <class Between>
+  INLINE void multiply(const bf16* tokens, i64 tile, const bf16* factor, long stride, i64 steps, Between&& between) {
+    for (i64 s = 0; s < steps; s++, tokens += 512, factor += 8 * stride) {
+      _tile_loadd(7, factor, stride);
+      _tile_loadd(5, tokens, 64);
+      _tile_dpbf16ps(0, 5, 7);
+      if (tiles > 1) { _tile_loadd(6, tokens + tile, 64); _tile_dpbf16ps(1, 6, 7); }
+      if (tiles > 2) { _tile_loadd(5, tokens + 2 * tile, 64); _tile_dpbf16ps(2, 5, 7); }
+      if (tiles > 3) { _tile_loadd(6, tokens + 3 * tile, 64); _tile_dpbf16ps(3, 6, 7); }
+      if (tiles > 4) { _tile_loadd(5, tokens + 4 * tile, 64); _tile_dpbf16ps(4, 5, 7); }
+      between();
+    }
+  }
+
+  INLINE void store(float* const* to) {
+    _tile_stored(0, to[0], 64);
+    if (tiles > 1) _tile_stored(1, to[1], 64);
+    if (tiles > 2) _tile_stored(2, to[2], 64);
+    if (tiles > 3) _tile_stored(3, to[3], 64);
+    if (tiles > 4) _tile_stored(4, to[4], 64);
+  }
 };

@@ -56,27 +56,12 @@ struct Sums {
     for (i64 s = 0; s < steps; s++) between();
   }
 
-  template <bool two, bool wide>
-  void multiply_factor(const bf16* upper, const bf16* lower, const bf16* factor, long stride, i64 steps) {
-    const long pair = stride / 2;
-    alignas(64) float even[32][32] = {}, odd[32][32] = {};  // of up to 16 ranks, whose products come twice
-    for (i64 s = 0; s < steps; s++, upper += 512, lower += 512, factor += 16 * pair)
-      for (int half = 0; half < (two ? 4 : 2); half++) {
-        const bf16* a = half < 2 ? upper + half * 256 : lower + (half - 2) * 256;
-        if (wide) add_products(c[half * 8], a, 32, factor, factor + 32, pair);
-        else add_products(s & 1 ? odd[half * 8] : even[half * 8], a, 32, factor, factor, pair);
-      }
-    if (wide) return;
-    for (int r = 0; r < 32; r++)
-      for (int k = 0; k < 16; k++) { c[r][k] += even[r][k]; c[r][16 + k] += odd[r][k]; }
-  }
-
-  template <bool two>
+  template <bool two, bool both>
   void multiply_pair(const bf16* upper, const bf16* lower, long stride, i64 a_step, const bf16* left, const bf16* right, i64 w_step, i64 steps) {
     const long row = stride / 2;
     for (int half = 0; half < (two ? 4 : 2); half++)
       for (i64 s = 0; s < steps; s++)
-        add_products(c[half * 8], (half < 2 ? upper + half * 8 * row : lower + (half - 2) * 8 * row) + s * a_step, row, left + s * w_step, right + s * w_step, 32);
+        add_products(c[half * 8], (half < 2 ? upper + half * 8 * row : lower + (half - 2) * 8 * row) + s * a_step, row, left + s * w_step, (both ? right : left) + s * w_step, 32);
   }
 
   void add(const bf16* upper, const bf16* lower, const bf16* left, const bf16* right) {
@@ -88,4 +73,27 @@ struct Sums {
 
   void store_upper(float* rows, long stride) { for (int r = 0; r < 16; r++) memcpy((char*)rows + r * stride, c[r], 128); }
   void store_lower(float* rows, long stride) { for (int r = 0; r < 16; r++) memcpy((char*)rows + r * stride, c[16 + r], 128); }
+};
+
+const int MOST_RANK_TILES = 5;
+
+// Sums of up to five tiles of 16 tokens x 16 ranks; 32 columns are summed, of which the second half is not looked at.
+template <int tiles>
+struct Ranks {
+  alignas(64) float c[tiles][16][32] = {};
+
+  void start(float* const* from) {
+    for (int i = 0; from && i < tiles; i++)
+      for (int r = 0; r < 16; r++) memcpy(c[i][r], from[i] + r * 16, 64);
+  }
+  template <class Between>
+  void multiply(const bf16* tokens, i64 tile, const bf16* factor, long stride, i64 steps, Between&& between) {
+    for (i64 s = 0; s < steps; s++, tokens += 512, factor += 8 * stride, between())
+      for (int half = 0; half < tiles * 2; half++)
+        add_products(c[half / 2][half % 2 * 8], tokens + half / 2 * tile + half % 2 * 256, 32, factor, factor, stride / 2);
+  }
+  void store(float* const* to) {
+    for (int i = 0; i < tiles; i++)
+      for (int r = 0; r < 16; r++) memcpy(to[i] + r * 16, c[i][r], 64);
+  }
 };

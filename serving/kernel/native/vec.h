@@ -19,7 +19,10 @@ INLINE void store(float* p, v16 x) { _mm512_storeu_ps(p, x); }
 INLINE v16 mul_add(v16 x, v16 y, v16 z) { return _mm512_fmadd_ps(x, y, z); }
 INLINE v16 min(v16 x, v16 y) { return _mm512_min_ps(x, y); }
 INLINE v16 max(v16 x, v16 y) { return _mm512_max_ps(x, y); }
-INLINE v16 round_nearest(v16 x) { return _mm512_roundscale_ps(x, 0); }
+// x, or the limit with the sign of x where that is nearer to 0.
+INLINE v16 within(v16 x, v16 limit) { return _mm512_range_ps(x, limit, 2); }
+// x - floor(x), and x times two to the power of floor(n).
+INLINE v16 above_floor(v16 x) { return _mm512_reduce_ps(x, 9); }
 INLINE v16 times_power_of_two(v16 x, v16 n) { return _mm512_scalef_ps(x, n); }
 INLINE float sum(v16 x) { return _mm512_reduce_add_ps(x); }
 INLINE float largest(v16 x) { return _mm512_reduce_max_ps(x); }
@@ -49,8 +52,9 @@ INLINE v16 mul_add(v16 x, v16 y, v16 z) { return x * y + z; }
 #endif
 INLINE v16 min(v16 x, v16 y) { return x < y ? x : y; }
 INLINE v16 max(v16 x, v16 y) { return x > y ? x : y; }
-INLINE v16 round_nearest(v16 x) { for (int i = 0; i < 16; i++) x[i] = std::nearbyintf(x[i]); return x; }
-INLINE v16 times_power_of_two(v16 x, v16 n) { for (int i = 0; i < 16; i++) x[i] = std::ldexp(x[i], (int)n[i]); return x; }
+INLINE v16 within(v16 x, v16 limit) { return min(max(x, -limit), limit); }
+INLINE v16 above_floor(v16 x) { for (int i = 0; i < 16; i++) x[i] -= std::floor(x[i]); return x; }
+INLINE v16 times_power_of_two(v16 x, v16 n) { for (int i = 0; i < 16; i++) x[i] = std::ldexp(x[i], (int)std::floor(n[i])); return x; }
 INLINE float sum(v16 x) {  // in the order of AVX512's reduction: halves
   for (int half = 8; half; half /= 2) for (int i = 0; i < half; i++) x[i] += x[i + half];
   return x[0];
