@@ -31,6 +31,7 @@ from store.errors import ServerError
 DEPLOYMENT = cast(ray_serve.Deployment, Replica)
 START_S = 300.0
 POLL_S = 0.05
+STATUS_S = 0.5
 TARGET_ONGOING = 8
 """Where the number of replicas follows the load, another one starts above so many requests in each."""
 
@@ -85,20 +86,26 @@ class Applications:
         """Wait until Ray calls every application running and the address answers for it."""
         url = _address(self._plan)
         end = time.monotonic() + START_S
-        waiting = set(self._started)
+        asked = 0.0
         while time.monotonic() < end:
             ready, proxies = ray.wait(proxies, num_returns=len(proxies), timeout=0) if proxies else ([], [])
             ray.get(ready)  # raises where HAProxy did not start
-            found = ray_serve.status().applications
-            for name in list(waiting & found.keys()):
-                if found[name].status is ApplicationStatus.DEPLOY_FAILED:
-                    raise ServerError(f"the replicas of {name!r} did not start: {_reason(found[name])}")
-                if found[name].status is ApplicationStatus.RUNNING:
-                    waiting.discard(name)
-            if not waiting and all(_answers(f"{url}{prefix.rstrip('/')}") for prefix in self._plan.applications):
-                return url
+            answered = all(_answers(f"{url}{prefix.rstrip('/')}") for prefix in self._plan.applications)
+            # An answer of Ray takes as long as a tenth of the start's work: it is not asked all the time.
+            if answered or time.monotonic() > asked + STATUS_S:
+                asked = time.monotonic()
+                if self._running() and answered:
+                    return url
             time.sleep(POLL_S)
         raise ServerError(f"the replicas did not start within {START_S:.0f} seconds")
+
+    def _running(self) -> bool:
+        """Return whether Ray calls every application running; raise where a replica did not start."""
+        found = ray_serve.status().applications
+        for name in self._started:
+            if name in found and found[name].status is ApplicationStatus.DEPLOY_FAILED:
+                raise ServerError(f"the replicas of {name!r} did not start: {_reason(found[name])}")
+        return all(name in found and found[name].status is ApplicationStatus.RUNNING for name in self._started)
 
     def _drain(self) -> None:
         """Accept no connection, then let every replica answer what it admitted and refuse the rest."""

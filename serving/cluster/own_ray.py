@@ -13,7 +13,6 @@ from pathlib import Path
 
 from serving.cluster import haproxy
 from serving.cluster.plan import HAPROXY, ServerPlan
-from serving.port import free_port
 from store.errors import InvalidSettingError
 
 SOCKET_NBYTES = 107
@@ -50,6 +49,7 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
         # Despite its name: off, every process of Ray listens on 127.0.0.1 alone.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_enable_metrics_collection": "0",  # nothing here takes the metrics
         # A replica that does not answer its health check does not answer a request to stop either.
         "RAY_SERVE_FORCE_STOP_UNHEALTHY_REPLICAS": "1",
         "RAY_TMPDIR": str(folder),
@@ -71,14 +71,9 @@ def start(plan: ServerPlan, folder: Path) -> None:
 
     # Serve's modules are loaded while this thread waits for Ray's processes.
     threading.Thread(target=importlib.import_module, args=("ray.serve",), daemon=True).start()
-    from ray._private.node import Node
     from ray._private.parameter import RayParams
 
-    class HeadNode(Node):
-        """A node without the page and the job API of Ray, which `ray.init` starts in any case."""
-
-        def start_api_server(self, **_: object) -> None:
-            self._webui_url = ""
+    from serving.cluster.head_node import HeadNode
 
     parameters = RayParams(
         node_ip_address="127.0.0.1",
@@ -87,11 +82,6 @@ def start(plan: ServerPlan, folder: Path) -> None:
         include_log_monitor=False,  # type: ignore[arg-type]  # its annotation is wrong
         no_monitor=True,
         temp_dir=str(folder),
-        # With ports of their own the agents are not waited for: their imports take as long as all the rest.
-        dashboard_agent_listen_port=free_port(),
-        metrics_agent_port=free_port(),
-        metrics_export_port=free_port(),
-        runtime_env_agent_port=free_port(),
     )
     node = HeadNode(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
     ray.init(address=node.address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
