@@ -40,9 +40,6 @@ class Replica:
         # The collector would look through what the imports below make again and again: a fifth of their time.
         gc.disable()
         # torch is loaded here, in the replica, and not in the processes that build the application and watch over it.
-        from serving.lean_imports import import_timm
-
-        import_timm()
         from serving.replica import ReplicaProcess
 
         self._process = ReplicaProcess(settings)
