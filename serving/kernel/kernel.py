@@ -41,7 +41,7 @@ class Kernel:
         self._model = model_of(vit, packed, covered)
         self._threads = threads
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
-        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks))
+        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), pools=covered.pooling)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)

@@ -51,8 +51,8 @@ class PackedTask:
     exit: tuple[int, ...]
     """The integers of an `Exit`, but for the address of the logits."""
     norm: Norm | None
-    """In place of the backbone's last norm, and the head, for a backbone whose features torch pools."""
-    head: tuple[Tensor, Tensor]
+    """In place of the backbone's last norm, and the head; for a backbone whose features torch pools, else empty."""
+    head: tuple[Tensor, ...]
     memory: NDArray[np.uint8] = field(repr=False)
     """All arrays to which `forms` and `exit` point but for the last norm, which may be the backbone's."""
     backbone: PackedBackbone = field(repr=False)
@@ -82,9 +82,16 @@ class TaskPacker:
     """Packs tasks of one backbone; several threads may use it at a time."""
 
     def __init__(
-        self, library: ctypes.CDLL, packed: PackedBackbone, widths: Mapping[str, tuple[int, int]], blocks: int
+        self,
+        library: ctypes.CDLL,
+        packed: PackedBackbone,
+        widths: Mapping[str, tuple[int, int]],
+        blocks: int,
+        *,
+        pools: bool,
     ) -> None:
-        """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`."""
+        """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`; `pools`: the kernel runs heads."""
+        self._pools = pools
         self._library = library
         self._packed = packed
         self._widths = widths
@@ -112,8 +119,8 @@ class TaskPacker:
             slices=slices,
             forms=table,
             exit=exit_,
-            norm=weights.forms.norms.get("norm"),
-            head=(weights.head_weight, weights.head_bias),
+            norm=None if self._pools else weights.forms.norms.get("norm"),
+            head=() if self._pools else (weights.head_weight, weights.head_bias),
             memory=memory,
             backbone=self._packed,
         )
