@@ -10,7 +10,7 @@ export PYTHON
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit system torch-only sanitize lint servers kernel wheel bench constraints clean
+.PHONY: help demo demo-quick test unit system siege torch-only sanitize lint servers kernel wheel bench constraints clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -36,6 +36,9 @@ torch-only: $(STAMP) ## The engine's tests without its kernel, as on a CPU that 
 
 sanitize: $(STAMP) ## The kernel's memory tests: its portable build with ASan, UBSan and guard pages.
 	$(BIN)/pytest tests/system/test_kernel_memory.py
+
+siege: $(STAMP) ## Attack, stop and kill a whole server behind its ingress, for minutes.
+	$(BIN)/pytest tests/system -m siege
 
 lint: $(STAMP) ## Style, format, types and import contracts.
 	$(BIN)/ruff check .

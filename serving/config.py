@@ -21,3 +21,5 @@ class ServeConfig(BaseModel):
     batch_invariant: bool = False
     schedule: str = DEFAULT_SCHEDULE
     keys: bool = False
+    rate_limit: float | None = None
+    """Images a second of one API key, or of all callers without keys, that this replica answers at most."""

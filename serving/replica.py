@@ -8,6 +8,7 @@ from fastapi import FastAPI
 from serving.config import ServeConfig
 from serving.cpus import usable_cores
 from serving.http.api import make_api
+from serving.http.limits import HttpLimits
 from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
 from store.registry.store import Store
@@ -30,9 +31,10 @@ class ReplicaProcess:
             schedule=settings.schedule,
         )
         self._keys = settings.keys
+        self._limits = HttpLimits(rate_limit=settings.rate_limit)
 
     def api(self) -> FastAPI:
-        return make_api(self._predictor, self._store, keys=self._keys)
+        return make_api(self._predictor, self._store, keys=self._keys, limits=self._limits)
 
     def check(self) -> None:
         """Raise where this process would not answer a prediction."""

@@ -53,6 +53,7 @@ def serve(
     batch_invariant: bool = False,
     schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
+    rate_limit: float | None = None,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
     affinity: bool = False,
@@ -65,9 +66,10 @@ def serve(
     Without `backbone`, the store's only one. Without `replicas`, one for each core that this process may use, with one
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
-    this machine needs `insecure`. `schedule` is stretch, least-work or first-come
-    (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix` tell the
-    server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot be
+    this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
+    most, in equal parts for the replicas. `schedule` is stretch, least-work or first-come (docs/engine.md). With
+    `affinity`, a task's requests go to one replica. `name` and `prefix` tell the server from others on the Ray cluster
+    that RAY_ADDRESS names. Raises an error of the store where it cannot be
     opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
@@ -77,6 +79,8 @@ def serve(
             f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
             "or allow it with `insecure=True`"
         )
+    if rate_limit is not None and not 0 < rate_limit < float("inf"):
+        raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -88,6 +92,7 @@ def serve(
         batch_invariant=batch_invariant,
         schedule=schedule,
         keys=keys,
+        rate_limit=None if rate_limit is None else rate_limit / counts.most,
     )
     applications = {check_prefix(prefix): config}
     return running(applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name)

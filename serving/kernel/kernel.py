@@ -40,6 +40,7 @@ class Kernel:
         self._packed = packed  # the model holds addresses within
         self._model = model_of(vit, packed, covered)
         self._threads = threads
+        self.tokens = int(self._model.tokens)
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
         self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), pools=covered.pooling)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
@@ -47,10 +48,6 @@ class Kernel:
         self._pool = self._library.onetrunk_new_pool(threads)
         weakref.finalize(self, self._library.onetrunk_free_pool, self._pool)
         _kernels.add(self)
-
-    @property
-    def tokens(self) -> int:
-        return int(self._model.tokens)
 
     def empty_tokens(self, rows: int) -> Tensor:
         """Return x for so many rows; its numbers are not set."""
@@ -95,17 +92,13 @@ class Kernel:
         if not 0 <= start <= stop <= self._model.blocks:
             raise InvalidSettingError(f"blocks {start + 1} to {stop} of {self._model.blocks}: give some of them")
         if x.dtype != torch.bfloat16 or x.shape[1:] != shape or not x.is_contiguous() or x.device.type != "cpu":
-            raise InvalidSettingError(
-                f"tokens {tuple(x.shape)} of {x.dtype}: give (rows, {shape[0]}, {shape[1]}) bfloat16"
-            )
+            raise InvalidSettingError(f"tokens {tuple(x.shape)} of {x.dtype}: give (n, *{shape}) bfloat16 on the CPU")
         if images is not None and (
-            images.dtype != torch.float32
-            or images.shape[1:] != self._pixels
+            (images.dtype, images.shape[1:], images.device.type) != (torch.float32, self._pixels, "cpu")
             or not images.is_contiguous()
-            or images.device.type != "cpu"
         ):
             raise InvalidSettingError(
-                f"images {tuple(images.shape)} of {images.dtype}: give (n, {self._pixels}) float32"
+                f"images {tuple(images.shape)} of {images.dtype}: give float32 (n, *{self._pixels})"
             )
         if images is not None and not self.coverage.stem:
             raise InvalidSettingError("the kernel has no stem for this backbone: give the tokens that torch made")

@@ -11,7 +11,7 @@ MOST_RANK = 4096
 
 
 def check_task(weights: TaskWeights, blocks: int, dim: int) -> None:
-    """Raise `RefusedError` where the depth is none of the backbone's, or the head is not for its features."""
+    """Raise `RefusedError` where the depth is not one of the backbone's, or the head is not for its features."""
     if not 1 <= weights.depth <= blocks:
         raise RefusedError(f"a task of {weights.depth} blocks: the backbone has {blocks}; give one of 1 to {blocks}")
     classes = len(weights.head_weight)

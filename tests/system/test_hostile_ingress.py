@@ -16,7 +16,7 @@ from support.servers import free_port
 
 from serving.benchmark.quantiles import quantile
 
-pytestmark = pytest.mark.cluster
+pytestmark = [pytest.mark.cluster, pytest.mark.siege]
 CASES: dict[str, Case] = {
     case.name: case for case in (*heads.CASES, *heads.AT_THE_FRONT, *lengths.CASES, *floods.FLOODS)
 }

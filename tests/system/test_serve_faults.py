@@ -32,6 +32,7 @@ from store.registry.store import Store
 from store.weights.backbones import encode, load_backbone
 
 pytestmark = [
+    pytest.mark.siege,
     pytest.mark.cluster,
     pytest.mark.skipif(sys.platform != "linux", reason="it reads /proc"),
 ]

@@ -57,6 +57,10 @@ AffinityOption = Annotated[
     Affinity,
     typer.Option(help="task: one replica answers for a task, when all tasks do not fit in the memory of each."),
 ]
+RateLimit = Annotated[
+    float | None,
+    typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
+]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
@@ -82,6 +86,7 @@ def serve(
     batch_invariant: BatchInvariant = False,
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
+    rate_limit: RateLimit = None,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
     affinity: AffinityOption = Affinity.NONE,
@@ -106,6 +111,7 @@ def serve(
         batch_invariant=batch_invariant,
         schedule=schedule,
         keys=keys,
+        rate_limit=rate_limit,
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
         affinity=affinity is Affinity.TASK,
