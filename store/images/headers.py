@@ -62,6 +62,8 @@ def read_header(data: bytes) -> ImageHeader:
 
 def _read_jpeg(data: bytes) -> ImageHeader:
     walk = JpegWalk(data)
+    if walk.frames and not (walk.width and walk.height):
+        raise ImageError(f"image of {walk.width} x {walk.height} pixels: {REMEDY}")
     bare, orientation = walk.without_metadata(), walk.orientation
     return ImageHeader(len(data), walk.width, walk.height, walk.scans, walk.plain, bare, orientation, walk.rgb)
 

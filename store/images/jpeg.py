@@ -29,7 +29,7 @@ class JpegWalk:
         self._kept: list[tuple[int, int]] = []  # the spans without metadata, up to the first scan
         self._has_metadata = False
         self._parts = 0
-        self._frames: list[int] = []
+        self.frames: list[int] = []
         self._layers = self._bits = 0
         self._has_gaps = False
         self.width = self.height = 0
@@ -40,8 +40,8 @@ class JpegWalk:
         if self.scans > MAX_SCANS:  # files that stand behind the image may hold some
             self.scans = self._count_scans(first_scan)
         self.plain = (
-            len(self._frames) == 1
-            and self._frames[0] in BASELINE
+            len(self.frames) == 1
+            and self.frames[0] in BASELINE
             and self._parts <= PLAIN_PARTS
             and self.scans <= PLAIN_SCANS
         )
@@ -66,7 +66,7 @@ class JpegWalk:
             end = body if marker in ALONE else body + struct.unpack_from(">H", data, body)[0]
             self._count_part()
             if marker in FRAMES:
-                self._frames.append(marker)
+                self.frames.append(marker)
                 self._bits, self.height, self.width, self._layers = struct.unpack_from(">BHHB", data, body + 2)
             if marker in METADATA:
                 self._has_metadata = True

@@ -200,7 +200,8 @@ def test_a_bundle_that_is_too_large_is_refused_before_it_is_sent(served: Served)
     with socket.create_connection(("127.0.0.1", served.port), timeout=30) as raw:
         lines = ("POST /v1/bundles/acme/huge HTTP/1.1", "Host: x", f"Authorization: Bearer {served.secrets['publish']}",
                  f"Content-Length: {1 << 40}", "Connection: close")  # fmt: skip
-        raw.sendall("\r\n".join((*lines, "", "")).encode())
+        # The ingress hands a body on once its buffer of 64 kB is full.
+        raw.sendall("\r\n".join((*lines, "", "")).encode() + bytes(128 << 10))
         answer = b"".join(iter(lambda: raw.recv(4096), b""))
     assert answer.startswith(b"HTTP/1.1 413")
     assert b"Content Too Large" in answer

@@ -206,7 +206,7 @@ class Registry(StoreAndModel):
             self.digests.get((task, self.number(task, pick, first=self.is_spare)), "0" * 64) for task, pick in places
         )
         self.both(
-            lambda store: store.lease(digests, holder="me", ttl_s=0 if expired else HOUR_S, lease_id=lease),
+            lambda store: store.lease(digests, holder="me", ttl_s=1e-6 if expired else HOUR_S, lease_id=lease),
             lambda model: model.lease(lease, digests, expired=expired),
         )
 
