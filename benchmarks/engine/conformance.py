@@ -85,7 +85,7 @@ def main() -> None:
 
 def backbone_of(root: Path, *, quick: bool) -> Backbone:
     """Return the packaged backbone, or a quick one: random, of four blocks."""
-    return make_backbone(root / "backbone") if quick else load_backbone(DEFAULT_BACKBONE)
+    return make_backbone(root / "backbone", embed_dim=96, num_heads=3) if quick else load_backbone(DEFAULT_BACKBONE)
 
 
 def methods() -> set[str]:
