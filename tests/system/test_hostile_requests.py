@@ -17,6 +17,8 @@ from support.servers import free_port
 from serving.benchmark.quantiles import quantile
 from store.registry.store import Store
 
+pytestmark = pytest.mark.siege
+
 CASES: dict[str, Case] = {
     case.name: case for case in (*heads.CASES, *lengths.CASES, *targets.CASES, *pictures.CASES, *floods.FLOODS)
 }
