@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -75,12 +76,26 @@ def bucket(bucket_server: Bucket) -> str:
     return bucket_server.prefix()
 
 
-@pytest.fixture(scope="session")
-def database_server() -> Iterator[Postgres]:
+@contextmanager
+def own_postgresql() -> Iterator[Postgres]:
+    """A PostgreSQL of the caller's own; the test is skipped where it is not installed."""
     binaries = find_postgres()
     if binaries is None:
         pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
     with postgres(binaries) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_server() -> Iterator[Postgres]:
+    with own_postgresql() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def own_postgres() -> Iterator[Postgres]:
+    """A PostgreSQL that a module's tests may stop."""
+    with own_postgresql() as server:
         yield server
 
 

@@ -20,7 +20,7 @@ from benchmarks.serving.rivals.tenants import TenantServer, tenant_server
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.load.plan import Load, Plan, run_load
 from benchmarks.support.machine_load import cpu_use
-from benchmarks.support.options import make_parser
+from benchmarks.support.options import make_parser, settings_of
 
 TENANTS, TASKS = ("ann", "bob", "cy", "dee"), 4
 MOST_CONNECTIONS = 512
@@ -55,7 +55,7 @@ def main() -> None:
         Goal("goodput within the target / peak", goodput / peak, GOODPUT),
         Goal("the slowest tenant / its share", min(ratios.values()), SHARE),
     ]
-    settings = {key: value for key, value in vars(options).items() if key != "out"}
+    settings = settings_of(options)
     figures = {
         "peak_before": before, "peak_after": after, "goodput": goodput, "shares": ratios, "statuses": statuses,
         "p99_ms": 1000 * load.latency_s(0.99), "foreign_cores": cpu.foreign,

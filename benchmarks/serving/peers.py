@@ -32,7 +32,7 @@ from benchmarks.support.figures import conclude, machine, spread, spread_of_rati
 from benchmarks.support.load.plan import Load, Plan, run_load
 from benchmarks.support.machine_load import cpu_use
 from benchmarks.support.models import random_vit_base
-from benchmarks.support.options import make_parser
+from benchmarks.support.options import make_parser, settings_of
 from serving.benchmark.subjects import even_depths
 from store.records.backbone import DEFAULT_BACKBONE
 from store.weights.backbones import load_backbone
@@ -73,7 +73,7 @@ def main() -> None:
     measured = {name: measure(name, options) for name in options.cases}
     for name, case in measured.items():
         show(name, case)
-    settings = {key: value for key, value in vars(options).items() if key not in ("out", "peer_python")}
+    settings = settings_of(options, "peer_python")
     report = {"machine": machine(), "torch": torch.__version__, **settings, "cases": to_json(measured)}
     conclude(options.out, report, goals_of(measured, kernel=options.kernel))
 

@@ -24,15 +24,13 @@ from queue import SimpleQueue
 import torch
 
 from benchmarks.serving.arrivals import Arrival, bursty, poisson, when_due
+from benchmarks.serving.engine_tasks import EngineTasks
 from benchmarks.support.figures import Goal, conclude, machine, spread, spread_of_ratios, spread_text
 from benchmarks.support.models import DTYPES, add_engine_options, backbones
 from benchmarks.support.options import make_parser
 from serving.benchmark.quantiles import quantile
-from serving.benchmark.subjects import random_task
-from serving.engine.engine import Engine
 from serving.prediction import Prediction
 from serving.runtime.engine_loop import EngineLoop
-from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, SCHEDULES, Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import Backbone
@@ -72,18 +70,12 @@ class Played:
         }
 
 
-class Subject:
-    """An engine and its tasks."""
+class Subject(EngineTasks):
+    """An engine and its tasks, under a load that each schedule gets in turn."""
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
-        p = backbone.record.id.preprocessing
-        self.engine = Engine(backbone, dtype=dtype)
-        self.image = torch.randn(3, p.height, p.width)
         depths = [SHALLOWEST + index % (backbone.record.blocks - SHALLOWEST + 1) for index in range(TASKS)]
-        self.tasks = [
-            random_task(backbone, depth=depth, seed=seed, dtype=dtype, device="cpu")
-            for seed, depth in enumerate(depths)
-        ]
+        super().__init__(backbone, dtype, depths)
 
     def rate(self) -> float:
         """Return how many images a second the engine runs, eight mixed ones at once."""
@@ -103,11 +95,6 @@ class Subject:
         played = load(loop)
         loop.close()
         return played
-
-    def send(self, loop: EngineLoop, task: int) -> Future[Prediction]:
-        prediction = PendingPrediction(str(task), 1, self.tasks[task])
-        loop.submit(PredictionRequest(self.image, (prediction,)))
-        return prediction.future
 
     def closed(self, loop: EngineLoop, tasks: Sequence[int], clients: int) -> Played:
         """Answer these tasks in turn to clients of which each waits for its answer; the first tenth does not count."""

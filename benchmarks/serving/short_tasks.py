@@ -15,21 +15,18 @@ import argparse
 import random
 import sys
 import time
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from typing import cast
 
 import torch
 
 from benchmarks.serving.arrivals import Arrival, poisson, when_due
+from benchmarks.serving.engine_tasks import EngineTasks
 from benchmarks.support.figures import Goal, conclude, machine, spread
 from benchmarks.support.models import DTYPES, add_engine_options, backbones
 from benchmarks.support.options import make_parser
 from serving.benchmark.quantiles import quantile
-from serving.benchmark.subjects import random_task
-from serving.engine.engine import Engine
-from serving.prediction import Prediction
 from serving.runtime.engine_loop import EngineLoop
-from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.scheduling.scheduler import Scheduler
 from store.malloc import keep_freed_memory
 from store.weights.backbones import Backbone
@@ -40,16 +37,11 @@ SHALLOW, DEEP_TASKS = 4, 8
 WARM_UP = 5
 
 
-class Subject:
+class Subject(EngineTasks):
     """An engine and its tasks, the shallow one first."""
 
     def __init__(self, backbone: Backbone, dtype: torch.dtype) -> None:
-        p = backbone.record.id.preprocessing
-        self.engine = Engine(backbone, dtype=dtype)
-        self.image = torch.randn(3, p.height, p.width)
-        depths = [SHALLOW, *[backbone.record.blocks] * DEEP_TASKS]
-        options = {"dtype": dtype, "device": "cpu"}
-        self.tasks = [random_task(backbone, depth=depth, seed=seed, **options) for seed, depth in enumerate(depths)]
+        super().__init__(backbone, dtype, [SHALLOW, *[backbone.record.blocks] * DEEP_TASKS])
 
     def seconds_of(self, task: TaskWeights, repeats: int) -> float:
         """Return the median time of one image alone, without a scheduler."""
@@ -65,21 +57,16 @@ class Subject:
         latencies: dict[int, list[float]] = {task: [] for task in range(len(self.tasks))}
         loop = EngineLoop(self.engine, Scheduler())
         for task in (0, 1) * WARM_UP:
-            self._send(loop, task).result()
+            self.send(loop, task).result()
         sent = []
         for arrival, due in when_due(arrivals):
-            answer = self._send(loop, arrival.task)
+            answer = self.send(loop, arrival.task)
             times = latencies[arrival.task]
             answer.add_done_callback(lambda _, due=due, times=times: times.append(time.perf_counter() - due))
             sent.append(answer)
         wait(sent)
         loop.close()
         return latencies
-
-    def _send(self, loop: EngineLoop, task: int) -> Future[Prediction]:
-        prediction = PendingPrediction(str(task), 1, self.tasks[task])
-        loop.submit(PredictionRequest(self.image, (prediction,)))
-        return prediction.future
 
 
 def measure(name: str, backbone: Backbone, options: argparse.Namespace) -> dict[str, object]:

@@ -22,7 +22,7 @@ from benchmarks.serving.rivals.tenants import CLASSES, TenantServer, tenant_serv
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.load.plan import Plan, run_load, start_load
 from benchmarks.support.machine_load import cpu_use
-from benchmarks.support.options import make_parser
+from benchmarks.support.options import make_parser, settings_of
 from benchmarks.support.tasks import publish_lora
 from store.errors import ConflictError
 from store.maintenance.garbage import collect_garbage
@@ -109,7 +109,7 @@ def main() -> None:
         Goal("memory of the last fifth / of the first that counts", growth, GROWTH, most=True),
         Goal("requests that failed", len(load.failed), 0, most=True),
     ]
-    settings = {key: value for key, value in vars(options).items() if key != "out"}
+    settings = settings_of(options)
     figures = {
         "peak": peak, "statuses": statuses, "tasks": dict(publisher.counts), "memory": memory,
         "p50_ms": 1000 * load.latency_s(0.5), "p99_ms": 1000 * load.latency_s(0.99), "foreign_cores": cpu.foreign,

@@ -21,5 +21,10 @@ def make_parser(description: str | None, *, out: str) -> argparse.ArgumentParser
     return parser
 
 
+def settings_of(options: argparse.Namespace, *others: str) -> dict[str, object]:
+    """Return the options that decide what is measured: all but `--out` and those named."""
+    return {name: value for name, value in vars(options).items() if name not in ("out", *others)}
+
+
 def add_store_folder(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--where", type=Path, help="folder for the stores; default: the system's for temporary files")

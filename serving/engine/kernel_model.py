@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from serving.engine.row_plan import EngineRow, EngineTask
+from serving.engine.row_plan import EngineRow, EngineTask, deepest
 from serving.engine.torch_model import head, pooled, stem
 from serving.kernel.kernel import Kernel
 from serving.kernel.rows import KernelRow
@@ -71,7 +71,7 @@ class KernelTokens:
         run = self._run if self._kernel.coverage.pooling else self._run_to_each_end
         logits = run(rows, start, stop)
         self._images = None
-        going_on = [max(self._tasks[member].depth for member in row.members) > stop for row in rows]
+        going_on = [deepest(row, self._tasks) > stop for row in rows]
         self._places = [place for place, goes_on in zip(self._places, going_on, strict=True) if goes_on]
         return logits
 
@@ -100,9 +100,7 @@ class KernelTokens:
         depths = {self._tasks[member].depth for row in rows for member in row.members}
         for depth in sorted({stop, *(depth for depth in depths if start < depth < stop)}):
             there = [
-                (row, place)
-                for row, place in zip(rows, self._places, strict=True)
-                if max(self._tasks[member].depth for member in row.members) > start
+                (row, place) for row, place in zip(rows, self._places, strict=True) if deepest(row, self._tasks) > start
             ]
             kernel_rows = [KernelRow(cast(PackedTask | None, row.task), place, row.image, ()) for row, place in there]
             self._kernel.run(kernel_rows, self._x, self._images, start, depth)

@@ -42,7 +42,7 @@ def make_model(
         vit = backbone.skeleton()
         covered = coverage(vit)
         if covered.blocks:
-            packed = open_packed(backbone, choice.library, covered)
+            packed = open_packed(backbone, vit, choice.library, covered)
             kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
             whole = covered.stem and covered.pooling
             return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype))

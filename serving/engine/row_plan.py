@@ -35,6 +35,11 @@ class EngineRow:
         return self.image, None if self.task is None else id(self.task)
 
 
+def deepest(row: EngineRow, tasks: Sequence[EngineTask]) -> int:
+    """Return after how many blocks the last of a row's tasks leaves it."""
+    return max(tasks[member].depth for member in row.members)
+
+
 def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) -> list[EngineRow]:
     """Return the rows that run at a block, counted from 1, deepest first; then those of like forms together."""
     members: dict[tuple[int, int | None], list[int]] = {}
@@ -50,7 +55,7 @@ def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) ->
     ]
 
     def order(row: EngineRow) -> tuple[int, int, int]:
-        depth = max(tasks[member].depth for member in row.members)
+        depth = deepest(row, tasks)
         return (-depth, 0, -1) if row.task is None else (-depth, row.task.rank, first[id(row.task)])
 
     return sorted(rows, key=order)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +17,10 @@ class Plan:
     """Sizes first, then memory: each array's place in the piece, in bytes."""
 
     nbytes: int = 0
-    places: list[int] = field(default_factory=list)
 
     def take(self, nbytes: int) -> int:
         """Return where so many bytes begin."""
         place = self.nbytes
-        self.places.append(place)
         self.nbytes += -(-nbytes // ALIGNMENT) * ALIGNMENT
         return place
 
@@ -54,7 +51,3 @@ def padded(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
 
 def round_up(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
-
-
-def addresses(memory: NDArray[np.uint8], places: Sequence[int]) -> list[int]:
-    return [memory.ctypes.data + place for place in places]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from timm.models.vision_transformer import VisionTransformer
 
 from serving.kernel.backbone import PackedBackbone, layout, pack_backbone
 from serving.kernel.buffers import in_huge_pages
@@ -30,12 +31,12 @@ OTHERS = stat.S_IWGRP | stat.S_IWOTH
 log = logging.getLogger(__name__)
 
 
-def open_packed(backbone: Backbone, library: Path, covered: Coverage) -> PackedBackbone:
+def open_packed(backbone: Backbone, vit: VisionTransformer, library: Path, covered: Coverage) -> PackedBackbone:
     """Map the packed backbone; the first process packs it and writes the file. Without a folder it is in memory.
 
     Nothing of the file is used before its digest is right, and a folder that others may write to is not used at all.
     """
-    places, nbytes = layout(backbone.skeleton(), covered)
+    places, nbytes = layout(vit, covered)
     folder = cache_folder()
     if folder is None:
         return _pack(backbone, library, covered)

@@ -34,7 +34,6 @@ from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
 BEYOND = 1024  # numbers after a factor that its last tile reads
 LANES = 16  # floats that the kernel reads at a time
 RANKS = 32  # of one slice
-PackFactor = Callable[[int, int, int, int], object]  # (factor, rank, width, packed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,12 +10,15 @@ import torch
 from PIL import Image
 from timm.data import create_transform
 
-from store.images.fitting import fit
 from store.records.backbone import Preprocessing
 
 
 class Normalise:
-    """(height, width, 3) uint8 -> (3, height, width) float32, by a table of what timm computes for each value."""
+    """(height, width, 3) uint8 -> (3, height, width) float32, by a table of what timm computes for each value.
+
+    After `store.images.fitting.fit` it gives the bits of `make_transform`, without torchvision's dozens of calls for
+    each image.
+    """
 
     def __init__(self, preprocessing: Preprocessing) -> None:
         p = preprocessing
@@ -31,12 +34,6 @@ class Normalise:
             # Every index is below 256; "clip" spares numpy the look at each of them.
             self._table[channel].take(rows[..., channel], out=normalised[channel], mode="clip")
         return torch.from_numpy(normalised)
-
-
-def make_fast_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:
-    """Build what `make_transform` builds, to the same bits, without torchvision's dozens of calls for each image."""
-    normalise = Normalise(preprocessing)
-    return lambda image: normalise(fit(image, preprocessing).tobytes())
 
 
 def make_transform(preprocessing: Preprocessing) -> Callable[[Image.Image], torch.Tensor]:

@@ -3,14 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 
 def importing() -> dict[str, str]:
     """Return an environment in which a fresh interpreter imports what this one does."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+
+
+@contextmanager
+def stopped(code: str, *arguments: str, says: str) -> Iterator[subprocess.Popen[str]]:
+    """Run code in another process, stop it (SIGSTOP) once it has printed that line, and kill it at the end."""
+    command = [sys.executable, "-c", code, *arguments]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen(command, env=importing(), text=True, **pipes)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"{says}\n"
+        process.send_signal(signal.SIGSTOP)
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def in_a_child(action: Callable[[], None], *, user: int | None = None) -> int:

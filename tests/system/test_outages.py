@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,8 +15,8 @@ import pytest
 import torch
 from support.http_server import HttpServer, Load, http_server
 from support.oracle import make_random_task, png
-from support.processes import importing
-from support.servers import Bucket, Postgres, find_postgres, postgres
+from support.processes import stopped
+from support.servers import Bucket, Postgres
 from support.tcp_relay import relay
 
 from store.maintenance.rebuild import rebuild
@@ -78,19 +77,11 @@ def server(root: Path, image: bytes) -> Iterator[HttpServer]:
         yield server
 
 
-@contextlib.contextmanager
-def stopped_writer(url: str | Path, catalogue: str | None = None) -> Iterator[subprocess.Popen[str]]:
+def stopped_writer(
+    url: str | Path, catalogue: str | None = None
+) -> contextlib.AbstractContextManager[subprocess.Popen[str]]:
     """Stop another process within a transaction on the catalogue."""
-    command = [sys.executable, "-c", HOLD, str(url), *([catalogue] if catalogue else [])]
-    process = subprocess.Popen(command, env=importing(), stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "in a transaction\n"
-        process.send_signal(signal.SIGSTOP)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return stopped(HOLD, str(url), *([catalogue] if catalogue else []), says="in a transaction")
 
 
 def until(condition, *, limit_s: float = 20.0) -> float:
@@ -206,16 +197,6 @@ def test_a_bucket_that_is_cut_off(made: Path, image: bytes, bucket_server: Bucke
                 wire.mend()
                 assert server.until(COLD, 200) < 20
             load.check(expected, slowest_s=SLOWEST_S)
-
-
-@pytest.fixture(scope="module")
-def own_postgres() -> Iterator[Postgres]:
-    """A PostgreSQL that a test may stop."""
-    binaries = find_postgres()
-    if binaries is None:
-        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
-    with postgres(binaries) as server:
-        yield server
 
 
 def test_a_postgresql_that_is_restarted(made: Path, image: bytes, own_postgres: Postgres, tmp_path: Path) -> None:

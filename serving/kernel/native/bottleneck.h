@@ -35,7 +35,7 @@ static void tiles_of_residual(const Chunk& c, bf16* out) {
 // hidden (token, width) -> act(conv(hidden)), 3 x 3 over the grid of patches; each prefix token is a grid of one.
 static void convolve(const Chunk& c, const Bottleneck& form, const float* hidden, float* out) {
   const int wide = (int)(form.width + 15) / 16 * 16, height = (int)c.model->grid_height, width = (int)c.model->grid_width;
-  const int prefix = c.tokens - height * width;
+  const int prefix = (int)c.model->prefix;
   for (int i = 0; i < c.tokens; i++) {
     const int y = i < prefix ? 0 : (i - prefix) / width, x = i < prefix ? 0 : (i - prefix) % width;
     for (int n = 0; n < wide; n += 16) {

@@ -4,7 +4,7 @@
 
 // The features (dim) of one row's tokens.
 static void pool(const Model& m, const bf16* tokens, const Norm& norm, float* features, float* work) {
-  const i64 dim = m.dim, from = m.average ? m.tokens - m.grid_height * m.grid_width : 0, to = m.average ? m.tokens : 1;
+  const i64 dim = m.dim, from = m.average ? m.prefix : 0, to = m.average ? m.tokens : 1;
   memset(features, 0, dim * sizeof(float));
   for (i64 i = from; i < to; i++) {
     if (norm.weight) norm_token(tokens + i * dim, dim, norm, m.last_eps, work);

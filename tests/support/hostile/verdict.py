@@ -10,7 +10,7 @@ from support.hostile.attack import Exchange, Reply
 from support.hostile.cases import Case, Expect
 
 MOST_SHOWN = 5
-LEAKS = re.compile(rb"Traceback|site-packages|\.py\b|/proc/|/home/|/root/|/tmp/|/usr/|File \"")
+LEAKS = re.compile(rb"Traceback|site-packages|\.py\b|/(?:proc|home|root|tmp|usr)/|File \"")
 MOST_LETTERS = 3_000
 
 

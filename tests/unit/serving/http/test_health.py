@@ -4,37 +4,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 
-import pytest
 import torch
 from support.asgi_calls import ask
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
 
 from serving.http.api import make_api
 from serving.runtime.predictor import Predictor
 from store.errors import StorageError
 from store.registry.store import Store
-from store.weights.backbones import encode
 
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("limits")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as opened:
-        opened.add_backbone(backbone.record, encode(backbone))
-        made = make_task(backbone, folder / "task", depth=2, classes=3, seed=1)
-        opened.publish("acme/cars", made.folder, backbone=backbone.record.name, depth=2)
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def predictor(store: Store) -> Iterator[Predictor]:
-    with Predictor(store, dtype="float32") as predictor:
-        yield predictor
 
 
 def test_a_server_without_keys_tells_no_path_and_no_user(predictor: Predictor, store: Store) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 import uvicorn
 from support.asgi_calls import ask, talk
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
 
 from serving.http.api import Api, make_api
 from serving.http.auth import ApiKeys
@@ -30,29 +30,11 @@ from serving.runtime.predictor import Predictor
 from store.errors import UnknownKeyError
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
-from store.weights.backbones import encode
 
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
 LIMITS = HttpLimits(
     body_s=1.0, chunk_s=0.4, image_nbytes=1 << 20, bodies_nbytes=2 << 20, bodies_of_a_key_nbytes=1 << 20
 )
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("limits")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as opened:
-        opened.add_backbone(backbone.record, encode(backbone))
-        made = make_task(backbone, folder / "task", depth=2, classes=3, seed=1)
-        opened.publish("acme/cars", made.folder, backbone=backbone.record.name, depth=2)
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def predictor(store: Store) -> Iterator[Predictor]:
-    with Predictor(store, dtype="float32") as predictor:
-        yield predictor
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 from support.kernel_cases import best_library
 from support.oracle import make_backbone
 from support.processes import importing
@@ -45,8 +47,13 @@ def packings(monkeypatch) -> list[str]:
     return made
 
 
+def mapped(backbone) -> NDArray[np.uint8]:
+    vit = backbone.skeleton()
+    return open_packed(backbone, vit, best_library(), coverage(vit)).memory
+
+
 def opened(backbone) -> bytes:
-    return open_packed(backbone, best_library(), coverage(backbone.skeleton())).memory.tobytes()
+    return mapped(backbone).tobytes()
 
 
 def files(folder: Path) -> list[Path]:
@@ -144,7 +151,7 @@ def test_a_full_disk_or_a_folder_that_cannot_be_written_keeps_no_engine_from_sta
 def test_what_is_mapped_cannot_be_written_and_survives_a_replacement(backbone, folder, monkeypatch):
     monkeypatch.setattr(packed_file, "SHARED_NBYTES", 0)
     opened(backbone)
-    memory = open_packed(backbone, best_library(), coverage(backbone.skeleton())).memory
+    memory = mapped(backbone)
     before = memory.tobytes()
     with pytest.raises(ValueError, match="read-only"):
         memory[0] = 1
@@ -160,7 +167,8 @@ from serving.kernel.support import coverage
 from pathlib import Path
 import hashlib
 backbone = pickle.loads(Path(sys.argv[1]).read_bytes())
-packed = open_packed(backbone, Path(sys.argv[2]), coverage(backbone.skeleton()))
+vit = backbone.skeleton()
+packed = open_packed(backbone, vit, Path(sys.argv[2]), coverage(vit))
 print(hashlib.sha256(packed.memory.tobytes()).hexdigest())
 """
 

@@ -1,18 +1,15 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from support.processes import importing, in_a_child
+from support.processes import in_a_child, stopped
 from support.toy_backbone import publish
 
 from store.catalogue import database
@@ -25,18 +22,9 @@ HOLD = (
 )
 
 
-@contextmanager
-def held_elsewhere(path: Path) -> Iterator[subprocess.Popen[str]]:
+def held_elsewhere(path: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Hold the lock in another process, which stands still."""
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", HOLD, str(path)], env=importing(), **pipes)
-    try:
-        assert process.stdout.readline() == "held\n"
-        process.send_signal(signal.SIGSTOP)
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
+    return stopped(HOLD, str(path), says="held")
 
 
 def waiting_threads() -> int:
