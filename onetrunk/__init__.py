@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from serving.server import serve
+    from serving.telemetry_options import TelemetryOptions
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
@@ -82,6 +83,7 @@ _MODULES = {
     "Search": "store.records.listing",
     "StorageReport": "store.maintenance.report",
     "Store": "store.registry.store",
+    "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
@@ -143,6 +145,7 @@ __all__ = [
     "Search",
     "StorageReport",
     "Store",
+    "TelemetryOptions",
     "TenantStore",
     "TrainingConfig",
     "Version",

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
-
-TRACE_SHARE, METRIC_TASKS = 0.01, 20
+from serving.telemetry_options import METRIC_TASKS, TRACE_SHARE
 
 
 class ServeConfig(BaseModel):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -27,7 +28,7 @@ class Recent(NamedTuple):
     tenant: str
     status: int
     seconds: float
-    stages: dict[str, float]
+    stages: Mapping[str, float]
 
 
 @dataclass
@@ -75,8 +76,8 @@ class RequestCounters:
         self.task_usage: dict[str, TaskUsage] = {}
         self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
 
-    def count(self, record: RequestRecord, seconds: float) -> None:
-        """Count a request that is over."""
+    def count(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
+        """Count a request that is over, with the seconds of its stages."""
         predicts = record.path.startswith(PREDICT)
         route = "predict" if predicts else "registry"
         tenant, engine_s = record.tenant, record.engine_s
@@ -97,10 +98,9 @@ class RequestCounters:
         self.block_s[label] += engine_s
         usage.images += record.images
         usage.block_s += engine_s
-        stages = record.stages()
         for stage, took in stages.items():
             self.stages[stage].add(took)
-        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, dict(stages)))
+        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, stages))
         if record.status == 200:
             self._count_answers(record)
 

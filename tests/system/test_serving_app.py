@@ -25,6 +25,7 @@ from serving.client import Client
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
 from serving.server import serve
+from serving.telemetry_options import TelemetryOptions
 from store.errors import PortTakenError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
@@ -56,7 +57,7 @@ def make_store(root: Path) -> Path:
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
     store, port = make_store(tmp_path_factory.mktemp("served")), free_port()
-    with serve(store, port=port, dtype="float32", log=store.parent / "requests.jsonl"):
+    with serve(store, port=port, dtype="float32", telemetry=TelemetryOptions(log=store.parent / "requests.jsonl")):
         yield Served(f"http://127.0.0.1:{port}", store)
 
 
