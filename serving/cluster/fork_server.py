@@ -81,6 +81,10 @@ class ForkServer:
                 return worker
             worker = None
 
+    def close(self) -> None:
+        """Do not listen in a fork: where the server has ended, a worker must notice."""
+        self._listener.close()
+
     def _first(self) -> Worker:
         """Return the first worker, with what Ray gave it in this process's environment."""
         worker = self._next()
@@ -145,7 +149,10 @@ def main() -> None:
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # the server's process ends with it; the forks with Ray
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for a fork: it must not stay as a zombie
     gc.disable()
-    become(ForkServer(os.environ[SETTING]).run())
+    server = ForkServer(os.environ[SETTING])
+    worker = server.run()
+    server.close()
+    become(worker)
 
 
 if __name__ == "__main__":
