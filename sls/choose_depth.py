@@ -15,7 +15,9 @@ from sls.scoring.criteria import CRITERIA, obstacle
 from sls.scoring.cutoff import Scoring, cut_by_share, cut_by_tolerance
 from sls.scoring.feature_rows import Labels
 from sls.scoring.features import BlockFeatures, block_features
-from store.errors import InvalidSettingError
+from store.adapters.checkpoint import LABELS, LIMITS, parse_classes
+from store.adapters.regular_file import read_regular
+from store.errors import DataError, InvalidSettingError
 from store.records.evidence import PruneIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
@@ -94,10 +96,23 @@ def choose_depth(
 ) -> DepthChoice:
     """Choose the depth of a tuned task in `folder`, which is not changed.
 
-    Scoring starts at the folder's last block: the blocks above an earlier cut are gone.
+    Scoring starts at the folder's last block: the blocks above an earlier cut are gone. Raises `DataError` where the
+    dataset's class names are not the folder's.
     """
+    _check_classes(Path(folder), dataset)
     transform = make_transform(backbone.record.id.preprocessing)
     return choose_depth_of_model(read_folder(Path(folder), backbone).vit, dataset, config, transform, progress)
+
+
+def _check_classes(folder: Path, dataset: Dataset) -> None:
+    classes = parse_classes(read_regular(folder / LABELS, limit=LIMITS[LABELS])) if (folder / LABELS).exists() else ()
+    if classes and set(classes) != set(dataset.classes):
+        extra, missing = sorted(set(dataset.classes) - set(classes)), sorted(set(classes) - set(dataset.classes))
+        only = f"{extra[0]!r} is only in the data" if extra else f"{missing[0]!r} is only in the task"
+        raise DataError(
+            f"{dataset.name} has {len(dataset.classes)} classes, {folder} has {len(classes)}, and {only}: "
+            "give the data that the task was tuned for"
+        )
 
 
 def choose_depth_of_model(

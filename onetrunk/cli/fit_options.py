@@ -13,6 +13,8 @@ import typer
 
 from onetrunk.cli.option_groups import OptionGroup
 from onetrunk.cli.options import Aliases, Parent
+from onetrunk.cli.output import log_to_stderr, terminal
+from onetrunk.cli.progress import show_progress
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -103,6 +105,13 @@ Scale = Annotated[
     typer.Option(help="Scale of RepAdapter and Convpass, Adapter+'s first one, ten times AdaptFormer's; above 0."),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder where timm finds or downloads a dataset.")]
+AllowDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--allow-duplicates",
+        help="Go on where two splits, or two classes, have images with the same pixels; the certificate counts them.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
@@ -162,11 +171,24 @@ class DataOptions(OptionGroup):
     seed: Seed = 0
     limit: Limit = None
     data_root: DataRoot = None
+    allow_duplicates: AllowDuplicates = False
 
     def load(self, data: str) -> Dataset:
+        """Load the images, with progress, and say what there is to know about them."""
         from sls.data.loading import load_dataset
 
-        return load_dataset(data, root=self.data_root, limit=self.limit, seed=self.seed)
+        with show_progress(terminal(stderr=True)) as watch:
+            dataset = load_dataset(
+                data,
+                root=self.data_root,
+                limit=self.limit,
+                seed=self.seed,
+                allow_duplicates=self.allow_duplicates,
+                progress=watch(data),
+            )
+        for note in dataset.notes:
+            log_to_stderr(f"data: {note}")
+        return dataset
 
 
 @dataclass(frozen=True)

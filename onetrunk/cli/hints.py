@@ -7,6 +7,7 @@ from collections.abc import Mapping
 HINTS: Mapping[str, str] = {
     "adopt_backbone(store, name)": "onetrunk backbone add NAME",
     "all_versions=True": "--all-versions",
+    "allow_duplicates=True": "--allow-duplicates",
     "backbone=": "--backbone NAME",
     "catalogue=": "--catalogue URL",
     "collect_garbage(store)": "onetrunk gc",

@@ -157,7 +157,8 @@ class _Fit:
             curve = ridge_curve(vit, features, self.dataset.validation, self.context.transform)
         before = accuracies[index.depth - 1] if self.config.when == "after" else None
         whole = accuracies[-1] if known else None
-        certificate = Certificate(whole, test, before, validation, self.config.max_drop, curve)
+        bound, duplicates = self.config.max_drop, self.dataset.duplicates
+        certificate = Certificate(whole, test, before, validation, bound, curve, duplicates)
         return self._finish(index, certificate, accuracies, full)
 
     def _tune_full(self, stage: str) -> TunedModel:
