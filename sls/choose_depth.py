@@ -15,9 +15,11 @@ from sls.scoring.criteria import CRITERIA, obstacle
 from sls.scoring.cutoff import Scoring, cut_by_share, cut_by_tolerance
 from sls.scoring.feature_rows import Labels
 from sls.scoring.features import BlockFeatures, block_features
+from sls.training.recipe import MAX_SEED, check_choice, check_real
 from store.adapters.checkpoint import LABELS, LIMITS, parse_classes
 from store.adapters.regular_file import read_regular
 from store.errors import DataError, InvalidSettingError
+from store.records.bounds import check_number
 from store.records.evidence import PruneIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
@@ -40,10 +42,14 @@ class ScoreConfig:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise InvalidSettingError(f"criterion {self.criterion!r} is unknown: choose one of {', '.join(CRITERIA)}")
-        if self.samples < 1 or not 0 <= (self.alpha or 0) <= 1:
-            raise InvalidSettingError(f"{self.samples} samples, alpha {self.alpha}: give samples >= 1, alpha in 0..1")
+        check_number("samples", self.samples, least=1)
+        check_number("seed", self.seed, most=MAX_SEED)
+        check_real("tolerance", self.tolerance)
+        if self.alpha is not None:
+            check_real("alpha", self.alpha)
+        check_choice("criterion", self.criterion, CRITERIA)
+        if not 0 <= (self.alpha or 0) <= 1:
+            raise InvalidSettingError(f"alpha {self.alpha}: give a share, 0..1")
         if not 0 <= self.tolerance < 1:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
 

@@ -96,7 +96,7 @@ Out = Annotated[
 ]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
-Seed = Annotated[int, typer.Option(help="Seed of initialisation, order and t-SNE.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of initialisation, order and t-SNE.")]
 Rank = Annotated[
     int, typer.Option(min=1, help="Rank of LoRA and VeRA, hidden width of RepAdapter, Convpass, bottlenecks.")
 ]
@@ -201,12 +201,22 @@ class ResultOptions(OptionGroup):
     parent: Parent = None
     alias: Aliases = None
 
-    def check(self) -> None:
-        """Raise, before anything is trained, where the result could not go where it should."""
+    def check(self, data: str) -> None:
+        """Raise, before anything is read, where the result could not go where it should."""
+        for option, folder in (("--out", self.out), ("--plot", self.plot)):
+            if folder is not None:
+                _check_folder(option, folder, data)
         if self.no_publish and self.out is None:
             raise InvalidSettingError("--no-publish keeps nothing without --out: add --out DIR for the folders")
         if self.no_publish and (self.parent or self.alias):
             raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
+
+
+def _check_folder(option: str, folder: Path, data: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InvalidSettingError(f"{option} {folder} is a file: give a folder")
+    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise InvalidSettingError(f"{option} {folder} is within the data, and would become a part of it: give another")
 
 
 def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int) -> FitConfig:

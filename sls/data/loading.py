@@ -50,7 +50,7 @@ def load_dataset(
 
 
 def read_raw(source: str | Path, root: Path | None) -> RawDataset:
-    """Read what the source holds; raise `DataError` where it is none."""
+    """Read what the source holds; raise `DataError` where it cannot be read."""
     path, name = Path(source), str(source)
     if "\0" in name:
         raise DataError(f"no data at {name!r}: a path has no NUL")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from sls.adapters.methods import METHODS
 from store.errors import InvalidSettingError
+from store.records.bounds import check_number
+
+MAX_SEED = 2**32 - 1  # that scikit-learn takes
 
 
 def rate_at(step: int, steps: int) -> float:
@@ -23,6 +26,16 @@ SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
     {"cosine": rate_at, "constant": lambda _step, _steps: 1.0}
 )
 """Name -> function of (step, steps), with step from 0, that returns the share of the learning rate."""
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    if value not in list(choices):
+        raise InvalidSettingError(f"{name} {value!r} is unknown: choose one of {', '.join(choices)}")
+
+
+def check_real(name: str, value: object) -> None:
+    if type(value) not in (int, float):
+        raise InvalidSettingError(f"{name} {value!r} is not a number: give one, such as 0.5")
 
 
 @dataclass(frozen=True)
@@ -49,16 +62,18 @@ class TrainingConfig:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.rank) < 1 or not 0 < self.learning_rate < 1 or self.weight_decay < 0:
+        for name in ("epochs", "batch", "rank", "from_block"):
+            check_number(name, getattr(self, name), least=1)
+        check_number("patience", self.patience)
+        check_number("seed", self.seed, most=MAX_SEED)
+        for name in ("learning_rate", "weight_decay", "scale"):
+            check_real(name, getattr(self, name))
+        if not 0 < self.learning_rate < 1 or not 0 <= self.weight_decay < 1:
             raise InvalidSettingError(
-                f"{self}: give epochs, batch and rank of at least 1, a learning rate within 0..1, a decay of at least 0"
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}: give a rate above 0 and below "
+                "1, a decay of at least 0 and below 1"
             )
-        if self.method not in METHODS:
-            raise InvalidSettingError(f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}")
-        if self.schedule not in SCHEDULES:
-            raise InvalidSettingError(f"schedule {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
-        if self.from_block < 1 or self.patience < 0 or not 0 < self.scale < math.inf:
-            raise InvalidSettingError(
-                f"from_block {self.from_block}, patience {self.patience}, scale {self.scale}: give a block of at least "
-                "1, a patience of at least 0 epochs, a scale above 0"
-            )
+        check_choice("method", self.method, METHODS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        if not 0 < self.scale < math.inf:
+            raise InvalidSettingError(f"scale {self.scale}: give a number above 0")

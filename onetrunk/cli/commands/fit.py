@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -24,6 +25,7 @@ from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
 from onetrunk.cli.options import BackboneName, command_group, example
 from onetrunk.cli.output import (
     Format,
+    log_notes,
     log_to_stderr,
     print_record,
     print_rows,
@@ -33,7 +35,14 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import adopt_backbone, borrow_backbone, check_publishable, publish_folder
+from onetrunk.workflows import (
+    adopt_backbone,
+    borrow_backbone,
+    check_names,
+    check_publishable,
+    publish_folder,
+)
+from store.errors import StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
@@ -72,28 +81,46 @@ def fit(
 ) -> None:
     """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
     from sls.pipeline import fit as pipeline
+    from sls.pipeline.work_folder import work_folder
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
     config = fit_config(adapter, score, schedule, seed=images.seed)
-    output.check()
+    output.check(data)
+    aliases = tuple(output.alias or ())
+    check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
+    check_names(task, aliases)
+    if not output.no_publish:  # half an hour of tuning should not end in a mistyped name
+        with contextlib.suppress(StoreNotFoundError), options.open() as store:
+            check(store, task, aliases)
     dataset = images.load(data)
     with contextlib.ExitStack() as stack:
-        store = None if output.no_publish else stack.enter_context(options.open(create=True))
-        if store:  # half an hour of tuning should not end in a mistyped name
-            check_publishable(store, task, tuple(output.alias or ()), parent=output.parent)
-        model = adopt_backbone(store, backbone) if store else borrow(options, backbone)
-        work = output.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(telling_what_is_kept())
+        new = None if output.no_publish else stack.enter_context(options.open(create=True))
+        if new:
+            check(new, task, aliases)
+        model = adopt_backbone(new, backbone) if new else borrow(options, backbone)
+        work = stack.enter_context(work_folder(output.out))
         with progress_of(f"{task} ({len(dataset.classes)} classes, {len(dataset.train)} images)") as progress:
             result = pipeline.fit(dataset, model, out=work, config=config, progress=progress)
-        if store is None:
+        if new is None:
             print_record(describe_fit(task, result), options.fmt)
         else:
-            version = publish_folder(store, task, result.cut, aliases=tuple(output.alias or ()), parent=output.parent)
+            version = publish_folder(new, task, result.cut, aliases=aliases, parent=output.parent)
             print_versions([version], options.fmt)
     log_result(result)
     if output.plot is not None:
         draw_fit(task, result, output.plot)
+
+
+@contextlib.contextmanager
+def telling_what_is_kept() -> Iterator[None]:
+    """Print the notes of an interrupt, which typer reports without them."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        log_notes(error)
+        raise
 
 
 def borrow(options: StoreOptions, name: str) -> Backbone:
