@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from support.odd_files import ODD_FILES
 from support.odd_sources import COUNTED, ODD_FOLDERS, REFUSED, USED, OddSource
 from support.source_strings import ROOT
 
@@ -14,7 +15,7 @@ from sls.data.loading import load_dataset
 from store.errors import DataError
 
 PAGE = ROOT / "docs" / "data.md"
-SOURCES = {source.name: source for source in ODD_FOLDERS}
+SOURCES = {source.name: source for source in (*ODD_FOLDERS, *ODD_FILES)}
 DRAWN = re.compile(r"(test|validation) split: [\d,]+ images? drawn from train, a fifth of each class")
 HEAD = "| source | what comes of it | what is said |\n|---|---|---|\n"
 
@@ -23,7 +24,7 @@ def outcome(source: OddSource, root: Path) -> tuple[str, str]:
     """Return what came of it, and what was said."""
     made = source.make(root)
     try:
-        dataset = load_dataset(made if isinstance(made, Path) else root)
+        dataset = load_dataset(made if isinstance(made, Path | str) else root)
     except DataError as error:
         return REFUSED, str(error)
     assert len(dataset.train) + len(dataset.validation) + len(dataset.test) == source.images
