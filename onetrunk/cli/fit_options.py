@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from onetrunk.cli.config_file import read_config
 from onetrunk.cli.option_groups import OptionGroup
 from onetrunk.cli.options import Aliases, Parent
 from onetrunk.cli.output import log_to_stderr, terminal
@@ -112,6 +113,34 @@ AllowDuplicates = Annotated[
         help="Go on where two splits, or two classes, have images with the same pixels; the certificate counts them.",
     ),
 ]
+Rate = Annotated[float, typer.Option("--lr", help="The highest learning rate, above 0 and below 1.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images of one step.")]
+Decay = Annotated[float, typer.Option(min=0, max=0.99, help="Weight decay of AdamW.")]
+Warmup = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the steps in which the rate rises.")]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="Change training images: none; light (crop, contrast, brightness); or one of timm, as rand-m9-mstd0.5.",
+    ),
+]
+Smoothing = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target that all classes have.")]
+ClassWeightsName = Literal["none", "balanced"]
+ClassWeights = Annotated[
+    ClassWeightsName, typer.Option(help="balanced: weight each class by the inverse of its images.")
+]
+Mixup = Annotated[
+    float, typer.Option(min=0, metavar="ALPHA", help="Mix pairs of images with shares of Beta(ALPHA, ALPHA).")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=read_config,
+        help="TOML file of options by their names, as lr = 0.001; the command line goes before it.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
@@ -123,6 +152,21 @@ class AdapterOptions(OptionGroup):
     rank: Rank = 8
     scale: Scale = 1.0
     from_block: FromBlock = 1
+
+
+@dataclass(frozen=True)
+class RecipeOptions(OptionGroup):
+    """How it is tuned, before the cut and after."""
+
+    lr: Rate = 3e-3
+    batch_size: BatchSize = 8
+    weight_decay: Decay = 1e-4
+    warmup: Warmup = 0.1
+    augment: Augment = "none"
+    label_smoothing: Smoothing = 0.0
+    class_weights: ClassWeights = "none"
+    mixup: Mixup = 0.0
+    config: ConfigFile = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +263,9 @@ def _check_folder(option: str, folder: Path, data: str) -> None:
         raise InvalidSettingError(f"{option} {folder} is within the data, and would become a part of it: give another")
 
 
-def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int) -> FitConfig:
+def fit_config(
+    adapter: AdapterOptions, recipe: RecipeOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int
+) -> FitConfig:
     """Return the settings of a fit; raises `InvalidSettingError` for options that exclude each other."""
     from sls.pipeline.fit import FitConfig
     from sls.training.recipe import TrainingConfig
@@ -232,6 +278,14 @@ def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleO
         from_block=adapter.from_block,
         patience=schedule.patience,
         scale=adapter.scale,
+        learning_rate=recipe.lr,
+        batch=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
+        augment=recipe.augment,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=recipe.class_weights,
+        mixup=recipe.mixup,
     )
     return FitConfig(
         tune=tune,

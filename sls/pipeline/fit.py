@@ -74,6 +74,14 @@ class FitConfig:
         return self.when == "after" or self.max_drop is not None
 
     @property
+    def trainings(self) -> Mapping[str, TrainingConfig]:
+        """The trainings by the names of their stages; that of `max_drop` may go through several depths."""
+        if self.when == "before":
+            return {"tune": self.tune} | ({} if self.max_drop is None else {"reference": self.tune})
+        retunes = self.retune_mode not in ("head", "none")
+        return {"tune": self.tune} | ({"retune": self.retune} if retunes else {})
+
+    @property
     def effective(self) -> FitConfig:
         """The config that the run follows and the lineage records."""
         tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode

@@ -20,7 +20,9 @@ RESUMED = 2 * 4  # two training checkpoints: weights, two moments, the best epoc
 FLOAT_NBYTES = 4
 
 
-def check_run(dataset: Dataset, backbone: Backbone, tune: TrainingConfig, *, max_drop: float | None, out: Path) -> None:
+def check_run(
+    dataset: Dataset, backbone: Backbone, tune: TrainingConfig, *, max_drop: float | None, out: Path | None = None
+) -> None:
     """Raise unless the data suffice for the config, the config fits the backbone, and `out` can take the result."""
     if max_drop is not None and not len(dataset.validation):
         raise InvalidSettingError(
@@ -34,6 +36,8 @@ def check_run(dataset: Dataset, backbone: Backbone, tune: TrainingConfig, *, max
         )
     if tune.patience and not len(dataset.validation):
         raise DataError(f"{dataset.name}: patience {tune.patience} needs validation images: give some, or patience 0")
+    if out is None:
+        return
     _check_folder(out)
     needed = (STORED + RESUMED) * FLOAT_NBYTES * trainable_parameters(dataset, backbone, tune)
     free = shutil.disk_usage(out).free

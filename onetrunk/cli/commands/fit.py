@@ -16,15 +16,17 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     Plot,
+    RecipeOptions,
     ResultOptions,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
 )
 from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
-from onetrunk.cli.options import BackboneName, command_group, example
+from onetrunk.cli.options import BackboneName, DryRun, command_group, example
 from onetrunk.cli.output import (
     Format,
+    log_dry_run,
     log_notes,
     log_to_stderr,
     print_record,
@@ -47,12 +49,16 @@ from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice
-    from sls.pipeline.fit import FitResult
+    from sls.data.dataset import Dataset
+    from sls.pipeline.fit import FitConfig, FitResult
     from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
     from store.weights.backbones import Backbone
 
-DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, or a name that timm reads."
+DATA_HELP = (
+    "onetrunk/NAME (embedded); a folder of class folders; a CSV or JSON Lines file of paths and labels; .npz; .parquet "
+    "or a WebDataset .tar, or a folder of them; what save_to_disk wrote; a name that timm reads, such as torch/cifar10."
+)
 
 app = command_group()
 
@@ -62,6 +68,7 @@ app = command_group()
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
     "fit flowers ./flowers --when before --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
+    "fit flowers flowers.csv --config recipe.toml --lr 1e-3 --augment light --dry-run",
 ))  # fmt: skip
 @with_store(write=True)
 @with_groups
@@ -74,10 +81,12 @@ def fit(
         str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")
     ] = DEFAULT_BACKBONE,
     adapter: AdapterOptions,
+    recipe: RecipeOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,
     images: DataOptions,
     output: ResultOptions,
+    dry_run: DryRun = False,
 ) -> None:
     """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
     from sls.pipeline import fit as pipeline
@@ -85,7 +94,7 @@ def fit(
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, score, schedule, seed=images.seed)
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
@@ -94,6 +103,9 @@ def fit(
         with contextlib.suppress(StoreNotFoundError), options.open() as store:
             check(store, task, aliases)
     dataset = images.load(data)
+    if dry_run:
+        print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
+        return
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_what_is_kept())
         new = None if output.no_publish else stack.enter_context(options.open(create=True))
@@ -111,6 +123,28 @@ def fit(
     log_result(result)
     if output.plot is not None:
         draw_fit(task, result, output.plot)
+
+
+def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
+    """Print what the fit would do."""
+    from sls.pipeline.plan import plan_fit
+    from sls.pipeline.preflight import check_run
+
+    config = config.effective
+    check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
+    plan = plan_fit(dataset, backbone, config.trainings)
+    fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
+    fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
+    fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
+    fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}
+    if fmt is Format.TABLE:
+        print_rows(
+            [{"class": name, **{part: plan.images[part][name] for part in plan.images}} for name in dataset.classes],
+            fmt,
+        )
+        typer.echo()
+    print_record({**fields, "images": plan.images, "notes": dataset.notes}, fmt, fields)
+    log_dry_run()
 
 
 @contextlib.contextmanager
