@@ -6,6 +6,7 @@ import torch
 from fastapi import FastAPI
 
 from serving.config import ServeConfig
+from serving.console.mounting import mount_console
 from serving.cpus import usable_cores
 from serving.http.api import make_api
 from serving.http.limits import HttpLimits
@@ -30,11 +31,15 @@ class ReplicaProcess:
             batch_invariant=settings.batch_invariant,
             schedule=settings.schedule,
         )
-        self._keys = settings.keys
+        self._keys, self._session_secret = settings.keys, settings.session_secret
         self._limits = HttpLimits(rate_limit=settings.rate_limit)
 
     def api(self) -> FastAPI:
-        return make_api(self._predictor, self._store, keys=self._keys, limits=self._limits)
+        api = make_api(
+            self._predictor, self._store, keys=self._keys, limits=self._limits, session_secret=self._session_secret
+        )
+        mount_console(api)
+        return api
 
     def check(self) -> None:
         """Raise where this process would not answer a prediction."""

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from serving.http import bundle_routes, prediction_schema, registry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
+from serving.http.browser_sessions import BrowserSessions
 from serving.http.errors import HANDLERS, TransferError, answer_of, json_response, no_route
 from serving.http.headers import check_headers
 from serving.http.health import Health
@@ -66,8 +67,18 @@ class Api(FastAPI):
         return json_response(content, status)
 
 
-def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimits | None = None) -> Api:
-    """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key."""
+def make_api(
+    predictor: Predictor,
+    store: Store,
+    *,
+    keys: bool,
+    limits: HttpLimits | None = None,
+    session_secret: str | None = None,
+) -> Api:
+    """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key.
+
+    Replicas of one application get the same `session_secret`, with which the sessions of browsers are signed.
+    """
     limits = limits or HttpLimits()
     state = AppState(
         predictor,
@@ -77,6 +88,7 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimi
         limits,
         BodyBudget(limits, per_key=keys),
         None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
+        BrowserSessions(session_secret),
     )
 
     @asynccontextmanager
