@@ -2,18 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from onetrunk.rendering.html import Section
 from onetrunk.rendering.tables import Record, size
-from store.maintenance.report import StorageReport
-
-FORMS = {
-    "full_copies_fp32": "a full copy of the model for each task, float32",
-    "full_copies_serving_dtype": "a full copy for each task, 2 bytes a parameter",
-    "pruned_copies": "a copy cut to each task's depth, float32",
-    "deduplicated_copies": "full float32 copies, equal tensors stored once",
-}
+from store.accounting.report import StorageReport
 
 
 def title(report: StorageReport) -> str:
@@ -31,7 +22,7 @@ def sections(report: StorageReport) -> list[Section]:
 def _ratio(report: StorageReport) -> str:
     if not report.tasks:
         return "No task is published yet."
-    share = report.total_nbytes / report.counterfactuals.full_copies_fp32
+    share = report.comparison.nbytes / report.comparison.form("full_copies_fp32").nbytes
     return (
         f"The store takes {share:.1%} of one full float32 copy per task; "
         f"the tasks run {report.mean_depth:.1f} blocks on average."
@@ -39,10 +30,13 @@ def _ratio(report: StorageReport) -> str:
 
 
 def _comparison(report: StorageReport) -> list[Record]:
-    rows: list[dict[str, object]] = [{"form": "this store, all files", "nbytes": report.total_nbytes}]
-    for key, nbytes in dataclasses.asdict(report.counterfactuals).items():
-        rows.append({"form": FORMS[key], "nbytes": nbytes})
-    return [{**row, "bytes": row["nbytes"], "ratio": _times(row["nbytes"], report.total_nbytes)} for row in rows]
+    ours = report.comparison.nbytes
+    rows: list[dict[str, object]] = [{"form": "this store, all files", "nbytes": ours, "less_here_from_tasks": None}]
+    rows += [
+        {"form": form.title, "nbytes": form.nbytes, "less_here_from_tasks": form.break_even_tasks}
+        for form in report.comparison.forms
+    ]
+    return [{**row, "bytes": row["nbytes"], "ratio": _times(row["nbytes"], ours)} for row in rows]
 
 
 def _times(nbytes: object, whole: int) -> str:
@@ -67,13 +61,14 @@ def _tasks(report: StorageReport) -> list[Record]:
 
 
 def _identity(report: StorageReport) -> str:
-    parts = {"live": report.live_nbytes, "reclaimable": report.reclaimable_nbytes, "garbage": report.garbage_nbytes}
-    total = sum(parts.values()) + report.overhead_nbytes
+    places = report.places
+    parts = {"live": places.live_nbytes, "reclaimable": places.reclaimable_nbytes, "garbage": places.garbage_nbytes}
+    total = sum(parts.values()) + places.overhead_nbytes
     assert total == report.total_nbytes
     return (
         f"Total {report.total_nbytes} B = "
         + " + ".join(f"{name} {nbytes} B" for name, nbytes in parts.items())
-        + f" + overhead {report.overhead_nbytes} B. In memory with every task resident: "
+        + f" + overhead {places.overhead_nbytes} B. In memory with every task resident: "
         f"{size(report.resident.shared_nbytes)}, as copies {size(report.resident.copies_nbytes)}."
     )
 
@@ -85,4 +80,6 @@ def _places(report: StorageReport) -> list[Record]:
         "garbage": "files that do not belong to the store, orphaned temporary files, and blobs in quarantine",
         "overhead": "catalogue, journal and identity",
     }
-    return [{"kind": kind, "what": what, "bytes": getattr(report, f"{kind}_nbytes")} for kind, what in kinds.items()]
+    return [
+        {"kind": kind, "what": what, "bytes": getattr(report.places, f"{kind}_nbytes")} for kind, what in kinds.items()
+    ]

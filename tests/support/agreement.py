@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.records.listing import Search, VersionListing
 from store.registry.store import Store, Version
 from support.model_records import ModelRule

@@ -11,7 +11,7 @@ from pathlib import Path
 from store.errors import IntegrityError, OlderFormatError, StoreNotFoundError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.records.events import Event

@@ -33,7 +33,7 @@ def print_report(
     """Account for every byte of the store, and compare with full copies of the model."""
     from onetrunk.rendering.html import to_html
     from onetrunk.rendering.storage_report import sections, title
-    from store.maintenance.report import storage_report
+    from store.accounting.report import storage_report
 
     with options.open_read_only() as store:
         report = storage_report(store)

@@ -17,7 +17,7 @@ from store.backends.local import LocalBackend
 from store.errors import ConflictError, IntegrityError, InvalidSettingError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.registry.store import Store

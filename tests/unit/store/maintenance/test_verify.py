@@ -8,7 +8,7 @@ import pytest
 from support.toy_backbone import publish, relabel
 
 from store.errors import IntegrityError
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.registry.store import Store

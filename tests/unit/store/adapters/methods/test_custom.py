@@ -13,7 +13,7 @@ from support.toy_backbone import change_tensors, set_option
 
 from store.adapters.checkpoint import AdapterSummary, check, read_checkpoint
 from store.errors import AdapterMismatchError, RefusedError, UnservedAdapterError
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.maintenance.verify import verify
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode

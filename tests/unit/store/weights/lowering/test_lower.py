@@ -20,7 +20,7 @@ from torch import Tensor
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED
 from store.errors import AdapterMismatchError
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.registry.store import Store
 from store.weights.backbones import Backbone
 from store.weights.lowering.lower import LOWERINGS

@@ -10,7 +10,7 @@ import pytest
 import torch
 from support.toy_backbone import BLOCKS, CLASSES, DIM, KINDS, Toy, publish, relabel, toy_model, tune
 
-from store.maintenance.report import StorageReport, storage_report
+from store.accounting.report import StorageReport, storage_report
 from store.registry.store import Store
 
 
