@@ -19,7 +19,7 @@ from serving.console import assets, backbone_page, changes_page, compare_page, s
 from serving.console import storage_page, task_page, tasks_page, try_page
 from serving.console.rendering import render
 from serving.console.requests import check_origin, check_token, read_form, read_query
-from serving.console.state import Answer, ConsoleState, Moved, Shown, Visit
+from serving.console.state import Answer, ConsoleState, File, Moved, Shown, Visit
 from serving.http.browser_sessions import COOKIE, LIFE_S, BrowserSession
 from serving.http.errors import IN_THE_LOG, STATUS, TransferError
 from store.errors import OnetrunkError, UnknownKeyError
@@ -51,6 +51,7 @@ PAGES: Mapping[str, Page] = {
     "/compare": compare_page.show,
     "/change/{action}": changes_page.preview,
     "/storage": storage_page.show,
+    "/storage/data": storage_page.show_data,
     "/servers": server_page.show,
     "/try": try_page.show,
     "/sharing": try_page.show_sharing,
@@ -178,6 +179,9 @@ def _respond(request: Request, visit: Visit, answer: Answer) -> Response:
     headers = {**HEADERS, "x-request-id": visit.request_id}
     if isinstance(answer, Shown):
         return Response(render(visit, answer), answer.status, headers, media_type="text/html")
+    if isinstance(answer, File):
+        headers["content-disposition"] = f'attachment; filename="{answer.name}"'
+        return Response(answer.content, 200, headers, media_type=answer.media_type)
     response: Response = RedirectResponse(f"{visit.base}{answer.path}", 303, headers)
     if answer.cookie is not None:
         secure = "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))

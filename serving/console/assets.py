@@ -9,12 +9,15 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from store.accounting.pictures.style import css
+
 TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 FILES = {
     file.name: file.read_bytes()
     for file in (resources.files("serving.console") / "static").iterdir()
     if file.name[file.name.rfind(".") :] in TYPES
 }
+FILES["pictures.css"] = css().encode()  # the style of the storage report's pictures
 DIGESTS = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in FILES.items()}
 
 

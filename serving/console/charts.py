@@ -139,15 +139,27 @@ class Estimate:
     high: float
 
 
+def axis_low(certificate: Certificate) -> float:
+    """Return where the axis of the test accuracies begins, in percent: a round number below the lowest interval."""
+    values = (certificate.full, certificate.cut_before_retune, certificate.cut)
+    low = min(accuracy.interval[0] for accuracy in values if accuracy is not None)
+    return min(90.0, math.floor(low * 10) * 10.0)
+
+
 def estimates(certificate: Certificate) -> tuple[Estimate, ...]:
-    """Return the test accuracies of a certificate on one axis, from 0 to 100 %."""
+    """Return the test accuracies of a certificate on one axis, in percent of its length."""
+    low = axis_low(certificate)
+
+    def place(share: float) -> float:
+        return (100 * share - low) / (100 - low) * 100
+
     values = {
         "Full depth": certificate.full,
         "At the cut, before retuning": certificate.cut_before_retune,
         "At the cut": certificate.cut,
     }
     return tuple(
-        Estimate(name, accuracy, 100 * accuracy.value, 100 * accuracy.interval[0], 100 * accuracy.interval[1])
+        Estimate(name, accuracy, place(accuracy.value), place(accuracy.interval[0]), place(accuracy.interval[1]))
         for name, accuracy in values.items()
         if accuracy is not None
     )

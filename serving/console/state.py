@@ -96,4 +96,13 @@ class Moved:
     cookie: str | None = None
 
 
-Answer = Shown | Moved
+@dataclass(frozen=True)
+class File:
+    """Text to be kept as a file of this name."""
+
+    name: str
+    media_type: str
+    content: str
+
+
+Answer = Shown | Moved | File

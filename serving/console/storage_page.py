@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+import csv
+import io
+from dataclasses import dataclass
+
+from markupsafe import Markup
 
 from serving.console.listings import MOST_TASKS, read_tasks
-from serving.console.state import Answer, Shown, Visit
-from store.maintenance.report import StorageReport
+from serving.console.state import Answer, File, Shown, Visit
+from store.accounting.rows import Places
+from store.errors import NotFoundError
 from store.records.listing import Search
 
-MOST_ROWS = 10
+MOST_ROWS = 20
 KINDS = {
     "live": "referenced by a version or a backbone",
-    "reclaimable": "unreferenced: the next garbage collections free it",
+    "reclaimable": "unreferenced: garbage collections free it",
     "garbage": "files that do not belong to the store, and what is in quarantine",
     "overhead": "catalogue, journal and identity",
-}
-FORMS = {
-    "full_copies_fp32": "A full copy for each task, float32",
-    "full_copies_serving_dtype": "A full copy for each task, 2 bytes a parameter",
-    "pruned_copies": "A copy cut to each task's depth, float32",
-    "deduplicated_copies": "Full float32 copies, equal tensors stored once",
 }
 
 
 @dataclass(frozen=True)
-class Bar:
-    """A bar of a picture: where it begins and how long it is, in percent."""
+class Part:
+    """A part of all bytes: where its bar begins and how long it is, in percent."""
 
-    name: str
+    kind: str
+    text: str
     nbytes: int
     start: float
     length: float
-    kind: str = ""
 
 
 def show(visit: Visit) -> Answer:
@@ -46,13 +44,27 @@ def show(visit: Visit) -> Answer:
         {
             "report": report,
             "at": dated.at,
-            "kinds": KINDS,
-            "parts": _parts(report),
-            "forms": _forms(report),
-            "largest": sorted(report.tasks, key=_nbytes, reverse=True)[:MOST_ROWS],
-            "whole": max((_nbytes(task) for task in report.tasks), default=1),
+            "parts": _parts(report.places),
+            "copies": report.comparison.form("full_copies_fp32").nbytes if report.tasks else 0,
+            # Markup of our own making, in which every name is escaped.
+            "pictures": [(picture, Markup(picture.svg)) for picture in dated.pictures],
+            "tenants": [group for group in report.groups if group.by == "tenant"][:MOST_ROWS],
         },
     )
+
+
+def show_data(visit: Visit) -> Answer:
+    """Answer the data behind a picture as CSV."""
+    name = visit.required("name")
+    if visit.state.storage is not None and visit.sees_all:
+        for picture in visit.state.storage.report().pictures:
+            if picture.name == name:
+                out = io.StringIO()
+                writer = csv.DictWriter(out, list(picture.rows[0]) if picture.rows else [], lineterminator="\n")
+                writer.writeheader()
+                writer.writerows(picture.rows)
+                return File(f"{name}.csv", "text/csv", out.getvalue())
+    raise NotFoundError(f"no picture {name[:40]!r}: the storage page has links to those that there are")
 
 
 def _own(visit: Visit) -> Answer:
@@ -63,7 +75,7 @@ def _own(visit: Visit) -> Answer:
         {
             "total": sum(row.nbytes for row in rows),
             "count": len(rows),
-            "largest": rows[: 2 * MOST_ROWS],
+            "largest": rows[:MOST_ROWS],
             "whole": max((row.nbytes for row in rows), default=1),
             "is_complete": tasks.is_complete,
             "most": MOST_TASKS,
@@ -71,28 +83,11 @@ def _own(visit: Visit) -> Answer:
     )
 
 
-def _nbytes(task: object) -> int:
-    return task.payload_nbytes + task.header_nbytes + task.manifest_nbytes  # type: ignore[attr-defined, no-any-return]
-
-
-def _parts(report: StorageReport) -> list[Bar]:
-    start, bars = 0.0, []
+def _parts(places: Places) -> list[Part]:
+    start, parts = 0.0, []
     for kind, text in KINDS.items():
-        nbytes = getattr(report, f"{kind}_nbytes")
-        length = 100 * nbytes / max(1, report.total_nbytes)
-        bars.append(Bar(text, nbytes, start, length, kind))
+        nbytes: int = getattr(places, f"{kind}_nbytes")
+        length = 100 * nbytes / max(1, places.physical_nbytes)
+        parts.append(Part(kind, text, nbytes, start, length))
         start += length
-    return bars
-
-
-def _forms(report: StorageReport) -> list[Bar]:
-    """Return this store and the other forms on a logarithmic axis that begins a tenth below the smallest."""
-    forms = {"This store, all files": report.total_nbytes}
-    forms |= {FORMS.get(key, key.replace("_", " ")): value for key, value in asdict(report.counterfactuals).items()}
-    logs = {name: math.log10(max(1, nbytes)) for name, nbytes in forms.items()}
-    low = min(logs.values()) - 1
-    span = max(logs.values()) - low
-    return [
-        Bar(name, forms[name], 0, 100 * (value - low) / span, "own" if index == 0 else "")
-        for index, (name, value) in enumerate(logs.items())
-    ]
+    return parts

@@ -6,7 +6,10 @@ import threading
 import time
 from dataclasses import dataclass
 
-from store.maintenance.report import StorageReport, storage_report
+from store.accounting.facts import FactsCache
+from store.accounting.pictures.drawing import Picture
+from store.accounting.pictures.gallery import pictures
+from store.accounting.report import StorageReport, storage_report
 from store.registry.store import Store
 
 FRESH_S = 60.0
@@ -14,18 +17,20 @@ FRESH_S = 60.0
 
 @dataclass(frozen=True)
 class DatedReport:
-    """A report and when it was made, in seconds since the epoch."""
+    """A report with its pictures, and when it was made, in seconds since the epoch."""
 
     report: StorageReport
+    pictures: tuple[Picture, ...]
     at: float
 
 
 class StorageSource:
-    """Makes the report when somebody asks, for one at a time; it reads every manifest and lists every file."""
+    """Makes the report when somebody asks, for one at a time: it reads every manifest once and lists every file."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
+        self._facts: FactsCache = {}
         self._made: tuple[str, DatedReport] | None = None
 
     def report(self, *, again: bool = False) -> DatedReport:
@@ -36,6 +41,7 @@ class StorageSource:
                 known_change, known = self._made
                 if known_change == change and time.time() - known.at < FRESH_S:
                     return known
-            made = DatedReport(storage_report(self._store), time.time())
+            report = storage_report(self._store, known=self._facts)
+            made = DatedReport(report, pictures(report), time.time())
             self._made = (change, made)
             return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from serving.console.charts import accuracy_chart, estimates, score_chart
+from serving.console.charts import accuracy_chart, axis_low, estimates, score_chart
 from serving.console.state import Answer, Shown, Visit
 from store.adapters.methods.spec import block_number
 from store.errors import IntegrityError
@@ -70,6 +70,7 @@ def _evidence(version: Version) -> dict[str, object]:
     return {
         "index": index,
         "certificate": certificate,
+        "axis_low": None if certificate is None else axis_low(certificate),
         "estimates": () if certificate is None else estimates(certificate),
         "curve": accuracy_chart(curve, index.depth) if curve else None,
         "scores": score_chart(index),
