@@ -25,3 +25,11 @@ class ServeConfig(BaseModel):
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
     session_secret: str | None = Field(default=None, repr=False)
     """Signs the sessions of the console; every replica needs the same. Made when the application starts."""
+    log: str | None = "-"
+    """Where a line for each request goes: - is the replica's standard output, None nowhere."""
+    traces: str | None = None
+    """The address of an OpenTelemetry collector, such as http://127.0.0.1:4318; None: no traces."""
+    trace_share: float = 0.01
+    """Of the requests whose client does not say whether they are recorded."""
+    metric_tasks: int = 20
+    """Tasks that have a series of their own in the metrics: the busiest."""
