@@ -22,6 +22,7 @@ FILES = {
     "fit": "fit",
     "cut": "fit",
     "serve": "serve",
+    "console": "console",
     "predict": "predict",
     "doctor": "doctor",
     "bench": "bench",

@@ -80,7 +80,9 @@ class Applications:
 
     def _deploy(self, replicas: Replicas) -> None:
         targets = [
-            ray_serve.RunTarget(self._application(fields, replicas), name=self._plan.name_of(prefix), route_prefix=prefix)
+            ray_serve.RunTarget(
+                self._application(fields, replicas), name=self._plan.name_of(prefix), route_prefix=prefix
+            )
             for prefix, fields in self._plan.applications.items()
         ]
         ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.console.rendering import percent, plural, size
+from serving.console.rendering import percent, plain, plural, size
 from serving.console.state import Visit
-from store.errors import InUseError, OnetrunkError
+from store.errors import InUseError
 from store.records.evidence import Certificate
 from store.registry.alias_preview import AliasPreview
 
@@ -65,7 +65,7 @@ def _move(visit: Visit, move: AliasPreview, title: str, button: str) -> Preview:
     forced = _forced(visit)
     checks = [_scope(visit, "admin" if forced else "promote"), *_rule_checks(visit, move, forced=forced)]
     failed = next((check for check in checks if not check.passed), None)
-    refusal = failed.text if failed else None if move.refusal is None else str(move.refusal)
+    refusal = failed.text if failed else None if move.refusal is None else plain(str(move.refusal))
     note = "Nothing changes: the alias names this version already." if move.current == move.target else ""
     return Preview(
         title, button, (Fact(move.alias, now, f"version {move.target}"),), tuple(checks), refusal, note,
@@ -120,7 +120,7 @@ def preview_removal(visit: Visit, task: str) -> Preview:
         ref = task if version is None else f"{task}:{version}"
         removal = visit.store.remove(ref, all_versions=version is None, dry_run=True)
     except InUseError as error:
-        return Preview(title, "Remove", refusal=_plain(error))
+        return Preview(title, "Remove", refusal=plain(str(error)))
     facts = (
         Fact("versions removed", "", ", ".join(removal.versions[:20])),
         Fact("bytes that the next garbage collection frees", "", size(removal.freed_nbytes)),
@@ -159,11 +159,6 @@ def _scope(visit: Visit, scope: str) -> Check:
     scopes = ", ".join(visit.store.key.scopes)
     remedy = "Ask an operator for a key that has it, and sign in with that."
     return Check(f"This needs the scope {scope}; your key has {scopes}", passed=False, remedy=remedy)
-
-
-def _plain(error: OnetrunkError) -> str:
-    """Return the message without the names of Python calls, which no visitor makes here."""
-    return str(error).partition(", with `")[0].replace("`", "").replace("all_versions=True", "its page")
 
 
 def _forced(visit: Visit) -> bool:

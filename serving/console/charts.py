@@ -90,7 +90,9 @@ def score_chart(index: PruneIndex) -> Chart | None:
     if not scored:
         return None
     values = [score for _, score in scored] + ([] if index.threshold is None else [index.threshold])
-    pad = (max(values) - min(values)) * 0.08 or abs(values[0]) * 0.1 or 1.0
+    span, largest = max(values) - min(values), max(map(abs, values))
+    # Scores that are equal but for rounding get a range of their own size.
+    pad = 0.08 * span if span > 1e-9 * largest else 0.1 * largest or 1.0
     scale = Scale(min(values) - pad, max(values) + pad)
     marks = [
         Mark(

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from starlette.requests import Request
-from starlette.responses import RedirectResponse
+from functools import partial
+
 from starlette.routing import Mount, Route
 
-from serving.console.app import make_console
+from serving.console.app import MOUNTED, make_console, to_console
 from serving.console.state import ConsoleState
 from serving.console.storage_source import StorageSource
 from serving.http.api import Api
 from serving.http.auth import AppState
-
-MOUNTED = "/console"
+from serving.http.telemetry_routes import statistics_of
 
 
 def mount_console(api: Api) -> None:
@@ -26,11 +25,8 @@ def mount_console(api: Api) -> None:
             find_key=None if keys is None else keys.find,
             backbone=state.predictor.record.id.fingerprint,
             storage=StorageSource(state.store),
+            statistics=partial(statistics_of, state),
         )
     )
     api.router.routes.append(Route("/", to_console, methods=["GET"], include_in_schema=False))
     api.router.routes.append(Mount(MOUNTED, console))
-
-
-async def to_console(request: Request) -> RedirectResponse:
-    return RedirectResponse(f"{request.scope.get('root_path', '')}{MOUNTED}/", 303)

@@ -92,5 +92,12 @@ def words(action: str) -> str:
     return re.sub(r"[-_]+", " ", action)
 
 
+def plain(message: str) -> str:
+    """Return an error's message without a remedy that is a call in Python, which no reader of a page makes."""
+    before, tick, _ = message.partition("`")
+    end = max(before.rfind(mark) for mark in (": ", "; ", ", "))
+    return message if not tick or end < 0 else before[:end] + "."
+
+
 def quote(text: object) -> str:
     return urllib.parse.quote(str(text), safe="/")

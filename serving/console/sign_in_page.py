@@ -35,8 +35,11 @@ def sign_out(visit: Visit) -> Answer:
     return Moved("/sign-in", cookie="")
 
 
-def encode_next(path: str) -> str:
-    return urllib.parse.quote(path[:MOST_NEXT], safe="")
+def ask(path: str, *, ended: bool) -> Moved:
+    """Send a visitor who has no session to the form, and from there back to the page."""
+    fields = {} if path == "/" else {"next": path[:MOST_NEXT]}
+    query = urllib.parse.urlencode({**fields, **({"ended": "1"} if ended else {})})
+    return Moved("/sign-in" + (f"?{query}" if query else ""))
 
 
 def _next(visit: Visit) -> str:

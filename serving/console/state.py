@@ -16,8 +16,8 @@ from store.registry.tenant_store import TenantStore
 FindKey = Callable[[str, str], Awaitable[ApiKey]]
 """A secret and the client's address -> its key; raises `UnknownKeyError`."""
 
-Statistics = Callable[[TenantStore], Mapping[str, object]]
-"""What the server counted, as far as this caller may see it."""
+Statistics = Callable[[TenantStore], Awaitable[Mapping[str, object]]]
+"""What the servers counted, as far as this caller may see it: what `GET /v1/statistics` answers."""
 
 
 @dataclass(frozen=True)

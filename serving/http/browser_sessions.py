@@ -32,7 +32,7 @@ class BrowserSession:
 
 
 class BrowserSessions:
-    """Signs sessions and reads them back; those that were ended are remembered here, up to a bound, until they expire."""
+    """Signs sessions and reads them back; those that were ended are remembered, up to a bound, until they expire."""
 
     def __init__(self, secret: str | None = None) -> None:
         self._secret = (secret or secrets.token_hex(32)).encode()

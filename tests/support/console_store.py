@@ -7,14 +7,13 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from support.oracle import make_backbone, make_task
-
 from store.records.events import AliasRule
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
 from store.registry.api_keys import new_key
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode
+from support.oracle import make_backbone, make_task
 
 BLOCKS = 12
 HOSTILE = "<script>alert(1)</script>"
@@ -36,10 +35,14 @@ def build(folder: Path) -> ConsoleStore:
         store.add_backbone(backbone.record, encode(backbone))
         made = {depth: _folder(backbone, folder / f"depth-{depth}", depth) for depth in (5, 8, 12)}
         for points in (0.0, 0.4, 3.2):  # the third version costs more than prod allows
-            _publish(store, backbone, made[8], "acme/cars", card=_card(backbone, 8, points), labels="taxi\nwagon\ncoach")
+            _publish(
+                store, backbone, made[8], "acme/cars", card=_card(backbone, 8, points), labels="taxi\nwagon\ncoach"
+            )
         _publish(store, backbone, made[5], "acme/birds", card=_card(backbone, 5, 0.2, candidates=(4, 5)))
         _publish(store, backbone, made[12], "acme/plain", card=None)
-        _publish(store, backbone, made[5], "garden/roses", card=_card(backbone, 5, 0.1), labels=f"{HOSTILE}\nrose\npoppy")
+        _publish(
+            store, backbone, made[5], "garden/roses", card=_card(backbone, 5, 0.1), labels=f"{HOSTILE}\nrose\npoppy"
+        )
         _publish(store, backbone, made[8], "digits", card=_card(backbone, 8, 0.0))
         store.set_alias("acme/cars", "prod", 1)
         store.set_alias("acme/cars", "prod", 2)
