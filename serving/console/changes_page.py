@@ -26,29 +26,29 @@ class Change:
     """A change by its name: what it would do, and doing it."""
 
     preview: Callable[[Visit, str], Preview]
-    apply: Callable[[Visit, str], object]
+    apply: Callable[[Visit, str], None]
 
 
-def _promote(visit: Visit, task: str) -> object:
+def _promote(visit: Visit, task: str) -> None:
     version = visit.number("version") or 0
-    return visit.store.set_alias(task, visit.required("alias"), version, force=_forced(visit))
+    visit.store.set_alias(task, visit.required("alias"), version, force=_forced(visit))
 
 
-def _rollback(visit: Visit, task: str) -> object:
-    return visit.store.rollback(task, visit.required("alias"), force=_forced(visit))
+def _rollback(visit: Visit, task: str) -> None:
+    visit.store.rollback(task, visit.required("alias"), force=_forced(visit))
 
 
-def _tag(visit: Visit, task: str) -> object:
-    return visit.store.set_tag(task, visit.required("key"), visit.text("value"), version=visit.number("version"))
+def _tag(visit: Visit, task: str) -> None:
+    visit.store.set_tag(task, visit.required("key"), visit.text("value"), version=visit.number("version"))
 
 
-def _remove(visit: Visit, task: str) -> object:
+def _remove(visit: Visit, task: str) -> None:
     version = visit.number("version")
-    return visit.store.remove(task if version is None else f"{task}:{version}", all_versions=version is None)
+    visit.store.remove(task if version is None else f"{task}:{version}", all_versions=version is None)
 
 
-def _restore(visit: Visit, task: str) -> object:
-    return visit.store.restore(task, visit.number("version"))
+def _restore(visit: Visit, task: str) -> None:
+    visit.store.restore(task, visit.number("version"))
 
 
 CHANGES: Mapping[str, Change] = {

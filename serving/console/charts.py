@@ -92,7 +92,7 @@ def score_chart(index: PruneIndex) -> Chart | None:
     values = [score for _, score in scored] + ([] if index.threshold is None else [index.threshold])
     span, largest = max(values) - min(values), max(map(abs, values))
     # Scores that are equal but for rounding get a range of their own size.
-    pad = 0.08 * span if span > 1e-9 * largest else 0.1 * largest or 1.0
+    pad = max(1e-8, 0.08 * span if span > 1e-9 * largest else 0.1 * largest or 1.0)
     scale = Scale(min(values) - pad, max(values) + pad)
     marks = [
         Mark(

@@ -12,8 +12,28 @@ function localise(root) {
   }
 }
 
-localise(document);
-document.addEventListener("htmx:load", (event) => localise(event.target.parentElement ?? document));
+// What is wider than its box is scrolled by keyboard too, once it can be focused and has a name.
+function makeScrollable() {
+  for (const box of document.querySelectorAll(".table-box")) {
+    const heading = box.closest("section")?.querySelector("h2") ?? document.querySelector("h1");
+    if (box.scrollWidth <= box.clientWidth) {
+      for (const name of ["tabindex", "role", "aria-label"]) box.removeAttribute(name);
+    } else {
+      box.tabIndex = 0;
+      box.setAttribute("role", "group");
+      box.setAttribute("aria-label", heading.textContent);
+    }
+  }
+}
+
+function prepare(root) {
+  localise(root);
+  makeScrollable();
+}
+
+prepare(document);
+addEventListener("resize", makeScrollable);
+document.addEventListener("htmx:load", (event) => prepare(event.target.parentElement ?? document));
 document.addEventListener("htmx:responseError", () => location.reload());
 
 document.addEventListener("change", (event) => {

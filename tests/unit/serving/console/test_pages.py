@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 
 import pytest
 from support.console_store import HOSTILE
 from support.console_visitor import Visitor, make_application, text_of
 
+from serving.console.backbone_page import answers_by_depth, block_rows
 from store.registry.store import Store
 
 PAGES = (
@@ -40,6 +42,14 @@ def test_the_backbones_picture_counts_the_tasks_that_run_each_block_and_those_th
     assert "3 tasks run block 1" in text
     assert "1 task leaves acme/birds" in text
     assert "Mean depth 8.3 of 12 blocks" in text  # 5, 8 and 12
+
+
+def test_blocks_are_shaded_by_the_answers_that_ran_them_where_they_were_counted():
+    rows = block_rows((), 3, Counter({1: 6, 3: 4}))
+    assert [(row.load, row.shade) for row in rows] == [(1.0, 5), (0.4, 2), (0.4, 2)]
+    assert [row.shade for row in block_rows((), 2, Counter())] == [0, 0]
+    assert answers_by_depth({"engine": {"answers_by_depth": {"2": 5}}}, ()) == {2: 5}
+    assert answers_by_depth({}, ()) == {}
 
 
 def names(page: str) -> list[str]:
