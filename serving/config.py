@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
 
+TRACE_SHARE, METRIC_TASKS = 0.01, 20
+
 
 class ServeConfig(BaseModel):
     """Arguments of the application; with `keys`, every request needs an API key."""
@@ -29,7 +31,7 @@ class ServeConfig(BaseModel):
     """Where a line for each request goes: - is the replica's standard output, None nowhere."""
     traces: str | None = None
     """The address of an OpenTelemetry collector, such as http://127.0.0.1:4318; None: no traces."""
-    trace_share: float = 0.01
+    trace_share: float = TRACE_SHARE
     """Of the requests whose client does not say whether they are recorded."""
-    metric_tasks: int = 20
+    metric_tasks: int = METRIC_TASKS
     """Tasks that have a series of their own in the metrics: the busiest."""

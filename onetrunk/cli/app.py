@@ -24,6 +24,8 @@ FILES = {
     "serve": "serve",
     "console": "console",
     "predict": "predict",
+    "top": "observe",
+    "which": "observe",
     "doctor": "doctor",
     "bench": "bench",
     "ls": "inspect",

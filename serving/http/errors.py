@@ -147,6 +147,8 @@ def invalid(problem: Mapping[str, Any]) -> InvalidSettingError:
 async def answer_http(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
+    record = record_of(request.scope)
+    record.cause, record.problem = error, (HTTPStatus(error.status_code).phrase, str(error.detail))
     return no_route(error.status_code, request.method, request.url.path, str(error.detail), error.headers)
 
 

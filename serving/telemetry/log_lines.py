@@ -44,14 +44,14 @@ def log_line(record: RequestRecord, seconds: float, *, replica: str) -> str:
     if (trace := parse_traceparent(record.traceparent)) is not None:
         line["trace_id"] = trace.trace_id
     if record.cause is not None:
-        line |= describe(record.cause)
+        line |= describe(record.cause, status=record.status)
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
-def describe(cause: BaseException) -> dict[str, object]:
+def describe(cause: BaseException, *, status: int) -> dict[str, object]:
     """Return why a request failed; of a mistake of the server, also where."""
     described: dict[str, object] = {"error": type(cause).__name__, "cause": str(cause)[:MOST_CAUSE]}
-    if not isinstance(cause, OnetrunkError) and cause.__traceback__ is not None:
+    if status >= 500 and not isinstance(cause, OnetrunkError) and cause.__traceback__ is not None:
         frames = traceback.extract_tb(cause.__traceback__)[-MOST_FRAMES:]
         described["traceback"] = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames]
     return described
