@@ -11,10 +11,10 @@ from typing import NamedTuple
 from store.accounting.ownership import Place
 from store.accounting.rows import GrowthPoint
 
-PERIODS = {"minute": 16, "hour": 13, "day": 10, "month": 7}
+PERIODS = {"second": 19, "minute": 16, "hour": 13, "day": 10, "month": 7}
 """Period -> how many characters of a time (2026-03-01T12:30:00.000+00:00) name it."""
 FILL = "0000-01-01T00:00:00+00:00"
-LONGEST_S = {"minute": 2 * 3600, "hour": 3 * 86400, "day": 180 * 86400}
+LONGEST_S = {"second": 120, "minute": 2 * 3600, "hour": 3 * 86400, "day": 180 * 86400}
 """The period is the first in which the whole history takes at most so many seconds, and otherwise the month."""
 
 ENTERS, LEAVES = frozenset({"publish", "restore", "backbone"}), frozenset({"rm", "backbone-rm"})

@@ -12,6 +12,7 @@ from store.accounting.facts import FactsCache
 from store.accounting.flops import block_flops
 from store.accounting.groups import groups_of
 from store.accounting.growth import growth_of
+from store.accounting.ownership import Ownership
 from store.accounting.places import places_of
 from store.accounting.rows import (
     BackboneReport,
@@ -23,7 +24,7 @@ from store.accounting.rows import (
     VersionReport,
 )
 from store.accounting.seen import Seen, look
-from store.accounting.versions import compared_tasks, count_tasks, count_versions
+from store.accounting.versions import Counted, compared_tasks, count_tasks, count_versions
 from store.registry.read_only_store import ReadOnlyStore
 
 REPORT_FORMAT = 2
@@ -79,14 +80,30 @@ def _plain(value: object) -> object:
     return asdict(value) if isinstance(value, Places | Problem | Resident | Comparison | BackboneReport) else value
 
 
+@dataclass(frozen=True)
+class Account:
+    """A report, and the references that it was added up from: what questions about removing versions need."""
+
+    report: StorageReport
+    ownership: Ownership
+
+
 def storage_report(store: ReadOnlyStore, *, known: FactsCache | None = None) -> StorageReport:
     """Report on the store as it is now: the catalogue, tensor headers and file sizes are read again by each call.
 
     `known` keeps what manifests and headers say, which never changes, from one call to the next.
     """
+    return account_of(store, known=known).report
+
+
+def account_of(store: ReadOnlyStore, *, known: FactsCache | None = None) -> Account:
+    """Count as `storage_report` does."""
     seen = look(store)
     counted = count_versions(seen, store.backend, {} if known is None else known)
-    store.release_connections()
+    return Account(_report(seen, counted), seen.ownership)
+
+
+def _report(seen: Seen, counted: Counted) -> StorageReport:
     tasks = count_tasks(counted.rows, seen.ownership)
     compared = compared_tasks(tasks, counted.facts, seen)
     places = places_of(seen.files, live=seen.live, removed=seen.removed, leased=set(seen.ownership.leased))

@@ -11,7 +11,7 @@ from store.accounting.rows import GrowthPoint
 
 WIDTH, LEFT, RIGHT = 860, 80, 20
 PANELS = ((30, 200), (250, 340))  # top and bottom of bytes and of versions
-LENGTH_S = {"minute": 60.0, "hour": 3600.0, "day": 86400.0, "month": 30.4 * 86400}
+LENGTH_S = {"second": 1.0, "minute": 60.0, "hour": 3600.0, "day": 86400.0, "month": 30.4 * 86400}
 TIME_LABELS = 6
 
 

@@ -43,6 +43,8 @@ def time_label(at: str, period: str) -> str:
     time = datetime.fromisoformat(at)
     if period == "month":
         return f"{time:%Y-%m}"
+    if period == "second":
+        return f"{time:%H:%M:%S}"
     return f"{time.day} {time:%b}" if period == "day" else f"{time.day} {time:%b} {time:%H:%M}"
 
 
@@ -51,7 +53,7 @@ def seconds(at: str) -> float:
 
 
 def iso(second: float) -> str:
-    return datetime.fromtimestamp(second, UTC).isoformat(timespec="minutes")
+    return datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds")
 
 
 def spread(places: Sequence[float], *, least: float, low: float, high: float) -> list[float]:
