@@ -134,7 +134,7 @@ class Console:
         """Answer a path or a method that no route has; it says the same to everyone."""
         assert isinstance(error, HTTPException)
         page = Shown(
-            "error.html", {"status": error.status_code, "message": "There is no such page."}, error.status_code
+            "error.html", {"status": error.status_code, "message": "Nothing is at this address."}, error.status_code
         )
         return _respond(request, self._stranger(request), page)
 

@@ -23,7 +23,7 @@ app = command_group()
 @with_store(fmt=False)
 def console(
     options: StoreOptions,
-    store: Annotated[str | None, typer.Argument(help="The store; default: --store.")] = None,
+    url: Annotated[str | None, typer.Argument(metavar="[STORE]", help="The store; default: --store.")] = None,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of this machine to listen on.")] = CONSOLE_PORT,
 ) -> None:
     """Show a store as web pages, read-only, to this machine alone, until Ctrl-C.
@@ -31,7 +31,7 @@ def console(
     `serve` offers the same pages at `/console`, with sign-in, changes and predictions.
     """
     stop = StopSignal()
-    chosen = options if store is None else replace(options, url=store)
+    chosen = options if url is None else replace(options, url=url)
     with chosen.open() as opened:
         from serving.console.standalone import running_console
 
