@@ -56,6 +56,11 @@ class Visit:
     def sees_all(self) -> bool:
         return self.store.key.tenant is None
 
+    @property
+    def is_operator(self) -> bool:
+        """Whether messages may name paths and machines: to the operator's key, and where there is no server."""
+        return self.sees_all and (self.session is not None or self.state.backbone is None)
+
     def may(self, scope: str) -> bool:
         return self.session is not None and allows(self.store.key, scope)
 

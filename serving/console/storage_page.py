@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from serving.console.listings import MOST_TASKS, read_tasks
+from serving.console.rendering import plain
 from serving.console.state import Answer, File, Shown, Visit
 from store.accounting.rows import Places
 from store.errors import NotFoundError
@@ -44,6 +45,7 @@ def show(visit: Visit) -> Answer:
         {
             "report": report,
             "at": dated.at,
+            "problems": [f"{each.subject}: {plain(each.problem)}" for each in report.problems[:MOST_ROWS]],
             "parts": _parts(report.places),
             "copies": report.comparison.form("full_copies_fp32").nbytes if report.tasks else 0,
             # Markup of our own making, in which every name is escaped.

@@ -8,6 +8,7 @@ from support.console_store import HOSTILE
 from support.console_visitor import Visitor, make_application, text_of
 
 from serving.console.backbone_page import answers_by_depth, block_rows
+from store.backends.layout import blob_key
 from store.registry.store import Store
 
 PAGES = (
@@ -138,6 +139,14 @@ def test_the_storage_page_adds_up_to_the_byte_and_gives_the_data_behind_its_pict
         answer = operator.get(f"/storage/data?name={name}")
         assert answer.headers["content-type"].startswith("text/csv")
         assert answer.text.count("\n") > 1
+
+
+def test_what_the_report_could_not_read_is_named_to_the_operator(changer, own_store: Store):
+    labels = own_store.resolve("acme/cars:3").manifest.head.labels
+    (own_store.root / blob_key(labels.sha256)).unlink()
+    text = text_of(changer("operator").page("/storage?again=1"))
+    assert "acme/cars" in text.partition("Where every byte is")[0]
+    assert "The class names cannot be read" in changer("reader").page("/tasks/acme/cars")
 
 
 def test_without_statistics_and_predictions_the_pages_say_so(visitor):
