@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,14 +30,21 @@ class TensorFacts(NamedTuple):
     dtype: str
 
 
+class NamedBlob(NamedTuple):
+    """A blob as a manifest names it; `Blob` would check the manifest again, which its digest does already."""
+
+    sha256: str
+    nbytes: int
+
+
 @dataclass(frozen=True)
 class VersionFacts:
     """A version's blobs by role, with the sizes that its manifest gives, and what their headers say."""
 
-    config: Blob
-    adapter: Blob
-    head: Blob
-    labels: Blob
+    config: NamedBlob
+    adapter: NamedBlob
+    head: NamedBlob
+    labels: NamedBlob
     rank: int
     modules: tuple[str, ...]
     adapted_blocks: int
@@ -67,8 +74,11 @@ class FactsReader:
 
     def _read(self, task: str, manifest: Blob) -> VersionFacts:
         key = blob_key(manifest.sha256)
-        data = _missing_is_damage(self._backend, key, lambda: self._backend.read(key))
-        value = _decode(data, manifest, task, self._backend.locate(key))
+        try:
+            data = self._backend.read(key)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        value = self._decode(data, manifest, task)
         try:
             adapter, head = value["adapter"], value["head"]
             modules = tuple(adapter["modules"])
@@ -94,18 +104,43 @@ class FactsReader:
             self._blocks[modules] = len({block_number(module) for module in modules} - {0})
         return self._blocks[modules]
 
-    def _tensors(self, blob: Blob) -> TensorFacts:
+    def _tensors(self, blob: NamedBlob) -> TensorFacts:
         key = blob_key(blob.sha256)
-        prefix = _missing_is_damage(self._backend, key, lambda: self._backend.read_prefix(key, PREFIX_NBYTES))
-        source = self._backend.locate(key)
-        size = header_nbytes(prefix, source)
+        try:
+            prefix = self._backend.read_prefix(key, PREFIX_NBYTES)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        size = header_nbytes(prefix, key)
         if size > len(prefix):
             prefix = self._backend.read_prefix(key, min(size, blob.nbytes))
         header = prefix[:size]
         facts = self._headers.get(header)
         if facts is None or facts.header_nbytes + facts.payload_nbytes != blob.nbytes:
-            facts = self._headers[header] = _parse(header, blob.nbytes, source)
+            facts = self._headers[header] = _parse(header, blob.nbytes, self._backend.locate(key))
         return facts
+
+    def _decode(self, data: bytes, manifest: Blob, task: str) -> Mapping[str, Any]:
+        """Decode without the checks of `Manifest`, which take five times as long: the digest says it is the same."""
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            where = self._backend.locate(blob_key(manifest.sha256))
+            raise IntegrityError(
+                f"{where} is not what its digest names: restore it from a copy, or publish {task} again"
+            )
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise FormatError(f"manifest {manifest.sha256} is not JSON: publish {task} again")
+        if isinstance(value.get("format"), int) and value["format"] > MANIFEST_FORMAT:
+            raise NewerFormatError(
+                f"manifest of {task} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: "
+                "upgrade onetrunk"
+            )
+        return value
+
+    def _missing(self, key: str) -> IntegrityError:
+        return IntegrityError(f"{self._backend.locate(key)} is missing: restore it from a copy, or publish again")
 
 
 def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
@@ -122,30 +157,5 @@ def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
     return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
 
 
-def _decode(data: bytes, manifest: Blob, task: str, source: str) -> Mapping[str, Any]:
-    """Decode without the checks of `Manifest`, which take five times as long: the digest says that it is the same."""
-    if hashlib.sha256(data).hexdigest() != manifest.sha256:
-        raise IntegrityError(f"{source} is not what its digest names: restore it from a copy, or publish {task} again")
-    try:
-        value = json.loads(data)
-    except ValueError:
-        value = None
-    if not isinstance(value, dict):
-        raise FormatError(f"{source} is not a manifest: publish {task} again")
-    if isinstance(value.get("format"), int) and value["format"] > MANIFEST_FORMAT:
-        raise NewerFormatError(
-            f"manifest of {task} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: "
-            "upgrade onetrunk"
-        )
-    return value
-
-
-def _missing_is_damage(backend: Backend, key: str, read: Callable[[], bytes]) -> bytes:
-    try:
-        return read()
-    except FileNotFoundError:
-        raise IntegrityError(f"{backend.locate(key)} is missing: restore it from a copy, or publish again") from None
-
-
-def _blob(value: Mapping[str, Any]) -> Blob:
-    return Blob(value["sha256"], value["nbytes"])
+def _blob(value: Mapping[str, Any]) -> NamedBlob:
+    return NamedBlob(value["sha256"], value["nbytes"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from store.accounting.ownership import Ownership, Place
+from store.accounting.ownership import Ownership, Place, Totals
 from store.accounting.rows import GroupReport, VersionReport
 
 GROUPINGS: Mapping[str, Callable[[VersionReport], str]] = {
@@ -22,20 +22,19 @@ def groups_of(rows: Sequence[VersionReport], owned: Ownership) -> Iterator[Group
         members: dict[str, list[Place]] = {}
         for row in rows:
             members.setdefault(name_of(row), []).append((row.task, row.version))
+        totals = owned.totals({place: name for name, places in members.items() for place in places})
         names = sorted(members, key=lambda name: (int(name.partition(" ")[0]), name) if by == "depth" else (0, name))
         for name in names:
-            yield _group(by, name, members[name], owned)
+            yield _group(by, name, members[name], totals[name])
 
 
-def _group(by: str, name: str, places: Sequence[Place], owned: Ownership) -> GroupReport:
-    nbytes = owned.nbytes(owned.blobs(places))
-    unique = owned.nbytes(owned.unique(places))
+def _group(by: str, name: str, places: Sequence[Place], totals: Totals) -> GroupReport:
     return GroupReport(
         by=by,
         name=name,
         tasks=len({task for task, _ in places}),
         versions=len(places),
-        nbytes=nbytes,
-        unique_nbytes=unique,
-        shared_nbytes=nbytes - unique,
+        nbytes=totals.nbytes,
+        unique_nbytes=totals.unique_nbytes,
+        shared_nbytes=totals.nbytes - totals.unique_nbytes,
     )

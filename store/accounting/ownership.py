@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 Place = tuple[str, int]
 """A version: its task and number."""
+
+
+@dataclass
+class Totals:
+    """What a group of versions references, what only it does, and what removing it would free; filled blob by blob."""
+
+    nbytes: int = 0
+    unique_nbytes: int = 0
+    freed_nbytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,43 @@ class Ownership:
 
     def freed_of(self, unique: Iterable[str]) -> int:
         return sum(self.present.get(digest, 0) for digest in unique if digest not in self.leased)
+
+    @cached_property
+    def own(self) -> dict[Place, Totals]:
+        """The totals of each version alone."""
+        totals = {place: Totals() for place in self.blobs_of}
+        for digest, users in self.users_of.items():
+            nbytes = self.sizes[digest]
+            for user in users:
+                totals[user].nbytes += nbytes
+            if len(users) == 1 and digest not in self.of_backbones:
+                found = totals[users[0]]
+                found.unique_nbytes += nbytes
+                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        return totals
+
+    @cached_property
+    def _common(self) -> list[str]:
+        """The blobs that several versions reference, or a version and a backbone: few, of the many there are."""
+        return [d for d, users in self.users_of.items() if len(users) > 1 or d in self.of_backbones]
+
+    def totals(self, name_of: Mapping[Place, str]) -> dict[str, Totals]:
+        """Return the totals of groups, each version being in the group that is named: as if counted blob by blob."""
+        totals = {name: Totals() for name in name_of.values()}
+        for place, own in self.own.items():
+            found = totals[name_of[place]]
+            found.nbytes += own.unique_nbytes
+            found.unique_nbytes += own.unique_nbytes
+            found.freed_nbytes += own.freed_nbytes
+        for digest in self._common:
+            nbytes, names = self.sizes[digest], {name_of[user] for user in self.users_of[digest]}
+            for name in names:
+                totals[name].nbytes += nbytes
+            if len(names) == 1 and digest not in self.of_backbones:
+                found = totals[names.pop()]
+                found.unique_nbytes += nbytes
+                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        return totals
 
 
 def ownership_of(

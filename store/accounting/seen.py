@@ -49,17 +49,20 @@ class Seen:
 
 def look(store: ReadOnlyStore) -> Seen:
     """Read all of it, and again where another process has changed the store meanwhile."""
-    for _ in range(ATTEMPTS):
-        seen, last = _look(store)
-        if store.queries.event() == last:
-            return seen
-    return replace(seen, changed=True)
+    try:
+        for _ in range(ATTEMPTS):
+            seen, last = _look(store)
+            if store.queries.event() == last:
+                return seen
+        return replace(seen, changed=True)
+    finally:
+        store.release_connections()
 
 
 def _look(store: ReadOnlyStore) -> tuple[Seen, object]:
     with store.queries.connect() as select:
         queries = Queries.within(select)
-        last = queries.event()
+        last, identity = queries.event(), queries.identity()
         versions = queries.version_sizes()
         rows = queries.backbones()
         moments = [Moment(*row) for row in queries.moves()]
@@ -86,7 +89,7 @@ def _look(store: ReadOnlyStore) -> tuple[Seen, object]:
     problems += [Problem(place, "cannot be listed: what is in it is not counted", 0) for place in hidden]
     problems += _missing(store, ownership, hidden=bool(hidden))
     return Seen(
-        store=store.queries.identity() or "",
+        store=identity or "",
         versions=versions,
         ownership=replace(ownership, sizes={**removed.sizes, **ownership.sizes}),
         removed=frozenset(removed.users_of),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from store.accounting.counterfactuals import ComparedTask, saved_by_cut
 from store.accounting.facts import FactsCache, FactsReader, VersionFacts
 from store.accounting.flops import block_flops
-from store.accounting.ownership import Ownership, Place
+from store.accounting.ownership import Ownership, Place, Totals
 from store.accounting.rows import PARTS, Problem, TaskReport, VersionReport
 from store.accounting.seen import Seen
 from store.backends.base import Backend
@@ -41,7 +41,9 @@ def count_versions(seen: Seen, backend: Backend, known: FactsCache) -> Counted:
     """Read the facts of each version, and make its row; where they cannot be read, its parts are unknown."""
     facts: dict[Place, VersionFacts] = {}
     problems: list[Problem] = []
+    totals = seen.ownership.own
     flops = {fingerprint: block_flops(record) for fingerprint, record in seen.records.items()}
+    leased = seen.ownership.leased
     rows = []
     for version, read in zip(seen.versions, read_facts(seen.versions, backend, known), strict=True):
         place = (version.task, version.version)
@@ -52,7 +54,15 @@ def count_versions(seen: Seen, backend: Backend, known: FactsCache) -> Counted:
             problem = f"its bytes cannot be divided: {read}"
             problems.append(Problem(f"{version.task}:{version.version}", problem, version.nbytes))
             found = None
-        rows.append(_row(version, found, seen.ownership, flops.get(version.fingerprint)))
+        rows.append(
+            _row(
+                version,
+                found,
+                totals.get(place, Totals()),
+                flops.get(version.fingerprint),
+                leased=version.digest in leased,
+            )
+        )
     return Counted(tuple(rows), facts, tuple(problems))
 
 
@@ -76,17 +86,16 @@ def read_facts(
         return list(pool.map(read, versions))
 
 
-def _row(version: VersionSize, facts: VersionFacts | None, owned: Ownership, flops: int | None) -> VersionReport:
-    place = (version.task, version.version)
-    unique = [d for d in owned.blobs_of.get(place, ()) if len(owned.users_of[d]) == 1 and d not in owned.of_backbones]
-    unique_nbytes = owned.nbytes(unique)
+def _row(
+    version: VersionSize, facts: VersionFacts | None, totals: Totals, flops: int | None, *, leased: bool
+) -> VersionReport:
     cut = version.blocks - version.depth
     return VersionReport(
         task=version.task,
         version=version.version,
         tenant=tenant_of(version.task),
         aliases=version.aliases,
-        leased=version.digest in owned.leased,
+        leased=leased,
         published_at=version.published_at,
         backbone=version.backbone,
         method=version.method,
@@ -96,34 +105,39 @@ def _row(version: VersionSize, facts: VersionFacts | None, owned: Ownership, flo
         blocks=version.blocks,
         **_parts(version, facts),
         nbytes=version.nbytes,
-        unique_nbytes=unique_nbytes,
-        shared_nbytes=version.nbytes - unique_nbytes,
+        unique_nbytes=totals.unique_nbytes,
+        shared_nbytes=version.nbytes - totals.unique_nbytes,
         saved_by_cut_nbytes=saved_by_cut(facts, version.depth, version.blocks) if facts else 0,
         saved_by_cut_blocks=cut,
         saved_by_cut_flops=None if flops is None else cut * flops,
-        freed_if_deleted_nbytes=owned.freed_of(unique),
+        freed_if_deleted_nbytes=totals.freed_nbytes,
     )
 
 
 def _parts(version: VersionSize, facts: VersionFacts | None) -> dict[str, int]:
     """Divide what the version takes at rest; a blob that it names in two roles counts in the first."""
-    parts = dict.fromkeys((f"{part}_nbytes" for part in PARTS), 0)
-    parts["manifest_nbytes"] = version.manifest_nbytes
     if facts is None:
-        return parts | {"unknown_nbytes": version.nbytes - version.manifest_nbytes}
-    counted = {version.digest}
-    for part, blob, tensors in (
-        ("adapter", facts.adapter, facts.adapter_tensors),
-        ("head", facts.head, facts.head_tensors),
-        ("config", facts.config, None),
-        ("labels", facts.labels, None),
-    ):
-        if blob.sha256 in counted:
-            continue
-        counted.add(blob.sha256)
-        parts["header_nbytes"] += tensors.header_nbytes if tensors else 0
-        parts[f"{part}_nbytes"] += tensors.payload_nbytes if tensors else blob.nbytes
-    return parts | {"unknown_nbytes": version.nbytes - sum(parts.values())}
+        rest = version.nbytes - version.manifest_nbytes
+        return dict.fromkeys(NBYTES, 0) | {"manifest_nbytes": version.manifest_nbytes, "unknown_nbytes": rest}
+    blobs = (facts.adapter, facts.head, facts.config, facts.labels)
+    digests = [version.digest, *(blob.sha256 for blob in blobs)]
+    adapter, head, config, labels = (
+        digest not in digests[: number + 1] for number, digest in enumerate(digests[1:])
+    )  # whether it is the first of its digest
+    weights, logits = facts.adapter_tensors, facts.head_tensors
+    parts = {
+        "adapter_nbytes": adapter * weights.payload_nbytes,
+        "head_nbytes": head * logits.payload_nbytes,
+        "header_nbytes": adapter * weights.header_nbytes + head * logits.header_nbytes,
+        "manifest_nbytes": version.manifest_nbytes,
+        "config_nbytes": config * facts.config.nbytes,
+        "labels_nbytes": labels * facts.labels.nbytes,
+    }
+    parts["unknown_nbytes"] = version.nbytes - sum(parts.values())
+    return parts
+
+
+NBYTES = tuple(f"{part}_nbytes" for part in PARTS)
 
 
 def count_tasks(rows: Sequence[VersionReport], owned: Ownership) -> tuple[TaskReport, ...]:
@@ -131,29 +145,27 @@ def count_tasks(rows: Sequence[VersionReport], owned: Ownership) -> tuple[TaskRe
     by_task: dict[str, list[VersionReport]] = {}
     for row in rows:
         by_task.setdefault(row.task, []).append(row)
-    return tuple(_task(by_task[task], owned) for task in sorted(by_task))
+    totals = owned.totals({place: place[0] for place in owned.blobs_of})
+    return tuple(_task(by_task[task], totals[task]) for task in sorted(by_task))
 
 
 SAME = (
     *("task", "tenant", "version", "backbone", "method", "dtype", "depth", "blocks", "nbytes"),
-    *(f"{part}_nbytes" for part in PARTS),
+    *NBYTES,
     *("saved_by_cut_nbytes", "saved_by_cut_blocks", "saved_by_cut_flops"),
 )
 """What a task's row has from that of its latest version."""
 
 
-def _task(rows: Sequence[VersionReport], owned: Ownership) -> TaskReport:
+def _task(rows: Sequence[VersionReport], totals: Totals) -> TaskReport:
     latest = rows[-1]
-    places = [(row.task, row.version) for row in rows]
-    unique = owned.unique(places)
-    stored, unique_nbytes = owned.nbytes(owned.blobs(places)), owned.nbytes(unique)
     return TaskReport(
         **{name: getattr(latest, name) for name in SAME},
         versions=len(rows),
-        stored_nbytes=stored,
-        unique_nbytes=unique_nbytes,
-        shared_nbytes=stored - unique_nbytes,
-        freed_if_deleted_nbytes=owned.freed_of(unique),
+        stored_nbytes=totals.nbytes,
+        unique_nbytes=totals.unique_nbytes,
+        shared_nbytes=totals.nbytes - totals.unique_nbytes,
+        freed_if_deleted_nbytes=totals.freed_nbytes,
     )
 
 

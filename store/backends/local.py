@@ -54,8 +54,12 @@ class LocalBackend:
             return map_file(path)
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
-        with self._reading(key) as path, FileIO(path) as file:
-            return file.read(nbytes)
+        with self._reading(key) as path:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                return _read(file, nbytes)
+            finally:
+                os.close(file)
 
     def size(self, key: str) -> int | None:
         try:
@@ -179,6 +183,14 @@ class LocalBackend:
             if path != self.root and path.is_relative_to(self.root):
                 raise
         self._durable.add(path)
+
+
+def _read(file: int, nbytes: int) -> bytes:
+    """Read so many bytes, or those that there are."""
+    data = os.read(file, nbytes)
+    while 0 < len(data) < nbytes and (more := os.read(file, nbytes - len(data))):
+        data += more
+    return data
 
 
 def _retry(write: Callable[[], T]) -> T:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import enum
+import gc
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +20,7 @@ from onetrunk.rendering.tables import Record, to_csv, to_markdown
 from store.errors import ConflictError, InvalidSettingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from onetrunk.rendering.report_answers import Answers
     from store.accounting.report import Account, StorageReport
@@ -102,7 +104,7 @@ def print_report(
     if rows is not None and fmt is not ReportFormat.CSV:
         raise InvalidSettingError(f"--rows {rows} chooses the table of CSV: add --format csv")
     asked = ask(questions)
-    with options.open_read_only() as store:
+    with without_collector(), options.open_read_only() as store:
         account, url = account_of(store), store.url
     report, answers = account.report, asked(account)
     if pictures is not None:
@@ -119,6 +121,18 @@ def print_report(
         log_to_stderr(f"warning: {problem.subject} {problem.problem}")
     if len(report.problems) > 3:
         log_to_stderr(f"warning: {len(report.problems) - 3} more; --format json has all of them")
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Let no garbage collector run: a large store makes many objects, all of which the report keeps."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def ask(questions: Questions) -> Callable[[Account], Answers]:

@@ -24,7 +24,7 @@ def count(number: float) -> str:
 
 def linear_ticks(most: float, *, about: int = 5) -> list[float]:
     """Return round values from 0 to the first that is not below `most`."""
-    if most <= 0:
+    if most < 1:
         return [0.0, 1.0]
     rough = most / about
     power = 10.0 ** math.floor(math.log10(rough))
