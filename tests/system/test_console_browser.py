@@ -51,7 +51,7 @@ class World:
     def open(self, key: str | None, **options: Any) -> tuple[Any, Faults]:
         """Return a page of a new browser context, signed in with the key of this name, and what is noted of it."""
         page = self.chromium.new_context(**{**SCREENS["light"], **ZONE, **options}).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(60_000)
         faults = Faults(self.url)
         faults.watch(page)
         if key is not None:

@@ -14,7 +14,7 @@ from store.errors import StoreNotFoundError
 
 def test_console_shows_a_store_until_it_is_interrupted(shell: Shell):
     port = free_port()
-    command = [sys.executable, "-m", "onetrunk", "console", str(shell.store), "--port", str(port)]
+    command = [sys.executable, "-m", "onetrunk", "console", str(shell.root), "--port", str(port)]
     process = subprocess.Popen(command, env=importing(), stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
