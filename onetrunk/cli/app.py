@@ -23,6 +23,7 @@ FILES = {
     "fit": "fit",
     "cut": "fit",
     "serve": "serve",
+    "console": "console",
     "predict": "predict",
     "top": "observe",
     "which": "observe",
