@@ -16,12 +16,14 @@ TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes lo
 if TYPE_CHECKING:
     from onetrunk.doctor import Check, diagnose
     from onetrunk.rendering.model_card import export_hub
+    from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
     from serving.client import Client
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from serving.server import serve
+    from serving.telemetry_options import TelemetryOptions
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
@@ -54,6 +56,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AnsweredRequest": "onetrunk.request_log",
+    "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
     "Backbone": "store.weights.backbones",
     "Certificate": "store.records.evidence",
@@ -79,6 +83,7 @@ _MODULES = {
     "Search": "store.records.listing",
     "StorageReport": "store.maintenance.report",
     "Store": "store.registry.store",
+    "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
@@ -93,6 +98,7 @@ _MODULES = {
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
+    "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
     "import_bundle": "store.registry.bundle",
@@ -112,6 +118,8 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AnsweredRequest",
+    "AnsweringVersion",
     "ApiKey",
     "Backbone",
     "Certificate",
@@ -137,6 +145,7 @@ __all__ = [
     "Search",
     "StorageReport",
     "Store",
+    "TelemetryOptions",
     "TenantStore",
     "TrainingConfig",
     "Version",
@@ -151,6 +160,7 @@ __all__ = [
     "errors",
     "export_bundle",
     "export_hub",
+    "find_request",
     "fit",
     "fit_and_publish",
     "import_bundle",

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.addresses import absolute_catalogue, absolute_store
@@ -19,12 +19,14 @@ from serving.config import ServeConfig
 from serving.cpus import usable_cores
 from serving.port import check_port
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
+from serving.telemetry_options import TelemetryOptions
 from store import errors
 from store.errors import InvalidSettingError, NotAllowedError, ServerError
 from store.registry.store import Store
 
 INGRESSES = ("auto", HAPROXY, PYTHON)
 ONE = Replicas(1, 1)
+NO_TELEMETRY = TelemetryOptions()
 STOP_S = 10.0
 
 
@@ -54,6 +56,7 @@ def serve(
     schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
     rate_limit: float | None = None,
+    telemetry: TelemetryOptions = NO_TELEMETRY,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
     affinity: bool = False,
@@ -67,10 +70,10 @@ def serve(
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
     this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. `schedule` is stretch, least-work or first-come (docs/engine.md). With
-    `affinity`, a task's requests go to one replica. `name` and `prefix` tell the server from others on the Ray cluster
-    that RAY_ADDRESS names. Raises an error of the store where it cannot be
-    opened, and on entering `PortTakenError` or `ServerError`.
+    most, in equal parts for the replicas. `telemetry` is where its log and its traces go. `schedule` is stretch,
+    least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
+    tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
+    be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
@@ -93,9 +96,12 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=None if rate_limit is None else rate_limit / counts.most,
+        **{**vars(telemetry), "log": None if telemetry.log is None else "-"},
     )
-    applications = {check_prefix(prefix): config}
-    return running(applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name)
+    applications, log = {check_prefix(prefix): config}, telemetry.log
+    return running(
+        applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name, log=log
+    )
 
 
 @contextmanager
@@ -108,10 +114,12 @@ def running(
     ingress: str = "auto",
     affinity: bool = False,
     name: str = "onetrunk",
+    log: str | Path | None = None,
 ) -> Iterator[RunningServer]:
     """Serve each application under its route prefix until the block ends, on this machine or on RAY_ADDRESS's cluster.
 
-    Raises `PortTakenError` before anything is started, and `ServerError` where a replica does not start.
+    On this machine, the lines of requests go to `log`; on a cluster, to each replica's standard output. Raises
+    `PortTakenError` before anything is started, and `ServerError` where a replica does not start.
     """
     address = os.environ.get("RAY_ADDRESS") or None
     address = None if address == "local" else address
@@ -127,11 +135,28 @@ def running(
         affinity=affinity,
         ray_address=address,
     )
-    process = _start(plan)
+    with open_log(None if address else log) as descriptor:
+        process = _start(replace(plan, log=descriptor))
     try:
         yield RunningServer(_read_answer(process), process)
     finally:
         _stop(process)
+
+
+@contextmanager
+def open_log(log: str | Path | None) -> Iterator[int | None]:
+    """Give the descriptor of a file, or of standard output for `-`, until the block ends."""
+    if log is None:
+        yield None
+        return
+    try:
+        descriptor = os.dup(1) if log == "-" else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    except OSError as error:
+        raise InvalidSettingError(f"log {str(log)!r} cannot be written ({error.strerror}): name a file") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | None, device: str) -> Replicas:
@@ -181,6 +206,7 @@ def _start(plan: ServerPlan) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
+        pass_fds=[] if plan.log is None else [plan.log],
         start_new_session=True,  # Ctrl-C in a terminal is for this process, which then stops that one in order
         text=True,
     )

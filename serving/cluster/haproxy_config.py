@@ -17,6 +17,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+REQUEST_ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+
 REQUEST_S = 8
 """A head, and a small body after it, have so long to come; a client that waits ten seconds is told why."""
 
@@ -66,6 +68,8 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         r"unless { req.ver 1.0 1.1 2.0 }",
         # Limits for each client count by the address from which it came.
         "    option forwardfor",
+        # Ray repeats the id in its answer: one that is long or not clean is replaced by a new one.
+        rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
     ]
     if settings.affinity:
         frontend += [

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 KEPT = 4096  # counters of parties without work that may remain
 QUANTUM_S = 1.0  # how much more than its share a task may have had before it waits for the others
 TENANT_QUANTUM_S = 0.25  # and a tenant, be it with one task or with a thousand
-MOST_LEAD_S = 4.0  # no more than this is held against a party that had more than its share
+MOST_LEAD_S = 4.0  # no more than this is held against a party that had more than its share, or owed to one with less
 
 
 @dataclass
@@ -16,6 +16,8 @@ class _Account:
     served: float
     owed: float = 0.0
     requests: int = 0
+    left: float = 0.0  # virtual time when its last request left
+    behind: float = 0.0  # by how much its counter may be behind virtual time, though less work of it is queued
 
 
 class FairShares:
@@ -24,8 +26,9 @@ class FairShares:
     A party's counter is the service that it received, in block-seconds (Sheng et al. 2024 count tokens); virtual time
     goes by 1/n of real service while n parties have work (Demers et al. 1989). A request starts where its party's
     counter will be once the party's earlier requests are done, so that one with many requests waits behind its own. A
-    party that comes back begins at virtual time: unused shares are not saved up. Since virtual time goes on, sooner or
-    later every newcomer starts above a request that waits.
+    party that comes back begins at virtual time: unused shares are not saved up. What it had waited for in vain when it
+    left, as one does whose requests end together, it is still owed, less the virtual time that it was away. Since
+    virtual time goes on, sooner or later every newcomer starts above a request that waits.
     """
 
     def __init__(self) -> None:
@@ -40,8 +43,10 @@ class FairShares:
         start = self.now
         for party in parties:
             account = self._accounts.setdefault(party, _Account(self.now))
-            self.active += not account.requests
-            account.served = max(account.served, self.now - account.owed)
+            if not account.requests:
+                self.active += 1
+                account.behind = min(max(0.0, self._unserved(account)), MOST_LEAD_S)
+            account.served = max(account.served, self.now - max(account.owed, account.behind))
             start = max(start, account.served + account.owed)
             account.requests += 1
             account.owed += seconds / len(parties)
@@ -68,14 +73,24 @@ class FairShares:
             account = self._accounts[party]
             account.requests -= 1
             account.owed = max(0.0, account.owed - left / len(parties)) if account.requests else 0.0
-            self.active -= not account.requests
-            if not account.requests and account.served <= self.now:
-                del self._accounts[party]
+            if not account.requests:
+                self.active -= 1
+                account.left = self.now
+                if account.served == self.now:
+                    del self._accounts[party]
         if len(self._accounts) > self.active + KEPT:
             self._forget()
 
+    def _unserved(self, account: _Account) -> float:
+        """Return what is still owed to a party without requests; 0 or less where nothing is."""
+        return 2 * account.left - account.served - self.now
+
     def _forget(self) -> None:
-        kept = {name: each for name, each in self._accounts.items() if each.requests or each.served > self.now}
+        kept = {
+            name: each
+            for name, each in self._accounts.items()
+            if each.requests or each.served > self.now or self._unserved(each) > 0
+        }
         self._accounts = (
             kept if len(kept) <= self.active + KEPT else {n: each for n, each in kept.items() if each.requests}
         )

@@ -41,11 +41,14 @@ class FileLock:
     @contextmanager
     def held(self, *, limit_s: float) -> Iterator[None]:
         """Hold the lock during the block; raise `StoreBusyError` where others hold it for all of the time."""
-        descriptor = self._acquire(limit_s)
+        descriptor, process = self._acquire(limit_s), os.getpid()
         try:
             yield
         finally:
-            os.close(descriptor)
+            if os.getpid() == process:
+                _give_back(descriptor)
+            else:  # a fork in the block: the lock is its parent's
+                os.close(descriptor)
 
     def _acquire(self, limit_s: float) -> int:
         waiter = self._left_waiter()
@@ -70,13 +73,15 @@ class FileLock:
                 waiter.taken.set()
                 return
             self._left.remove(waiter)
-        os.close(waiter.descriptor)
+        _give_back(waiter.descriptor)
 
     def _left_waiter(self) -> _Waiter | None:
         """Return a waiter for this file whose writer gave up: it is the first of ours in the queue."""
+        if self._pid != os.getpid():  # a fork has none of its parent's threads, one of which may have held the mutex
+            for waiter in self._left:
+                os.close(waiter.descriptor)
+            self._mutex, self._left, self._pid = threading.Lock(), [], os.getpid()
         with self._mutex:
-            if self._pid != os.getpid():  # a fork has none of its parent's threads
-                self._left, self._pid = [], os.getpid()
             for waiter in self._left:
                 if _same_file(waiter.descriptor, self._path):
                     self._left.remove(waiter)
@@ -95,6 +100,12 @@ class FileLock:
         remedy = "wait until it ends" if holder is None else f"let it go on (`kill -CONT {holder}`), or end it"
         by = "another writer" if holder is None else f"process {holder}"
         return StoreBusyError(f"the catalogue's lock {self._path} is held by {by} for over {limit_s:g} s: {remedy}")
+
+
+def _give_back(descriptor: int) -> None:
+    """Unlock, then close: a process forked meanwhile has the open file too, and closing alone would leave it locked."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def lock_holder(path: Path) -> int | None:

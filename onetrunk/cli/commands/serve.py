@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, with_store
 from onetrunk.cli.options import (
     PORT,
     BackboneName,
@@ -23,6 +24,10 @@ from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.parsing import parse_range
 from onetrunk.cli.signals import StopSignal
 from store.errors import ServerError
+
+if TYPE_CHECKING:
+    from serving.server import RunningServer
+    from serving.telemetry_options import TelemetryOptions
 
 app = command_group()
 
@@ -66,17 +71,41 @@ Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vis
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
 
 
+@dataclass(frozen=True)
+class Telemetry(OptionGroup):
+    """Where the log of requests and the traces go."""
+
+    log: Annotated[
+        str, typer.Option(help="A file for a line of JSON for each request; -: standard output; none: nowhere.")
+    ] = "-"
+    traces: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenTelemetry collector, as http://HOST:4318.")
+    ] = None
+    trace_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the requests whose client does not say, how many are traced.")
+    ] = 0.01
+    metric_tasks: Annotated[int, typer.Option(min=0, help="Tasks that have metrics of their own: the busiest.")] = 20
+
+    def options(self) -> TelemetryOptions:
+        from serving.telemetry_options import TelemetryOptions
+
+        return TelemetryOptions(**{**vars(self), "log": None if self.log == "none" else self.log})
+
+
 @app.command(
     epilog=example(
         "serve",
         "serve --port 9000 --replicas 2 --threads 4",
         "serve --host 0.0.0.0 --keys --store s3://models/vision",
         "serve --replicas 1:4 --affinity task",
+        "serve --log requests.jsonl --traces http://127.0.0.1:4318",
     )
 )
 @with_store(fmt=False)
+@with_groups
 def serve(
     options: StoreOptions,
+    *,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     backbone: BackboneName = None,
@@ -87,6 +116,7 @@ def serve(
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     rate_limit: RateLimit = None,
+    telemetry: Telemetry,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
     affinity: AffinityOption = Affinity.NONE,
@@ -112,6 +142,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=rate_limit,
+        telemetry=telemetry.options(),
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
         affinity=affinity is Affinity.TASK,
@@ -122,6 +153,11 @@ def serve(
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
     with stop.interrupting(), server as running:
         log_to_stderr(f"ready: POST an image to {running.url}{prefix.rstrip('/')}/v1/predict/TASK; Ctrl-C stops")
-        stop.wait(while_=lambda: running.alive)
-        if not running.alive:
-            raise ServerError("the process that runs Ray has ended: start the server again")
+        wait_for_end(running, stop)
+
+
+def wait_for_end(running: RunningServer, stop: StopSignal) -> None:
+    """Wait for the signal; raise `ServerError` where the server ends before it."""
+    stop.wait(while_=lambda: running.alive)
+    if not running.alive:
+        raise ServerError("the process that runs Ray has ended: start the server again")

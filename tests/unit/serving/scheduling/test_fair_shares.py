@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.simulated_engine import SimulatedEngine, scheduled
 
-from serving.scheduling.fair_shares import QUANTUM_S, TENANT_QUANTUM_S
+from serving.scheduling.fair_shares import KEPT, MOST_LEAD_S, QUANTUM_S, TENANT_QUANTUM_S, FairShares
 from serving.scheduling.scheduler import GRACE_S, SCHEDULES, Scheduler
 from store.errors import OverloadedError
 
@@ -55,6 +55,8 @@ def test_tasks_that_always_have_work_get_like_block_seconds_whatever_their_depth
     fixed=st.sampled_from([0.0, 0.001, 0.01]),
     schedule=st.sampled_from(sorted(SCHEDULES)),
 )
+@example(floods=[29, 9], depths=[12, 1, 1, 1, 1], fixed=0.01, schedule="first-come")
+@example(floods=[24, 60], depths=[5, 12, 1, 1, 1], fixed=0.001, schedule="first-come")
 @settings(max_examples=12, deadline=None)
 def test_tenants_that_always_have_work_get_like_block_seconds_whatever_their_tasks_and_number(
     floods, depths, fixed, schedule
@@ -74,7 +76,7 @@ def test_tenants_that_always_have_work_get_like_block_seconds_whatever_their_tas
                 names[index].add(name := f"{index}/{next(numbers)}")
                 engine.admit(scheduled(name, depths[index], tenant=f"tenant {index}"))
 
-    engine.run(600, before=refill)
+    engine.run(1200, before=refill)
     shares = [engine.tenant_seconds.get(f"tenant {index}", 0.0) for index in range(len(floods))]
     batch_s = 12 * (fixed + 64 * 0.002)
     assert max(shares) - min(shares) <= 2 * (TENANT_QUANTUM_S + batch_s) + batch_s
@@ -96,6 +98,33 @@ def test_what_a_tenant_had_while_it_was_alone_is_not_held_against_it():
     engine.admit(*(scheduled(f"late {index}", 12, task="late", tenant="late") for index in range(400)))
     engine.run(1200)
     assert engine.tenant_seconds["early"] - had == pytest.approx(engine.tenant_seconds["late"], rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "away_s", "owed_s"),
+    [(0.5, 0.0, 0.5), (0.5, 0.2, 0.3), (0.5, 0.5, 0.0), (0.5, 9.0, 0.0), (99.0, 0.0, 4.0)],
+)
+def test_what_a_party_waited_for_in_vain_is_owed_to_it_less_the_time_that_it_was_away(waited_s, away_s, owed_s):
+    assert MOST_LEAD_S == 4.0
+    shares = FairShares()
+    shares.enter(["other"], 1.0)
+    shares.enter(["party"], 0.01)
+    shares.pass_time(2 * waited_s)  # of which each of the two should have had half
+    shares.leave(["party"], 0.01)
+    shares.pass_time(away_s)
+    assert shares.enter(["party"], 0.01) == pytest.approx(shares.now)
+    shares.enter(["party"], 0.01)  # no more of it is queued than this
+    assert shares.lead("party") == pytest.approx(-owed_s)
+
+
+def test_no_more_than_a_bound_of_parties_without_work_is_remembered():
+    shares = FairShares()
+    shares.enter(["other"], 1.0)
+    for index in range(3 * KEPT):
+        shares.enter([f"party {index}"], 0.01)
+        shares.pass_time(0.5)
+        shares.leave([f"party {index}"], 0.01)
+    assert len(shares) <= KEPT + 1
 
 
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))

@@ -5,7 +5,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -93,6 +93,32 @@ def test_a_fork_takes_no_place_in_the_queue_of_its_parent(lock: FileLock, tmp_pa
             pass
 
     assert in_a_child(take) == 0
+
+
+def test_a_fork_that_lives_on_does_not_keep_what_its_parent_gives_back(lock: FileLock, tmp_path: Path) -> None:
+    ended, end = os.pipe()
+    with lock.held(limit_s=1):
+        if (child := os.fork()) == 0:
+            os.close(end)
+            os.read(ended, 1)
+            os._exit(0)
+    try:
+        assert lock_holder(tmp_path / "catalogue.lock") is None
+        with FileLock(tmp_path / "catalogue.lock").held(limit_s=1):
+            pass
+        assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    finally:
+        os.close(end)
+        os.close(ended)
+        os.waitpid(child, 0)
+
+
+def test_a_fork_that_leaves_the_block_leaves_the_lock_to_its_parent(lock: FileLock, tmp_path: Path) -> None:
+    with ExitStack() as block:
+        block.enter_context(lock.held(limit_s=1))
+        assert in_a_child(block.close) == 0
+        with pytest.raises(StoreBusyError), FileLock(tmp_path / "catalogue.lock").held(limit_s=0.05):
+            pass
 
 
 def test_a_writer_of_the_store_gets_the_typed_error_and_readers_go_on(
