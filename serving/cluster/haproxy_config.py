@@ -73,7 +73,7 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
     ]
     if settings.affinity:
         frontend += [
-            r"    http-request set-var(txn.task) path,url_dec,regsub('[@:].*$','')",
+            r"    http-request set-var(txn.task) path,url_dec,regsub('^.*/v1/predict/',''),regsub('[@:].*$','')",
             r"    http-request set-var(txn.task) urlp(ref),url_dec,regsub('[@:].*$','') if { urlp(ref) -m found }",
         ]
     edits = {
