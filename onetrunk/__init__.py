@@ -16,6 +16,7 @@ TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes lo
 if TYPE_CHECKING:
     from onetrunk.doctor import Check, diagnose
     from onetrunk.rendering.model_card import export_hub
+    from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
     from serving.client import Client
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AnsweredRequest": "onetrunk.request_log",
+    "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
     "Backbone": "store.weights.backbones",
     "Certificate": "store.records.evidence",
@@ -93,6 +96,7 @@ _MODULES = {
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
+    "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
     "import_bundle": "store.registry.bundle",
@@ -112,6 +116,8 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AnsweredRequest",
+    "AnsweringVersion",
     "ApiKey",
     "Backbone",
     "Certificate",
@@ -151,6 +157,7 @@ __all__ = [
     "errors",
     "export_bundle",
     "export_hub",
+    "find_request",
     "fit",
     "fit_and_publish",
     "import_bundle",

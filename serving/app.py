@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 from typing import TYPE_CHECKING, cast
 
 from ray import serve as ray_serve
@@ -13,11 +14,18 @@ from serving.config import ServeConfig
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from serving.telemetry.snapshot import PeerSnapshots, Snapshot
+
+log = logging.getLogger(__name__)
+
 MAX_ONGOING = 1024
 """Requests that one replica holds at a time, above the bound of its own queue, which refuses with a reason."""
 
 HEALTH_PERIOD_S, HEALTH_TIMEOUT_S = 1.0, 2.5
 """Ray replaces a replica after three checks without an answer: a stuck one within eight seconds."""
+
+ASK_S = 2.0
+"""How long a replica has to tell what it counted."""
 
 STOP_S = 20.0
 """Time that a replica has to answer what it admitted before it is killed."""
@@ -42,13 +50,17 @@ class Replica:
         # torch is loaded here, in the replica, and not in the processes that build the application and watch over it.
         from serving.replica import ReplicaProcess
 
-        self._process = ReplicaProcess(settings)
+        self._process = ReplicaProcess(settings, name=ray_serve.get_replica_context().replica_id.unique_id)
         gc.freeze()  # all of it stays: no collection during a request looks through it
         gc.enable()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray would pickle an application made before the replica is; here it is made of what the replica holds.
-        return self._process.api()
+        return self._process.api(ask_replicas)
+
+    async def snapshot(self) -> Snapshot:
+        """Return what this replica knows of itself; on the event loop, which counts."""
+        return self._process.snapshot()
 
     def check_health(self) -> None:
         self._process.check()
@@ -56,6 +68,21 @@ class Replica:
     async def close(self) -> None:
         """Refuse what comes from now on, and return once what is queued is answered."""
         await asyncio.to_thread(self._process.close)
+
+
+async def ask_replicas() -> PeerSnapshots:
+    """Ask all replicas of this application, wherever they run, for their snapshots."""
+    from serving.telemetry.snapshot import PeerSnapshots
+
+    context = ray_serve.get_replica_context()
+    handle = ray_serve.get_deployment_handle(context.deployment, context.app_name)
+    try:
+        answers = await handle.broadcast("snapshot").results_async(timeout_s=ASK_S, return_exceptions=True)
+    except Exception:  # of Ray, whose errors have no common base: the replica answers for itself
+        log.warning("the other replicas were not asked for their statistics", exc_info=True)
+        return PeerSnapshots([], missing=0)
+    snapshots = [answer for answer in answers if not isinstance(answer, BaseException)]
+    return PeerSnapshots(snapshots, missing=len(answers) - len(snapshots))
 
 
 def build(settings: ServeConfig) -> ray_serve.Application:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import sys
 import threading
 import urllib.parse
 from collections.abc import Mapping, Sequence
@@ -71,15 +72,27 @@ class Client:
         body = join_by_length([encoded(image) for image in images])
         return self._ask([ref], body, {"Content-Type": IMAGES_TYPE}, len(images), top=top, logits=logits)
 
+    def statistics(self) -> Mapping[str, object]:
+        """Return what all replicas of the server did and do: `GET /v1/statistics`, see docs/observing.md."""
+        status, body = self._send("GET", "/v1/statistics", None, {})
+        answer = _json_object(body)
+        if status != 200:
+            raise ServerError(f"{self._url} answered {status}: {_message(answer, body)}")
+        if "format" not in answer:
+            raise ServerError(f"{self._url} does not answer as a onetrunk server does: check the address")
+        return answer
+
     def _ask(
         self, refs: Sequence[str], body: bytes, headers: Mapping[str, str], count: int, *, top: int, logits: bool
     ) -> tuple[Prediction, ...]:
         query = {"ref": refs, "top": top, "logits": str(logits).lower()}
-        status, body = self._post(body, query, headers)
+        target = f"/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
+        status, body = self._send("POST", target, body, headers)
         answer = _json_object(body)
         if status != 200:
-            message = " ".join(str(answer.get("message", body[:SHOWN])).split())
-            raise ServerError(f"{self._url} answered {status} for {', '.join(map(repr, refs))}: {message}")
+            raise ServerError(
+                f"{self._url} answered {status} for {', '.join(map(repr, refs))}: {_message(answer, body)}"
+            )
         try:
             predictions = tuple(map(ReceivedPrediction.from_dict, _answers(answer)))
         except (KeyError, TypeError, AttributeError):
@@ -88,11 +101,11 @@ class Client:
             raise ServerError(f"{self._url} does not answer as a onetrunk server does: check the address")
         return predictions
 
-    def _post(self, image: bytes, query: dict[str, object], headers: Mapping[str, str]) -> tuple[int, bytes]:
-        target = f"{self._prefix}/v1/predict?{urllib.parse.urlencode(query, doseq=True)}"
+    def _send(self, method: str, target: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        sent = {**self._headers, **_trace_context(), **headers}
         with self._turn:
             try:
-                self._connection.request("POST", target, body=image, headers={**self._headers, **headers})
+                self._connection.request(method, self._prefix + target, body=body, headers=sent)
                 response = self._connection.getresponse()
                 return response.status, response.read()
             except TimeoutError:
@@ -119,6 +132,19 @@ def _split(url: str) -> tuple[urllib.parse.SplitResult, int | None]:
     if not valid or any(character.isspace() for character in url):
         raise ServerError(f"{str(url)[:SHOWN]!r} is not a valid server address: write http://HOST:PORT")
     return parts, port
+
+
+def _trace_context() -> dict[str, str]:
+    """Return the headers of the caller's OpenTelemetry trace, where the program that calls has one."""
+    propagate = sys.modules.get("opentelemetry.propagate")
+    headers: dict[str, str] = {}
+    if propagate is not None:
+        propagate.inject(headers)
+    return headers
+
+
+def _message(answer: Mapping[str, object], body: bytes) -> str:
+    return " ".join(str(answer.get("message", body[:SHOWN])).split())
 
 
 def _json_object(body: bytes) -> Mapping[str, object]:

@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
 
+TRACE_SHARE, METRIC_TASKS = 0.01, 20
+
 
 class ServeConfig(BaseModel):
     """Arguments of the application; with `keys`, every request needs an API key."""
@@ -23,3 +25,11 @@ class ServeConfig(BaseModel):
     keys: bool = False
     rate_limit: float | None = None
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
+    log: str | None = "-"
+    """Where a line for each request goes: - is the replica's standard output, None nowhere."""
+    traces: str | None = None
+    """The address of an OpenTelemetry collector, such as http://127.0.0.1:4318; None: no traces."""
+    trace_share: float = TRACE_SHARE
+    """Of the requests whose client does not say whether they are recorded."""
+    metric_tasks: int = METRIC_TASKS
+    """Tasks that have a series of their own in the metrics: the busiest."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import json
 import os
@@ -9,13 +10,13 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.addresses import absolute_catalogue, absolute_store
 from serving.cluster.haproxy import find_haproxy
 from serving.cluster.plan import HAPROXY, PYTHON, Replicas, ServerPlan
-from serving.config import ServeConfig
+from serving.config import METRIC_TASKS, TRACE_SHARE, ServeConfig
 from serving.cpus import usable_cores
 from serving.port import check_port
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
@@ -54,6 +55,10 @@ def serve(
     schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
     rate_limit: float | None = None,
+    log: str | Path | None = None,
+    traces: str | None = None,
+    trace_share: float = TRACE_SHARE,
+    metric_tasks: int = METRIC_TASKS,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
     affinity: bool = False,
@@ -67,10 +72,12 @@ def serve(
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
     this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. `schedule` is stretch, least-work or first-come (docs/engine.md). With
-    `affinity`, a task's requests go to one replica. `name` and `prefix` tell the server from others on the Ray cluster
-    that RAY_ADDRESS names. Raises an error of the store where it cannot be
-    opened, and on entering `PortTakenError` or `ServerError`.
+    most, in equal parts for the replicas. `log` is where a line of JSON for each request goes: a file, or `-` for
+    standard output. `traces` is the address of an OpenTelemetry collector, which gets `trace_share` of the requests
+    whose clients do not say; `metric_tasks` tasks have metrics of their own (docs/observing.md). `schedule` is stretch,
+    least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
+    tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
+    be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
@@ -81,6 +88,9 @@ def serve(
         )
     if rate_limit is not None and not 0 < rate_limit < float("inf"):
         raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
+    check_traces(traces, trace_share)
+    if metric_tasks < 0:
+        raise InvalidSettingError(f"metrics of {metric_tasks} tasks: give a number from 0")
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -93,9 +103,21 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=None if rate_limit is None else rate_limit / counts.most,
+        log=None if log is None else "-",
+        traces=traces,
+        trace_share=trace_share,
+        metric_tasks=metric_tasks,
     )
-    applications = {check_prefix(prefix): config}
-    return running(applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name)
+    return running(
+        {check_prefix(prefix): config},
+        host=host,
+        port=port,
+        replicas=counts,
+        ingress=ingress,
+        affinity=affinity,
+        name=name,
+        log=log,
+    )
 
 
 @contextmanager
@@ -108,10 +130,12 @@ def running(
     ingress: str = "auto",
     affinity: bool = False,
     name: str = "onetrunk",
+    log: str | Path | None = None,
 ) -> Iterator[RunningServer]:
     """Serve each application under its route prefix until the block ends, on this machine or on RAY_ADDRESS's cluster.
 
-    Raises `PortTakenError` before anything is started, and `ServerError` where a replica does not start.
+    On this machine, the lines of requests go to `log`; on a cluster, to each replica's standard output. Raises
+    `PortTakenError` before anything is started, and `ServerError` where a replica does not start.
     """
     address = os.environ.get("RAY_ADDRESS") or None
     address = None if address == "local" else address
@@ -127,11 +151,44 @@ def running(
         affinity=affinity,
         ray_address=address,
     )
-    process = _start(plan)
+    with open_log(None if address else log) as descriptor:
+        process = _start(replace(plan, log=descriptor))
     try:
         yield RunningServer(_read_answer(process), process)
     finally:
         _stop(process)
+
+
+@contextmanager
+def open_log(log: str | Path | None) -> Iterator[int | None]:
+    """Give the descriptor of a file, or of standard output for `-`, until the block ends."""
+    if log is None:
+        yield None
+        return
+    try:
+        descriptor = os.dup(1) if log == "-" else os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
+    except OSError as error:
+        raise InvalidSettingError(f"log {str(log)!r} cannot be written ({error.strerror}): name a file") from None
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def check_traces(collector: str | None, share: float) -> None:
+    """Raise `InvalidSettingError` where no traces could be sent there."""
+    if not 0 <= share <= 1:
+        raise InvalidSettingError(f"traces of a share of {share:g}: give a number from 0 to 1")
+    if collector is None:
+        return
+    if not collector.startswith(("http://", "https://")):
+        raise InvalidSettingError(f"collector {collector[:200]!r}: write its address as http://HOST:4318")
+    try:
+        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise InvalidSettingError("traces need OpenTelemetry's exporter: `pip install onetrunk[traces]`")
 
 
 def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | None, device: str) -> Replicas:
@@ -181,6 +238,7 @@ def _start(plan: ServerPlan) -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
+        pass_fds=[] if plan.log is None else [plan.log],
         start_new_session=True,  # Ctrl-C in a terminal is for this process, which then stops that one in order
         text=True,
     )

@@ -109,14 +109,14 @@ def build(store: Store, refs: Sequence[str]) -> None:
 
 def prepare(service: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
     """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
-    service._cache = AdapterCache(budget_nbytes=budget_nbytes)
+    service.cache = AdapterCache(budget_nbytes=budget_nbytes)
     service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
 
 
 def fill(service: Predictor, refs: Sequence[str]) -> None:
     for ref in refs:
         version = service._store.resolve(ref)
-        with closing(service._cache.acquire(version.digest, partial(service._load, version))) as pin:
+        with closing(service.cache.acquire(version.digest, partial(service._load, version))) as pin:
             pin.weights.result()
 
 
@@ -148,13 +148,13 @@ def measure(
         times = list(poisson_times(rates[-1], options.requests, draw))
         arrivals = [Arrival(at_s, task) for at_s, task in zip(times, some(options.requests), strict=True)]
         for name, service in services.items():
-            before = service._cache.loads
+            before = service.cache.loads
             measured[name].rounds.append(drive(service, refs, arrivals))
-            measured[name].loads += service._cache.loads - before
+            measured[name].loads += service.cache.loads - before
         print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
     for name, service in services.items():
-        measured[name].resident = len(service._cache.resident)
-        measured[name].resident_nbytes = service._cache.nbytes
+        measured[name].resident = len(service.cache.resident)
+        measured[name].resident_nbytes = service.cache.nbytes
     return rates, measured
 
 

@@ -23,6 +23,8 @@ FILES = {
     "cut": "fit",
     "serve": "serve",
     "predict": "predict",
+    "top": "observe",
+    "which": "observe",
     "doctor": "doctor",
     "bench": "bench",
     "ls": "inspect",

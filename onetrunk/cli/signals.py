@@ -40,6 +40,10 @@ class StopSignal:
         while while_() and not self._stopped.wait(CHECK_S):
             pass
 
+    def wait_s(self, seconds: float) -> bool:
+        """Block for so long at most; return whether the signal has come."""
+        return self._stopped.wait(seconds)
+
 
 class Stopped(BaseException):
     """Raised in the main thread by the signal; no error of the program, so nothing that handles those catches it."""

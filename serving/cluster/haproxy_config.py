@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HEAD_TIMEOUT_S = 10
+REQUEST_ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 PR_SET_PDEATHSIG = 1
 
 
@@ -58,6 +59,8 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         "    option http-buffer-request",
         # Limits for each client count by the address from which it came.
         "    option forwardfor",
+        # Ray repeats the id in its answer: one that is long or not clean is replaced by a new one.
+        rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
     ]
     if settings.affinity:
         frontend += [

@@ -18,6 +18,7 @@ from typing import TextIO
 from serving.cluster import own_ray
 from serving.cluster.descendants import adopt_orphans, end_all
 from serving.cluster.lifeline import Lifeline
+from serving.cluster.log_relay import LogRelay
 from serving.cluster.plan import ServerPlan
 from store.errors import OnetrunkError
 
@@ -53,6 +54,8 @@ def main() -> None:
         if plan.ray_address is None:
             own.folder = own_ray.make_folder(plan)
             _log_to(own.folder / "log")
+            if plan.log is not None:
+                plan = plan.with_log(str(LogRelay(own.folder, plan.log).path))
             own_ray.start(plan, own.folder)
         _serve(plan, lifeline, answers)
     except OnetrunkError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 HAPROXY, PYTHON = "haproxy", "python"
 
@@ -33,10 +33,16 @@ class ServerPlan:
     name: str
     affinity: bool
     ray_address: str | None
+    log: int | None = None
+    """The descriptor to which the lines of requests go, None for nowhere."""
 
     def name_of(self, prefix: str) -> str:
         """Return the name of an application in Ray: the server's own, and the prefix where there are several."""
         return self.name if len(self.applications) == 1 else f"{self.name}{prefix.rstrip('/').replace('/', '-')}"
+
+    def with_log(self, path: str) -> ServerPlan:
+        """Return the plan with the file that its replicas write the lines of requests to."""
+        return replace(self, applications={prefix: {**f, "log": path} for prefix, f in self.applications.items()})
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -11,23 +11,29 @@ from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
 from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from serving.http import bundle_routes, prediction_schema, registry_routes
+from serving.http import bundle_routes, prediction_schema, registry_routes, telemetry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
-from serving.http.errors import HANDLERS, TransferError, answer_of, json_response, no_route
+from serving.http.errors import HANDLERS, ClientGoneError, TransferError, answer_of, json_response, no_route
 from serving.http.headers import check_headers
 from serving.http.health import Health
 from serving.http.limits import HttpLimits
 from serving.http.prediction_routes import PATH, PredictionRoutes
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
+from serving.telemetry.recorder import Recorder
+from serving.telemetry.request_record import RequestRecord
+from serving.telemetry.snapshot import Peers, Snapshot
+from store.errors import OnetrunkError, OverloadedError
 from store.registry.store import Store
 
 guarded_routes = APIRouter()
 health_schema = APIRouter()
 log = logging.getLogger(__name__)
+EXPECTED = (OnetrunkError, TransferError, ClientGoneError)
+HEALTH = ("/healthz", "/readyz")
 
 
 class Api(FastAPI):
@@ -38,36 +44,74 @@ class Api(FastAPI):
         self._limits = state.limits
         self._predictions = PredictionRoutes(state)
         self._health = Health(state.predictor, keys=state.api_keys is not None)
+        self._recorder = state.recorder
+
+    def snapshot(self) -> Snapshot:
+        """Return what this replica knows of itself."""
+        state: AppState = self.state.app_state
+        return state.snapshot()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            answer = await self._answer(scope, receive)
-            if answer is not None:
-                await answer(scope, receive, send)
-                return
-        await super().__call__(scope, receive, send)
-
-    async def _answer(self, scope: Scope, receive: Receive) -> Response | None:
+        if scope["type"] != "http":
+            await super().__call__(scope, receive, send)
+            return
         path = get_route_path(scope)
+        record = self._recorder.begin(scope, path)
+
+        async def send_recorded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                message["headers"] = [*message["headers"], *self._recorder.headers(record)]
+            else:
+                record.sent += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            answer = await self._answer(scope, receive, path, record)
+            await (answer or super().__call__)(scope, receive, send_recorded)
+        except BaseException as error:  # of a client that went away, or of the framework after its answer
+            record.cause = record.cause or error
+            raise
+        finally:
+            self._recorder.end(record)
+
+    async def _answer(self, scope: Scope, receive: Receive, path: str, record: RequestRecord) -> Response | None:
         try:
             check_headers(scope, self._limits)
             if path == PATH or path.startswith(PATH + "/"):
-                return await self._predictions.answer(scope, receive, path)
-        except TransferError as error:
-            return answer_of(error)
+                answer = await self._predictions.answer(scope, receive, path, record)
+                record.answered()
+                return answer
+            if path in HEALTH:
+                return self._answer_health(scope, path, record)
         except Exception as error:
-            log.exception("%s %s failed", scope["method"], path[:200])
-            return answer_of(error)
-        if path not in ("/healthz", "/readyz"):
-            return None
+            if not isinstance(error, EXPECTED):
+                log.exception("%s %s failed", scope["method"], path[:200])
+            return answer_of(error, record)
+        return None
+
+    def _answer_health(self, scope: Scope, path: str, record: RequestRecord) -> Response:
         if scope["method"] not in ("GET", "HEAD"):
             return no_route(405, scope["method"], path, headers={"allow": "GET, HEAD"})
         status, content = self._health.alive() if path == "/healthz" else self._health.ready()
+        if status != 200:
+            record.cause = OverloadedError(str(content["reason"]))
         return json_response(content, status)
 
 
-def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimits | None = None) -> Api:
-    """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key."""
+def make_api(
+    predictor: Predictor,
+    store: Store,
+    *,
+    keys: bool,
+    limits: HttpLimits | None = None,
+    recorder: Recorder | None = None,
+    peers: Peers | None = None,
+) -> Api:
+    """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key.
+
+    `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted.
+    """
     limits = limits or HttpLimits()
     state = AppState(
         predictor,
@@ -77,6 +121,8 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimi
         limits,
         BodyBudget(limits, per_key=keys),
         None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
+        recorder or Recorder("local", predictor.usage),
+        peers,
     )
 
     @asynccontextmanager
@@ -88,7 +134,13 @@ def make_api(predictor: Predictor, store: Store, *, keys: bool, limits: HttpLimi
     api = Api(title="onetrunk", openapi_url=None, lifespan=lifespan)
     api.install(state)
     api.include_router(health_schema)
-    for routes in (guarded_routes, prediction_schema.routes, registry_routes.routes, bundle_routes.routes):
+    for routes in (
+        guarded_routes,
+        prediction_schema.routes,
+        registry_routes.routes,
+        bundle_routes.routes,
+        telemetry_routes.routes,
+    ):
         api.include_router(routes, dependencies=[Depends(authenticate_caller)])
     for kind, answer in HANDLERS.items():
         api.add_exception_handler(kind, answer)

@@ -17,6 +17,9 @@ from serving.http.limits import HttpLimits
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
 from serving.runtime.served_versions import ServedVersions
+from serving.telemetry.recorder import Recorder
+from serving.telemetry.request_record import record_of
+from serving.telemetry.snapshot import Peers, Snapshot, take_snapshot
 from store.errors import UnknownKeyError
 from store.records.events import ApiKey
 from store.registry.api_keys import ANONYMOUS, SECRET, authenticate, digest_of
@@ -125,6 +128,12 @@ class AppState:
     limits: HttpLimits
     bodies: BodyBudget
     rate: RateLimit | None
+    recorder: Recorder
+    peers: Peers | None
+    """Asks all replicas, this one among them, for their snapshots; None where this is the only one."""
+
+    def snapshot(self) -> Snapshot:
+        return take_snapshot(self.recorder, self.predictor, bodies_nbytes=self.bodies.nbytes)
 
     async def caller(self, headers: Mapping[bytes, bytes], client: str) -> TenantStore:
         """Return the store as the caller may see it; raise `UnknownKeyError` where a key is needed and not given."""
@@ -144,7 +153,9 @@ def app_state(request: Request) -> AppState:
 async def authenticate_caller(request: Request) -> TenantStore:
     """Return the store as the caller may see it."""
     client = request.client.host if request.client else ""
-    return await app_state(request).caller(dict(request.scope["headers"]), client)
+    caller = await app_state(request).caller(dict(request.scope["headers"]), client)
+    record_of(request.scope).caller = caller
+    return caller
 
 
 Caller = Annotated[TenantStore, Depends(authenticate_caller)]

@@ -6,13 +6,14 @@ import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
+from serving.telemetry.request_record import RequestRecord, record_of
 from store.errors import (
     BackboneMismatchError,
     ClosedStoreError,
@@ -95,30 +96,47 @@ def no_memory(message: str) -> TransferError:
     return TransferError(503, "Service Unavailable", message, retry_after=RETRY_S, connection="close")
 
 
-def answer_of(error: Exception) -> Response:
-    """Return the answer for any error; one that is a mistake of the server is described by the log alone."""
+class Problem(NamedTuple):
+    """An error as its caller reads it."""
+
+    status: int
+    kind: str
+    message: str
+    headers: Mapping[str, str] = {}
+
+
+def problem_of(error: Exception) -> Problem:
+    """Return what the caller reads of any error; one that is a mistake of the server is described by the log alone."""
     if isinstance(error, ClientGoneError):
-        return closed_by_client()
+        return Problem(CLIENT_CLOSED_REQUEST, "Client Closed Request", "the client went away before the answer")
     if isinstance(error, TransferError):
-        return answer_json(error.status, error.kind, str(error), error.headers)
+        return Problem(error.status, error.kind, str(error), error.headers)
     if isinstance(error, OnetrunkError):
         status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
         public = next((message for kind, message in IN_THE_LOG.items() if isinstance(error, kind)), None)
         if public is not None:
             log.warning("%s: %s", type(error).__name__, error)
         headers = {"retry-after": RETRY_S} if status == 503 else {}
-        return answer_json(status, type(error).__name__, public or str(error), headers)
-    return answer_json(500, type(error).__name__, "the server failed at this request: its log says more")
+        return Problem(status, type(error).__name__, public or str(error), headers)
+    return Problem(500, type(error).__name__, "the server failed at this request: its log says more")
 
 
-async def answer_error(_request: Request, error: Exception) -> Response:
-    return answer_of(error)
+def answer_of(error: Exception, record: RequestRecord) -> Response:
+    """Answer an error, and note it in the request's record."""
+    worded = record.caller.worded(error) if record.caller is not None and isinstance(error, OnetrunkError) else error
+    problem = problem_of(worded)
+    record.cause, record.problem = error, (problem.kind, problem.message)
+    return answer_json(problem.status, problem.kind, problem.message, problem.headers)
 
 
-async def answer_invalid(_request: Request, error: Exception) -> Response:
+async def answer_error(request: Request, error: Exception) -> Response:
+    return answer_of(error, record_of(request.scope))
+
+
+async def answer_invalid(request: Request, error: Exception) -> Response:
     """Answer arguments of the wrong type, the first one by name."""
     assert isinstance(error, RequestValidationError)
-    return answer_of(invalid(error.errors()[0]))
+    return answer_of(invalid(error.errors()[0]), record_of(request.scope))
 
 
 def invalid(problem: Mapping[str, Any]) -> InvalidSettingError:
@@ -129,6 +147,8 @@ def invalid(problem: Mapping[str, Any]) -> InvalidSettingError:
 async def answer_http(request: Request, error: Exception) -> Response:
     """Answer a request that no route takes."""
     assert isinstance(error, HTTPException)
+    record = record_of(request.scope)
+    record.cause, record.problem = error, (HTTPStatus(error.status_code).phrase, str(error.detail))
     return no_route(error.status_code, request.method, request.url.path, str(error.detail), error.headers)
 
 
@@ -138,10 +158,6 @@ def no_route(
     phrase = HTTPStatus(status).phrase
     shown = path[:200] if path.isprintable() else repr(path[:200])
     return answer_json(status, phrase, f"{method} {shown}: {detail or phrase}", headers)
-
-
-def closed_by_client() -> Response:
-    return answer_json(CLIENT_CLOSED_REQUEST, "Client Closed Request", "the client went away before the answer")
 
 
 def answer_json(status: int, kind: str, message: str, headers: Mapping[str, str] | None = None) -> Response:

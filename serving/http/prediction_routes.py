@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from functools import partial
+from concurrent.futures import Future
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
@@ -13,13 +13,15 @@ from starlette.types import Receive, Scope
 from serving.http.auth import AppState
 from serving.http.bodies import read_body
 from serving.http.cancellation import wait_for
-from serving.http.errors import ClientGoneError, answer_of, closed_by_client, json_response, no_route, too_many
+from serving.http.errors import json_response, no_route, too_many
 from serving.http.headers import RequestHeaders
 from serving.http.image_bodies import split_images
 from serving.http.prediction_query import ManyQuery, PredictionQuery, parse_query
 from serving.http.several_images import predict_each
 from serving.prediction import Prediction
-from store.errors import FormatError, OnetrunkError
+from serving.runtime.request_times import Origin
+from serving.telemetry.request_record import RequestRecord
+from store.errors import FormatError
 from store.records.version import Version
 from store.registry.tenant_store import TenantStore
 
@@ -32,20 +34,15 @@ class PredictionRoutes:
     def __init__(self, state: AppState) -> None:
         self._state = state
 
-    async def answer(self, scope: Scope, receive: Receive, path: str) -> Response:
+    async def answer(self, scope: Scope, receive: Receive, path: str, record: RequestRecord) -> Response:
+        """Answer, or raise an error; `record.caller` is who may see it."""
         if scope["method"] != "POST":
             return no_route(405, scope["method"], path, headers={"allow": "POST"})
-        caller = None
-        try:
-            headers = RequestHeaders.read(scope)
-            caller = await self._state.caller(headers.all, headers.client)
-            query = parse_query(scope["query_string"], many=path == PATH)
-            refs = query.ref if isinstance(query, ManyQuery) else [path[len(PATH) + 1 :]]
-            predictions, several = await self._predict(refs, query, caller, headers, receive)
-        except ClientGoneError:
-            return closed_by_client()
-        except OnetrunkError as error:
-            return answer_of(error if caller is None else caller.worded(error))
+        headers = RequestHeaders.read(scope)
+        record.caller = caller = await self._state.caller(headers.all, headers.client)
+        query = parse_query(scope["query_string"], many=path == PATH)
+        refs = query.ref if isinstance(query, ManyQuery) else [path[len(PATH) + 1 :]]
+        predictions, several = await self._predict(refs, query, caller, headers, receive, record)
         answers = [prediction.to_dict(top=query.top, logits=query.logits) for prediction in predictions]
         return json_response({"answers": answers} if several or path == PATH else answers[0])
 
@@ -56,6 +53,7 @@ class PredictionRoutes:
         caller: TenantStore,
         headers: RequestHeaders,
         receive: Receive,
+        record: RequestRecord,
     ) -> tuple[list[Prediction], bool]:
         """Check all that can be checked before the body is read, then read, queue and wait.
 
@@ -68,16 +66,22 @@ class PredictionRoutes:
         if state.rate is not None and (wait_s := state.rate.wait_s(key.id)) > 0:
             raise too_many(f"{limits.rate_limit:g} images a second are the most: send fewer", retry_s=wait_s)
         state.predictor.check_room(share)
-        versions = await self._versions(refs)
+        record.versions = versions = await self._versions(refs)
         with state.bodies.held(key.id) as held:
             body = await read_body(receive, headers.length, held, limits)
+            record.received = len(body)
             images = split_images(body, headers.content_type, limits)
             if images is not None and len(refs) > 1:
                 raise FormatError(f"several images for {len(refs)} tasks: send one image, or name one task")
             if state.rate is not None:
                 state.rate.take(key.id, len(images or (body,)))
             deadline = None if query.timeout_ms is None else time.monotonic() + query.timeout_ms / 1000
-            submit = partial(state.predictor.queue.submit_encoded, versions, deadline=deadline, tenant=share)
+
+            def submit(image: bytes) -> tuple[Future[Prediction], ...]:
+                return state.predictor.queue.submit_encoded(
+                    versions, image, Origin(deadline, share, record.begin_image())
+                )
+
             if images is None:
                 return await wait_for(submit(body), receive), False
             return await predict_each(images, submit, receive), True

@@ -72,8 +72,11 @@ class AdapterCache:
         self._idle_nbytes = 0
         self._lock = Lock()
         self._loaders = _start_loaders()
+        self.hits = 0
+        """How often a task was acquired that was in memory, or on its way there."""
         self.loads = 0
         """How often a task was acquired that was not in memory."""
+        self.evictions = 0
 
     def acquire(self, digest: str, load: Callable[[], EngineTask]) -> Pin:
         """Pin the task and return at once; where it is not in memory, a thread of the cache calls `load`.
@@ -89,8 +92,10 @@ class AdapterCache:
                 self._loaders.submit(self._load, entry, load)
                 self._entries[digest] = entry
                 self.loads += 1
-            elif self._idle.pop(digest, None) is not None:
-                self._idle_nbytes -= entry.nbytes or 0
+            else:
+                self.hits += 1
+                if self._idle.pop(digest, None) is not None:
+                    self._idle_nbytes -= entry.nbytes or 0
             entry.pins += 1
         return Pin(self, entry)
 
@@ -153,3 +158,4 @@ class AdapterCache:
             self._nbytes -= oldest.nbytes or 0
             self._idle_nbytes -= oldest.nbytes or 0
             del self._entries[oldest.digest]
+            self.evictions += 1

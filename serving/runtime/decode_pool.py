@@ -119,6 +119,10 @@ class DecodePool:
         self._in_threads.queue.check_room(key)
         self._in_helpers.queue.check_room(key)
 
+    @property
+    def waiting(self) -> int:
+        return len(self._in_threads.queue) + len(self._in_helpers.queue)
+
     def close(self) -> None:
         """Decode what is queued, then stop; what a helper has in hand it ends, or is killed in time."""
         self._in_threads.close()

@@ -7,6 +7,7 @@ import time
 
 from serving.engine.engine import Engine
 from serving.runtime.call_watch import CallWatch
+from serving.runtime.engine_usage import EngineUsage
 from serving.runtime.prediction_request import PredictionRequest
 from serving.runtime.running_batch import RunningBatch, begin_batch, scheduled_as
 from serving.scheduling.requests import Batch, Decision, ScheduledRequest
@@ -20,6 +21,7 @@ class EngineLoop:
     def __init__(self, engine: Engine, scheduler: Scheduler[PredictionRequest]) -> None:
         self._engine = engine
         self._scheduler = scheduler
+        self.usage = EngineUsage()
         self._wake = threading.Condition()
         self._closing = False
         self._watch = CallWatch()
@@ -107,9 +109,10 @@ class EngineLoop:
                 self._running[batch] = begin_batch(self._engine, batch.requests)
             running = self._running[batch]
             finished = running.run_blocks(decision.blocks)
-        seconds = time.perf_counter() - start
+        seconds, after = time.perf_counter() - start, running.run.depth
+        self.usage.count(batch, before, after, seconds)
         over = [] if finished is None else running.answer(finished)
         with self._wake:
-            self._scheduler.blocks_finished(batch, running.run.depth - before, seconds)
+            self._scheduler.blocks_finished(batch, after - before, seconds)
             for request in over:
                 self._scheduler.abort(request)

@@ -16,6 +16,7 @@ from serving.runtime.decode_pool import DecodePool
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.futures import call_when_all_done, fail_all
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
+from serving.runtime.request_times import Origin
 from serving.runtime.served_tasks import ServedTasks
 from serving.scheduling.deadlines import late
 from store.errors import OverloadedError
@@ -25,38 +26,31 @@ Predictions = tuple[Future[Prediction], ...]
 
 
 class PredictionQueue:
-    """What waits for its pixels, its weights and its turn; `deadline` is a time of `time.monotonic`.
-
-    `tenant` is whose share of decoding and of the engine a request takes.
-    """
+    """What waits for its pixels, its weights and its turn."""
 
     def __init__(self, tasks: ServedTasks, decoding: DecodePool, loop: EngineLoop) -> None:
         self._tasks, self._decoding, self._loop = tasks, decoding, loop
 
-    def submit(
-        self, versions: Sequence[Version], image: ImageSource, *, deadline: float | None, tenant: str | None
-    ) -> Predictions:
+    def submit(self, versions: Sequence[Version], image: ImageSource, origin: Origin) -> Predictions:
         """Decode on this thread, whatever it takes, and queue; a failure to decode is raised."""
-        self._check_time(deadline)
+        self._check_time(origin.deadline)
         with ExitStack() as stack:
             pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
             pixels: Future[Tensor] = Future()
             pixels.set_result(self._decoding.decode(image))
-            return self._queue(versions, pixels, pins, stack.pop_all(), deadline, tenant)
+            return self._queue(versions, pixels, pins, stack.pop_all(), origin)
 
-    def submit_encoded(
-        self, versions: Sequence[Version], image: bytes, *, deadline: float | None, tenant: str | None
-    ) -> Predictions:
+    def submit_encoded(self, versions: Sequence[Version], image: bytes, origin: Origin) -> Predictions:
         """Queue and return at once, since a large image is decoded elsewhere.
 
         Raises `ImageError` and `OverloadedError` where that is known at once; other errors are set on the futures.
         Once all futures are cancelled, the image is not decoded any more.
         """
-        self._check_time(deadline)
+        self._check_time(origin.deadline)
         with ExitStack() as stack:
             pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
-            pixels = self._decoding.submit(image, key=tenant or "", deadline=deadline)
-            return self._queue(versions, pixels, pins, stack.pop_all(), deadline, tenant)
+            pixels = self._decoding.submit(image, key=origin.tenant or "", deadline=origin.deadline)
+            return self._queue(versions, pixels, pins, stack.pop_all(), origin)
 
     def check_open(self) -> None:
         """Raise `OverloadedError` where nothing is queued any more."""
@@ -74,8 +68,7 @@ class PredictionQueue:
         pixels: Future[Tensor],
         pins: Sequence[Pin],
         pinned: ExitStack,
-        deadline: float | None,
-        tenant: str | None,
+        origin: Origin,
     ) -> Predictions:
         """Queue for the engine once pixels and weights are there; `pinned` is closed once they are not needed."""
         futures: Predictions = tuple(Future() for _ in versions)
@@ -90,8 +83,11 @@ class PredictionQueue:
                 return
             triples = zip(versions, weights, futures, strict=True)
             pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
-            self._loop.submit(PredictionRequest(image, pending, deadline, pinned.close, tenant))
+            request = PredictionRequest(image, pending, origin.deadline, pinned.close, origin.tenant, origin.times)
+            self._loop.submit(request)
 
+        if origin.times is not None:
+            origin.times.watch(pixels, [pin.weights for pin in pins])
         call_when_all_done(futures, pixels.cancel)
         call_when_all_done([pixels, *(pin.weights for pin in pins)], submit)
         return futures

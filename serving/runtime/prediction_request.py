@@ -11,6 +11,7 @@ from torch import Tensor
 from serving.engine.row_plan import EngineTask
 from serving.prediction import Prediction
 from serving.runtime.engine_prediction import EnginePrediction
+from serving.runtime.request_times import RequestTimes
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +42,7 @@ class PredictionRequest:
     """One image (3, H, W) float32 for one or more tasks; `release` is called once it needs its tasks no more.
 
     It may be called more than once. The deadline is a time of `time.monotonic`; `tenant` is whose share of the engine
-    it uses. Cancelling all futures ends it.
+    it uses. Cancelling all futures ends it. `times`, where it has them, are noted on its way.
     """
 
     pixels: Tensor
@@ -49,6 +50,7 @@ class PredictionRequest:
     deadline: float | None = None
     release: Callable[[], None] = lambda: None
     tenant: str | None = None
+    times: RequestTimes | None = None
 
     @property
     def is_live(self) -> bool:

@@ -5,19 +5,49 @@ from __future__ import annotations
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
+from dataclasses import dataclass
 
 from serving.engine.engine import Engine
+from serving.histogram import Buckets
 from serving.images import ImageSource
 from serving.prediction import Prediction
 from serving.runtime.decode_pool import DecodePool
 from serving.runtime.device import choose_backbone, choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
+from serving.runtime.engine_usage import EngineUsage
 from serving.runtime.prediction_queue import PredictionQueue
+from serving.runtime.prediction_request import PredictionRequest
+from serving.runtime.request_times import Origin
 from serving.runtime.served_tasks import ServedTasks
-from serving.runtime.served_versions import ServedVersions
+from serving.runtime.served_versions import ServedVersions, StoreStatus
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
 from store.registry.store import Store
 from store.weights.backbones import open_backbone
+
+
+@dataclass(frozen=True)
+class PredictorState:
+    """What a predictor has done since it was made, and what it holds now."""
+
+    backbone: str
+    blocks: int
+    dtype: str
+    device: str
+    engine_calls: int
+    busy_s: float
+    row_blocks: int
+    """Blocks that ran, counted for each row."""
+    batch_rows: Buckets
+    waiting: int
+    """Images that wait for the engine or are in it."""
+    decoding: int
+    """Images that wait to be decoded."""
+    cache_hits: int
+    cache_loads: int
+    cache_evictions: int
+    cache_nbytes: int
+    cache_tasks: int
+    store: StoreStatus
 
 
 class Predictor:
@@ -46,7 +76,8 @@ class Predictor:
         self.versions = ServedVersions(store)
         self.tasks = ServedTasks(store, self.versions, self._backbone, self._engine)
         rows = max_rows(self._backbone, self._engine.dtype)
-        self._loop = EngineLoop(self._engine, Scheduler(schedule=schedule, max_rows=rows))
+        self._scheduler: Scheduler[PredictionRequest] = Scheduler(schedule=schedule, max_rows=rows)
+        self._loop = EngineLoop(self._engine, self._scheduler)
         self.queue = PredictionQueue(self.tasks, self._decoding, self._loop)
         """Where requests wait whose versions are known."""
 
@@ -71,6 +102,31 @@ class Predictor:
         self.queue.check_open()
         self._decoding.check_room(tenant or "")
 
+    @property
+    def usage(self) -> EngineUsage:
+        return self._loop.usage
+
+    def state(self) -> PredictorState:
+        usage, cache = self._loop.usage, self.tasks.cache
+        return PredictorState(
+            backbone=self.record.name,
+            blocks=self.record.blocks,
+            dtype=str(self._engine.dtype).removeprefix("torch."),
+            device=str(self._engine.device),
+            engine_calls=usage.calls,
+            busy_s=usage.busy_s,
+            row_blocks=usage.row_blocks,
+            batch_rows=usage.batch_rows.buckets(),
+            waiting=len(self._scheduler),
+            decoding=self._decoding.waiting,
+            cache_hits=cache.hits,
+            cache_loads=cache.loads,
+            cache_evictions=cache.evictions,
+            cache_nbytes=cache.nbytes,
+            cache_tasks=len(cache.resident),
+            store=self.versions.status(),
+        )
+
     def predict(self, ref: str, image: ImageSource) -> Prediction:
         """Predict one image and wait for the result."""
         return self.submit(ref, image).result()
@@ -82,7 +138,7 @@ class Predictor:
         (version,) = self.tasks.resolve([ref])
         with closing(self.tasks.acquire(version)) as pin:
             pin.weights.result()
-            return self.queue.submit([version], image, deadline=deadline, tenant=tenant)[0]
+            return self.queue.submit([version], image, Origin(deadline, tenant))[0]
 
     def submit_many(
         self, refs: Sequence[str], image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
@@ -93,4 +149,4 @@ class Predictor:
         not run; neither is a cancelled one. Tenants have like shares of the engine. Errors of the request are raised
         here; later errors, as of loading a task that is not in memory, are set on the futures.
         """
-        return self.queue.submit(self.tasks.resolve(refs), image, deadline=deadline, tenant=tenant)
+        return self.queue.submit(self.tasks.resolve(refs), image, Origin(deadline, tenant))

@@ -38,6 +38,8 @@ class RunningBatch:
         over = []
         for index, logits in zip(finished.rows, finished.logits, strict=True):
             request, prediction = self.rows[index]
+            if request.item.times is not None:
+                request.item.times.finish()  # before the answer: it may be read as soon as that is there
             prediction.finish(logits)
             if not request.item.is_live:
                 over.append(request)
@@ -54,6 +56,9 @@ def scheduled_as(request: PredictionRequest) -> ScheduledRequest[PredictionReque
 
 
 def begin_batch(engine: Engine, requests: Sequence[ScheduledRequest[PredictionRequest]]) -> RunningBatch:
+    for request in requests:
+        if request.item.times is not None:
+            request.item.times.start()
     rows = tuple((request, prediction) for request in requests for prediction in request.item.pending)
     run = engine.begin(
         torch.stack([request.item.pixels for request in requests]),

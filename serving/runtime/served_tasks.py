@@ -21,7 +21,7 @@ class ServedTasks:
 
     def __init__(self, store: Store, versions: ServedVersions, backbone: Backbone, engine: Engine) -> None:
         self._store, self._versions, self._backbone, self._engine = store, versions, backbone, engine
-        self._cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
+        self.cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
 
     def resolve(self, refs: Sequence[str]) -> list[Version]:
         """Return the versions that the refs name, which may ask the store; raise where not all are served here."""
@@ -38,7 +38,7 @@ class ServedTasks:
     def acquire(self, version: Version) -> Pin:
         """Pin the weights of the version, which a thread loads where they are not in memory."""
         self._versions.use(version)
-        return self._cache.acquire(version.digest, lambda: self._load(version))
+        return self.cache.acquire(version.digest, lambda: self._load(version))
 
     def _check(self, version: Version) -> Version:
         if version.manifest.backbone != self._backbone.record.id.fingerprint:

@@ -10,14 +10,23 @@ from fastapi import Depends, FastAPI, Query, Request
 from serving.http.auth import Caller, authenticate_caller
 from serving.http.errors import HANDLERS
 from serving.runtime.predictor import Predictor
+from serving.telemetry.request_record import KEY, RequestRecord
 from store.registry.tenant_store import TenantStore
 
 MAX_REFS = 256
 
 
+class RecordedApi(FastAPI):
+    """An application whose requests have records, as handlers of errors want them."""
+
+    async def __call__(self, scope, receive, send):
+        scope[KEY] = RequestRecord(scope, scope["path"])
+        await super().__call__(scope, receive, send)
+
+
 def make_slow_api(predictor: Predictor, state: object) -> FastAPI:
     """Answer predictions of one image as the routes before FastAPI do."""
-    api = FastAPI(openapi_url=None, dependencies=[Depends(authenticate_caller)])
+    api = RecordedApi(openapi_url=None, dependencies=[Depends(authenticate_caller)])
     api.state.app_state = state
     for kind, answer in HANDLERS.items():
         api.add_exception_handler(kind, answer)

@@ -61,6 +61,16 @@ RateLimit = Annotated[
     float | None,
     typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
 ]
+Log = Annotated[
+    str, typer.Option(help="A file for a line of JSON for each request; -: standard output; none: nowhere.")
+]
+Traces = Annotated[
+    str | None, typer.Option(metavar="URL", help="An OpenTelemetry collector, as http://HOST:4318; default: no traces.")
+]
+TraceShare = Annotated[
+    float, typer.Option(min=0, max=1, help="Of the requests whose client does not say, how many are traced.")
+]
+MetricTasks = Annotated[int, typer.Option(min=0, help="Tasks that have metrics of their own: the busiest.")]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
@@ -72,6 +82,7 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who rea
         "serve --port 9000 --replicas 2 --threads 4",
         "serve --host 0.0.0.0 --keys --store s3://models/vision",
         "serve --replicas 1:4 --affinity task",
+        "serve --log requests.jsonl --traces http://127.0.0.1:4318",
     )
 )
 @with_store(fmt=False)
@@ -87,6 +98,10 @@ def serve(
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     rate_limit: RateLimit = None,
+    log: Log = "-",
+    traces: Traces = None,
+    trace_share: TraceShare = 0.01,
+    metric_tasks: MetricTasks = 20,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
     affinity: AffinityOption = Affinity.NONE,
@@ -112,6 +127,10 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=rate_limit,
+        log=None if log == "none" else log,
+        traces=traces,
+        trace_share=trace_share,
+        metric_tasks=metric_tasks,
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
         affinity=affinity is Affinity.TASK,

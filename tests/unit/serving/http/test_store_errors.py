@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from typing import cast
 
 import pytest
-from fastapi import Request
 
-from serving.http.errors import answer_error
+from serving.http.errors import answer_of
+from serving.telemetry.request_record import RequestRecord
 from store.errors import (
     ClosedStoreError,
     IntegrityError,
@@ -20,6 +18,11 @@ from store.errors import (
     StorageError,
     StoreBusyError,
 )
+
+
+def record() -> RequestRecord:
+    return RequestRecord({"method": "GET", "headers": []}, "/v1/tasks")
+
 
 PLACE = "/srv/models/catalogue.sqlite"
 
@@ -37,7 +40,7 @@ PLACE = "/srv/models/catalogue.sqlite"
 def test_what_names_a_place_is_in_the_log_alone(
     kind: type[OnetrunkError], status: int, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reply = asyncio.run(answer_error(cast(Request, None), kind(f"{PLACE} is held by process 4711")))
+    reply = answer_of(kind(f"{PLACE} is held by process 4711"), record())
     body = json.loads(reply.body)
     assert (reply.status_code, body["error"]) == (status, kind.__name__)
     assert told in body["message"]
@@ -49,7 +52,7 @@ def test_what_names_a_place_is_in_the_log_alone(
 
 def test_other_errors_are_told_and_a_full_server_asks_to_come_back(caplog: pytest.LogCaptureFixture) -> None:
     for kind, status in ((InvalidSettingError, 400), (OverloadedError, 503)):
-        reply = asyncio.run(answer_error(cast(Request, None), kind("limit 7: use less")))
+        reply = answer_of(kind("limit 7: use less"), record())
         assert (reply.status_code, json.loads(reply.body)["message"]) == (status, "limit 7: use less")
     assert reply.headers["Retry-After"] == "1"
     assert caplog.text == ""

@@ -1,0 +1,48 @@
+"""What the replicas tell of themselves: statistics as JSON, and Prometheus metrics, true whichever replica answers."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+
+from serving.http.auth import AppState, Caller, app_state
+from serving.telemetry.metrics_page import metrics_page
+from serving.telemetry.snapshot import PeerSnapshots
+from serving.telemetry.statistics import server_statistics, tenant_statistics
+from store.errors import NotAllowedError
+
+routes = APIRouter()
+
+
+@routes.get("/v1/statistics", response_model=dict[str, object])
+async def statistics(request: Request, caller: Caller) -> dict[str, object]:
+    """Show what all replicas did and do: requests, latencies of the last minute, block-seconds, the last errors.
+
+    A tenant's key sees what is the tenant's own alone.
+    """
+    caller.check("read")
+    asked = await ask_peers(app_state(request))
+    if caller.key.tenant is not None:
+        return tenant_statistics(asked.snapshots, caller.key.tenant)
+    return server_statistics(asked.snapshots, missing=asked.missing)
+
+
+@routes.get("/metrics")
+async def metrics(request: Request, caller: Caller) -> Response:
+    """Show the metrics of all replicas as Prometheus reads them; on a server with keys, to the operator's alone."""
+    caller.check("read")
+    if caller.key.tenant is not None:
+        raise NotAllowedError("metrics are of all tenants: send the operator's key, or read GET /v1/statistics")
+    asked = await ask_peers(app_state(request))
+    page = await run_in_threadpool(metrics_page, asked.snapshots, asked.missing, request.headers.get("accept", ""))
+    return Response(page.body, media_type=page.content_type)
+
+
+async def ask_peers(state: AppState) -> PeerSnapshots:
+    """Return the snapshots of all replicas; this one's own where the others cannot be asked."""
+    if state.peers is not None:
+        asked = await state.peers()
+        if asked.snapshots:
+            return asked
+    return PeerSnapshots([state.snapshot()], missing=0)

@@ -1,0 +1,141 @@
+"""What a replica counts of its requests, on the event loop, with plain numbers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter, defaultdict, deque
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from serving.histogram import Histogram
+from serving.telemetry.request_record import RequestRecord
+from serving.telemetry.top_labels import OTHER, TopLabels
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+STAGES = ("receive", "decode", "load", "queue", "blocks", "head")
+RECENT_S, MOST_RECENT = 60.0, 2048
+MOST_NAMES = 10_000  # tenants and tasks that are counted one by one
+SETTLE_S = 60.0
+PREDICT = "/v1/predict"
+T = TypeVar("T")
+
+
+class Recent(NamedTuple):
+    """One prediction of the last minute."""
+
+    at: float
+    tenant: str
+    status: int
+    seconds: float
+    stages: dict[str, float]
+
+
+@dataclass
+class TenantUsage:
+    """What one tenant has used since the replica started."""
+
+    requests: int = 0
+    failed: int = 0
+    images: int = 0
+    block_s: float = 0.0
+    received: int = 0
+    sent: int = 0
+
+
+@dataclass
+class TaskUsage:
+    """How often a task was answered, and when it was last."""
+
+    answers: int = 0
+    last_at: float = 0.0
+
+
+class RequestCounters:
+    """Written by the event loop alone; `tenants` and `tasks` bound the series that a metric has of each."""
+
+    def __init__(self, *, tenants: int, tasks: int) -> None:
+        self._tenant_labels, self._task_labels = TopLabels(tenants), TopLabels(tasks)
+        self._settled = time.monotonic()
+        self.requests: Counter[tuple[str, str, int]] = Counter()
+        """By route, tenant and status."""
+        self.finished = 0
+        self.images: Counter[str] = Counter()
+        self.block_s: defaultdict[str, float] = defaultdict(float)
+        self.received: Counter[str] = Counter()
+        self.sent: Counter[str] = Counter()
+        self.answers: Counter[str] = Counter()
+        """By task; those before it by tenant."""
+        self.depths: Counter[int] = Counter()
+        """Answers by the depth of their version."""
+        self.row_blocks_asked = 0
+        """Blocks of all answers, if no two of them had shared any."""
+        self.seconds = {route: Histogram(SECONDS) for route in ("predict", "registry")}
+        self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
+        self.tenant_usage: dict[str, TenantUsage] = {}
+        self.task_usage: dict[str, TaskUsage] = {}
+        self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
+
+    def count(self, record: RequestRecord, seconds: float) -> None:
+        """Count a request that is over."""
+        predicts = record.path.startswith(PREDICT)
+        route = "predict" if predicts else "registry"
+        tenant, engine_s = record.tenant, record.engine_s
+        label = self._tenant_labels.label(tenant)
+        self.finished += 1
+        self.requests[route, label, record.status] += 1
+        self.received[label] += record.received
+        self.sent[label] += record.sent
+        self.seconds[route].add(seconds)
+        usage = bounded(self.tenant_usage, tenant, TenantUsage)
+        usage.requests += 1
+        usage.failed += record.status >= 400
+        usage.received += record.received
+        usage.sent += record.sent
+        if not predicts:
+            return
+        self.images[label] += record.images
+        self.block_s[label] += engine_s
+        usage.images += record.images
+        usage.block_s += engine_s
+        stages = record.stages()
+        for stage, took in stages.items():
+            self.stages[stage].add(took)
+        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, dict(stages)))
+        if record.status == 200:
+            self._count_answers(record)
+
+    def settle(self) -> None:
+        """Once a minute, let the busiest names have the series."""
+        if time.monotonic() - self._settled < SETTLE_S:
+            return
+        self._settled = time.monotonic()
+        dropped = set(self._tenant_labels.settle())
+        for key in [key for key in self.requests if key[1] in dropped]:
+            del self.requests[key]
+        for name in dropped:
+            self.block_s.pop(name, None)
+            for counter in (self.images, self.received, self.sent):
+                counter.pop(name, None)
+        for name in self._task_labels.settle():
+            self.answers.pop(name, None)
+
+    def _count_answers(self, record: RequestRecord) -> None:
+        images = record.images or 1
+        for version in record.versions:
+            depth = version.manifest.depth
+            self.depths[depth] += images
+            self.row_blocks_asked += depth * images
+            self.answers[self._task_labels.label(version.task)] += images
+            usage = bounded(self.task_usage, version.task, TaskUsage)
+            usage.answers += images
+            usage.last_at = record.at
+
+
+def bounded(table: dict[str, T], name: str, make: type[T]) -> T:
+    """Return the entry of the name; once the table is full, that of all further names."""
+    entry = table.get(name)
+    if entry is None:
+        if len(table) >= MOST_NAMES:
+            name = OTHER
+        entry = table.setdefault(name, make())
+    return entry

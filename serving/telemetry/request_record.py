@@ -1,0 +1,102 @@
+"""What is known of one HTTP request, noted on its way through the server."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, MutableMapping, Sequence
+from typing import Any, Protocol, cast
+
+from serving.runtime.request_times import RequestTimes
+from serving.telemetry.request_ids import clean_id
+from store.records.version import Version
+from store.registry.tenant_store import TenantStore
+
+KEY = "onetrunk.record"
+OPERATOR, ANYONE, UNKNOWN = "(operator)", "(anyone)", "(unknown)"
+"""In the place of a tenant, whose name has no parentheses: keys without one, no keys, no valid key."""
+
+
+class RecordedSpan(Protocol):
+    """A trace's span of the whole request."""
+
+    @property
+    def traceparent(self) -> bytes: ...
+
+
+class RequestRecord:
+    """Written and read by the event loop alone, but for `times`."""
+
+    __slots__ = (
+        "at", "begun", "caller", "cause", "has_new_id", "head_s", "id", "method", "path", "problem",
+        "received", "sent", "span", "status", "times", "traceparent", "versions",
+    )  # fmt: skip
+
+    def __init__(self, scope: MutableMapping[str, Any], path: str) -> None:
+        given = request_id = None
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                request_id = value
+            elif name == b"traceparent":
+                given = value
+        self.id = clean_id(request_id)
+        self.has_new_id = request_id is None or request_id != self.id.encode()
+        self.traceparent: bytes | None = given
+        self.begun = time.perf_counter()
+        self.at = time.time()
+        self.method: str = scope["method"]
+        self.path = path
+        self.caller: TenantStore | None = None
+        self.versions: Sequence[Version] = ()
+        self.times: list[RequestTimes] = []
+        self.received = self.sent = self.status = 0
+        self.head_s: float | None = None
+        self.span: RecordedSpan | None = None
+        """Where the request is recorded as a trace."""
+        self.cause: BaseException | None = None
+        """Why it has no answer, as the operator may read it."""
+        self.problem = ("", "")
+        """What the caller reads of it: its kind and the message."""
+
+    def begin_image(self) -> RequestTimes:
+        """Count an image, and return what its times are noted in."""
+        times = RequestTimes()
+        self.times.append(times)
+        return times
+
+    @property
+    def images(self) -> int:
+        return len(self.times)
+
+    @property
+    def tenant(self) -> str:
+        if self.caller is None:
+            return UNKNOWN
+        key = self.caller.key
+        return key.tenant or (OPERATOR if key.id else ANYONE)
+
+    @property
+    def engine_s(self) -> float:
+        return sum(times.engine_s for times in self.times)
+
+    def stages(self) -> Mapping[str, float]:
+        """Return the seconds of each stage; of several images, the longest."""
+        if not self.times:
+            return {}
+        stages = {"receive": self.times[0].submitted - self.begun}
+        for times in self.times:
+            for stage, seconds in times.stages().items():
+                stages[stage] = max(seconds, stages.get(stage, 0.0))
+        if self.head_s is not None:
+            stages["head"] = self.head_s
+        return stages
+
+    def answered(self) -> None:
+        """Note that the answer is made: what passed since the last logits was spent on it."""
+        finished = [times.finished for times in self.times if times.finished is not None]
+        if finished:
+            self.head_s = time.perf_counter() - max(finished)
+
+
+def record_of(scope: MutableMapping[str, Any]) -> RequestRecord:
+    """Return the record that the API put into the scope."""
+    return cast(RequestRecord, scope[KEY])
