@@ -16,10 +16,12 @@ from starlette.types import Message, Receive, Scope, Send
 from serving.http import bundle_routes, prediction_schema, registry_routes, telemetry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
-from serving.http.errors import HANDLERS, ClientGoneError, TransferError, answer_of, json_response, no_route
-from serving.http.headers import check_headers
+from serving.http.encodings import check_plain
+from serving.http.errors import HANDLERS, RETRY_S, ClientGoneError, TransferError, answer_of, json_response, no_route
+from serving.http.headers import RequestHeaders, check_headers
 from serving.http.health import Health
 from serving.http.limits import HttpLimits
+from serving.http.oip_routes import OipRoutes, answer_oip_error, is_oip
 from serving.http.prediction_routes import PATH, PredictionRoutes
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
@@ -44,6 +46,7 @@ class Api(FastAPI):
         self._limits = state.limits
         self._predictions = PredictionRoutes(state)
         self._health = Health(state.predictor, keys=state.api_keys is not None)
+        self._oip = OipRoutes(state, self._health)
         self._recorder = state.recorder
 
     def snapshot(self) -> Snapshot:
@@ -84,10 +87,15 @@ class Api(FastAPI):
                 return answer
             if path in HEALTH:
                 return self._answer_health(scope, path, record)
+            if is_oip(path):
+                answer = await self._oip.answer(scope, receive, path, record)
+                record.answered()
+                return answer
+            check_plain(RequestHeaders.read(scope).encoding)
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("%s %s failed", scope["method"], path[:200])
-            return answer_of(error, record)
+            return answer_oip_error(error, record) if is_oip(path) else answer_of(error, record)
         return None
 
     def _answer_health(self, scope: Scope, path: str, record: RequestRecord) -> Response:
@@ -96,7 +104,7 @@ class Api(FastAPI):
         status, content = self._health.alive() if path == "/healthz" else self._health.ready()
         if status != 200:
             record.cause = OverloadedError(str(content["reason"]))
-        return json_response(content, status)
+        return json_response(content, status, {} if status == 200 else {"retry-after": RETRY_S})
 
 
 def make_api(
