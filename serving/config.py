@@ -25,6 +25,8 @@ class ServeConfig(BaseModel):
     keys: bool = False
     rate_limit: float | None = None
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
+    grpc: str | None = None
+    """Where each replica listens for gRPC too, as HOST:PORT, all replicas of a machine on one port; None: nowhere."""
     log: str | None = "-"
     """Where a line for each request goes: - is the replica's standard output, None nowhere."""
     traces: str | None = None

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
 import torch
 from fastapi import FastAPI
 
@@ -33,7 +37,7 @@ class ReplicaProcess:
             batch_invariant=settings.batch_invariant,
             schedule=settings.schedule,
         )
-        self._keys = settings.keys
+        self._keys, self._grpc = settings.keys, settings.grpc
         self._limits = HttpLimits(rate_limit=settings.rate_limit)
         self._recorder = Recorder(
             name,
@@ -47,7 +51,13 @@ class ReplicaProcess:
 
     def api(self, peers: Peers) -> FastAPI:
         self._api = make_api(
-            self._predictor, self._store, keys=self._keys, limits=self._limits, recorder=self._recorder, peers=peers
+            self._predictor,
+            self._store,
+            keys=self._keys,
+            limits=self._limits,
+            recorder=self._recorder,
+            peers=peers,
+            beside=None if self._grpc is None else partial(load_grpc_server(), address=self._grpc),
         )
         return self._api
 
@@ -64,6 +74,13 @@ class ReplicaProcess:
         """Refuse what comes from now on, answer what is queued, release the versions."""
         self._predictor.close()
         self._recorder.close()
+
+
+def load_grpc_server() -> Callable[..., AbstractAsyncContextManager[object]]:
+    """Return what serves gRPC; the library takes a tenth of a second, and is loaded only for that."""
+    from serving.grpc.server import grpc_server
+
+    return grpc_server
 
 
 def make_tracer(settings: ServeConfig, name: str) -> Tracer:

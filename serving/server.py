@@ -46,6 +46,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8265,
+    grpc_port: int | None = None,
     catalogue: str | None = None,
     backbone: str | None = None,
     dtype: str = "auto",
@@ -72,7 +73,8 @@ def serve(
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
     this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. `log` is where a line of JSON for each request goes: a file, or `-` for
+    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is served over gRPC there
+    (docs/protocols.md). `log` is where a line of JSON for each request goes: a file, or `-` for
     standard output. `traces` is the address of an OpenTelemetry collector, which gets `trace_share` of the requests
     whose clients do not say; `metric_tasks` tasks have metrics of their own (docs/observing.md). `schedule` is stretch,
     least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
@@ -91,6 +93,8 @@ def serve(
     check_traces(traces, trace_share)
     if metric_tasks < 0:
         raise InvalidSettingError(f"metrics of {metric_tasks} tasks: give a number from 0")
+    if grpc_port is not None:
+        check_port(host, grpc_port, option="grpc_port")
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -103,6 +107,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=None if rate_limit is None else rate_limit / counts.most,
+        grpc=None if grpc_port is None else f"[{host}]:{grpc_port}" if ":" in host else f"{host}:{grpc_port}",
         log=None if log is None else "-",
         traces=traces,
         trace_share=trace_share,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
@@ -13,7 +13,7 @@ from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.http import bundle_routes, prediction_schema, registry_routes, telemetry_routes
+from serving.http import bundle_routes, oip_schema, prediction_schema, registry_routes, telemetry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
 from serving.http.encodings import check_plain
@@ -115,10 +115,12 @@ def make_api(
     limits: HttpLimits | None = None,
     recorder: Recorder | None = None,
     peers: Peers | None = None,
+    beside: Callable[[AppState], AbstractAsyncContextManager[object]] | None = None,
 ) -> Api:
     """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key.
 
-    `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted.
+    `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted;
+    `beside` is what serves another protocol meanwhile.
     """
     limits = limits or HttpLimits()
     state = AppState(
@@ -135,16 +137,19 @@ def make_api(
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if beside is None else beside(state):
+            yield
         await run_in_threadpool(predictor.close)
 
     # The framework's own page of the schema would need no key: here it is a route among the others.
     api = Api(title="onetrunk", openapi_url=None, lifespan=lifespan)
     api.install(state)
     api.include_router(health_schema)
+    api.include_router(oip_schema.open_routes)
     for routes in (
         guarded_routes,
         prediction_schema.routes,
+        oip_schema.routes,
         registry_routes.routes,
         bundle_routes.routes,
         telemetry_routes.routes,

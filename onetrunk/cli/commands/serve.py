@@ -72,6 +72,10 @@ TraceShare = Annotated[
 ]
 MetricTasks = Annotated[int, typer.Option(min=0, help="Tasks that have metrics of their own: the busiest.")]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Serve the Open Inference Protocol over gRPC there too; default: HTTP alone."),
+]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
 
@@ -82,6 +86,7 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who rea
         "serve --port 9000 --replicas 2 --threads 4",
         "serve --host 0.0.0.0 --keys --store s3://models/vision",
         "serve --replicas 1:4 --affinity task",
+        "serve --port 8000 --grpc-port 8001",
         "serve --log requests.jsonl --traces http://127.0.0.1:4318",
     )
 )
@@ -90,6 +95,7 @@ def serve(
     options: StoreOptions,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
+    grpc_port: GrpcPort = None,
     backbone: BackboneName = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
@@ -118,6 +124,7 @@ def serve(
         options.url,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         catalogue=options.catalogue,
         backbone=backbone,
         dtype=dtype,

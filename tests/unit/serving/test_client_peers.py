@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import datetime
+import ipaddress
 import json
 import socket
+import ssl
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
-from serving.client import Client
+from serving.client import AsyncClient, Client
+from serving.client.retries import seconds_of
 from store.errors import InvalidSettingError, ServerError
 
 GOOD = {"task": "flowers", "version": 3, "depth": 7, "top": [{"label": "ant", "score": 0.5}]}
@@ -21,18 +32,27 @@ NOT_ADDRESSES = [
 ]
 
 
+Answers = bytes | None | Callable[[socket.socket], None]
+
+
 @contextmanager
-def peer(*replies: bytes | None) -> Iterator[str]:
-    """Answer each request with the next of these bytes, and None with silence."""
+def peer(*replies: Answers, talks: bool = False) -> Iterator[str]:
+    """Answer each request with the next of these bytes or by this function, and None with silence.
+
+    What `talks` is answered without its request being read.
+    """
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
             for reply in replies:
                 connection, _ = listener.accept()
                 with connection, connection.makefile("rb") as request:
-                    read_request(request)  # all of it: what closes with bytes unread resets the connection
+                    if not talks:
+                        read_request(request)  # all of it: what closes with bytes unread resets the connection
                     if reply is None:
                         request.read(1)  # until the client gives up
+                    elif callable(reply):
+                        reply(connection)
                     else:
                         connection.sendall(reply)
 
@@ -64,8 +84,18 @@ def test_what_is_not_an_address_is_refused_before_anything_is_sent(url):
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "does not speak HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", "does not speak HTTP"),
         (b"", "does not answer"),
+        (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "does not speak HTTP"),
+        (b"220 mail ESMTP\r\n", "does not speak HTTP"),
+        (b"-ERR unknown command\r\n", "does not speak HTTP"),
+        (bytes(100_000), "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 4\r\n\r\nabcd", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: ten\r\n\r\n", "does not speak HTTP"),
+        (answer(b"", "302 Found"), "answered 302 for 'flowers'"),
+        (answer(b"\xff\xfe{}"), "does not answer as a onetrunk server does"),
         (answer(b""), "does not answer as a onetrunk server does"),
         (answer(b"<html>"), "does not answer as a onetrunk server does"),
         (answer(b"[" * 100_000), "does not answer as a onetrunk server does"),
@@ -85,6 +115,111 @@ def test_every_other_peer_gives_one_typed_line_and_the_next_request_is_answered(
             client.predict("flowers", b"image")
         assert "\n" not in str(caught.value)
         assert client.predict("flowers", b"image").top(1)[0].label == "ant"
+
+    async def ask_alike() -> None:
+        with peer(reply, answer({"answers": [GOOD]})) as url:
+            async with AsyncClient(url, timeout_s=5) as client:
+                with pytest.raises(ServerError, match=problem):
+                    await client.predict("flowers", b"image")
+                assert (await client.predict("flowers", b"image")).version == 3
+
+    asyncio.run(ask_alike())
+
+
+def test_an_answer_that_never_ends_is_bounded_in_time_and_in_bytes(monkeypatch):
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+    def drip(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            connection.sendall(head)
+            while True:
+                connection.sendall(b"1\r\nx\r\n")
+                time.sleep(0.02)
+
+    with peer(drip) as url, Client(url, timeout_s=0.5) as client, pytest.raises(ServerError, match="did not answer"):
+        client.predict("flowers", b"image")
+    monkeypatch.setattr("serving.client.answers.MOST_NBYTES", 10)
+    with peer(drip) as url, Client(url, timeout_s=30) as client, pytest.raises(ServerError, match="more than 10 bytes"):
+        client.predict("flowers", b"image")
+
+
+def test_a_certificate_that_is_not_trusted_is_named_and_one_of_an_own_authority_is_trusted(tmp_path):
+    pem = tmp_path / "own.pem"
+    pem.write_text(own_certificate())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+
+    def speak(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError), context.wrap_socket(connection, server_side=True) as secured:
+            with secured.makefile("rb") as request:
+                read_request(request)
+            secured.sendall(answer({"answers": [GOOD]}))
+
+    with peer(speak, speak, talks=True) as url:
+        address = url.replace("http:", "https:")
+        with Client(address, timeout_s=5) as client, pytest.raises(ServerError, match=r"is not trusted .*`ca_file=`"):
+            client.predict("flowers", b"image")
+        with Client(address, timeout_s=5, ca_file=pem) as client:
+            assert client.predict("flowers", b"image").version == 3
+    with peer(b"HTTP/1.1 400 plain\r\n\r\n", talks=True) as url:
+        with Client(url.replace("http:", "https:"), timeout_s=5) as client, pytest.raises(ServerError) as caught:
+            client.predict("flowers", b"image")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InvalidSettingError, match="give a PEM file"):
+        Client("https://127.0.0.1", ca_file=tmp_path / "none.pem")
+
+
+def own_certificate() -> str:
+    """Return a key and a certificate for 127.0.0.1 that nobody but itself vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "own")])
+    now = datetime.datetime.now(datetime.UTC)
+    hosts = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = builder.serial_number(1).not_valid_before(now - datetime.timedelta(days=1))
+    builder = builder.not_valid_after(now + datetime.timedelta(days=1)).add_extension(hosts, critical=False)
+    made = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    plain = serialization.NoEncryption()
+    private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain)
+    return (private + made.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)).decode()
+
+
+def refusal(status: int, *headers: str) -> bytes:
+    lines = "".join(f"{header}\r\n" for header in headers)
+    return f"HTTP/1.1 {status} No\r\n{lines}Content-Length: 2\r\nConnection: close\r\n\r\n{{}}".encode()
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_what_is_refused_for_now_is_sent_again_once_the_time_is_over(status):
+    replies = [refusal(status, "Retry-After: 1"), refusal(status), answer({"answers": [GOOD]})]
+    with peer(*replies) as url, Client(url, timeout_s=30) as client:
+        start = time.monotonic()
+        assert client.predict("flowers", b"image").version == 3
+        assert time.monotonic() - start > 1.5
+
+    async def ask_alike() -> None:
+        with peer(*replies) as url:
+            async with AsyncClient(url, timeout_s=30) as client:
+                assert (await client.predict("flowers", b"image")).version == 3
+
+    asyncio.run(ask_alike())
+
+
+@pytest.mark.parametrize(("reply", "retries"), [
+    (refusal(503, "Retry-After: 1"), 0), (refusal(503, "Retry-After: 3600"), 3), (refusal(500, "Retry-After: 1"), 3),
+    (refusal(503, "Retry-After: Fri, 31 Dec 2999 23:59:59 GMT"), 3),
+])  # fmt: skip
+def test_what_is_not_to_be_waited_for_is_raised_at_once(reply, retries):
+    refused = pytest.raises(ServerError, match="answered 50")
+    with peer(reply) as url, Client(url, timeout_s=5, retries=retries) as client, refused:
+        client.predict("flowers", b"image")
+
+
+@pytest.mark.parametrize(("value", "expected"), [
+    (None, 0), ("2", 2), (" 7 ", 7), ("-1", 0), ("soon", 0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0), ("9" * 30, 1e20),
+])  # fmt: skip
+def test_retry_after_is_seconds_or_a_date(value, expected):
+    assert seconds_of(value) == pytest.approx(expected)
 
 
 def test_after_a_time_out_the_late_answer_is_not_taken_for_the_next_one():
