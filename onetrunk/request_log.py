@@ -85,7 +85,7 @@ def _opened(log: str | Path) -> Iterator[IO[str]]:
         with opener(log, "rt", encoding="utf-8", errors="replace") as file:
             yield file
     except FileNotFoundError:
-        raise NotFoundError(f"no log {str(log)!r}: give the file that `serve(store, log=…)` wrote") from None
+        raise NotFoundError(f"no log {str(log)!r}: give a file that a server wrote") from None
 
 
 def _answered(store: ReadOnlyStore, line: Mapping[str, Any]) -> AnsweredRequest:

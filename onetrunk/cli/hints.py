@@ -29,7 +29,6 @@ HINTS: Mapping[str, str] = {
     "prefix=": "--prefix /PATH",
     "rebuild(url)": "onetrunk rebuild",
     "root=": "--data-root DIR",
-    "serve(store, log=…)": "onetrunk serve --log FILE",
     "serve(store_url)": "onetrunk serve",
     "store.aliases(task)": "onetrunk alias ls TASK",
     "store.api_keys()": "onetrunk key ls",

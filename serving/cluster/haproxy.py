@@ -9,10 +9,11 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from http import HTTPStatus
 from pathlib import Path
 
 from serving.cluster import haproxy_config
-from serving.cluster.haproxy_config import IngressSettings
+from serving.cluster.haproxy_config import REQUEST_S, IngressSettings
 from serving.cluster.plan import ServerPlan
 from serving.cpus import usable_cores
 from serving.port import free_port
@@ -26,7 +27,20 @@ CLIENT_S = 15
 ANSWER_S = 120
 """A replica has so long to answer, as `Client` has patience by default."""
 
-BODY = {"error": "OverloadedError", "message": "the server is starting or stopping: ask again in a second"}
+ERRORS: Mapping[int, tuple[str, str, str]] = {
+    400: (
+        "Bad Request",
+        f"this is no request of HTTP/1.1, or its head is larger than {BUFFER_NBYTES:,} bytes: correct it",
+        "Connection: close",
+    ),
+    408: (
+        "Request Timeout",
+        f"the request did not come in time: {REQUEST_S} s are given for its head, and for a small body",
+        "Connection: close",
+    ),
+    503: ("OverloadedError", "the server is starting or stopping: ask again in a second", "Retry-After: 1"),
+}
+"""What HAProxy answers by itself, as a replica words it: the kind, the message and one more header."""
 
 
 def find_haproxy() -> Path | None:
@@ -49,10 +63,19 @@ def write_files(plan: ServerPlan, folder: Path) -> None:
     script = shlex.join([sys.executable, "-IS", haproxy_config.__file__, str(folder / "ingress.json")])
     (folder / "haproxy").write_text(f'#!/bin/sh\nexec {script} "$@"\n', "utf-8")
     (folder / "haproxy").chmod(0o700)
-    body = json.dumps(BODY)
-    head = ["HTTP/1.1 503 Service Unavailable", "Content-Type: application/json", f"Content-Length: {len(body)}"]
-    (folder / "503.json").write_text(body, "utf-8")
-    (folder / "503.http").write_bytes("\r\n".join([*head, "Retry-After: 1", "", body]).encode())
+    for status in ERRORS:
+        write_error(status, folder)
+
+
+def write_error(status: int, folder: Path) -> None:
+    """Write an error as a body, and as the whole answer that HAProxy sends in place of its own."""
+    kind, message, header = ERRORS[status]
+    body = json.dumps({"error": kind, "message": message})
+    head = [f"HTTP/1.1 {status} {HTTPStatus(status).phrase}", "Content-Type: application/json"]
+    (folder / f"{status}.json").write_text(body, "utf-8")
+    (folder / f"{status}.http").write_bytes(
+        "\r\n".join([*head, f"Content-Length: {len(body)}", header, "", body]).encode()
+    )
 
 
 def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:

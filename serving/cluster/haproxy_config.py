@@ -17,9 +17,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-HEAD_TIMEOUT_S = 10
 REQUEST_ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
 READS = ("/v1/predict", "/v2/models")
+
+REQUEST_S = 8
+"""A head, and a small body after it, have so long to come; a client that waits ten seconds is told why."""
+
+SMALL_NBYTES = 48 << 10
+"""A body up to this size is here, in HAProxy's buffer with the head, before a replica has to do with it."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -56,8 +62,11 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         rf"    bind {settings.address}",
         # A prediction changes nothing, so one whose replica dies is sent to another; a write is not.
         f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
-        # The whole of a small body is here before a replica has to do with it.
-        "    option http-buffer-request",
+        # A larger body goes on at once: the replica refuses it by its key or its length before it comes.
+        rf"    http-request wait-for-body time {REQUEST_S}s unless {{ req.hdr_val(content-length) gt {SMALL_NBYTES} }}",
+        # HAProxy takes any digit for a version.
+        rf"    http-request return status 400 content-type application/json file {folder}/400.json "
+        r"unless { req.ver 1.0 1.1 2.0 }",
         # Limits for each client count by the address from which it came.
         "    option forwardfor",
         # Where too much waits Ray itself refuses, and does not say when to ask again.
@@ -72,8 +81,10 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         ]
     edits = {
         r"^( *stats socket \S+) mode 666 ": r"\1 mode 600 ",
-        r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {HEAD_TIMEOUT_S}s",
-        r"^( *)errorfile 502 \S+$": rf"\1errorfile 502 {folder}/503.http",
+        r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {REQUEST_S}s",
+        r"^( *)errorfile 502 \S+$": (
+            rf"\1errorfile 502 {folder}/503.http\n\1errorfile 400 {folder}/400.http\n\1errorfile 408 {folder}/408.http"
+        ),
         r"^( *)errorfile 503 \S+$": rf"\1errorfile 503 {folder}/503.http",
         r"^( *)errorfile 504 \S+$": rf"\1errorfile 504 {folder}/503.http",
         # Ray's metrics and statistics listen on every interface: here they are in the private folder.

@@ -6,12 +6,14 @@ import importlib
 import logging
 import os
 import secrets
+import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.cluster import haproxy
+from serving.cluster import fork_client, haproxy
 from serving.cluster.plan import HAPROXY, ServerPlan
 from store.errors import InvalidSettingError
 
@@ -66,6 +68,7 @@ def start(plan: ServerPlan, folder: Path) -> None:
     os.environ.update(environment(plan, folder))
     if plan.ingress == HAPROXY:
         haproxy.write_files(plan, folder)
+    setup_worker_path = _start_fork_server(folder) if _may_fork(plan) else None
     # Ray reads its settings as it is imported.
     import ray
 
@@ -82,6 +85,20 @@ def start(plan: ServerPlan, folder: Path) -> None:
         include_log_monitor=False,  # type: ignore[arg-type]  # its annotation is wrong
         no_monitor=True,
         temp_dir=str(folder),
+        setup_worker_path=setup_worker_path,  # None: Ray's own
     )
     node = HeadNode(parameters, head=True, shutdown_at_exit=False, spawn_reaper=True)
     ray.init(address=node.address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _may_fork(plan: ServerPlan) -> bool:
+    """CUDA does not outlive a fork, and neither do libraries of macOS."""
+    return sys.platform == "linux" and all(fields["device"] == "cpu" for fields in plan.applications.values())
+
+
+def _start_fork_server(folder: Path) -> str:
+    """Start what forks the workers of this Ray; return the program that stands in the place of each."""
+    os.environ[fork_client.SETTING] = str(folder / "forks")
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}  # a process with several threads should not be forked
+    subprocess.Popen([sys.executable, "-m", "serving.cluster.fork_server"], env=environment, stdin=subprocess.DEVNULL)
+    return fork_client.__file__

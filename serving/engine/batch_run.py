@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from serving.engine.row_plan import EngineRow, EngineTask, deepest, rows_at, rows_by_block, splits
+from serving.engine.row_plan import EngineRow, EngineTask, rows_at, rows_by_block, splits
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class BatchRun:
         stop = min([start + count, self._last, *(block - 1 for block in self._splits if block > start + 1)])
         logits = self._tokens.advance(self._rows, sources, start, stop)
         self.depth = stop
-        self._rows = [row for row in self._rows if deepest(row, self._tasks) > stop]
+        self._rows = [row for row in self._rows if row.depth > stop]
         return Finished(tuple(logits), tuple(logits.values())) if logits else None
 
     def _split_rows(self) -> list[int]:

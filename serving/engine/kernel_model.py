@@ -11,7 +11,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from serving.engine.row_plan import EngineRow, EngineTask, deepest
+from serving.engine.row_plan import EngineRow, EngineTask
 from serving.engine.torch_model import head, pooled, stem
 from serving.kernel.kernel import Kernel
 from serving.kernel.rows import KernelRow
@@ -71,15 +71,18 @@ class KernelTokens:
         run = self._run if self._kernel.coverage.pooling else self._run_to_each_end
         logits = run(rows, start, stop)
         self._images = None
-        going_on = [deepest(row, self._tasks) > stop for row in rows]
-        self._places = [place for place, goes_on in zip(self._places, going_on, strict=True) if goes_on]
+        self._places = [place for row, place in zip(rows, self._places, strict=True) if row.depth > stop]
         return logits
 
     def _run(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
         """Run the blocks in one call, in which every row leaves at its own depth."""
-        ends = [sorted(row.members, key=lambda member: self._tasks[member].depth) for row in rows]
-        ending = [member for members in ends for member in members if start < self._tasks[member].depth <= stop]
-        counts = [self._tasks[member].classes for member in ending]
+        tasks = self._tasks
+        ends = [
+            row.members if len(row.members) == 1 else sorted(row.members, key=lambda member: tasks[member].depth)
+            for row in rows
+        ]
+        ending = [member for members in ends for member in members if start < tasks[member].depth <= stop]
+        counts = [tasks[member].classes for member in ending]
         logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
         addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
         kernel_rows = [
@@ -87,7 +90,7 @@ class KernelTokens:
                 cast(PackedTask | None, row.task),
                 place,
                 row.image,
-                [(self._tasks[m], addresses.get(m, 0)) for m in members if self._tasks[m].depth > start],
+                [(tasks[member], addresses.get(member, 0)) for member in members if tasks[member].depth > start],
             )
             for row, place, members in zip(rows, self._places, ends, strict=True)
         ]
@@ -99,9 +102,7 @@ class KernelTokens:
         logits: dict[int, Tensor] = {}
         depths = {self._tasks[member].depth for row in rows for member in row.members}
         for depth in sorted({stop, *(depth for depth in depths if start < depth < stop)}):
-            there = [
-                (row, place) for row, place in zip(rows, self._places, strict=True) if deepest(row, self._tasks) > start
-            ]
+            there = [(row, place) for row, place in zip(rows, self._places, strict=True) if row.depth > start]
             kernel_rows = [KernelRow(cast(PackedTask | None, row.task), place, row.image, ()) for row, place in there]
             self._kernel.run(kernel_rows, self._x, self._images, start, depth)
             self._images, start = None, depth

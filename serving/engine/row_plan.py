@@ -29,15 +29,12 @@ class EngineRow:
     image: int
     task: EngineTask | None
     members: tuple[int, ...]
+    depth: int
+    """After how many blocks the last of the tasks leaves it."""
 
     @property
     def key(self) -> tuple[int, int | None]:
         return self.image, None if self.task is None else id(self.task)
-
-
-def deepest(row: EngineRow, tasks: Sequence[EngineTask]) -> int:
-    """Return after how many blocks the last of a row's tasks leaves it."""
-    return max(tasks[member].depth for member in row.members)
 
 
 def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) -> list[EngineRow]:
@@ -50,13 +47,17 @@ def rows_at(block: int, tasks: Sequence[EngineTask], image_of: Sequence[int]) ->
             adapted = id(task) if task.first_block <= block else None
             members.setdefault((image_of[index], adapted), []).append(index)
     rows = [
-        EngineRow(image, None if adapted is None else tasks[sharing[0]], tuple(sharing))
+        EngineRow(
+            image,
+            None if adapted is None else tasks[sharing[0]],
+            tuple(sharing),
+            max([tasks[member].depth for member in sharing]),
+        )
         for (image, adapted), sharing in members.items()
     ]
 
     def order(row: EngineRow) -> tuple[int, int, int]:
-        depth = deepest(row, tasks)
-        return (-depth, 0, -1) if row.task is None else (-depth, row.task.rank, first[id(row.task)])
+        return (-row.depth, 0, -1) if row.task is None else (-row.depth, row.task.rank, first[id(row.task)])
 
     return sorted(rows, key=order)
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from serving.engine.adapter_ops import layer_norm
 from serving.engine.core_threads import CoreThreads
-from serving.engine.row_plan import EngineRow, deepest
+from serving.engine.row_plan import EngineRow
 from store.weights.forms import Forms, Norm, TaskWeights
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class TorchTokens:
             forms = [UNADAPTED if row.task is None else cast(TaskWeights, row.task).forms for row in rows]
             self._parts = self._run(self._model.blocks[block], self._parts, forms)
             logits |= self._finish(rows, block + 1)
-            rows = [row for row in rows if deepest(row, self._tasks) > block + 1]
+            rows = [row for row in rows if row.depth > block + 1]
             sources = list(range(len(rows)))
         return logits
 

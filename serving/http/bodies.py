@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import io
+import mmap
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import BinaryIO
 
 from starlette.concurrency import run_in_threadpool
@@ -17,7 +19,9 @@ from starlette.types import Receive
 from serving.http.errors import ClientGoneError, no_memory, timed_out, too_large, too_many
 from serving.http.limits import HttpLimits
 
-TRIM_NBYTES = 32 << 20  # of bodies, after which the memory of them is given back
+STATUS = Path("/proc/self/statm")
+TRIM_NBYTES = 32 << 20  # by which this process may grow before it gives back what it has freed
+TRIM_S = 1.0  # after the last body: its bytes and pixels are freed once it is answered
 SMALL_NBYTES = 1 << 20  # bodies up to this size may take the last quarter of the budget
 
 
@@ -28,7 +32,7 @@ class BodyBudget:
         self._most = limits.bodies_nbytes
         self._most_of_a_key = limits.bodies_of_a_key_nbytes if per_key else limits.bodies_nbytes
         self._of_keys: Counter[str] = Counter()
-        self._since_trim = 0
+        self._kept_nbytes, self._trimming = resident_nbytes(), False
         self._bundles, self._most_bundles = 0, limits.bundles
         self.nbytes = 0
 
@@ -51,10 +55,19 @@ class BodyBudget:
             yield body
         finally:
             self._count(key, -body.nbytes)
-            self._since_trim += body.nbytes
-            if self.nbytes == 0 and self._since_trim >= TRIM_NBYTES:
-                self._since_trim = 0
-                asyncio.get_running_loop().run_in_executor(None, give_memory_back)
+            if self.nbytes == 0 and not self._trimming:
+                self._trimming = True
+                asyncio.get_running_loop().call_later(TRIM_S, self._trim)
+
+    def _trim(self) -> None:
+        """Give back what bodies and their pixels took, where none is there now."""
+        self._trimming = False
+        if self.nbytes == 0 and resident_nbytes() >= self._kept_nbytes + TRIM_NBYTES:
+            asyncio.get_running_loop().run_in_executor(None, self._give_back)
+
+    def _give_back(self) -> None:
+        give_memory_back()
+        self._kept_nbytes = resident_nbytes()
 
     def take(self, key: str, nbytes: int, total: int) -> None:
         """Count so many more bytes of a body of `total`, or raise where they are too many."""
@@ -151,3 +164,11 @@ def give_memory_back() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def resident_nbytes() -> int:
+    """Return the memory of this process; 0 where the system has no `/proc`."""
+    try:
+        return int(STATUS.read_text().split()[1]) * mmap.PAGESIZE
+    except OSError:
+        return 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fastapi import APIRouter, Request
-from fastapi.responses import Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from serving.http.auth import AppState, Caller, app_state
@@ -28,7 +28,7 @@ async def statistics(request: Request, caller: Caller) -> dict[str, object]:
     return server_statistics(asked.snapshots, missing=asked.missing)
 
 
-@routes.get("/metrics")
+@routes.get("/metrics", response_class=PlainTextResponse)
 async def metrics(request: Request, caller: Caller) -> Response:
     """Show the metrics of all replicas as Prometheus reads them; on a server with keys, to the operator's alone."""
     caller.check("read")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +16,7 @@ from store.errors import InvalidSettingError
 NOWHERE = 1 << 40  # a depth that no row reaches: it stays in x
 
 
-@dataclass(frozen=True)
-class KernelRow:
+class KernelRow(NamedTuple):
     """A row of a batch: the task that adapts it or None, its places, and the tasks that leave it, with their logits.
 
     `exits` are (task, address of its logits), by depth; without any the row stays in x. `forms` and logits must
@@ -73,11 +72,15 @@ def _check_engine(task: PackedTask, backbone: PackedBackbone) -> None:
 
 def tables_of(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the integers of all `Row`s and of the `Exit`s to which they point."""
-    fields = [(*task.exit, logits) for row in rows for task, logits in row.exits]
-    exits = np.array(fields, np.int64).reshape(-1, EXIT_FIELDS)
-    at, table, width = exits.ctypes.data, [], exits.itemsize * EXIT_FIELDS
+    fields: list[int] = []
+    table: list[int] = []
     for row in rows:
-        forms = 0 if row.task is None else row.task.forms.ctypes.data
-        table.append((forms, at, len(row.exits), row.place, row.image))
+        for task, logits in row.exits:
+            fields += task.exit
+            fields.append(logits)
+    exits = np.array(fields, np.int64)
+    at, width = exits.ctypes.data, exits.itemsize * EXIT_FIELDS
+    for row in rows:
+        table += (0 if row.task is None else row.task.forms_at, at, len(row.exits), row.place, row.image)
         at += width * len(row.exits)
     return np.array(table, np.int64), exits

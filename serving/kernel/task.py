@@ -47,6 +47,8 @@ class PackedTask:
     slices: int
     """Of 32 ranks: the most that any of its forms has."""
     forms: NDArray[np.int64]
+    forms_at: int
+    """Their address."""
     exit: tuple[int, ...]
     """The integers of an `Exit`, but for the address of the logits."""
     norm: Norm | None
@@ -117,6 +119,7 @@ class TaskPacker:
             labels=weights.labels,
             slices=slices,
             forms=table,
+            forms_at=table.ctypes.data,
             exit=exit_,
             norm=None if self._pools else weights.forms.norms.get("norm"),
             head=() if self._pools else (weights.head_weight, weights.head_bias),

@@ -115,6 +115,9 @@ def routes(served: Served) -> dict[tuple[str, str], Route]:
         ("GET", "/healthz"): Route("/healthz", "", stranger=200),
         ("GET", "/readyz"): Route("/readyz", "", stranger=200),
         ("GET", "/openapi.json"): Route("/openapi.json", "read", stranger=200),
+        # Before any request of the stranger, whose own it would tell it.
+        ("GET", "/v1/statistics"): Route("/v1/statistics", "read", stranger=200),
+        ("GET", "/metrics"): Route("/metrics", "operator", stranger=403),
         ("POST", "/v1/predict/{ref}"): Route("/v1/predict/acme/cars:1", "read", IMAGE),
         ("POST", "/v1/predict"): Route("/v1/predict?ref=acme/cars:1&ref=acme/vans", "read", IMAGE),
         ("GET", "/v1/tasks"): Route("/v1/tasks?text=cars&limit=5", "read", stranger=200),

@@ -23,6 +23,7 @@ from support.servers import free_port
 from torch import full, uint8
 
 from benchmarks.support.steady_load import BROKEN, REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
+from serving.cluster.descendants import command_of, parent_of
 from serving.cluster.haproxy import find_haproxy
 from serving.cluster.listeners import Listener, listeners_of_server
 from serving.server import serve
@@ -85,6 +86,17 @@ def test_no_prediction_fails_when_a_replica_is_killed_or_stopped_and_another_tak
                 assert wait_until(lambda gone=victim: gone not in replicas_of(server.process.pid), within_s=60), number
             assert wait_until(lambda: len(answering(server.url)) == 2, within_s=60) is not None
         assert set(load.counts()) == {200}
+
+
+def test_replicas_are_forks_of_one_process_and_start_without_it_where_it_has_ended(store):
+    with serve(store, port=free_port(), replicas=1) as server:
+        (replica,) = replicas_of(server.process.pid)
+        forker = parent_of(replica)
+        assert "serving.cluster.fork_server" in command_of(forker)
+        os.kill(forker, signal.SIGKILL)
+        os.kill(replica, signal.SIGKILL)
+        assert wait_until(lambda: set(replicas_of(server.process.pid)) - {replica}, within_s=60) is not None
+        assert wait_until(lambda: call(f"{server.url}/v1/predict/flowers")[0] == 200, within_s=60) is not None
 
 
 @pytest.mark.parametrize("ingress", INGRESSES)

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import struct
 import threading
+import time
 import urllib.error
 import urllib.request
 import zlib
@@ -57,7 +59,7 @@ def make_store(root: Path) -> Path:
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
     store, (port, grpc_port) = make_store(tmp_path_factory.mktemp("served")), free_ports(2)
-    with serve(store, port=port, grpc_port=grpc_port, dtype="float32", replicas=2):
+    with serve(store, port=port, grpc_port=grpc_port, dtype="float32", log=store.parent / "requests.jsonl"):
         yield Served(f"http://127.0.0.1:{port}", store, f"127.0.0.1:{grpc_port}")
 
 
@@ -134,6 +136,46 @@ def test_predict_asks_a_server_for_every_task_of_an_image_at_once(served, tmp_pa
     refused = command(*arguments[:3], "--with", "nothing", "--url", served.url, store="no/store/here")
     assert refused.code == 1
     assert f"answered 404 for '{TASKS[0]}', 'nothing': no task 'nothing'" in " ".join(refused.err.split())
+
+
+def test_whichever_replica_answers_the_statistics_are_of_all_and_each_request_is_one_line_of_the_log(served):
+    def count() -> tuple[int, int]:
+        with Client(served.url) as client:
+            statistics = client.statistics()
+        return statistics["requests"]["total"], statistics["replicas_missing"]
+
+    before, _ = count()
+    ids = [f"order-{number}" for number in range(24)]
+    for number, one in enumerate(ids):
+        request = urllib.request.Request(f"{served.url}/v1/predict/{TASKS[number % 3]}", image(number))
+        request.add_header("X-Request-ID", one)
+        with urllib.request.urlopen(request, timeout=60) as response:
+            assert response.headers.get_all("X-Request-ID") == [one]
+    assert [count() for _ in range(6)] == [(before + len(ids), 0)] * 6
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=60) as response:
+        page = response.read().decode()
+    counted = re.findall(r"^onetrunk_requests_total\{.*\} (\S+)$", page, re.MULTILINE)
+    assert sum(map(float, counted)) == before + len(ids)
+    end = time.monotonic() + 30
+    while len(lines := logged(served, ids)) < len(ids) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert sorted(line["request_id"] for line in lines) == sorted(ids)
+    assert {(line["status"], line["task"] in TASKS, line["version"]) for line in lines} == {(200, True, 1)}
+    done = command("which", ids[0], str(served.store.parent / "requests.jsonl"), "--format", "json", store=served.store)
+    assert done.json[0]["versions"][0]["confirmed"]
+
+
+def logged(served: Served, ids: list[str]) -> list[dict[str, object]]:
+    lines = [json.loads(line) for line in (served.store.parent / "requests.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["request_id"] in ids]
+
+
+def test_an_id_that_is_not_clean_is_replaced_before_any_log_has_it(served):
+    for sent in ("a b", "x" * 65, 'quo"te', "semi;colon"):
+        request = urllib.request.Request(f"{served.url}/v1/tasks", headers={"X-Request-ID": sent})
+        with urllib.request.urlopen(request, timeout=60) as response:
+            (got,) = response.headers.get_all("X-Request-ID")
+        assert re.fullmatch("[0-9a-f-]{36}", got)
 
 
 def test_a_client_that_hangs_up_leaves_the_server_answering_others(served):

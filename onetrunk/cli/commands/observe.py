@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from onetrunk.request_log import AnsweredRequest
     from serving.client import Client
 
+SHOWN = ("at", "status", "tenant", "task", "version", "depth", "aliases", "published_at", "published_by", "confirmed")
 ENTER, LEAVE = "\x1b[?1049h\x1b[?25l", "\x1b[?25h\x1b[?1049l"
 HOME, CLEAR_LINE, CLEAR_BELOW = "\x1b[H", "\x1b[K", "\x1b[J"
 
@@ -117,7 +118,8 @@ def which(
     if options.fmt is Format.JSON:
         typer.echo(to_json([asdict(request) for request in found]))
         return
-    print_rows([row for request in found for row in rows_of(request)], options.fmt)
+    for request in found:
+        print_rows(rows_of(request), options.fmt, SHOWN if request.versions else None)
     if any(not version.confirmed for request in found for version in request.versions):
         log_to_stderr("not confirmed: the history of this store has no version of that number with that digest")
 

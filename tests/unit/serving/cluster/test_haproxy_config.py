@@ -8,7 +8,7 @@ import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from serving.cluster.haproxy import find_haproxy
+from serving.cluster.haproxy import ERRORS, find_haproxy, write_error
 from serving.cluster.haproxy_config import IngressSettings, edit
 
 PREFIXES = ("/", "/full-depth")
@@ -85,8 +85,8 @@ def test_a_line_that_is_there_twice_is_refused(text, tmp_path):
 @pytest.mark.parametrize("address", ["127.0.0.1:18001", "[::1]:18001", "localhost:18001"])
 def test_haproxy_accepts_the_edited_configuration_of_the_ray_that_is_installed(tmp_path, affinity, address):
     text = rendered(tmp_path, balance="hash var(txn.task)" if affinity else "leastconn")
-    (tmp_path / "503.json").write_text("{}")
-    (tmp_path / "503.http").write_bytes(b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n")
+    for status in ERRORS:
+        write_error(status, tmp_path)
     path = tmp_path / "edited.cfg"
     path.write_text(edit(text, settings(tmp_path, affinity=affinity, address=address)))
     checked = subprocess.run([str(find_haproxy()), "-c", "-f", str(path)], capture_output=True, text=True)
