@@ -71,7 +71,9 @@ def explain(error: Exception, address: Address) -> ServerError:
         return ServerError(
             f"{address.url} has a certificate that is not trusted ({text}): give its authority's file with `ca_file=`"
         )
-    if isinstance(error, httpx.NetworkError | OSError) or hung_up:
+    if hung_up:
+        return ServerError(f"{address.url} does not answer in HTTP but hangs up: check the address")
+    if isinstance(error, httpx.NetworkError | OSError):
         return ServerError(f"{address.url} does not answer ({text}): start it with `serve(store_url)`")
     return ServerError(f"{address.url} does not speak HTTP as it should ({text}): check the address")
 

@@ -12,10 +12,12 @@ from typing import Any
 
 import grpc
 
+from serving.grpc.messages import message
+from serving.grpc.reading import Reading
 from serving.http.api import EXPECTED
 from serving.http.auth import AppState
 from serving.http.bodies import HeldBody
-from serving.http.errors import Problem, TransferError, note_problem, timed_out
+from serving.http.errors import ClientGoneError, Problem, TransferError, note_problem, timed_out
 from serving.telemetry.request_record import RequestRecord
 from store.errors import DeadlineError
 from store.registry.tenant_store import TenantStore
@@ -36,7 +38,7 @@ CODES = {
     503: Code.UNAVAILABLE,
 }
 """Of the statuses of HTTP; all others are INTERNAL."""
-Context = grpc.aio.ServicerContext
+Context = Any  # grpc.aio.ServicerContext: the library has no annotations
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Calls:
 
     def __init__(self, state: AppState) -> None:
         self._state = state
+        self.reading = Reading(state.limits)
+
+    async def check(self, path: str, context: Context) -> str:
+        """Return who the caller is; abort where that is not known."""
+        found: list[str] = []
+
+        async def note(call: Call) -> Any:
+            found.append(caller_of(call.record, context))
+            return message("ServerLiveResponse")()
+
+        await self.answer(path, note, nothing(), context)
+        return found[0]
 
     async def answer(self, path: str, method: Method, messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Answer one message with one, or abort."""
@@ -69,7 +83,7 @@ class Calls:
                 left_s = context.time_remaining()
                 deadline = None if left_s is None else time.monotonic() + left_s
                 with self._state.bodies.held(caller.key.id) as held:
-                    call = Call(record, caller, held, lambda: self._read(messages, record, held), deadline)
+                    call = Call(record, caller, held, lambda: self._read(messages, record, held, context), deadline)
                     content: bytes = (await method(call)).SerializeToString()
                 record.status, record.sent = 200, len(content)
                 record.answered()
@@ -98,18 +112,35 @@ class Calls:
         finally:
             self._state.recorder.end(record)
 
-    async def _read(self, messages: AsyncIterator[bytes], record: RequestRecord, held: HeldBody) -> bytes:
+    async def _read(
+        self, messages: AsyncIterator[bytes], record: RequestRecord, held: HeldBody, context: Context
+    ) -> bytes:
         limits = self._state.limits
         try:
-            async with asyncio.timeout(limits.body_s):
-                content = await anext(messages)
+            with self.reading.place(caller_of(record, context)):
+                async with asyncio.timeout(limits.body_s):
+                    content = await anext(messages)
         except TimeoutError:
             raise timed_out(f"the message did not come in time: {limits.body_s:g} s are given for it") from None
         except StopAsyncIteration:
+            if context.cancelled():
+                raise ClientGoneError from None
             raise TransferError(400, "Bad Request", "the call has no message: send one") from None
         held.take(len(content), len(content))
         record.received = len(content)
         return content
+
+
+async def nothing() -> AsyncIterator[bytes]:
+    """Have no message."""
+    for content in ():
+        yield content
+
+
+def caller_of(record: RequestRecord, context: Context) -> str:
+    """Return the key's id, or without keys the client's address."""
+    assert record.caller is not None, "the key was looked up"
+    return record.caller.key.id or peer_of(context)
 
 
 def scope_of(context: Context) -> dict[str, Any]:

@@ -21,7 +21,10 @@ from serving.oip.inference import (
 from store.errors import FormatError
 
 Message = Any
-PLAIN = {"UINT8": ("uint_contents", np.dtype("u1")), "FP32": ("fp32_contents", np.dtype("<f4"))}
+PLAIN: Mapping[str, tuple[str, np.dtype[Any]]] = {
+    "UINT8": ("uint_contents", np.dtype("u1")),
+    "FP32": ("fp32_contents", np.dtype("<f4")),
+}
 INFER_RESPONSE = message("ModelInferResponse")
 STATISTICS_RESPONSE = message("ModelStatisticsResponse")
 

@@ -28,13 +28,13 @@ OPEN = (f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", HEALTH)
 SERVING, NOT_SERVING = 1, 2
 
 
-class Service(grpc.GenericRpcHandler):
+class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annotations
     """Finds the method of a call; every one is read as a stream, so that the key is checked before its message."""
 
     def __init__(self, state: AppState) -> None:
         self._state, self._calls, self._service = state, Calls(state), OipService(state)
         self._health = Health(state.predictor, keys=state.api_keys is not None)
-        self._methods: dict[str, Method] = {
+        self.methods: dict[str, Method] = {
             f"{SERVICE}{name}": method
             for name, method in {
                 "ServerMetadata": self.server_metadata,
@@ -54,7 +54,7 @@ class Service(grpc.GenericRpcHandler):
             return grpc.stream_unary_rpc_method_handler(partial(self._answer_health, path))
         if path == f"{SERVICE}ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream)
-        method = self._methods.get(path)
+        method = self.methods.get(path)
         if method is None:
             return None
         return grpc.stream_unary_rpc_method_handler(partial(self._calls.answer, path, method))
@@ -129,11 +129,13 @@ class Service(grpc.GenericRpcHandler):
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer each message in turn; the first that cannot be answered ends the stream."""
-        async for content in messages:
-            answer = await self._calls.answer(f"{SERVICE}ModelInfer", self.model_infer, once(content), context)
-            response = message("ModelStreamInferResponse")()
-            response.infer_response.CopyFrom(INFER_RESPONSE.FromString(answer))
-            yield response.SerializeToString()
+        caller = await self._calls.check(f"{SERVICE}ModelStreamInfer", context)
+        with self._calls.reading.place(caller):
+            async for content in messages:
+                answer = await self._calls.answer(f"{SERVICE}ModelInfer", self.model_infer, once(content), context)
+                response = message("ModelStreamInferResponse")()
+                response.infer_response.CopyFrom(INFER_RESPONSE.FromString(answer))
+                yield response.SerializeToString()
 
 
 async def read(call: Call, name: str) -> Any:

@@ -21,7 +21,7 @@ MOST = 1000.0
 """Of a normalised value; those of images are below 5, and far larger ones make logits that are not numbers."""
 
 BMP = struct.Struct("<2sIHHIIiiHHIIiiII")
-Images = Sequence[bytes] | Sequence[Tensor]
+Images = Sequence[bytes | Tensor]
 
 
 def find_input(inputs: Sequence[GivenTensor]) -> GivenTensor:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from store.errors import FormatError
 
 LENGTH = struct.Struct("<I")
+MOST_ELEMENTS = 4096  # of BYTES, so that a body of empty ones costs little
 Json = Mapping[str, Any]
 
 
@@ -82,7 +83,8 @@ class Answer:
 
 def split_elements(raw: bytes, name: str) -> tuple[bytes, ...]:
     """Return the elements of BYTES, each of which follows its length in four bytes, the lowest first."""
-    elements, at = [], 0
+    elements: list[bytes] = []
+    at = 0
     while at < len(raw):
         end = at + LENGTH.size
         if end > len(raw):
@@ -91,6 +93,8 @@ def split_elements(raw: bytes, name: str) -> tuple[bytes, ...]:
         at, end = end, end + nbytes
         if end > len(raw):
             raise FormatError(f"element {len(elements)} of input {name!r} is shorter than its length says: {nbytes:,}")
+        if len(elements) == MOST_ELEMENTS:
+            raise FormatError(f"input {name!r} has more than {MOST_ELEMENTS:,} elements: send fewer")
         elements.append(raw[at:end])
         at = end
     return tuple(elements)

@@ -25,7 +25,7 @@ from serving.oip.inference import (
 )
 from store.errors import FormatError
 
-DTYPES = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+DTYPES: Mapping[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 KINDS = {"UINT8": "iu", "FP32": "iuf"}
 MOST_DEPTH = 8  # of lists in lists
 

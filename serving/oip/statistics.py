@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from serving.oip.metadata import Json
@@ -35,9 +34,10 @@ def model_statistics(
 
 def _row(name: str, version: str, usage: Sequence[VersionUsage]) -> Json:
     answered = sum(used.requests - used.failed for used in usage)
-    stages: Counter[str] = Counter()
+    stages: dict[str, float] = {}
     for used in usage:
-        stages.update(used.stages)  # type: ignore[arg-type]  # a counter of floats
+        for stage, took in used.stages.items():
+            stages[stage] = stages.get(stage, 0.0) + took
     return {
         "name": name,
         "version": version,
@@ -47,7 +47,7 @@ def _row(name: str, version: str, usage: Sequence[VersionUsage]) -> Json:
         "inference_stats": {
             "success": _duration(answered, (used.seconds for used in usage)),
             "fail": _duration(sum(used.failed for used in usage), (used.failed_s for used in usage)),
-            **{kind: _duration(answered, (stages[stage] for stage in ours)) for kind, ours in STAGES.items()},
+            **{kind: _duration(answered, (stages.get(stage, 0.0) for stage in ours)) for kind, ours in STAGES.items()},
         },
         "batch_stats": [],
     }

@@ -119,7 +119,7 @@ def test_values_may_be_in_the_message_itself(
     (infer_request(b"text"), "INVALID_ARGUMENT", "4 bytes beginning"),
     (infer_request(model_name="acme/none"), "NOT_FOUND", "no task"),
     (infer_request(model_name="a b"), "INVALID_ARGUMENT", "is not valid"),
-    (infer_request(model_version="9"), "NOT_FOUND", "no version"),
+    (infer_request(model_version="9"), "NOT_FOUND", "9"),
     (infer_request(raw_input_contents=[b"", b""]), "INVALID_ARGUMENT", "2 raw_input_contents for 1 inputs"),
 ])  # fmt: skip
 def test_what_cannot_be_answered_is_called_by_its_code_in_one_line(
@@ -189,8 +189,14 @@ def test_a_refusal_for_now_says_when_to_try_again(predictor: Predictor, store: S
     assert int(told["grpc-retry-pushback-ms"]) == 1000 * int(told["retry-after"]) > 0
 
 
+@pytest.mark.parametrize("sends", [False, True])
 @pytest.mark.parametrize("leave", ["cancel", "deadline"])
-def test_a_client_that_leaves_is_waited_for_no_longer(predictor: Predictor, store: Store, leave: str) -> None:
+def test_a_client_that_leaves_is_waited_for_no_longer(
+    predictor: Predictor, store: Store, leave: str, sends: bool
+) -> None:
+    slow = png(torch.zeros(3000, 3000, 3, dtype=torch.uint8))
+    request = message("ModelInferRequest")(model_name=TASK)
+    request.inputs.add(name="image", datatype="BYTES", shape=[64]).contents.bytes_contents.extend([slow] * 64)
     api = make_api(predictor, store, keys=False)
     counters = api.state.app_state.recorder.counters
 
@@ -199,8 +205,9 @@ def test_a_client_that_leaves_is_waited_for_no_longer(predictor: Predictor, stor
 
         async def messages() -> AsyncIterator[bytes]:
             sent.set()
-            await asyncio.sleep(60)
-            yield b""
+            if not sends:
+                await asyncio.sleep(60)
+            yield request.SerializeToString()
 
         stream = channel.stream_unary(f"{SERVICE}ModelInfer")(messages(), timeout=0.3 if leave == "deadline" else 60)
         await sent.wait()
@@ -214,6 +221,8 @@ def test_a_client_that_leaves_is_waited_for_no_longer(predictor: Predictor, stor
 
     talk(api, converse)
     assert list(counters.requests) == [("predict", "(anyone)", 499)]
+    while predictor.state().decoding:
+        time.sleep(0.01)
 
 
 def test_a_stream_answers_each_message_in_turn(api: Any) -> None:
