@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,16 +63,16 @@ class Calls:
         self._state = state
         self.reading = Reading(state.limits)
 
-    async def check(self, path: str, context: Context) -> str:
-        """Return who the caller is; abort where that is not known."""
-        found: list[str] = []
+    async def open_stream(self, path: str, context: Context) -> ExitStack:
+        """Return what the stream's place is given back with; abort where its caller is unknown, or has none."""
+        stack = ExitStack()
 
-        async def note(call: Call) -> Any:
-            found.append(caller_of(call.record, context))
+        async def enter(call: Call) -> Any:
+            stack.enter_context(self.reading.place(caller_of(call.record, context)))
             return message("ServerLiveResponse")()
 
-        await self.answer(path, note, nothing(), context)
-        return found[0]
+        await self.answer(path, enter, nothing(), context)
+        return stack
 
     async def answer(self, path: str, method: Method, messages: AsyncIterator[bytes], context: Context) -> bytes:
         """Answer one message with one, or abort."""
@@ -133,7 +133,8 @@ class Calls:
 
 async def nothing() -> AsyncIterator[bytes]:
     """Have no message."""
-    for content in ():
+    contents: tuple[bytes, ...] = ()
+    for content in contents:
         yield content
 
 

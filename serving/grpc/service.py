@@ -129,8 +129,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annota
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer each message in turn; the first that cannot be answered ends the stream."""
-        caller = await self._calls.check(f"{SERVICE}ModelStreamInfer", context)
-        with self._calls.reading.place(caller):
+        with await self._calls.open_stream(f"{SERVICE}ModelStreamInfer", context):
             async for content in messages:
                 answer = await self._calls.answer(f"{SERVICE}ModelInfer", self.model_infer, once(content), context)
                 response = message("ModelStreamInferResponse")()

@@ -77,7 +77,7 @@ def test_an_example_runs_as_it_stands(served: Served, language: str, lane: str, 
         pytest.importorskip("tritonclient")
     code = code.replace("8265", str(served.http)).replace("8001", str(served.grpc)).replace("ot_…", "ot_")
     commands = {
-        "sh": ["bash", "-ec", code],
+        "sh": ["bash", "-ec", f'onetrunk() {{ {sys.executable} -m onetrunk "$@"; }}\n{code}'],
         "python": [sys.executable, "-c", code],
         "js": [node(), "--input-type=module", "-e", FILE + code],
     }
