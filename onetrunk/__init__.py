@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from serving.server import serve
+    from serving.telemetry_options import TelemetryOptions
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
@@ -32,11 +33,11 @@ if TYPE_CHECKING:
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
     from store import errors
+    from store.accounting.report import StorageReport, storage_report
     from store.errors import OnetrunkError
     from store.maintenance.garbage import GarbageReport, collect_garbage
     from store.maintenance.migrate import migrate
     from store.maintenance.rebuild import rebuild
-    from store.maintenance.report import StorageReport, storage_report
     from store.maintenance.verify import verify
     from store.maintenance.verify_versions import Finding
     from store.records.events import AliasRule, ApiKey
@@ -82,8 +83,9 @@ _MODULES = {
     "Ref": "store.records.refs",
     "ScoreConfig": "sls.choose_depth",
     "Search": "store.records.listing",
-    "StorageReport": "store.maintenance.report",
+    "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
+    "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
@@ -111,7 +113,7 @@ _MODULES = {
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
     "serve": "serving.server",
-    "storage_report": "store.maintenance.report",
+    "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
 }
 """The module of each public name."""
@@ -147,6 +149,7 @@ __all__ = [
     "Search",
     "StorageReport",
     "Store",
+    "TelemetryOptions",
     "TenantStore",
     "TrainingConfig",
     "Version",

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
-
-TRACE_SHARE, METRIC_TASKS = 0.01, 20
+from serving.telemetry_options import METRIC_TASKS, TRACE_SHARE
 
 
 class ServeConfig(BaseModel):
@@ -27,6 +26,8 @@ class ServeConfig(BaseModel):
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
     grpc: str | None = None
     """Where each replica listens for gRPC too, as HOST:PORT, all replicas of a machine on one port; None: nowhere."""
+    session_secret: str | None = Field(default=None, repr=False)
+    """Signs the sessions of the console; every replica needs the same. Made when the application starts."""
     log: str | None = "-"
     """Where a line for each request goes: - is the replica's standard output, None nowhere."""
     traces: str | None = None

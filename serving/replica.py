@@ -10,6 +10,7 @@ import torch
 from fastapi import FastAPI
 
 from serving.config import ServeConfig
+from serving.console.mounting import mount_console
 from serving.cpus import usable_cores
 from serving.http.api import Api, make_api
 from serving.http.limits import HttpLimits
@@ -38,6 +39,7 @@ class ReplicaProcess:
             schedule=settings.schedule,
         )
         self._keys, self._grpc = settings.keys, settings.grpc
+        self._session_secret = settings.session_secret
         self._limits = HttpLimits(rate_limit=settings.rate_limit)
         self._recorder = Recorder(
             name,
@@ -55,10 +57,12 @@ class ReplicaProcess:
             self._store,
             keys=self._keys,
             limits=self._limits,
+            session_secret=self._session_secret,
             recorder=self._recorder,
             peers=peers,
             beside=None if self._grpc is None else partial(load_grpc_server(), address=self._grpc),
         )
+        mount_console(self._api)
         return self._api
 
     def snapshot(self) -> Snapshot:

@@ -30,7 +30,7 @@ class Recent(NamedTuple):
     tenant: str
     status: int
     seconds: float
-    stages: dict[str, float]
+    stages: Mapping[str, float]
 
 
 @dataclass
@@ -105,8 +105,8 @@ class RequestCounters:
         """By TASK:NUMBER."""
         self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
 
-    def count(self, record: RequestRecord, seconds: float) -> None:
-        """Count a request that is over."""
+    def count(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
+        """Count a request that is over, with the seconds of its stages."""
         predicts = is_prediction(record.path)
         route = "predict" if predicts else "registry"
         tenant, engine_s = record.tenant, record.engine_s
@@ -127,12 +127,11 @@ class RequestCounters:
         self.block_s[label] += engine_s
         usage.images += record.images
         usage.block_s += engine_s
-        stages = record.stages()
         for stage, took in stages.items():
             self.stages[stage].add(took)
         for version in record.versions:
             bounded(self.version_usage, f"{version.task}:{version.number}", VersionUsage).add(record, seconds, stages)
-        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, dict(stages)))
+        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, stages))
         if record.status == 200:
             self._count_answers(record)
 

@@ -65,6 +65,7 @@ Peers = Callable[[], Awaitable[PeerSnapshots]]
 
 def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: int) -> Snapshot:
     """Read all counters; on the event loop, which writes them."""
+    recorder.settle()
     at, counters = time.time(), recorder.counters
     counters.settle()
     return Snapshot(

@@ -27,6 +27,7 @@ from serving.grpc.messages import message
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
 from serving.server import serve
+from serving.telemetry_options import TelemetryOptions
 from store.errors import PortTakenError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
@@ -59,7 +60,8 @@ def make_store(root: Path) -> Path:
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
     store, (port, grpc_port) = make_store(tmp_path_factory.mktemp("served")), free_ports(2)
-    with serve(store, port=port, grpc_port=grpc_port, dtype="float32", log=store.parent / "requests.jsonl"):
+    telemetry = TelemetryOptions(log=store.parent / "requests.jsonl")
+    with serve(store, port=port, grpc_port=grpc_port, dtype="float32", telemetry=telemetry):
         yield Served(f"http://127.0.0.1:{port}", store, f"127.0.0.1:{grpc_port}")
 
 
