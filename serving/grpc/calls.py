@@ -17,7 +17,7 @@ from serving.grpc.reading import Reading
 from serving.http.api import EXPECTED
 from serving.http.auth import AppState
 from serving.http.bodies import HeldBody
-from serving.http.errors import ClientGoneError, Problem, TransferError, note_problem, timed_out
+from serving.http.errors import ClientGoneError, Problem, note_problem, timed_out
 from serving.telemetry.request_record import RequestRecord
 from store.errors import DeadlineError
 from store.registry.tenant_store import TenantStore
@@ -122,10 +122,8 @@ class Calls:
                     content = await anext(messages)
         except TimeoutError:
             raise timed_out(f"the message did not come in time: {limits.body_s:g} s are given for it") from None
-        except StopAsyncIteration:
-            if context.cancelled():
-                raise ClientGoneError from None
-            raise TransferError(400, "Bad Request", "the call has no message: send one") from None
+        except StopAsyncIteration:  # a client that sends no message at all is not told from one that goes away
+            raise ClientGoneError from None
         held.take(len(content), len(content))
         record.received = len(content)
         return content

@@ -64,6 +64,10 @@ def test_no_route_tells_a_tenant_of_anothers_task(api: Api, store: Store) -> Non
         reply = ask(api, method, path, headers={"authorization": f"Bearer {secret}"})
         assert reply.status in (400, 404, 422), (method, path, reply.content)
         assert b"no task 'acme/cars' among those of this key" in reply.content or reply.status != 404
+    own, secret = new_key("acme", ("read",))
+    store.put_key(own)
+    for path in ("/v1/tasks/acme/cars", "/v2/models/acme/cars", "/v2/models/acme/cars/ready", "/v2/models/stats"):
+        assert ask(api, "GET", path, headers={"authorization": f"Bearer {secret}"}).status == 200
 
 
 def test_every_method_of_grpc_but_health_refuses_who_has_no_key(api: Any, strangers: dict[str, str]) -> None:

@@ -21,7 +21,6 @@ from serving.http.limits import HttpLimits
 from serving.runtime.predictor import Predictor
 from store.images.fitting import fit
 from store.registry.store import Store
-from store.registry.tenant_store import new_key
 from store.weights.backbones import encode
 from store.weights.preprocessing import Normalise
 
@@ -240,34 +239,6 @@ def test_json_is_bounded_apart_from_the_tensors(predictor: Predictor, store: Sto
     assert infer(small, {"inputs": [given]}, raw).status == 200
     refused = infer(small, one())
     assert (refused.status, "send tensors as binary data" in refused.body["error"]) == (413, True)
-
-
-ROUTES = [
-    ("GET", "/v2"), ("GET", f"/v2/models/{TASK}"), ("GET", f"/v2/models/{TASK}/versions/1"),
-    ("GET", f"/v2/models/{TASK}/ready"), ("POST", f"/v2/models/{TASK}/infer"), ("GET", f"/v2/models/{TASK}/stats"),
-    ("GET", "/v2/models/stats"), ("POST", "/v2/repository/index"), ("POST", f"/v2/repository/models/{TASK}/load"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("method", "path"), ROUTES, ids=lambda each: each)
-def test_with_keys_every_route_but_health_needs_one_and_another_tenants_task_is_unknown(
-    predictor: Predictor, store: Store, method: str, path: str
-) -> None:
-    guarded = make_api(predictor, store, keys=True)
-    secrets = {}
-    for tenant in ("acme", "globex"):
-        key, secrets[tenant] = new_key(tenant, ("read",))
-        store.put_key(key)
-    body = json.dumps(one()).encode()
-
-    def status(secret: str | None) -> int:
-        given = {} if secret is None else {"authorization": f"Bearer {secret}"}
-        return ask(guarded, method, path, body=body, headers=given).status
-
-    assert (status(None), status("ot_wrong")) == (401, 401)
-    assert status(secrets["acme"]) == 200
-    assert status(secrets["globex"]) == (404 if TASK in path else 200)
-    assert ask(guarded, "GET", "/v2/health/ready").status == 200
 
 
 def test_what_a_model_takes_and_gives_is_described(api: Any, predictor: Predictor) -> None:
