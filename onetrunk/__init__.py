@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
-    from serving.client import Client
+    from serving.client import AsyncClient, Client, ImageAnswer
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from serving.server import serve
@@ -59,6 +59,7 @@ _MODULES = {
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
+    "AsyncClient": "serving.client",
     "Backbone": "store.weights.backbones",
     "Certificate": "store.records.evidence",
     "Check": "onetrunk.doctor",
@@ -70,6 +71,7 @@ _MODULES = {
     "FitConfig": "sls.pipeline.fit",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
+    "ImageAnswer": "serving.client",
     "Manifest": "store.records.manifest",
     "OnetrunkError": "store.errors",
     "Page": "store.records.listing",
@@ -121,6 +123,7 @@ __all__ = [
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
+    "AsyncClient",
     "Backbone",
     "Certificate",
     "Check",
@@ -132,6 +135,7 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "GarbageReport",
+    "ImageAnswer",
     "Manifest",
     "OnetrunkError",
     "Page",

@@ -47,6 +47,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8265,
+    grpc_port: int | None = None,
     catalogue: str | None = None,
     backbone: str | None = None,
     dtype: str = "auto",
@@ -70,18 +71,15 @@ def serve(
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
     this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. `telemetry` is where its log and its traces go. `schedule` is stretch,
+    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is
+    served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go. `schedule` is stretch,
     least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
     tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
     be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
-    if not (keys or insecure or is_loopback(host)):
-        raise NotAllowedError(
-            f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
-            "or allow it with `insecure=True`"
-        )
+    check_reach(host, keys=keys, insecure=insecure)
     if rate_limit is not None and not 0 < rate_limit < float("inf"):
         raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
     counts = count_replicas(replicas, threads=threads, device=device)
@@ -96,6 +94,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=None if rate_limit is None else rate_limit / counts.most,
+        grpc=None if grpc_port is None else grpc_address(host, grpc_port),
         **{**vars(telemetry), "log": None if telemetry.log is None else "-"},
     )
     applications, log = {check_prefix(prefix): config}, telemetry.log
@@ -181,6 +180,21 @@ def choose_ingress(ingress: str, *, affinity: bool) -> str:
     if affinity and chosen == PYTHON:
         raise InvalidSettingError("Ray's own proxy cannot send a task to one replica: it takes `ingress='haproxy'`")
     return chosen
+
+
+def check_reach(host: str, *, keys: bool, insecure: bool) -> None:
+    """Raise where everyone beyond this machine could use the server, and nobody has said that they may."""
+    if not (keys or insecure or is_loopback(host)):
+        raise NotAllowedError(
+            f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
+            "or allow it with `insecure=True`"
+        )
+
+
+def grpc_address(host: str, port: int) -> str:
+    """Return where the replicas listen for gRPC; raise `PortTakenError` where they cannot."""
+    check_port(host, port, option="grpc_port")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_prefix(prefix: str) -> str:

@@ -16,6 +16,7 @@ HINTS: Mapping[str, str] = {
     "export_bundle(store, refs, path)": "onetrunk export REF FILE --bundle",
     "fit_and_publish(store, task, dataset)": "onetrunk fit TASK DATA",
     "force=True": "--force",
+    "grpc_port=": "--grpc-port N",
     "ingress='haproxy'": "--ingress haproxy",
     "ingress='python'": "--ingress python",
     "insecure=True": "--insecure",

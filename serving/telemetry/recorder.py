@@ -20,7 +20,14 @@ SETTLE_S, MOST_ENDED = 0.05, 1000
 SAMPLE_S = 1.0
 MOST_TENANTS, MOST_TASKS = 100, 20
 """Series of a metric that has one for each tenant, or for each task."""
-UNCOUNTED = ("/healthz", "/readyz", "/metrics", "/v1/statistics")  # asked every few seconds, by machines
+UNCOUNTED = (
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+    "/v1/statistics",
+)  # asked every few seconds, by machines
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ from onetrunk.cli.signals import StopSignal
 from store.errors import ServerError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from serving.server import RunningServer
     from serving.telemetry_options import TelemetryOptions
 
@@ -67,6 +69,10 @@ RateLimit = Annotated[
     typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
 ]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Serve the Open Inference Protocol over gRPC there too; default: HTTP alone."),
+]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
 
@@ -98,6 +104,7 @@ class Telemetry(OptionGroup):
         "serve --port 9000 --replicas 2 --threads 4",
         "serve --host 0.0.0.0 --keys --store s3://models/vision",
         "serve --replicas 1:4 --affinity task",
+        "serve --port 8000 --grpc-port 8001",
         "serve --log requests.jsonl --traces http://127.0.0.1:4318",
     )
 )
@@ -108,6 +115,7 @@ def serve(
     *,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
+    grpc_port: GrpcPort = None,
     backbone: BackboneName = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
@@ -133,6 +141,7 @@ def serve(
         options.url,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         catalogue=options.catalogue,
         backbone=backbone,
         dtype=dtype,
@@ -151,13 +160,13 @@ def serve(
         insecure=insecure,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
+    run(server, stop, prefix.rstrip("/"))
+
+
+def run(server: AbstractContextManager[RunningServer], stop: StopSignal, prefix: str) -> None:
+    """Serve until the signal; raise `ServerError` where the server ends before it."""
     with stop.interrupting(), server as running:
-        log_to_stderr(f"ready: POST an image to {running.url}{prefix.rstrip('/')}/v1/predict/TASK; Ctrl-C stops")
-        wait_for_end(running, stop)
-
-
-def wait_for_end(running: RunningServer, stop: StopSignal) -> None:
-    """Wait for the signal; raise `ServerError` where the server ends before it."""
-    stop.wait(while_=lambda: running.alive)
-    if not running.alive:
-        raise ServerError("the process that runs Ray has ended: start the server again")
+        log_to_stderr(f"ready: POST an image to {running.url}{prefix}/v1/predict/TASK; Ctrl-C stops")
+        stop.wait(while_=lambda: running.alive)
+        if not running.alive:
+            raise ServerError("the process that runs Ray has ended: start the server again")
