@@ -84,7 +84,7 @@ def answers_by_depth(statistics: Mapping[str, object], rows: Sequence[VersionLis
     depths = {row.task: row.depth for row in rows}
     for task in cast(Sequence[Mapping[str, object]], statistics.get("tasks", ())):
         if task["task"] in depths:
-            answers[depths[cast(str, task["task"])]] += cast(int, task["answers"])
+            answers[depths[task["task"]]] += cast(int, task["answers"])
     return answers
 
 

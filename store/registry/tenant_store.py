@@ -184,10 +184,10 @@ class TenantStore:
             self.check("read", row.task)
         with self.authorized("read") as store:
             return [
-                TaskLease(row.task, row.version, lease.holder if self._is_operator else "a server", lease.expires_at)
+                TaskLease(held.task, held.version, lease.holder if self._is_operator else "a server", lease.expires_at)
                 for lease in store.leases()
                 for digest in lease.digests
-                if (row := by_digest.get(digest)) is not None
+                if (held := by_digest.get(digest)) is not None
             ]
 
     def publish_checkpoint(
