@@ -10,7 +10,7 @@ export PYTHON
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit system siege browser torch-only sanitize lint servers kernel wheel bench constraints clean
+.PHONY: help demo demo-quick test unit system siege browser torch-only triton sanitize lint servers kernel wheel bench constraints clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -33,6 +33,13 @@ system: $(KERNEL) servers ## Crashes, power loss, concurrency, hostile input, de
 
 torch-only: $(STAMP) ## The engine's tests without its kernel, as on a CPU that cannot run it.
 	ONETRUNK_KERNEL=off $(PYTEST) tests/unit/serving tests/system/test_engine_conformance.py
+
+triton: $(STAMP) ## Triton's stock clients against a server, in an environment of their own beside this one.
+	test -d .venv-triton || $(PYTHON) -m venv .venv-triton
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$(.venv-triton/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/beside.pth"
+	.venv-triton/bin/pip install --quiet 'tritonclient[http,grpc]==2.73.0'
+	.venv-triton/bin/python -m pytest tests/system/test_tritonclient.py
 
 sanitize: $(STAMP) ## The kernel's memory tests: its portable build with ASan, UBSan and guard pages.
 	$(BIN)/pytest tests/system/test_kernel_memory.py

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
     from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
-    from serving.client import Client
+    from serving.client import AsyncClient, Client, ImageAnswer
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
     from serving.server import serve
+    from serving.telemetry_options import TelemetryOptions
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
@@ -58,6 +59,7 @@ _MODULES = {
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
+    "AsyncClient": "serving.client",
     "Backbone": "store.weights.backbones",
     "Certificate": "store.records.evidence",
     "Check": "onetrunk.doctor",
@@ -69,6 +71,7 @@ _MODULES = {
     "FitConfig": "sls.pipeline.fit",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
+    "ImageAnswer": "serving.client",
     "Manifest": "store.records.manifest",
     "OnetrunkError": "store.errors",
     "Page": "store.records.listing",
@@ -82,6 +85,7 @@ _MODULES = {
     "Search": "store.records.listing",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
+    "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
@@ -119,6 +123,7 @@ __all__ = [
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
+    "AsyncClient",
     "Backbone",
     "Certificate",
     "Check",
@@ -130,6 +135,7 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "GarbageReport",
+    "ImageAnswer",
     "Manifest",
     "OnetrunkError",
     "Page",
@@ -143,6 +149,7 @@ __all__ = [
     "Search",
     "StorageReport",
     "Store",
+    "TelemetryOptions",
     "TenantStore",
     "TrainingConfig",
     "Version",

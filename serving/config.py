@@ -5,8 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
-
-TRACE_SHARE, METRIC_TASKS = 0.01, 20
+from serving.telemetry_options import METRIC_TASKS, TRACE_SHARE
 
 
 class ServeConfig(BaseModel):
@@ -25,6 +24,8 @@ class ServeConfig(BaseModel):
     keys: bool = False
     rate_limit: float | None = None
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
+    grpc: str | None = None
+    """Where each replica listens for gRPC too, as HOST:PORT, all replicas of a machine on one port; None: nowhere."""
     session_secret: str | None = Field(default=None, repr=False)
     """Signs the sessions of the console; every replica needs the same. Made when the application starts."""
     log: str | None = "-"

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+
 import torch
 from fastapi import FastAPI
 
@@ -34,7 +38,8 @@ class ReplicaProcess:
             batch_invariant=settings.batch_invariant,
             schedule=settings.schedule,
         )
-        self._keys, self._session_secret = settings.keys, settings.session_secret
+        self._keys, self._grpc = settings.keys, settings.grpc
+        self._session_secret = settings.session_secret
         self._limits = HttpLimits(rate_limit=settings.rate_limit)
         self._recorder = Recorder(
             name,
@@ -55,6 +60,7 @@ class ReplicaProcess:
             session_secret=self._session_secret,
             recorder=self._recorder,
             peers=peers,
+            beside=None if self._grpc is None else partial(load_grpc_server(), address=self._grpc),
         )
         mount_console(self._api)
         return self._api
@@ -72,6 +78,13 @@ class ReplicaProcess:
         """Refuse what comes from now on, answer what is queued, release the versions."""
         self._predictor.close()
         self._recorder.close()
+
+
+def load_grpc_server() -> Callable[..., AbstractAsyncContextManager[object]]:
+    """Return what serves gRPC; the library takes a tenth of a second, and is loaded only for that."""
+    from serving.grpc.server import grpc_server
+
+    return grpc_server
 
 
 def make_tracer(settings: ServeConfig, name: str) -> Tracer:

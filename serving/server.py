@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import ipaddress
 import json
 import os
@@ -16,16 +15,18 @@ from pathlib import Path
 from serving.addresses import absolute_catalogue, absolute_store
 from serving.cluster.haproxy import find_haproxy
 from serving.cluster.plan import HAPROXY, PYTHON, Replicas, ServerPlan
-from serving.config import METRIC_TASKS, TRACE_SHARE, ServeConfig
+from serving.config import ServeConfig
 from serving.cpus import usable_cores
 from serving.port import check_port
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, check_schedule
+from serving.telemetry_options import TelemetryOptions
 from store import errors
 from store.errors import InvalidSettingError, NotAllowedError, ServerError
 from store.registry.store import Store
 
 INGRESSES = ("auto", HAPROXY, PYTHON)
 ONE = Replicas(1, 1)
+NO_TELEMETRY = TelemetryOptions()
 STOP_S = 10.0
 
 
@@ -46,6 +47,7 @@ def serve(
     *,
     host: str = "127.0.0.1",
     port: int = 8265,
+    grpc_port: int | None = None,
     catalogue: str | None = None,
     backbone: str | None = None,
     dtype: str = "auto",
@@ -55,10 +57,7 @@ def serve(
     schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
     rate_limit: float | None = None,
-    log: str | Path | None = None,
-    traces: str | None = None,
-    trace_share: float = TRACE_SHARE,
-    metric_tasks: int = METRIC_TASKS,
+    telemetry: TelemetryOptions = NO_TELEMETRY,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
     affinity: bool = False,
@@ -72,25 +71,17 @@ def serve(
     thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
     needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
     this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. `log` is where a line of JSON for each request goes: a file, or `-` for
-    standard output. `traces` is the address of an OpenTelemetry collector, which gets `trace_share` of the requests
-    whose clients do not say; `metric_tasks` tasks have metrics of their own (docs/observing.md). `schedule` is stretch,
+    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is
+    served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go. `schedule` is stretch,
     least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
     tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
     be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
-    if not (keys or insecure or is_loopback(host)):
-        raise NotAllowedError(
-            f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
-            "or allow it with `insecure=True`"
-        )
+    check_reach(host, keys=keys, insecure=insecure)
     if rate_limit is not None and not 0 < rate_limit < float("inf"):
         raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
-    check_traces(traces, trace_share)
-    if metric_tasks < 0:
-        raise InvalidSettingError(f"metrics of {metric_tasks} tasks: give a number from 0")
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -103,20 +94,12 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=None if rate_limit is None else rate_limit / counts.most,
-        log=None if log is None else "-",
-        traces=traces,
-        trace_share=trace_share,
-        metric_tasks=metric_tasks,
+        grpc=None if grpc_port is None else grpc_address(host, grpc_port),
+        **{**vars(telemetry), "log": None if telemetry.log is None else "-"},
     )
+    applications, log = {check_prefix(prefix): config}, telemetry.log
     return running(
-        {check_prefix(prefix): config},
-        host=host,
-        port=port,
-        replicas=counts,
-        ingress=ingress,
-        affinity=affinity,
-        name=name,
-        log=log,
+        applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name, log=log
     )
 
 
@@ -175,22 +158,6 @@ def open_log(log: str | Path | None) -> Iterator[int | None]:
         os.close(descriptor)
 
 
-def check_traces(collector: str | None, share: float) -> None:
-    """Raise `InvalidSettingError` where no traces could be sent there."""
-    if not 0 <= share <= 1:
-        raise InvalidSettingError(f"traces of a share of {share:g}: give a number from 0 to 1")
-    if collector is None:
-        return
-    if not collector.startswith(("http://", "https://")):
-        raise InvalidSettingError(f"collector {collector[:200]!r}: write its address as http://HOST:4318")
-    try:
-        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.http.trace_exporter")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
-        raise InvalidSettingError("traces need OpenTelemetry's exporter: `pip install onetrunk[traces]`")
-
-
 def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | None, device: str) -> Replicas:
     """Return how many replicas are asked for: on a CPU, by default, as many as there are cores for their threads."""
     if replicas is None:
@@ -213,6 +180,21 @@ def choose_ingress(ingress: str, *, affinity: bool) -> str:
     if affinity and chosen == PYTHON:
         raise InvalidSettingError("Ray's own proxy cannot send a task to one replica: it takes `ingress='haproxy'`")
     return chosen
+
+
+def check_reach(host: str, *, keys: bool, insecure: bool) -> None:
+    """Raise where everyone beyond this machine could use the server, and nobody has said that they may."""
+    if not (keys or insecure or is_loopback(host)):
+        raise NotAllowedError(
+            f"everyone who reaches {host} could predict and read every task: ask for API keys with `keys=True`, "
+            "or allow it with `insecure=True`"
+        )
+
+
+def grpc_address(host: str, port: int) -> str:
+    """Return where the replicas listen for gRPC; raise `PortTakenError` where they cannot."""
+    check_port(host, port, option="grpc_port")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_prefix(prefix: str) -> str:

@@ -53,6 +53,13 @@ def answering(path: Path, image: bytes) -> None:
         assert_type(prediction.to_dict(), dict[str, object])
 
 
+async def asking(image: bytes) -> None:
+    async with onetrunk.AsyncClient("https://models", retries=0, ca_file="own.pem") as client:
+        assert_type(await client.predict("digits", image), onetrunk.Prediction)
+        async for answer in client.predict_folder("digits", "pictures"):
+            assert_type(answer, onetrunk.ImageAnswer)
+
+
 def failing(ref: str) -> None:
     try:
         onetrunk.Ref.parse(ref)

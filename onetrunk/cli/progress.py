@@ -35,6 +35,16 @@ def show_progress(console: Console) -> Iterator[Callable[[str], Callable[[Progre
         yield watch
 
 
+@contextlib.contextmanager
+def show_count(console: Console, title: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how many of how many are done, on a terminal alone."""
+    from rich.progress import Progress as Bars
+
+    with Bars(console=console, transient=True, disable=not console.is_terminal) as bars:
+        bar = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(bar, completed=done, total=total)
+
+
 def describe_progress(progress: Progress) -> str:
     parts = [f"{progress.stage} {progress.step}/{progress.steps}"]
     parts += [f"loss {progress.loss:.3f}"] if progress.loss is not None else []

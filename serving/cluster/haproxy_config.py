@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 REQUEST_ID = "[A-Za-z0-9][A-Za-z0-9._:-]{0,63}"
+READS = ("/v1/predict", "/v2/models")
 
 REQUEST_S = 8
 """A head, and a small body after it, have so long to come; a client that waits ten seconds is told why."""
@@ -55,7 +56,7 @@ def edit(text: str, settings: IngressSettings) -> str:
 def _edits(settings: IngressSettings) -> Mapping[str, str]:
     """Return what each line, given as a pattern, becomes."""
     folder = settings.folder
-    predict = " ".join(f"{prefix.rstrip('/')}/v1/predict" for prefix in settings.prefixes)
+    predict = " ".join(f"{prefix.rstrip('/')}{path}" for prefix in settings.prefixes for path in READS)
     served = " ".join(prefix.rstrip("/") or "/" for prefix in settings.prefixes)
     frontend = [
         rf"    bind {settings.address}",
@@ -68,12 +69,14 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         r"unless { req.ver 1.0 1.1 2.0 }",
         # Limits for each client count by the address from which it came.
         "    option forwardfor",
+        # Where too much waits Ray itself refuses, and does not say when to ask again.
+        r"    http-response set-header Retry-After 1 if { status 503 } !{ res.hdr(Retry-After) -m found }",
         # Ray repeats the id in its answer: one that is long or not clean is replaced by a new one.
         rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
     ]
     if settings.affinity:
         frontend += [
-            r"    http-request set-var(txn.task) path,url_dec,regsub('[@:].*$','')",
+            r"    http-request set-var(txn.task) path,url_dec,regsub('^.*/v1/predict/',''),regsub('[@:].*$','')",
             r"    http-request set-var(txn.task) urlp(ref),url_dec,regsub('[@:].*$','') if { urlp(ref) -m found }",
         ]
     edits = {

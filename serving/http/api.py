@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
 from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.responses import Response
@@ -13,14 +13,16 @@ from starlette._utils import get_route_path
 from starlette.concurrency import run_in_threadpool
 from starlette.types import Message, Receive, Scope, Send
 
-from serving.http import bundle_routes, prediction_schema, registry_routes, telemetry_routes
+from serving.http import bundle_routes, oip_schema, prediction_schema, registry_routes, telemetry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
 from serving.http.browser_sessions import BrowserSessions
-from serving.http.errors import HANDLERS, ClientGoneError, TransferError, answer_of, json_response, no_route
-from serving.http.headers import check_headers
+from serving.http.encodings import check_plain
+from serving.http.errors import HANDLERS, RETRY_S, ClientGoneError, TransferError, answer_of, json_response, no_route
+from serving.http.headers import RequestHeaders, check_headers
 from serving.http.health import Health
 from serving.http.limits import HttpLimits
+from serving.http.oip_routes import OipRoutes, answer_oip_error, is_oip
 from serving.http.prediction_routes import PATH, PredictionRoutes
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
@@ -45,6 +47,7 @@ class Api(FastAPI):
         self._limits = state.limits
         self._predictions = PredictionRoutes(state)
         self._health = Health(state.predictor, keys=state.api_keys is not None)
+        self._oip = OipRoutes(state, self._health)
         self._recorder = state.recorder
 
     def snapshot(self) -> Snapshot:
@@ -85,10 +88,15 @@ class Api(FastAPI):
                 return answer
             if path in HEALTH:
                 return self._answer_health(scope, path, record)
+            if is_oip(path):
+                answer = await self._oip.answer(scope, receive, path, record)
+                record.answered()
+                return answer
+            check_plain(RequestHeaders.read(scope).encoding)
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("%s %s failed", scope["method"], path[:200])
-            return answer_of(error, record)
+            return answer_oip_error(error, record) if is_oip(path) else answer_of(error, record)
         return None
 
     def _answer_health(self, scope: Scope, path: str, record: RequestRecord) -> Response:
@@ -97,7 +105,7 @@ class Api(FastAPI):
         status, content = self._health.alive() if path == "/healthz" else self._health.ready()
         if status != 200:
             record.cause = OverloadedError(str(content["reason"]))
-        return json_response(content, status)
+        return json_response(content, status, {} if status == 200 else {"retry-after": RETRY_S})
 
 
 def make_api(
@@ -109,11 +117,13 @@ def make_api(
     session_secret: str | None = None,
     recorder: Recorder | None = None,
     peers: Peers | None = None,
+    beside: Callable[[AppState], AbstractAsyncContextManager[object]] | None = None,
 ) -> Api:
     """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key.
 
     Replicas of one application get the same `session_secret`, with which the sessions of browsers are signed.
-    `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted.
+    `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted;
+    `beside` is what serves another protocol meanwhile.
     """
     limits = limits or HttpLimits()
     state = AppState(
@@ -131,16 +141,19 @@ def make_api(
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        yield
+        async with nullcontext() if beside is None else beside(state):
+            yield
         await run_in_threadpool(predictor.close)
 
     # The framework's own page of the schema would need no key: here it is a route among the others.
     api = Api(title="onetrunk", openapi_url=None, lifespan=lifespan)
     api.install(state)
     api.include_router(health_schema)
+    api.include_router(oip_schema.open_routes)
     for routes in (
         guarded_routes,
         prediction_schema.routes,
+        oip_schema.routes,
         registry_routes.routes,
         bundle_routes.routes,
         telemetry_routes.routes,

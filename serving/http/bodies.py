@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import io
 import mmap
 import time
@@ -20,7 +21,7 @@ from serving.http.errors import ClientGoneError, no_memory, timed_out, too_large
 from serving.http.limits import HttpLimits
 
 STATUS = Path("/proc/self/statm")
-TRIM_NBYTES = 32 << 20  # by which this process may grow before it gives back what it has freed
+TRIM_NBYTES = 16 << 20  # by which this process may grow before it gives back what it has freed
 TRIM_S = 1.0  # after the last body: its bytes and pixels are freed once it is answered
 SMALL_NBYTES = 1 << 20  # bodies up to this size may take the last quarter of the budget
 
@@ -66,6 +67,7 @@ class BodyBudget:
             asyncio.get_running_loop().run_in_executor(None, self._give_back)
 
     def _give_back(self) -> None:
+        gc.collect()  # an error whose traceback leads to itself keeps the body that was refused with it
         give_memory_back()
         self._kept_nbytes = resident_nbytes()
 

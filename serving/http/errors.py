@@ -96,6 +96,11 @@ def no_memory(message: str) -> TransferError:
     return TransferError(503, "Service Unavailable", message, retry_after=RETRY_S, connection="close")
 
 
+def wrong_encoding(encoding: str, remedy: str) -> TransferError:
+    message = f"content-encoding {encoding[:40]!r} is not understood here: {remedy}"
+    return TransferError(415, "Unsupported Media Type", message, connection="close")
+
+
 class Problem(NamedTuple):
     """An error as its caller reads it."""
 
@@ -123,10 +128,16 @@ def problem_of(error: Exception) -> Problem:
 
 def answer_of(error: Exception, record: RequestRecord) -> Response:
     """Answer an error, and note it in the request's record."""
+    problem = note_problem(error, record)
+    return answer_json(problem.status, problem.kind, problem.message, problem.headers)
+
+
+def note_problem(error: Exception, record: RequestRecord) -> Problem:
+    """Return what the caller reads of an error, noted in the request's record."""
     worded = record.caller.worded(error) if record.caller is not None and isinstance(error, OnetrunkError) else error
     problem = problem_of(worded)
     record.cause, record.problem = error, (problem.kind, problem.message)
-    return answer_json(problem.status, problem.kind, problem.message, problem.headers)
+    return problem
 
 
 async def answer_error(request: Request, error: Exception) -> Response:

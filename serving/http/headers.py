@@ -34,6 +34,10 @@ class RequestHeaders:
     def content_type(self) -> str:
         return self.all.get(b"content-type", b"").decode("latin-1")
 
+    @property
+    def encoding(self) -> str:
+        return self.all.get(b"content-encoding", b"").decode("latin-1").strip().lower()
+
 
 def check_headers(scope: Scope, limits: HttpLimits) -> None:
     """Raise `TransferError` where the headers and the target are larger than any client of ours needs."""

@@ -11,6 +11,8 @@ class HttpLimits:
 
     header_nbytes: int = 16 << 10
     image_nbytes: int = 32 << 20
+    json_nbytes: int = 4 << 20
+    """The JSON of a request of the Open Inference Protocol, without the tensors after it."""
     images: int = 64
     """Images in one request."""
     bundle_nbytes: int = 256 << 20

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Sequence
 from concurrent.futures import Future
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
 
+from serving.http.admission import admit, share_of
 from serving.http.auth import AppState
 from serving.http.bodies import read_body
 from serving.http.cancellation import wait_for
-from serving.http.errors import json_response, no_route, too_many
+from serving.http.encodings import expand
+from serving.http.errors import json_response, no_route
 from serving.http.headers import RequestHeaders
 from serving.http.image_bodies import split_images
 from serving.http.prediction_query import ManyQuery, PredictionQuery, parse_query
@@ -22,7 +22,6 @@ from serving.prediction import Prediction
 from serving.runtime.request_times import Origin
 from serving.telemetry.request_record import RequestRecord
 from store.errors import FormatError
-from store.records.version import Version
 from store.registry.tenant_store import TenantStore
 
 PATH = "/v1/predict"
@@ -60,16 +59,12 @@ class PredictionRoutes:
         Returns also whether the body held several images.
         """
         key, state, limits = caller.key, self._state, self._state.limits
-        share = key.tenant or key.id or None
-        for ref in refs:
-            caller.check("read", ref)
-        if state.rate is not None and (wait_s := state.rate.wait_s(key.id)) > 0:
-            raise too_many(f"{limits.rate_limit:g} images a second are the most: send fewer", retry_s=wait_s)
-        state.predictor.check_room(share)
-        record.versions = versions = await self._versions(refs)
+        share = share_of(caller)
+        record.versions = versions = await admit(state, caller, refs)
         with state.bodies.held(key.id) as held:
             body = await read_body(receive, headers.length, held, limits)
             record.received = len(body)
+            body = await expand(body, headers.encoding, held, limits)
             images = split_images(body, headers.content_type, limits)
             if images is not None and len(refs) > 1:
                 raise FormatError(f"several images for {len(refs)} tasks: send one image, or name one task")
@@ -85,10 +80,3 @@ class PredictionRoutes:
             if images is None:
                 return await wait_for(submit(body), receive), False
             return await predict_each(images, submit, receive), True
-
-    async def _versions(self, refs: Sequence[str]) -> list[Version]:
-        tasks = self._state.predictor.tasks
-        known = tasks.cached(refs)
-        if known is not None:
-            return known
-        return await asyncio.get_running_loop().run_in_executor(self._state.workers, tasks.resolve, refs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from typing import TypeVar
 
 from starlette.types import Receive
 
@@ -12,9 +13,11 @@ from serving.http.cancellation import wait_for
 from serving.prediction import Prediction
 from store.errors import ImageError
 
+T = TypeVar("T")
+
 
 async def predict_each(
-    images: Sequence[bytes], submit: Callable[[bytes], tuple[Future[Prediction], ...]], receive: Receive
+    images: Sequence[T], submit: Callable[[T], tuple[Future[Prediction], ...]], receive: Receive
 ) -> list[Prediction]:
     """Return the predictions of one task for the images, in their order; one that fails is named by its index."""
     futures: list[Future[Prediction]] = []

@@ -71,6 +71,7 @@ class _Lane:
                 job.pixels.set_result(self._normalise(decoder(job)))
             except BaseException as error:  # the waiting client must get it, and the next job must run
                 job.pixels.set_exception(error)
+            del job  # its bytes would stay until the next one comes
 
 
 class DecodePool:

@@ -31,3 +31,10 @@ def fail_all(futures: Sequence[Future[T]], error: BaseException) -> None:
     for future in futures:
         if future.set_running_or_notify_cancel():
             future.set_exception(error)
+
+
+def done(result: T) -> Future[T]:
+    """Return a future that has this result."""
+    future: Future[T] = Future()
+    future.set_result(result)
+    return future

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, closing
 
@@ -14,7 +14,7 @@ from serving.prediction import Prediction
 from serving.runtime.adapter_cache import Pin
 from serving.runtime.decode_pool import DecodePool
 from serving.runtime.engine_loop import EngineLoop
-from serving.runtime.futures import call_when_all_done, fail_all
+from serving.runtime.futures import call_when_all_done, done, fail_all
 from serving.runtime.prediction_request import PendingPrediction, PredictionRequest
 from serving.runtime.request_times import Origin
 from serving.runtime.served_tasks import ServedTasks
@@ -33,12 +33,11 @@ class PredictionQueue:
 
     def submit(self, versions: Sequence[Version], image: ImageSource, origin: Origin) -> Predictions:
         """Decode on this thread, whatever it takes, and queue; a failure to decode is raised."""
-        self._check_time(origin.deadline)
-        with ExitStack() as stack:
-            pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
-            pixels: Future[Tensor] = Future()
-            pixels.set_result(self._decoding.decode(image))
-            return self._queue(versions, pixels, pins, stack.pop_all(), origin)
+        return self._submit(versions, lambda: done(self._decoding.decode(image)), origin)
+
+    def submit_pixels(self, versions: Sequence[Version], pixels: Tensor, origin: Origin) -> Predictions:
+        """Queue an image that is the backbone's input already: (3, height, width) float32, normalised."""
+        return self._submit(versions, lambda: done(pixels), origin)
 
     def submit_encoded(self, versions: Sequence[Version], image: bytes, origin: Origin) -> Predictions:
         """Queue and return at once, since a large image is decoded elsewhere.
@@ -46,16 +45,22 @@ class PredictionQueue:
         Raises `ImageError` and `OverloadedError` where that is known at once; other errors are set on the futures.
         Once all futures are cancelled, the image is not decoded any more.
         """
-        self._check_time(origin.deadline)
-        with ExitStack() as stack:
-            pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
-            pixels = self._decoding.submit(image, key=origin.tenant or "", deadline=origin.deadline)
-            return self._queue(versions, pixels, pins, stack.pop_all(), origin)
+        return self._submit(
+            versions,
+            lambda: self._decoding.submit(image, key=origin.tenant or "", deadline=origin.deadline),
+            origin,
+        )
 
     def check_open(self) -> None:
         """Raise `OverloadedError` where nothing is queued any more."""
         if self._loop.closing:
             raise OverloadedError("the server is stopping: ask again once it is back")
+
+    def _submit(self, versions: Sequence[Version], decode: Callable[[], Future[Tensor]], origin: Origin) -> Predictions:
+        self._check_time(origin.deadline)
+        with ExitStack() as stack:
+            pins = [stack.enter_context(closing(self._tasks.acquire(version))) for version in versions]
+            return self._queue(versions, decode(), pins, stack.pop_all(), origin)
 
     def _check_time(self, deadline: float | None) -> None:
         self.check_open()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict, deque
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from serving.histogram import Histogram
@@ -16,7 +17,9 @@ STAGES = ("receive", "decode", "load", "queue", "blocks", "head")
 RECENT_S, MOST_RECENT = 60.0, 2048
 MOST_NAMES = 10_000  # tenants and tasks that are counted one by one
 SETTLE_S = 60.0
-PREDICT = "/v1/predict"
+PREDICT, MODELS = "/v1/predict", "/v2/models/"
+GRPC = "/inference.GRPCInferenceService/"
+INFER = ("/infer", "/ModelInfer")
 T = TypeVar("T")
 
 
@@ -27,7 +30,7 @@ class Recent(NamedTuple):
     tenant: str
     status: int
     seconds: float
-    stages: dict[str, float]
+    stages: Mapping[str, float]
 
 
 @dataclass
@@ -48,6 +51,31 @@ class TaskUsage:
 
     answers: int = 0
     last_at: float = 0.0
+
+
+@dataclass
+class VersionUsage:
+    """What the requests for one version took since the replica started, in seconds; several images count one by one."""
+
+    requests: int = 0
+    failed: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    failed_s: float = 0.0
+    last_at: float = 0.0
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def add(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
+        self.requests += 1
+        if record.status != 200:
+            self.failed += 1
+            self.failed_s += seconds
+            return
+        self.images += record.images
+        self.seconds += seconds
+        self.last_at = record.at + seconds
+        for stage, took in stages.items():
+            self.stages[stage] = self.stages.get(stage, 0.0) + took
 
 
 class RequestCounters:
@@ -73,11 +101,13 @@ class RequestCounters:
         self.stages = {stage: Histogram(SECONDS) for stage in STAGES}
         self.tenant_usage: dict[str, TenantUsage] = {}
         self.task_usage: dict[str, TaskUsage] = {}
+        self.version_usage: dict[str, VersionUsage] = {}
+        """By TASK:NUMBER."""
         self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
 
-    def count(self, record: RequestRecord, seconds: float) -> None:
-        """Count a request that is over."""
-        predicts = record.path.startswith(PREDICT)
+    def count(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
+        """Count a request that is over, with the seconds of its stages."""
+        predicts = is_prediction(record.path)
         route = "predict" if predicts else "registry"
         tenant, engine_s = record.tenant, record.engine_s
         label = self._tenant_labels.label(tenant)
@@ -97,10 +127,11 @@ class RequestCounters:
         self.block_s[label] += engine_s
         usage.images += record.images
         usage.block_s += engine_s
-        stages = record.stages()
         for stage, took in stages.items():
             self.stages[stage].add(took)
-        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, dict(stages)))
+        for version in record.versions:
+            bounded(self.version_usage, f"{version.task}:{version.number}", VersionUsage).add(record, seconds, stages)
+        self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, stages))
         if record.status == 200:
             self._count_answers(record)
 
@@ -129,6 +160,11 @@ class RequestCounters:
             usage = bounded(self.task_usage, version.task, TaskUsage)
             usage.answers += images
             usage.last_at = record.at
+
+
+def is_prediction(path: str) -> bool:
+    """Whether the path, or the method of gRPC, is one that answers images."""
+    return path.startswith(PREDICT) or (path.endswith(INFER) and path.startswith((MODELS, GRPC)))
 
 
 def bounded(table: dict[str, T], name: str, make: type[T]) -> T:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from serving.telemetry.request_ids import parse_traceparent
@@ -14,7 +15,7 @@ MOST_PATH, MOST_CAUSE = 200, 1000
 MOST_FRAMES = 10
 
 
-def log_line(record: RequestRecord, seconds: float, *, replica: str) -> str:
+def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float], *, replica: str) -> str:
     """Return the line, whose fields docs/observing.md lists."""
     at = datetime.fromtimestamp(record.at, UTC)
     line: dict[str, object] = {
@@ -39,7 +40,7 @@ def log_line(record: RequestRecord, seconds: float, *, replica: str) -> str:
     if record.times:
         line["images"] = record.images
         line["block_seconds"] = round(record.engine_s, 6)
-        line |= {f"{stage}_ms": milliseconds(took) for stage, took in record.stages().items()}
+        line |= {f"{stage}_ms": milliseconds(took) for stage, took in stages.items()}
     line |= {"received": record.received, "sent": record.sent, "replica": replica}
     if (trace := parse_traceparent(record.traceparent)) is not None:
         line["trace_id"] = trace.trace_id

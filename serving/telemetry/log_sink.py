@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections import deque
 
-FLUSH_S = 0.05
 MOST_LINES = 20_000  # that wait for a reader
 ATOMIC_NBYTES = 4096  # PIPE_BUF: what several processes may write into one pipe without mixing their lines
 
@@ -15,7 +13,7 @@ STDOUT = "-"
 
 
 class LogSink:
-    """Lines for a file, a pipe or standard output, written by the event loop in groups.
+    """Lines for a file, a pipe or standard output, written in groups.
 
     `dropped` are the lines that found no room because nobody read them.
     """
@@ -25,18 +23,18 @@ class LogSink:
         self._descriptor = 1 if path == STDOUT else os.open(path, flags, 0o600)
         self._lines: deque[bytes] = deque()
         self._rest = b""  # of a line that was written in part
-        self._scheduled = False
         self.dropped = 0
 
+    @property
+    def waiting(self) -> bool:
+        return bool(self._lines or self._rest)
+
     def put(self, line: str) -> None:
-        """Write the line within `FLUSH_S`."""
+        """Take a line, which the next `flush` writes."""
         if len(self._lines) >= MOST_LINES:
             self.dropped += 1
             return
         self._lines.append(f"{line}\n".encode(errors="replace"))
-        if not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_later)
 
     def flush(self) -> None:
         """Write what the reader takes now."""
@@ -58,10 +56,3 @@ class LogSink:
         while self._lines and len(group) + len(self._lines[0]) <= ATOMIC_NBYTES:
             group += self._lines.popleft()
         return group
-
-    def _flush_later(self) -> None:
-        self._scheduled = False
-        self.flush()
-        if (self._lines or self._rest) and not self._scheduled:
-            self._scheduled = True
-            asyncio.get_running_loop().call_later(FLUSH_S, self._flush_later)

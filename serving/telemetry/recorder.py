@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import MutableMapping
@@ -15,10 +16,18 @@ from serving.telemetry.log_sink import LogSink
 from serving.telemetry.request_record import KEY, RequestRecord
 
 MOST_ERRORS = 100
+SETTLE_S, MOST_ENDED = 0.05, 1000
 SAMPLE_S = 1.0
 MOST_TENANTS, MOST_TASKS = 100, 20
 """Series of a metric that has one for each tenant, or for each task."""
-UNCOUNTED = ("/healthz", "/readyz", "/metrics", "/v1/statistics")  # asked every few seconds, by machines
+UNCOUNTED = (
+    "/healthz",
+    "/readyz",
+    "/v2/health/live",
+    "/v2/health/ready",
+    "/metrics",
+    "/v1/statistics",
+)  # asked every few seconds, by machines
 
 
 @dataclass(frozen=True)
@@ -74,6 +83,8 @@ class Recorder:
         self.log, self._tracer, self._adds_ids = log, tracer, adds_ids
         self.server_errors: deque[FailedRequest] = deque(maxlen=MOST_ERRORS)
         self.client_errors: deque[FailedRequest] = deque(maxlen=MOST_ERRORS)
+        self._ended: list[RequestRecord] = []
+        self._scheduled = False
         self.started = time.time()
         self._usage = usage
         self._samples: deque[Sample] = deque([Sample(self.started, 0, 0, 0.0)], maxlen=int(2 * RECENT_S / SAMPLE_S))
@@ -94,19 +105,49 @@ class Recorder:
         return headers
 
     def end(self, record: RequestRecord) -> None:
-        """Count and log a request that is over."""
-        seconds = time.perf_counter() - record.begun
+        """Note that a request is over; it is counted and logged soon, together with others.
+
+        After a call of the engine, the caches hold little of what counts: one request alone takes several times as
+        long. One that failed is counted at once, as its error holds its body.
+        """
+        record.seconds = time.perf_counter() - record.begun
         if record.path in UNCOUNTED and record.status < 400:
             return
-        self.counters.count(record, seconds)
+        self._ended.append(record)
+        if record.cause is not None or len(self._ended) >= MOST_ENDED:
+            self.settle()
+        self._settle_later()
+
+    def settle(self) -> None:
+        """Count and log the requests that are over, and write the lines that wait."""
+        ended, self._ended = self._ended, []
+        for record in ended:
+            self._settle(record)
+        if self.log is not None:
+            self.log.flush()
+
+    def _settle(self, record: RequestRecord) -> None:
+        seconds, stages = record.seconds, record.stages()
+        self.counters.count(record, seconds, stages)
         if record.at + seconds >= self._samples[-1].at + SAMPLE_S:
             self._samples.append(self.sample(record.at + seconds))
         if record.cause is not None and record.status >= 400:
             self._remember(record)
         if self.log is not None:
-            self.log.put(log_line(record, seconds, replica=self.replica))
+            self.log.put(log_line(record, seconds, stages, replica=self.replica))
         if self._tracer is not None:
             self._tracer.end(record, seconds)
+
+    def _settle_later(self) -> None:
+        waits = self._ended or (self.log is not None and self.log.waiting)
+        if waits and not self._scheduled:
+            self._scheduled = True
+            asyncio.get_running_loop().call_later(SETTLE_S, self._settle_now)
+
+    def _settle_now(self) -> None:
+        self._scheduled = False
+        self.settle()
+        self._settle_later()
 
     def close(self) -> None:
         """Send the traces that wait; the log's last lines are written by the event loop."""

@@ -28,7 +28,7 @@ class RequestRecord:
 
     __slots__ = (
         "at", "begun", "caller", "cause", "has_new_id", "head_s", "id", "method", "path", "problem",
-        "received", "sent", "span", "status", "times", "traceparent", "versions",
+        "received", "seconds", "sent", "span", "status", "times", "traceparent", "versions",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], path: str) -> None:
@@ -49,6 +49,7 @@ class RequestRecord:
         self.versions: Sequence[Version] = ()
         self.times: list[RequestTimes] = []
         self.received = self.sent = self.status = 0
+        self.seconds = 0.0
         self.head_s: float | None = None
         self.span: RecordedSpan | None = None
         """Where the request is recorded as a trace."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serving.histogram import Buckets
 from serving.runtime.predictor import Predictor, PredictorState
-from serving.telemetry.counters import RECENT_S, Recent, TaskUsage, TenantUsage
+from serving.telemetry.counters import RECENT_S, Recent, TaskUsage, TenantUsage, VersionUsage
 from serving.telemetry.recorder import FailedRequest, Recorder, Sample
 
 STATM = Path("/proc/self/statm")
@@ -43,6 +43,7 @@ class Snapshot:
     stages: Mapping[str, Buckets]
     tenant_usage: Mapping[str, TenantUsage]
     task_usage: Mapping[str, TaskUsage]
+    version_usage: Mapping[str, VersionUsage]
     recent: Sequence[Recent]
     since: Sample
     """What had been done a minute ago, or when the replica started."""
@@ -64,6 +65,7 @@ Peers = Callable[[], Awaitable[PeerSnapshots]]
 
 def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: int) -> Snapshot:
     """Read all counters; on the event loop, which writes them."""
+    recorder.settle()
     at, counters = time.time(), recorder.counters
     counters.settle()
     return Snapshot(
@@ -88,6 +90,7 @@ def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: in
         stages={stage: histogram.buckets() for stage, histogram in counters.stages.items()},
         tenant_usage=dict(counters.tenant_usage),
         task_usage=dict(counters.task_usage),
+        version_usage=dict(counters.version_usage),
         recent=tuple(recent for recent in counters.recent if recent.at >= at - RECENT_S),
         since=recorder.sample_before(at - RECENT_S),
         now=recorder.sample(at),

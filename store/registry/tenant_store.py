@@ -184,10 +184,15 @@ class TenantStore:
             self.check("read", row.task)
         with self.authorized("read") as store:
             return [
-                TaskLease(held.task, held.version, lease.holder if self._is_operator else "a server", lease.expires_at)
+                TaskLease(
+                    by_digest[digest].task,
+                    by_digest[digest].version,
+                    lease.holder if self._is_operator else "a server",
+                    lease.expires_at,
+                )
                 for lease in store.leases()
                 for digest in lease.digests
-                if (held := by_digest.get(digest)) is not None
+                if digest in by_digest
             ]
 
     def publish_checkpoint(

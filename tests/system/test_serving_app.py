@@ -14,17 +14,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import pytest
 import torch
 from support.cli import call as command
 from support.oracle import make_random_task, png
-from support.servers import free_port
+from support.servers import free_port, free_ports
 
 from serving.benchmark.load import LoadRequest, run_load
 from serving.client import Client
+from serving.grpc.messages import message
 from serving.port import check_port
 from serving.runtime.predictor import Predictor
 from serving.server import serve
+from serving.telemetry_options import TelemetryOptions
 from store.errors import PortTakenError, ServerError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
@@ -40,6 +43,7 @@ class Served:
 
     url: str
     store: Path
+    grpc: str
 
 
 def make_store(root: Path) -> Path:
@@ -55,9 +59,10 @@ def make_store(root: Path) -> Path:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory) -> Iterator[Served]:
     """A real Ray Serve over a store of three tasks, in float32."""
-    store, port = make_store(tmp_path_factory.mktemp("served")), free_port()
-    with serve(store, port=port, dtype="float32", log=store.parent / "requests.jsonl"):
-        yield Served(f"http://127.0.0.1:{port}", store)
+    store, (port, grpc_port) = make_store(tmp_path_factory.mktemp("served")), free_ports(2)
+    telemetry = TelemetryOptions(log=store.parent / "requests.jsonl")
+    with serve(store, port=port, grpc_port=grpc_port, dtype="float32", telemetry=telemetry):
+        yield Served(f"http://127.0.0.1:{port}", store, f"127.0.0.1:{grpc_port}")
 
 
 def image(seed: int) -> bytes:
@@ -94,6 +99,20 @@ def test_answers_over_http_equal_predict_in_process_for_every_image_of_a_mixed_s
             assert (answer["task"], answer["version"], answer["depth"]) == (
                 offline["task"], offline["version"], offline["depth"],
             )  # fmt: skip
+
+
+def test_over_grpc_every_connection_gets_the_answers_of_http(served):
+    request = message("ModelInferRequest")(model_name="birds")
+    request.inputs.add(name="image", datatype="BYTES", shape=[1]).contents.bytes_contents.append(image(5))
+    _, expected = call(served, "/v1/predict/birds?logits=true", image(5))
+    for _ in range(8):  # each connection goes to one of the replicas
+        with grpc.insecure_channel(served.grpc, [("grpc.use_local_subchannel_pool", 1)]) as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+            answer = message("ModelInferResponse").FromString(infer(request.SerializeToString(), timeout=60))
+        logits = torch.frombuffer(bytearray(answer.raw_output_contents[0]), dtype=torch.float32)
+        assert logits.tolist() == pytest.approx(expected["logits"], abs=1e-4)
+    _, found = call(served, "/v2/models/birds/stats")
+    assert found["model_stats"][0]["inference_count"] >= 9
 
 
 def test_one_image_for_several_tasks_gets_the_answers_of_each_in_order_or_none_that_is_late(served):

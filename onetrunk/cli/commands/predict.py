@@ -10,11 +10,13 @@ import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import REF_HELP, Device, Dtype, DtypeOption, command_group, example
-from onetrunk.cli.output import Format, print_rows
+from onetrunk.cli.output import Format, log_to_stderr, print_rows, terminal
+from onetrunk.cli.progress import show_count
 from onetrunk.rendering.tables import Record, to_json
-from store.errors import InvalidSettingError
+from store.errors import ImageError, InvalidSettingError
 
 if TYPE_CHECKING:
+    from serving.client import Client
     from serving.prediction import Prediction
 
 app = command_group()
@@ -25,14 +27,14 @@ app = command_group()
         "predict flowers a.jpg b.png",
         "predict flowers@prod a.jpg --top 1 --format json",
         "predict flowers a.jpg --with birds --with cars:3",
-        "predict flowers a.jpg --url http://127.0.0.1:8265",
+        "predict flowers a.jpg pictures/ --url http://127.0.0.1:8265",
     )
 )
 @with_store()
 def predict(
     options: StoreOptions,
     ref: Annotated[str, typer.Argument(help=REF_HELP)],
-    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    images: Annotated[list[Path], typer.Argument(help="Image files; with --url, folders of them too.")],
     further: Annotated[
         list[str] | None,
         typer.Option("--with", help="Another task for the same images; may be repeated. Shared blocks run once."),
@@ -50,18 +52,21 @@ def predict(
 ) -> None:
     """Predict labels of images, in this process or by a server."""
     for path in images:
-        if not path.is_file():
+        if not path.is_file() and not (path.is_dir() and url is not None and not further):
             raise InvalidSettingError(f"{str(path)!r} is not a file: give paths of images")
     refs = [ref, *(further or [])]
+    failed: list[Path] = []
     if url is None:
         answers = predict_here(options, refs, images, dtype=dtype, device=device)
     else:
-        answers = predict_by_server(url, key, refs, images, top=top, logits=logits)
+        answers = predict_by_server(url, key, refs, images, failed, top=top, logits=logits)
     rows = [{"image": str(path), **answer.to_dict(top=top, logits=logits)} for path, answer in answers]
     if options.fmt is Format.JSON:
         typer.echo(to_json(rows))
     else:
         print_rows([flatten_answer(row) for row in rows], options.fmt)
+    if failed:
+        raise ImageError(f"{len(failed)} of the files got no answer: each is named above with the reason")
 
 
 def predict_here(
@@ -79,15 +84,38 @@ def predict_here(
 
 
 def predict_by_server(
-    url: str, key: str | None, refs: Sequence[str], images: Sequence[Path], *, top: int, logits: bool
+    url: str,
+    key: str | None,
+    refs: Sequence[str],
+    images: Sequence[Path],
+    failed: list[Path],
+    *,
+    top: int,
+    logits: bool,
 ) -> Iterator[tuple[Path, Prediction]]:
     """Yield each image with its predictions from a server, in the order of the refs."""
     from serving.client import Client
 
     with Client(url, api_key=key or None) as client:
         for path in images:
+            if path.is_dir():
+                yield from predict_folder(client, refs[0], path, failed, top=top, logits=logits)
+                continue
             for prediction in client.predict_many(refs, path, top=top, logits=logits):
                 yield path, prediction
+
+
+def predict_folder(
+    client: Client, ref: str, folder: Path, failed: list[Path], *, top: int, logits: bool
+) -> Iterator[tuple[Path, Prediction]]:
+    """Yield the images of a folder with their predictions; say of the others why they have none."""
+    with show_count(terminal(stderr=True), folder.name) as progress:
+        for answer in client.predict_folder(ref, folder, top=top, logits=logits, progress=progress):
+            if answer.prediction is not None:
+                yield answer.path, answer.prediction
+            else:
+                failed.append(answer.path)
+                log_to_stderr(f"{answer.path}: {answer.problem}")
 
 
 def flatten_answer(row: Record) -> Record:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import Annotated
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onetrunk.cli.option_groups import StoreOptions, with_store
+from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, with_store
 from onetrunk.cli.options import (
     PORT,
     BackboneName,
@@ -23,6 +24,12 @@ from onetrunk.cli.output import log_to_stderr
 from onetrunk.cli.parsing import parse_range
 from onetrunk.cli.signals import StopSignal
 from store.errors import ServerError
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from serving.server import RunningServer
+    from serving.telemetry_options import TelemetryOptions
 
 app = command_group()
 
@@ -61,19 +68,34 @@ RateLimit = Annotated[
     float | None,
     typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
 ]
-Log = Annotated[
-    str, typer.Option(help="A file for a line of JSON for each request; -: standard output; none: nowhere.")
-]
-Traces = Annotated[
-    str | None, typer.Option(metavar="URL", help="An OpenTelemetry collector, as http://HOST:4318; default: no traces.")
-]
-TraceShare = Annotated[
-    float, typer.Option(min=0, max=1, help="Of the requests whose client does not say, how many are traced.")
-]
-MetricTasks = Annotated[int, typer.Option(min=0, help="Tasks that have metrics of their own: the busiest.")]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
+GrpcPort = Annotated[
+    int | None,
+    typer.Option(min=1, max=65535, help="Serve the Open Inference Protocol over gRPC there too; default: HTTP alone."),
+]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
+
+
+@dataclass(frozen=True)
+class Telemetry(OptionGroup):
+    """Where the log of requests and the traces go."""
+
+    log: Annotated[
+        str, typer.Option(help="A file for a line of JSON for each request; -: standard output; none: nowhere.")
+    ] = "-"
+    traces: Annotated[
+        str | None, typer.Option(metavar="URL", help="An OpenTelemetry collector, as http://HOST:4318.")
+    ] = None
+    trace_share: Annotated[
+        float, typer.Option(min=0, max=1, help="Of the requests whose client does not say, how many are traced.")
+    ] = 0.01
+    metric_tasks: Annotated[int, typer.Option(min=0, help="Tasks that have metrics of their own: the busiest.")] = 20
+
+    def options(self) -> TelemetryOptions:
+        from serving.telemetry_options import TelemetryOptions
+
+        return TelemetryOptions(**{**vars(self), "log": None if self.log == "none" else self.log})
 
 
 @app.command(
@@ -82,14 +104,18 @@ Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who rea
         "serve --port 9000 --replicas 2 --threads 4",
         "serve --host 0.0.0.0 --keys --store s3://models/vision",
         "serve --replicas 1:4 --affinity task",
+        "serve --port 8000 --grpc-port 8001",
         "serve --log requests.jsonl --traces http://127.0.0.1:4318",
     )
 )
 @with_store(fmt=False)
+@with_groups
 def serve(
     options: StoreOptions,
+    *,
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
+    grpc_port: GrpcPort = None,
     backbone: BackboneName = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
@@ -98,10 +124,7 @@ def serve(
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     rate_limit: RateLimit = None,
-    log: Log = "-",
-    traces: Traces = None,
-    trace_share: TraceShare = 0.01,
-    metric_tasks: MetricTasks = 20,
+    telemetry: Telemetry,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
     affinity: AffinityOption = Affinity.NONE,
@@ -118,6 +141,7 @@ def serve(
         options.url,
         host=host,
         port=port,
+        grpc_port=grpc_port,
         catalogue=options.catalogue,
         backbone=backbone,
         dtype=dtype,
@@ -127,10 +151,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=rate_limit,
-        log=None if log == "none" else log,
-        traces=traces,
-        trace_share=trace_share,
-        metric_tasks=metric_tasks,
+        telemetry=telemetry.options(),
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
         affinity=affinity is Affinity.TASK,
@@ -139,8 +160,13 @@ def serve(
         insecure=insecure,
     )
     log_to_stderr(f"starting Ray Serve on {host}:{port} …")
+    run(server, stop, prefix.rstrip("/"))
+
+
+def run(server: AbstractContextManager[RunningServer], stop: StopSignal, prefix: str) -> None:
+    """Serve until the signal; raise `ServerError` where the server ends before it."""
     with stop.interrupting(), server as running:
-        log_to_stderr(f"ready: POST an image to {running.url}{prefix.rstrip('/')}/v1/predict/TASK; Ctrl-C stops")
+        log_to_stderr(f"ready: POST an image to {running.url}{prefix}/v1/predict/TASK; Ctrl-C stops")
         stop.wait(while_=lambda: running.alive)
         if not running.alive:
             raise ServerError("the process that runs Ray has ended: start the server again")

@@ -49,7 +49,9 @@ def _is_ours(body: bytes) -> bool:
         answer = json.loads(body)
     except ValueError:
         return False
-    if not isinstance(answer, dict) or not {"error", "message"} <= answer.keys():
+    if not isinstance(answer, dict) or not (
+        answer.keys() >= {"error", "message"} or answer.keys() >= {"error", "kind"}
+    ):
         return False
-    message = answer["message"]
+    message = answer.get("message", answer["error"])  # the Open Inference Protocol has the line as `error`
     return isinstance(message, str) and message.isprintable() and 0 < len(message) < MOST_LETTERS

