@@ -10,7 +10,7 @@ export PYTHON
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit system siege torch-only sanitize lint servers kernel wheel bench constraints clean
+.PHONY: help demo demo-quick test unit system siege browser torch-only sanitize lint servers kernel wheel bench constraints clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -39,6 +39,14 @@ sanitize: $(STAMP) ## The kernel's memory tests: its portable build with ASan, U
 
 siege: $(STAMP) ## Attack, stop and kill a whole server behind its ingress, for minutes.
 	$(BIN)/pytest tests/system -m siege
+
+browser: $(KERNEL) ## Open every page of the console in Chromium, which is installed where that can be done.
+	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \
+	{ if test "$$(id -u)" = 0; then root=; else root='sudo --non-interactive'; fi; \
+	  $$root apt-get update && $$root env DEBIAN_FRONTEND=noninteractive \
+	    apt-get install --yes --no-install-recommends chromium; } >/dev/null 2>&1 || \
+	echo "Chromium is missing and cannot be installed here: its tests are skipped"
+	$(BIN)/pytest tests/system -m browser
 
 lint: $(STAMP) ## Style, format, types and import contracts.
 	$(BIN)/ruff check .

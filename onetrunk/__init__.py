@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
     from store import errors
+    from store.accounting.report import StorageReport, storage_report
     from store.errors import OnetrunkError
     from store.maintenance.garbage import GarbageReport, collect_garbage
     from store.maintenance.migrate import migrate
     from store.maintenance.rebuild import rebuild
-    from store.maintenance.report import StorageReport, storage_report
     from store.maintenance.verify import verify
     from store.maintenance.verify_versions import Finding
     from store.records.events import AliasRule, ApiKey
@@ -81,7 +81,7 @@ _MODULES = {
     "Ref": "store.records.refs",
     "ScoreConfig": "sls.choose_depth",
     "Search": "store.records.listing",
-    "StorageReport": "store.maintenance.report",
+    "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
@@ -111,7 +111,7 @@ _MODULES = {
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
     "serve": "serving.server",
-    "storage_report": "store.maintenance.report",
+    "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
 }
 """The module of each public name."""

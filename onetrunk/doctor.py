@@ -18,7 +18,11 @@ from store.maintenance.verify import verify
 from store.registry.store import Store
 
 LIBRARIES = ("onetrunk", "torch", "timm", "peft", "safetensors", "ray", "scikit-learn", "sqlalchemy")
-OPTIONAL = {"obstore": "a store in a bucket", "psycopg": "a catalogue on PostgreSQL"}
+OPTIONAL = {
+    "obstore": "a store in a bucket",
+    "psycopg": "a catalogue on PostgreSQL",
+    "pyarrow": "data in Parquet, or that save_to_disk wrote",
+}
 
 
 @dataclass(frozen=True)

@@ -6,14 +6,12 @@ Libraries are imported where they are needed: to publish a folder takes no torch
 from __future__ import annotations
 
 import contextlib
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from onetrunk.stores import open_store
-from store.errors import OnetrunkError, StoreNotFoundError
+from store.errors import StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.refs import check_name
 
@@ -43,56 +41,55 @@ def fit_and_publish(
 
     A backbone that the store does not have is loaded by its timm name and added. `parent` is a ref of the version that
     this one was made from. `out` keeps the task's folders, and an interrupted call with the same arguments goes on from
-    there; by default they go once the version is published. `force` moves protected aliases too.
+    there; by default they go once the version is published, and stay where anything fails after the first epoch.
+    `force` moves protected aliases too.
 
     Raises what `fit` and `Store.publish` raise. A store that cannot be written, a name that is not valid, a protected
     alias and a parent that does not exist are refused before anything is tuned; where the publishing is refused after
     that, a note on the error says where the tuned folder is kept.
     """
     from sls.pipeline.fit import FitConfig, fit
+    from sls.pipeline.work_folder import work_folder
     from sls.progress import ignore_progress
 
-    check_publishable(store, task, aliases, force=force, parent=parent)
-    folder = Path(out or tempfile.mkdtemp(prefix="onetrunk-"))
-    try:
+    config = config or FitConfig()
+    check_publishable(store, task, aliases, force=force, parent=parent, drop_known=config.measures_drop)
+    with work_folder(out) as folder:
         result = fit(
-            dataset,
-            adopt_backbone(store, backbone),
-            out=folder,
-            config=config or FitConfig(),
-            progress=progress or ignore_progress,
+            dataset, adopt_backbone(store, backbone), out=folder, config=config, progress=progress or ignore_progress
         )
-    except BaseException:
-        _remove_unless(folder, out)
-        raise
-    try:
-        version = publish_folder(store, task, result.cut, aliases=aliases, force=force, parent=parent)
-    except OnetrunkError as error:
-        error.add_note(f"the tuned task is kept in {result.cut}: publish it with `publish_folder`")
-        raise
-    _remove_unless(folder, out)
-    return version
-
-
-def _remove_unless(folder: Path, out: str | Path | None) -> None:
-    if out is None:
-        shutil.rmtree(folder, ignore_errors=True)
+        return publish_folder(store, task, result.cut, aliases=aliases, force=force, parent=parent)
 
 
 def check_publishable(
-    store: Store, task: str, aliases: tuple[str, ...] = (), *, force: bool = False, parent: str | None = None
+    store: Store,
+    task: str,
+    aliases: tuple[str, ...] = (),
+    *,
+    force: bool = False,
+    parent: str | None = None,
+    drop_known: bool = True,
 ) -> None:
-    """Raise what publishing this task would raise whatever its folder holds: to be asked before it is tuned."""
+    """Raise what publishing this task would raise whatever its folder holds: to be asked before it is tuned.
+
+    `drop_known` says that its certificate will have the accuracy at full depth.
+    """
+    store.check_writable()
+    check_names(task, aliases)
+    for alias in aliases:
+        store.check_alias(task, alias, force=force, drop_known=drop_known)
+    if parent is not None:
+        store.resolve(parent)
+
+
+def check_names(task: str, aliases: tuple[str, ...] = ()) -> None:
+    """Raise where a name is not valid in any store."""
     from store.registry.publish import PublishOptions
 
-    store.check_writable()
     check_name(task, "task")
     PublishOptions(aliases=aliases)
     for alias in aliases:
         check_name(alias, "alias")
-        store.check_protection(task, alias, force=force)
-    if parent is not None:
-        store.resolve(parent)
 
 
 def publish_folder(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import secrets
 from typing import TYPE_CHECKING, cast
 
 from ray import serve as ray_serve
@@ -87,4 +88,6 @@ async def ask_replicas() -> PeerSnapshots:
 
 def build(settings: ServeConfig) -> ray_serve.Application:
     """Build the application; `serve deploy` calls it with the config's `args`."""
+    if settings.session_secret is None:
+        settings = settings.model_copy(update={"session_secret": secrets.token_hex(32)})
     return cast(ray_serve.Application, Replica.bind(settings))  # type: ignore[attr-defined]  # by the decorator

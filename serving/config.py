@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
 from serving.telemetry_options import METRIC_TASKS, TRACE_SHARE
@@ -24,6 +24,8 @@ class ServeConfig(BaseModel):
     keys: bool = False
     rate_limit: float | None = None
     """Images a second of one API key, or of all callers without keys, that this replica answers at most."""
+    session_secret: str | None = Field(default=None, repr=False)
+    """Signs the sessions of the console; every replica needs the same. Made when the application starts."""
     log: str | None = "-"
     """Where a line for each request goes: - is the replica's standard output, None nowhere."""
     traces: str | None = None

@@ -6,6 +6,7 @@ import torch
 from fastapi import FastAPI
 
 from serving.config import ServeConfig
+from serving.console.mounting import mount_console
 from serving.cpus import usable_cores
 from serving.http.api import Api, make_api
 from serving.http.limits import HttpLimits
@@ -33,7 +34,7 @@ class ReplicaProcess:
             batch_invariant=settings.batch_invariant,
             schedule=settings.schedule,
         )
-        self._keys = settings.keys
+        self._keys, self._session_secret = settings.keys, settings.session_secret
         self._limits = HttpLimits(rate_limit=settings.rate_limit)
         self._recorder = Recorder(
             name,
@@ -47,8 +48,15 @@ class ReplicaProcess:
 
     def api(self, peers: Peers) -> FastAPI:
         self._api = make_api(
-            self._predictor, self._store, keys=self._keys, limits=self._limits, recorder=self._recorder, peers=peers
+            self._predictor,
+            self._store,
+            keys=self._keys,
+            limits=self._limits,
+            session_secret=self._session_secret,
+            recorder=self._recorder,
+            peers=peers,
         )
+        mount_console(self._api)
         return self._api
 
     def snapshot(self) -> Snapshot:

@@ -15,7 +15,11 @@ from sls.scoring.criteria import CRITERIA, obstacle
 from sls.scoring.cutoff import Scoring, cut_by_share, cut_by_tolerance
 from sls.scoring.feature_rows import Labels
 from sls.scoring.features import BlockFeatures, block_features
-from store.errors import InvalidSettingError
+from sls.training.recipe import MAX_SEED, check_choice, check_real
+from store.adapters.checkpoint import LABELS, LIMITS, parse_classes
+from store.adapters.regular_file import read_regular
+from store.errors import DataError, InvalidSettingError
+from store.records.bounds import check_number
 from store.records.evidence import PruneIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
@@ -38,10 +42,14 @@ class ScoreConfig:
     tolerance: float = 0.01
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise InvalidSettingError(f"criterion {self.criterion!r} is unknown: choose one of {', '.join(CRITERIA)}")
-        if self.samples < 1 or not 0 <= (self.alpha or 0) <= 1:
-            raise InvalidSettingError(f"{self.samples} samples, alpha {self.alpha}: give samples >= 1, alpha in 0..1")
+        check_number("samples", self.samples, least=1)
+        check_number("seed", self.seed, most=MAX_SEED)
+        check_real("tolerance", self.tolerance)
+        if self.alpha is not None:
+            check_real("alpha", self.alpha)
+        check_choice("criterion", self.criterion, CRITERIA)
+        if not 0 <= (self.alpha or 0) <= 1:
+            raise InvalidSettingError(f"alpha {self.alpha}: give a share, 0..1")
         if not 0 <= self.tolerance < 1:
             raise InvalidSettingError(f"tolerance {self.tolerance}: give a share of accuracy, 0 <= tolerance < 1")
 
@@ -94,10 +102,23 @@ def choose_depth(
 ) -> DepthChoice:
     """Choose the depth of a tuned task in `folder`, which is not changed.
 
-    Scoring starts at the folder's last block: the blocks above an earlier cut are gone.
+    Scoring starts at the folder's last block: the blocks above an earlier cut are gone. Raises `DataError` where the
+    dataset's class names are not the folder's.
     """
+    _check_classes(Path(folder), dataset)
     transform = make_transform(backbone.record.id.preprocessing)
     return choose_depth_of_model(read_folder(Path(folder), backbone).vit, dataset, config, transform, progress)
+
+
+def _check_classes(folder: Path, dataset: Dataset) -> None:
+    classes = parse_classes(read_regular(folder / LABELS, limit=LIMITS[LABELS])) if (folder / LABELS).exists() else ()
+    if classes and set(classes) != set(dataset.classes):
+        extra, missing = sorted(set(dataset.classes) - set(classes)), sorted(set(classes) - set(dataset.classes))
+        only = f"{extra[0]!r} is only in the data" if extra else f"{missing[0]!r} is only in the task"
+        raise DataError(
+            f"{dataset.name} has {len(dataset.classes)} classes, {folder} has {len(classes)}, and {only}: "
+            "give the data that the task was tuned for"
+        )
 
 
 def choose_depth_of_model(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save
 
 from store.adapters.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_checkpoint
-from store.adapters.methods.spec import block_number
+from store.adapters.methods.spec import LINEAR, block_number
 from store.registry.publish import PublishOptions
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone
@@ -25,11 +25,16 @@ def lora_files(
     classes: int = 100,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
+    kinds: tuple[str, ...] = LINEAR,
 ) -> dict[str, bytes]:
-    """Return the files that PEFT saves of a LoRA on every linear map of blocks 1..depth, and those of a head."""
+    """Return the files that PEFT saves of a LoRA on these linear maps of blocks 1..depth, and those of a head."""
     generator = torch.Generator().manual_seed(seed)
     last = backbone.record.blocks if depth is None else depth
-    modules = {p: shape for p, shape in backbone.record.modules.items() if block_number(p) <= last}
+    modules = {
+        path: shape
+        for path, shape in backbone.record.modules.items()
+        if block_number(path) <= last and path.endswith(kinds)
+    }
     tensors = {}
     for path, (fan_out, fan_in) in sorted(modules.items()):
         for part, shape in (("A", (rank, fan_in)), ("B", (fan_out, rank))):

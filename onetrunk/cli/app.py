@@ -15,6 +15,7 @@ from typing import NoReturn
 import typer
 
 from onetrunk.cli.hints import with_hint
+from onetrunk.cli.output import log_notes
 from store.errors import InvalidNameError, InvalidSettingError, OnetrunkError
 
 FILES = {
@@ -22,6 +23,7 @@ FILES = {
     "fit": "fit",
     "cut": "fit",
     "serve": "serve",
+    "console": "console",
     "predict": "predict",
     "top": "observe",
     "which": "observe",
@@ -88,5 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fail(error: Exception, code: int) -> NoReturn:
-    typer.secho(f"{type(error).__name__}: {with_hint(str(error))}", fg="red", err=True)
+    typer.secho(f"{type(error).__name__}: {with_hint(_printable(str(error)))}", fg="red", err=True)
+    log_notes(error)
     sys.exit(code)
+
+
+def _printable(text: str) -> str:
+    """Escape what no terminal takes: a path may have bytes that are not UTF-8."""
+    return text.encode(errors="backslashreplace").decode()

@@ -36,7 +36,7 @@ from sls.pipeline.fit import FitConfig, FitResult, fit
 from sls.plots.depth_plot import draw_depths
 from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
-from store.maintenance.report import StorageReport, storage_report
+from store.accounting.report import StorageReport, storage_report
 from store.malloc import keep_freed_memory
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store, Version

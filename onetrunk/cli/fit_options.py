@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from onetrunk.cli.config_file import read_config
 from onetrunk.cli.option_groups import OptionGroup
 from onetrunk.cli.options import Aliases, Parent
+from onetrunk.cli.output import log_to_stderr, terminal
+from onetrunk.cli.progress import show_progress
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -94,7 +97,7 @@ Out = Annotated[
 ]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
-Seed = Annotated[int, typer.Option(help="Seed of initialisation, order and t-SNE.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of initialisation, order and t-SNE.")]
 Rank = Annotated[
     int, typer.Option(min=1, help="Rank of LoRA and VeRA, hidden width of RepAdapter, Convpass, bottlenecks.")
 ]
@@ -103,6 +106,41 @@ Scale = Annotated[
     typer.Option(help="Scale of RepAdapter and Convpass, Adapter+'s first one, ten times AdaptFormer's; above 0."),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder where timm finds or downloads a dataset.")]
+AllowDuplicates = Annotated[
+    bool,
+    typer.Option(
+        "--allow-duplicates",
+        help="Go on where two splits, or two classes, have images with the same pixels; the certificate counts them.",
+    ),
+]
+Rate = Annotated[float, typer.Option("--lr", help="The highest learning rate, above 0 and below 1.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images of one step.")]
+Decay = Annotated[float, typer.Option(min=0, max=0.99, help="Weight decay of AdamW.")]
+Warmup = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the steps in which the rate rises.")]
+Augment = Annotated[
+    str,
+    typer.Option(
+        metavar="POLICY",
+        help="Change training images: none; light (crop, contrast, brightness); or one of timm, as rand-m9-mstd0.5.",
+    ),
+]
+Smoothing = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target that all classes have.")]
+ClassWeightsName = Literal["none", "balanced"]
+ClassWeights = Annotated[
+    ClassWeightsName, typer.Option(help="balanced: weight each class by the inverse of its images.")
+]
+Mixup = Annotated[
+    float, typer.Option(min=0, metavar="ALPHA", help="Mix pairs of images with shares of Beta(ALPHA, ALPHA).")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        is_eager=True,
+        callback=read_config,
+        help="TOML file of options by their names, as lr = 0.001; the command line goes before it.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
@@ -114,6 +152,21 @@ class AdapterOptions(OptionGroup):
     rank: Rank = 8
     scale: Scale = 1.0
     from_block: FromBlock = 1
+
+
+@dataclass(frozen=True)
+class RecipeOptions(OptionGroup):
+    """How it is tuned, before the cut and after."""
+
+    lr: Rate = 3e-3
+    batch_size: BatchSize = 8
+    weight_decay: Decay = 1e-4
+    warmup: Warmup = 0.1
+    augment: Augment = "none"
+    label_smoothing: Smoothing = 0.0
+    class_weights: ClassWeights = "none"
+    mixup: Mixup = 0.0
+    config: ConfigFile = None
 
 
 @dataclass(frozen=True)
@@ -162,11 +215,24 @@ class DataOptions(OptionGroup):
     seed: Seed = 0
     limit: Limit = None
     data_root: DataRoot = None
+    allow_duplicates: AllowDuplicates = False
 
     def load(self, data: str) -> Dataset:
+        """Load the images, with progress, and say what there is to know about them."""
         from sls.data.loading import load_dataset
 
-        return load_dataset(data, root=self.data_root, limit=self.limit, seed=self.seed)
+        with show_progress(terminal(stderr=True)) as watch:
+            dataset = load_dataset(
+                data,
+                root=self.data_root,
+                limit=self.limit,
+                seed=self.seed,
+                allow_duplicates=self.allow_duplicates,
+                progress=watch(data),
+            )
+        for note in dataset.notes:
+            log_to_stderr(f"data: {note}")
+        return dataset
 
 
 @dataclass(frozen=True)
@@ -179,15 +245,27 @@ class ResultOptions(OptionGroup):
     parent: Parent = None
     alias: Aliases = None
 
-    def check(self) -> None:
-        """Raise, before anything is trained, where the result could not go where it should."""
+    def check(self, data: str) -> None:
+        """Raise, before anything is read, where the result could not go where it should."""
+        for option, folder in (("--out", self.out), ("--plot", self.plot)):
+            if folder is not None:
+                _check_folder(option, folder, data)
         if self.no_publish and self.out is None:
             raise InvalidSettingError("--no-publish keeps nothing without --out: add --out DIR for the folders")
         if self.no_publish and (self.parent or self.alias):
             raise InvalidSettingError("--no-publish makes no version: leave out --alias and --parent")
 
 
-def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int) -> FitConfig:
+def _check_folder(option: str, folder: Path, data: str) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise InvalidSettingError(f"{option} {folder} is a file: give a folder")
+    if Path(data).is_dir() and folder.resolve().is_relative_to(Path(data).resolve()):
+        raise InvalidSettingError(f"{option} {folder} is within the data, and would become a part of it: give another")
+
+
+def fit_config(
+    adapter: AdapterOptions, recipe: RecipeOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int
+) -> FitConfig:
     """Return the settings of a fit; raises `InvalidSettingError` for options that exclude each other."""
     from sls.pipeline.fit import FitConfig
     from sls.training.recipe import TrainingConfig
@@ -200,6 +278,14 @@ def fit_config(adapter: AdapterOptions, score: ScoreOptions, schedule: ScheduleO
         from_block=adapter.from_block,
         patience=schedule.patience,
         scale=adapter.scale,
+        learning_rate=recipe.lr,
+        batch=recipe.batch_size,
+        weight_decay=recipe.weight_decay,
+        warmup=recipe.warmup,
+        augment=recipe.augment,
+        label_smoothing=recipe.label_smoothing,
+        class_weights=recipe.class_weights,
+        mixup=recipe.mixup,
     )
     return FitConfig(
         tune=tune,

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 HINTS: Mapping[str, str] = {
     "adopt_backbone(store, name)": "onetrunk backbone add NAME",
     "all_versions=True": "--all-versions",
+    "allow_duplicates=True": "--allow-duplicates",
     "backbone=": "--backbone NAME",
     "catalogue=": "--catalogue URL",
     "collect_garbage(store)": "onetrunk gc",
@@ -24,8 +25,10 @@ HINTS: Mapping[str, str] = {
     "migrate(url)": "onetrunk migrate",
     "name=": "--name NAME",
     "open_store(url, create=True)": "onetrunk fit TASK DATA",
+    "out=": "--out DIR",
     "port=": "--port N",
     "prefix=": "--prefix /PATH",
+    "publish_folder(store, task, folder)": "onetrunk publish TASK FOLDER",
     "rebuild(url)": "onetrunk rebuild",
     "root=": "--data-root DIR",
     "serve(store_url)": "onetrunk serve",

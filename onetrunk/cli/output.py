@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onetrunk.cli.hints import with_hint
 from onetrunk.rendering.tables import Record, cell, heading, to_csv, to_json, to_table
 from store.errors import InvalidSettingError
 
@@ -39,6 +40,12 @@ SHOWN = 12  # entries of a list that a table shows
 
 def log_to_stderr(text: str) -> None:
     typer.echo(text, err=True)
+
+
+def log_notes(error: BaseException) -> None:
+    """Print what was noted on an error, such as where a tuned task is kept."""
+    for note in getattr(error, "__notes__", ()):
+        log_to_stderr(with_hint(note))
 
 
 def terminal(*, stderr: bool = False) -> Console:

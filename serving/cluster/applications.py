@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import signal
 import time
 import urllib.error
@@ -45,6 +46,8 @@ class Applications:
     def __init__(self, plan: ServerPlan) -> None:
         self._plan = plan
         self._started: list[str] = []
+        # Made here and not part of the plan, which is an argument of this process that every user can list.
+        self._session_secret = secrets.token_hex(32)
 
     def __enter__(self) -> Applications:
         logging.getLogger("ray.serve").setLevel(logging.WARNING)
@@ -77,10 +80,15 @@ class Applications:
 
     def _deploy(self, replicas: Replicas) -> None:
         targets = [
-            ray_serve.RunTarget(_application(fields, replicas), name=self._plan.name_of(prefix), route_prefix=prefix)
+            ray_serve.RunTarget(
+                self._application(fields, replicas), name=self._plan.name_of(prefix), route_prefix=prefix
+            )
             for prefix, fields in self._plan.applications.items()
         ]
         ray_serve.run_many(targets, wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+    def _application(self, fields: Mapping[str, object], replicas: Replicas) -> ray_serve.Application:
+        return _application({**fields, "session_secret": self._session_secret}, replicas)
 
     def _await(self, proxies: list[Any]) -> str:
         """Wait until Ray calls every application running and the address answers for it."""

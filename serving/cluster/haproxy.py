@@ -30,7 +30,7 @@ ANSWER_S = 120
 ERRORS: Mapping[int, tuple[str, str, str]] = {
     400: (
         "Bad Request",
-        f"this is no request of HTTP/1.1, or its head is larger than {BUFFER_NBYTES:,} bytes: correct it",
+        f"the request is not valid HTTP/1.1, or its head is larger than {BUFFER_NBYTES:,} bytes: correct it",
         "Connection: close",
     ),
     408: (

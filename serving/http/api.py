@@ -16,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from serving.http import bundle_routes, prediction_schema, registry_routes, telemetry_routes
 from serving.http.auth import ApiKeys, AppState, authenticate_caller
 from serving.http.bodies import BodyBudget
+from serving.http.browser_sessions import BrowserSessions
 from serving.http.errors import HANDLERS, ClientGoneError, TransferError, answer_of, json_response, no_route
 from serving.http.headers import check_headers
 from serving.http.health import Health
@@ -105,11 +106,13 @@ def make_api(
     *,
     keys: bool,
     limits: HttpLimits | None = None,
+    session_secret: str | None = None,
     recorder: Recorder | None = None,
     peers: Peers | None = None,
 ) -> Api:
     """Answer from the predictor and the store; with `keys`, every route but the two of health needs an API key.
 
+    Replicas of one application get the same `session_secret`, with which the sessions of browsers are signed.
     `recorder` notes every request, one without a log by default; `peers` asks all replicas for what they noted.
     """
     limits = limits or HttpLimits()
@@ -121,6 +124,7 @@ def make_api(
         limits,
         BodyBudget(limits, per_key=keys),
         None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
+        BrowserSessions(session_secret),
         recorder or Recorder("local", predictor.usage),
         peers,
     )

@@ -12,6 +12,7 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 
 from serving.http.bodies import BodyBudget
+from serving.http.browser_sessions import BrowserSessions
 from serving.http.errors import too_many
 from serving.http.limits import HttpLimits
 from serving.http.rates import RateLimit
@@ -128,6 +129,7 @@ class AppState:
     limits: HttpLimits
     bodies: BodyBudget
     rate: RateLimit | None
+    sessions: BrowserSessions
     recorder: Recorder
     peers: Peers | None
     """Asks all replicas, this one among them, for their snapshots; None where this is the only one."""
@@ -141,9 +143,19 @@ class AppState:
             return TenantStore(self.store, ANONYMOUS)
         scheme, _, secret = headers.get(b"authorization", b"").decode("latin-1").partition(" ")
         if scheme.lower() != "bearer":
-            raise UnknownKeyError(NO_KEY)
+            return TenantStore(self.store, await self._key_of_session(headers))
         key = self.api_keys.cached(secret) or await self.api_keys.find(secret, client)
         return TenantStore(self.store, key)
+
+    async def _key_of_session(self, headers: Mapping[bytes, bytes]) -> ApiKey:
+        """Return the key of a page of the console, which sends its session's cookie and token."""
+        session = self.sessions.of_script(headers)
+        if session is None:
+            raise UnknownKeyError(NO_KEY)
+        key = await asyncio.get_running_loop().run_in_executor(self.workers, self.store.api_key, session.key_id)
+        if key is None or key.revoked_at is not None:
+            raise UnknownKeyError(WRONG_KEY)
+        return key
 
 
 def app_state(request: Request) -> AppState:

@@ -11,6 +11,7 @@ from serving.telemetry.metrics_page import metrics_page
 from serving.telemetry.snapshot import PeerSnapshots
 from serving.telemetry.statistics import server_statistics, tenant_statistics
 from store.errors import NotAllowedError
+from store.registry.tenant_store import TenantStore
 
 routes = APIRouter()
 
@@ -21,11 +22,7 @@ async def statistics(request: Request, caller: Caller) -> dict[str, object]:
 
     A tenant's key sees what is the tenant's own alone.
     """
-    caller.check("read")
-    asked = await ask_peers(app_state(request))
-    if caller.key.tenant is not None:
-        return tenant_statistics(asked.snapshots, caller.key.tenant)
-    return server_statistics(asked.snapshots, missing=asked.missing)
+    return await statistics_of(app_state(request), caller)
 
 
 @routes.get("/metrics", response_class=PlainTextResponse)
@@ -37,6 +34,15 @@ async def metrics(request: Request, caller: Caller) -> Response:
     asked = await ask_peers(app_state(request))
     page = await run_in_threadpool(metrics_page, asked.snapshots, asked.missing, request.headers.get("accept", ""))
     return Response(page.body, media_type=page.content_type)
+
+
+async def statistics_of(state: AppState, caller: TenantStore) -> dict[str, object]:
+    """Return the statistics as this caller may see them; the console shows them too."""
+    caller.check("read")
+    asked = await ask_peers(state)
+    if caller.key.tenant is not None:
+        return tenant_statistics(asked.snapshots, caller.key.tenant)
+    return server_statistics(asked.snapshots, missing=asked.missing)
 
 
 async def ask_peers(state: AppState) -> PeerSnapshots:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +13,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sls.data.image_source import EncodedSource, place, read_encoded, unreadable
+from store.adapters.checkpoint import LABELS, LIMITS, UNPRINTABLE
 from store.errors import DataError, ImageError
 from store.images.decoding import decode
+from store.images.limits import check_size
 
 Pixels = npt.NDArray[np.uint8]
 Labels = npt.NDArray[np.int64]
@@ -24,9 +26,9 @@ Transform = Callable[[Image.Image], Tensor]
 
 @dataclass(frozen=True)
 class Split:
-    """Images, as RGB pixels (H, W, 3) or as files that are read when needed, and their class indices (n,)."""
+    """Images, as RGB pixels (H, W, 3) or encoded ones that are read when needed, and their class indices (n,)."""
 
-    images: tuple[Pixels | Path, ...]
+    images: tuple[Pixels | EncodedSource, ...]
     labels: Labels
 
     def __post_init__(self) -> None:
@@ -38,7 +40,7 @@ class Split:
         if len(self.images) != len(labels):
             raise DataError(f"{len(labels)} labels for {len(self.images)} images: give one label for each image")
         for index, image in enumerate(self.images):
-            if not isinstance(image, Path):
+            if not isinstance(image, EncodedSource):
                 _check_pixels(index, image)
 
     def __len__(self) -> int:
@@ -47,12 +49,17 @@ class Split:
     def image(self, index: int) -> Image.Image:
         """Return an RGB image, turned upright as its EXIF says."""
         source = self.images[index]
-        if not isinstance(source, Path):
+        if not isinstance(source, EncodedSource):
             return Image.fromarray(source)
         try:
-            return decode(source.read_bytes())
-        except (ImageError, OSError) as error:
-            raise DataError(f"{source}: {error}; repair or remove the file") from None
+            return decode(read_encoded(source))
+        except ImageError as error:
+            raise unreadable(source, error) from None
+
+    def place(self, index: int) -> str:
+        """Return how a message names the image."""
+        source = self.images[index]
+        return place(source) if isinstance(source, EncodedSource) else f"image {index}"
 
     def inputs(self, indices: Sequence[int] | npt.NDArray[np.int64], transform: Transform) -> Tensor:
         """Return the transformed images as one tensor (len(indices), 3, H, W)."""
@@ -72,15 +79,42 @@ def _check_pixels(index: int, image: Pixels) -> None:
     pixels = np.asarray(image)
     if pixels is not image or pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
         raise DataError(f"image {index} is {pixels.dtype} {pixels.shape}: give RGB pixels, uint8, height x width x 3")
+    try:
+        check_size(pixels.shape[1], pixels.shape[0])
+    except ImageError as error:
+        raise DataError(f"image {index}: {error}") from None
 
 
-def _content(source: Pixels | Path) -> bytes:
-    if isinstance(source, Path):
-        try:
-            return source.read_bytes()
-        except OSError as error:
-            raise DataError(f"{source}: {error}; repair or remove the file") from None
+def _content(source: Pixels | EncodedSource) -> bytes:
+    if isinstance(source, EncodedSource):
+        return read_encoded(source)
     return repr(source.shape).encode() + source.tobytes()
+
+
+def check_class_names(name: str, classes: Sequence[str]) -> None:
+    """Raise `DataError` for names that a published version could not keep."""
+    if len(set(classes)) < len(classes):
+        raise DataError(f"{name}: class names repeat: give each class its own name")
+    for label in classes:
+        if not label.strip() or len(label.splitlines()) != 1:
+            raise DataError(f"{name}: class name {label!r} is not one line: rename the class")
+        if not _is_utf8(label):
+            raise DataError(f"{name}: class name {label!r} is not UTF-8: rename the class")
+        if label != label.strip() or UNPRINTABLE.search(label):
+            raise DataError(
+                f"{name}: class name {label!r} has a space at an end or a control character: rename the class"
+            )
+    nbytes = sum(len(label.encode()) + 1 for label in classes)
+    if nbytes > LIMITS[LABELS]:
+        raise DataError(f"{name}: class names of {nbytes:,} bytes, at most {LIMITS[LABELS]:,}: shorten them")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # a surrogate, as Python keeps a byte of a file's name that is not UTF-8
+        return False
+    return True
 
 
 def check_labels(name: str, labels: Labels, classes: int) -> None:
@@ -91,22 +125,24 @@ def check_labels(name: str, labels: Labels, classes: int) -> None:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Train on `train`, choose by `validation`, and measure once on `test`."""
+    """Train on `train`, choose by `validation`, and measure once on `test`.
+
+    `notes` says, a line each, what of the source was not used, and what else a user should know. `duplicates` counts
+    the images that are in two splits or under two labels and that the caller allowed; None where nobody looked.
+    """
 
     name: str
     classes: tuple[str, ...]
     train: Split
     validation: Split
     test: Split
+    notes: tuple[str, ...] = ()
+    duplicates: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise DataError(f"{self.name}: {len(self.classes)} class ({', '.join(self.classes)}): give at least two")
-        if len(set(self.classes)) < len(self.classes):
-            raise DataError(f"{self.name}: class names repeat: give each class its own name")
-        for name in self.classes:
-            if not name.strip() or len(name.splitlines()) != 1:
-                raise DataError(f"{self.name}: class name {name!r} is not one line: rename the class")
+        check_class_names(self.name, self.classes)
         for split in (self.train, self.validation, self.test):
             check_labels(self.name, split.labels, len(self.classes))
         counts = np.bincount(self.train.labels, minlength=len(self.classes))

@@ -10,41 +10,61 @@ import numpy as np
 import numpy.typing as npt
 
 from sls.data.dataset import Labels, Pixels, Split
+from sls.data.left_out import SHOWN, listed
+from sls.data.raw import RawDataset
 from store.errors import DataError
 
 NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y", "classes")
+VALIDATION = ("validation", "val")
+MAX_NBYTES = 16 << 30  # of all arrays
 UNREADABLE = (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error)
 
 Array = npt.NDArray[np.generic]
 
 
-def read_npz(path: Path) -> tuple[tuple[str, ...], dict[str, Split]]:
-    """Return the class names, and the splits "train" and "test".
+def read_npz(path: Path) -> RawDataset:
+    """Return the class names, and the splits "train", "test" and, where there is `val_x`, "validation".
 
     Images are uint8, n x H x W or n x H x W x 3. Labels are class indices, whole numbers in any dtype, or class names.
     Raises `DataError`.
     """
-    arrays = _load(path)
+    arrays, unused = _load(path)
     classes = _classes(arrays["classes"], path)
-    parts = {
-        part: _split(arrays[f"{part}_x"], arrays[f"{part}_y"], classes, f"{path}, {part}") for part in ("train", "test")
+    splits = {
+        "validation" if part in VALIDATION else part: _split(
+            arrays[f"{part}_x"], arrays[f"{part}_y"], classes, f"{path}, {part}"
+        )
+        for part in ("train", *VALIDATION, "test")
+        if f"{part}_x" in arrays
     }
-    return classes, parts
+    shown = listed(unused[:SHOWN], len(unused))
+    notes = (f"left out, arrays of other names: {len(unused)} ({shown})",) if unused else ()
+    return RawDataset(path.stem, classes, splits, notes)
 
 
-def _load(path: Path) -> dict[str, Array]:
-    if not path.is_file():
-        raise DataError(f"no file {str(path)!r}: give an .npz with {', '.join(NPZ_KEYS)}")
+def _load(path: Path) -> tuple[dict[str, Array], list[str]]:
+    """Return the arrays that are used, and the names of the others."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             missing = [key for key in NPZ_KEYS if key not in arrays]
             if missing:
                 raise DataError(f"{path} has no array {missing[0]!r}: give {', '.join(NPZ_KEYS)}")
-            return {key: arrays[key] for key in NPZ_KEYS}
+            nbytes = sum(member.file_size for member in arrays.zip.infolist())
+            if nbytes > MAX_NBYTES:
+                raise DataError(f"{path} unpacks to {nbytes:,} bytes, at most {MAX_NBYTES:,} are read: give a folder")
+            names = [*NPZ_KEYS, *_validation_keys(path, set(arrays))]
+            return {key: arrays[key] for key in names}, sorted(set(arrays) - set(names))
     except UNREADABLE as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} is not a readable .npz ({error}): write it with numpy.savez") from None
+
+
+def _validation_keys(path: Path, names: set[str]) -> list[str]:
+    found = [f"{part}_{axis}" for part in VALIDATION for axis in "xy" if f"{part}_{axis}" in names]
+    if found and (len(found) != 2 or found[0][:-2] != found[1][:-2]):
+        raise DataError(f"{path} has {' and '.join(found)}: give val_x and val_y, both and once")
+    return found
 
 
 def _classes(names: Array, path: Path) -> tuple[str, ...]:

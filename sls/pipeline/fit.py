@@ -23,11 +23,12 @@ from sls.evaluation import (
     train_features,
 )
 from sls.pipeline.git_commit import current_commit
+from sls.pipeline.preflight import check_run
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, ProgressCallback, ignore_progress
-from sls.training.recipe import TrainingConfig
+from sls.training.recipe import TrainingConfig, check_choice, check_real
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
@@ -60,12 +61,25 @@ class FitConfig:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        if self.when not in WHEN:
-            raise InvalidSettingError(f"when {self.when!r} is unknown: choose one of {', '.join(WHEN)}")
-        if self.retune_mode not in MODES:
-            raise InvalidSettingError(f"retuning {self.retune_mode!r} is unknown: choose one of {', '.join(MODES)}")
+        check_choice("when", self.when, WHEN)
+        check_choice("retune_mode", self.retune_mode, MODES)
+        if self.max_drop is not None:
+            check_real("max_drop", self.max_drop)
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise InvalidSettingError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
+
+    @property
+    def measures_drop(self) -> bool:
+        """Whether the certificate will say what the cut costs."""
+        return self.when == "after" or self.max_drop is not None
+
+    @property
+    def trainings(self) -> Mapping[str, TrainingConfig]:
+        """The trainings by the names of their stages; that of `max_drop` may go through several depths."""
+        if self.when == "before":
+            return {"tune": self.tune} | ({} if self.max_drop is None else {"reference": self.tune})
+        retunes = self.retune_mode not in ("head", "none")
+        return {"tune": self.tune} | ({"retune": self.retune} if retunes else {})
 
     @property
     def effective(self) -> FitConfig:
@@ -105,19 +119,11 @@ def fit(
     """Fit a task and write `out/full` and `out/cut`. The test split measures accuracy; nothing is chosen by it.
 
     An interrupted fit leaves its finished steps in `out/unfinished`; the same fit into the same folder resumes there
-    and ends with the same bytes. Raises `InvalidSettingError` for `max_drop` without validation images, or adapters
-    that begin above the last block; `DataError` for patience without validation images.
+    and ends with the same bytes. Before anything is trained it raises `InvalidSettingError` for `max_drop` without
+    validation images, adapters that begin above the last block, or an `out` that cannot be written; `DataError` for
+    patience without validation images; `StorageError` where the disk has too little room.
     """
-    if config.max_drop is not None and not len(dataset.validation):
-        raise InvalidSettingError(
-            f"max_drop {config.max_drop:g} needs validation images, and {dataset.name} has none: "
-            "give a validation split, or leave out `max_drop=`"
-        )
-    if config.tune.from_block > backbone.record.blocks:
-        raise InvalidSettingError(
-            f"adapters from block {config.tune.from_block}: {backbone.record.name} has {backbone.record.blocks}; "
-            f"choose 1..{backbone.record.blocks}"
-        )
+    check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).run()
 
 
@@ -157,7 +163,8 @@ class _Fit:
             curve = ridge_curve(vit, features, self.dataset.validation, self.context.transform)
         before = accuracies[index.depth - 1] if self.config.when == "after" else None
         whole = accuracies[-1] if known else None
-        certificate = Certificate(whole, test, before, validation, self.config.max_drop, curve)
+        bound, duplicates = self.config.max_drop, self.dataset.duplicates
+        certificate = Certificate(whole, test, before, validation, bound, curve, duplicates)
         return self._finish(index, certificate, accuracies, full)
 
     def _tune_full(self, stage: str) -> TunedModel:

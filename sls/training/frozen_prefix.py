@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -9,24 +11,45 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.data.dataset import Split, Transform
+from sls.training.augmentation import Augmentation
 
 BATCH = 64
+
+
+@dataclass(frozen=True)
+class Mix:
+    """image = share * image + (1 - share) * image of the partner, by place in the batch."""
+
+    share: float
+    partners: npt.NDArray[np.int64]
 
 
 class FeatureSource:
     """features(rows) = pool(norm(blocks(stem(images[rows])))); the output of the first `frozen` blocks is kept.
 
-    It takes tokens * dim * 2 bytes for each image.
+    It takes tokens * dim * 2 bytes for each image. Images that are augmented or mixed need `frozen` to be 0.
     """
 
-    def __init__(self, vit: VisionTransformer, split: Split, transform: Transform, *, frozen: int) -> None:
-        self.vit, self.split, self.transform, self.frozen = vit, split, transform, frozen
+    def __init__(
+        self,
+        vit: VisionTransformer,
+        split: Split,
+        transform: Transform,
+        *,
+        frozen: int,
+        augment: Augmentation | None = None,
+    ) -> None:
+        assert not (frozen and augment)
+        self.vit, self.split, self.transform, self.frozen, self.augment = vit, split, transform, frozen, augment
         self._kept = self._run_frozen() if frozen and len(split) else None
 
-    def features(self, rows: npt.NDArray[np.int64]) -> Tensor:
+    def features(self, rows: npt.NDArray[np.int64], *, epoch: int = 0, mix: Mix | None = None) -> Tensor:
         """Return the features (len(rows), dim) in bfloat16."""
         if self._kept is None:
-            features: Tensor = self.vit(self._images(rows))
+            images = self._images(rows, epoch)
+            if mix is not None:
+                images = mix.share * images + (1 - mix.share) * images[torch.from_numpy(mix.partners)]
+            features: Tensor = self.vit(images)
         else:
             x = self.vit.blocks[self.frozen :](self._kept[torch.from_numpy(rows)])
             features = self.vit.forward_head(self.vit.norm(x))
@@ -43,8 +66,11 @@ class FeatureSource:
         out: Tensor = vit.blocks[: self.frozen](x)
         return out
 
-    def _images(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        return self.split.inputs(rows, self.transform).bfloat16()
+    def _images(self, rows: npt.NDArray[np.int64], epoch: int = 0) -> Tensor:
+        if self.augment is None:
+            return self.split.inputs(rows, self.transform).bfloat16()
+        changed = (self.augment(self.split.image(row), epoch=epoch, row=row) for row in rows.tolist())
+        return torch.stack([self.transform(image) for image in changed]).bfloat16()
 
 
 def batches(count: int, size: int = BATCH) -> list[npt.NDArray[np.int64]]:

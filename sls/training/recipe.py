@@ -3,37 +3,56 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
 from sls.adapters.methods import METHODS
+from sls.training.augmentation import NONE, parse_policy
 from store.errors import InvalidSettingError
+from store.records.bounds import check_number
+
+MAX_SEED = 2**32 - 1  # that scikit-learn takes
 
 
-def rate_at(step: int, steps: int) -> float:
-    """Share of the learning rate at a step: (step + 1) / w for w = steps / 10, then (1 + cos(pi t)) / 2."""
-    warm = max(1, steps // 10)
+def rate_at(step: int, steps: int, warmup: float = 0.1) -> float:
+    """Share of the learning rate at a step: (step + 1) / w for w = warmup * steps, then (1 + cos(pi t)) / 2."""
+    warm = max(1, int(steps * warmup))
     if step < warm:
         return (step + 1) / warm
     return (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))) / 2
 
 
-SCHEDULES: Mapping[str, Callable[[int, int], float]] = MappingProxyType(
-    {"cosine": rate_at, "constant": lambda _step, _steps: 1.0}
+SCHEDULES: Mapping[str, Callable[[int, int, float], float]] = MappingProxyType(
+    {"cosine": rate_at, "constant": lambda _step, _steps, _warmup: 1.0}
 )
-"""Name -> function of (step, steps), with step from 0, that returns the share of the learning rate."""
+"""Name -> function of (step, steps, warmup), with step from 0, that returns the share of the learning rate."""
+CLASS_WEIGHTS = ("none", "balanced")
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    if value not in list(choices):
+        raise InvalidSettingError(f"{name} {value!r} is unknown: choose one of {', '.join(choices)}")
+
+
+def check_real(name: str, value: object) -> None:
+    if type(value) not in (int, float):
+        raise InvalidSettingError(f"{name} {value!r} is not a number: give one, such as 0.5")
 
 
 @dataclass(frozen=True)
 class TrainingConfig:
     """AdamW over batches in an order drawn from the seed; `method`, `from_block` and `scale` apply to fresh adapters.
 
-    The schedule "cosine" is a linear warm-up over the first tenth of the steps, then a half cosine to zero;
-    "constant" is flat. Blocks below `from_block` are not adapted, and their output is computed once for each image.
-    With `patience`, training stops after that many epochs without a better validation accuracy, and keeps the best
-    epoch's weights. `scale` is the factor s of RepAdapter and Convpass, the initial one of Adapter+, and ten times
-    that of AdaptFormer.
+    The schedule "cosine" is a linear warm-up over the first `warmup` of the steps, a tenth by default, then a half
+    cosine to zero; "constant" is flat. Blocks below `from_block` are not adapted, and their output is computed once
+    for each image. With `patience`, training stops after that many epochs without a better validation accuracy, and
+    keeps the best epoch's weights. `scale` is the factor s of RepAdapter and Convpass, the initial one of Adapter+,
+    and ten times that of AdaptFormer.
+
+    `augment` changes training images: "none", "light", or a policy of timm. `mixup` is the alpha of mixup (Zhang et
+    al. 2018), 0 for none. With either, every block runs for each image in each epoch. `label_smoothing` is the share
+    of the target that all classes have; `class_weights` "balanced" weights each class by the inverse of its images.
     """
 
     epochs: int = 8
@@ -47,18 +66,39 @@ class TrainingConfig:
     patience: int = 0
     schedule: str = "cosine"
     scale: float = 1.0
+    warmup: float = 0.1
+    augment: str = NONE
+    label_smoothing: float = 0.0
+    class_weights: str = "none"
+    mixup: float = 0.0
+
+    @property
+    def varies(self) -> bool:
+        """Whether an image differs from epoch to epoch, so that the output of frozen blocks cannot be kept."""
+        return self.augment != NONE or self.mixup > 0
 
     def __post_init__(self) -> None:
-        if min(self.epochs, self.batch, self.rank) < 1 or not 0 < self.learning_rate < 1 or self.weight_decay < 0:
+        for name in ("epochs", "batch", "rank", "from_block"):
+            check_number(name, getattr(self, name), least=1)
+        check_number("patience", self.patience)
+        check_number("seed", self.seed, most=MAX_SEED)
+        for name in ("learning_rate", "weight_decay", "scale", "warmup", "label_smoothing", "mixup"):
+            check_real(name, getattr(self, name))
+        if not 0 < self.learning_rate < 1 or not 0 <= self.weight_decay < 1:
             raise InvalidSettingError(
-                f"{self}: give epochs, batch and rank of at least 1, a learning rate within 0..1, a decay of at least 0"
+                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}: give a rate above 0 and below "
+                "1, a decay of at least 0 and below 1"
             )
-        if self.method not in METHODS:
-            raise InvalidSettingError(f"method {self.method!r} is unknown: choose one of {', '.join(METHODS)}")
-        if self.schedule not in SCHEDULES:
-            raise InvalidSettingError(f"schedule {self.schedule!r} is unknown: choose one of {', '.join(SCHEDULES)}")
-        if self.from_block < 1 or self.patience < 0 or not 0 < self.scale < math.inf:
+        check_choice("method", self.method, METHODS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
+        if not isinstance(self.augment, str):
+            raise InvalidSettingError(f"augment {self.augment!r} is not a text: give the name of a policy")
+        parse_policy(self.augment)
+        if not (0 <= self.warmup < 1 and 0 <= self.label_smoothing < 1 and 0 <= self.mixup < math.inf):
             raise InvalidSettingError(
-                f"from_block {self.from_block}, patience {self.patience}, scale {self.scale}: give a block of at least "
-                "1, a patience of at least 0 epochs, a scale above 0"
+                f"warmup {self.warmup}, label_smoothing {self.label_smoothing}, mixup {self.mixup}: give shares of at "
+                "least 0 and below 1, and an alpha of at least 0"
             )
+        if not 0 < self.scale < math.inf:
+            raise InvalidSettingError(f"scale {self.scale}: give a number above 0")

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from sls.adapters.model import AdaptedModel
-from sls.training.frozen_prefix import FeatureSource
+from sls.training.frozen_prefix import FeatureSource, Mix
 from sls.training.recipe import SCHEDULES, TrainingConfig
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -48,6 +48,12 @@ def to_bfloat16(model: AdaptedModel) -> list[Tensor]:
     return weights
 
 
+def balanced_weights(labels: Tensor, classes: int) -> Tensor:
+    """weight_c = n / (classes * n_c); 0 for a class without an image."""
+    counts = torch.bincount(labels, minlength=classes).float()
+    return torch.where(counts > 0, len(labels) / (classes * counts.clamp(min=1)), 0.0)
+
+
 class Trainer:
     """Train the parameters of a model after `to_bfloat16`; `epoch` counts the finished epochs."""
 
@@ -56,6 +62,8 @@ class Trainer:
     ) -> None:
         self.model, self.source, self.config = model, source, config
         self.labels = torch.from_numpy(source.split.labels)
+        balanced = config.class_weights == "balanced"
+        self.weights = balanced_weights(self.labels, model.head.out_features) if balanced else None
         self.batches = math.ceil(len(source.split) / config.batch)
         self.order = np.random.default_rng(config.seed)
         self.parameters = trainable(model)
@@ -77,20 +85,34 @@ class Trainer:
         self.model.vit.train()
         losses = []
         for batch, rows in enumerate(np.array_split(self.order.permutation(len(self.labels)), self.batches)):
-            logits = self.model.head(self.source.features(rows).float())
-            loss = functional.cross_entropy(logits, self.labels[torch.from_numpy(rows)])
+            mix = self._draw_mix(len(rows)) if self.config.mixup else None
+            logits = self.model.head(self.source.features(rows, epoch=self.epoch, mix=mix).float())
+            loss = self._loss(logits, self.labels[torch.from_numpy(rows)], mix)
             torch.autograd.backward(loss)
             self._step(self.epoch * self.batches + batch)
             losses.append(loss.item())
         self.epoch += 1
         return float(np.mean(losses))
 
+    def _draw_mix(self, count: int) -> Mix:
+        return Mix(float(self.order.beta(self.config.mixup, self.config.mixup)), self.order.permutation(count))
+
+    def _loss(self, logits: Tensor, labels: Tensor, mix: Mix | None) -> Tensor:
+        def against(targets: Tensor) -> Tensor:
+            return functional.cross_entropy(
+                logits, targets, weight=self.weights, label_smoothing=self.config.label_smoothing
+            )
+
+        if mix is None:
+            return against(labels)
+        return mix.share * against(labels) + (1 - mix.share) * against(labels[torch.from_numpy(mix.partners)])
+
     @torch.no_grad()
     def _step(self, step: int) -> None:
         for parameter, master in zip(self.parameters, self.masters, strict=True):
             assert parameter.grad is not None
             master.grad, parameter.grad = parameter.grad.float(), None
-        share = SCHEDULES[self.config.schedule](step, self.config.epochs * self.batches)
+        share = SCHEDULES[self.config.schedule](step, self.config.epochs * self.batches, self.config.warmup)
         self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * share
         self.optimizer.step()
         self._round()

@@ -14,6 +14,7 @@ from sls.adapters.methods import METHODS
 from sls.adapters.model import AdaptedModel, TunedModel, linear
 from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, ProgressCallback
+from sls.training.augmentation import NONE, Augmentation
 from sls.training.checkpoint import TrainingCheckpoint, run_of
 from sls.training.frozen_prefix import FeatureSource, batches
 from sls.training.recipe import TrainingConfig
@@ -50,7 +51,10 @@ def tune(
     wrapped = METHODS[start.method].wrap(backbone, start, torch.float32)
     model = AdaptedModel(_use_explicit_attention(wrapped.vit), linear(start.weight, start.bias))
     weights, frozen = to_bfloat16(model), start.from_block - 1
-    trainer = Trainer(model, weights, FeatureSource(model.vit, dataset.train, transform, frozen=frozen), config)
+    augment = Augmentation(config.augment, seed=config.seed) if config.augment != NONE else None
+    kept = 0 if config.varies else frozen
+    source = FeatureSource(model.vit, dataset.train, transform, frozen=kept, augment=augment)
+    trainer = Trainer(model, weights, source, config)
     validation = FeatureSource(model.vit, dataset.validation, transform, frozen=frozen)
     saved = TrainingCheckpoint(checkpoint, run_of(dataset, backbone, start, config)) if checkpoint else None
     if saved and (state := saved.read()):

@@ -27,6 +27,10 @@ def no_op() -> None:
     """Do nothing."""
 
 
+def ignore(_: str) -> None:
+    """Do nothing."""
+
+
 class Backend(Protocol):
     """Whole objects by key; what a call has written survives a power cut when it returns.
 
@@ -88,6 +92,9 @@ class Backend(Protocol):
         """Rename an object; where it is not one step, a crash leaves both names rather than none."""
         ...
 
-    def list(self, prefix: str = "") -> Iterator[StoredFile]:
-        """Yield every object under the prefix, a folder of keys: foreign and unfinished ones too."""
+    def list(self, prefix: str = "", *, unseen: Callable[[str], None] = ignore) -> Iterator[StoredFile]:
+        """Yield every object under the prefix, a folder of keys: foreign and unfinished ones too.
+
+        `unseen` is called with each place that this user may not list; what is in it is left out.
+        """
         ...

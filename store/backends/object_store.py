@@ -16,7 +16,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError
 from obstore.store import from_url
 
-from store.backends.base import Backend, StoredFile, no_op
+from store.backends.base import Backend, StoredFile, ignore, no_op
 from store.backends.layout import check_key
 from store.errors import InvalidSettingError, ReadOnlyStoreError, StorageError
 
@@ -140,7 +140,7 @@ class ObjectStoreBackend:
             obstore.copy(self._store, key, to)
         self.delete([key])
 
-    def list(self, prefix: str = "") -> Iterator[StoredFile]:
+    def list(self, prefix: str = "", *, unseen: Callable[[str], None] = ignore) -> Iterator[StoredFile]:  # noqa: ARG002
         with self._typed(prefix or None, LISTED):
             for page in obstore.list(self._store, prefix=prefix or None, chunk_size=1000):
                 for entry in page:

@@ -58,6 +58,16 @@ def _check_drop(rule: AliasRule, allowed: float, ref: str, certificate: Certific
         )
 
 
+def check_possible(rule: AliasRule, task: str, *, force: bool, drop_known: bool) -> None:
+    """Raise where no version of the task could take the alias, whatever is measured of it."""
+    check_protected(rule, task, force=force)
+    if rule.max_drop is not None and not drop_known:
+        raise GateError(
+            f"alias {rule.alias!r} allows a drop of {rule.max_drop:g} points, and this fit tunes no model at full "
+            "depth to compare with: fit it with `max_drop=`, or leave out the alias"
+        )
+
+
 def check_protected(rule: AliasRule, task: str, *, force: bool) -> None:
     if rule.protected and not force:
         raise NotAllowedError(

@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
 from store.errors import IntegrityError
+from store.queries.accounting import AccountingQueries
 from store.queries.history import HistoryQueries
 from store.queries.sql import PROTECTED, api_key_of, at_most, in_tasks, scalar, within_tenant, without_none
 from store.queries.versions import VersionQueries
@@ -20,7 +21,7 @@ CATALOGUE_FORMAT = 2
 """Raise it when the tables change, and add the step to `store.maintenance.migrate`."""
 
 
-class Queries(VersionQueries, HistoryQueries):
+class Queries(VersionQueries, HistoryQueries, AccountingQueries):
     """Every query in one class."""
 
     def format(self) -> int:

@@ -95,7 +95,8 @@ class Certificate:
 
     `full` is None where no model was tuned at full depth: what the cut costs is then not known. `max_drop` is the
     bound, in points, that `validation` was held to. `curve[i]` is the validation accuracy at depth i + 1 with a
-    closed-form ridge head there: cheap, and comparable among depths.
+    closed-form ridge head there: cheap, and comparable among depths. `duplicates` counts the images with the pixels
+    of one in another split or under another label, which the user allowed; None where nobody looked for them.
     """
 
     full: Accuracy | None
@@ -104,8 +105,11 @@ class Certificate:
     validation: Validation | None = None
     max_drop: float | None = None
     curve: tuple[Accuracy, ...] = ()
+    duplicates: int | None = None
 
     def __post_init__(self) -> None:
+        if self.duplicates is not None and self.duplicates < 0:
+            raise FormatError(f"{self.duplicates} duplicates: give a count, or None where nobody looked")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise FormatError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
         if self.max_drop is not None and (self.validation is None or not self.validation.keeps(self.max_drop)):

@@ -21,6 +21,23 @@ class VersionRow(NamedTuple):
     aliases: tuple[str, ...]
 
 
+class VersionSize(NamedTuple):
+    """A version as the catalogue has it; `nbytes` is what it takes at rest, `manifest_nbytes` its manifest alone."""
+
+    task: str
+    version: int
+    digest: str
+    manifest_nbytes: int
+    published_at: str
+    fingerprint: str
+    backbone: str
+    depth: int
+    blocks: int
+    method: str
+    nbytes: int
+    aliases: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class VersionListing:
     """A version as a listing shows it, without its manifest; `backbone` is the name, `tags` are its own and its task's.

@@ -15,18 +15,19 @@ from store.records.blob import Blob, canonical_json, check_blake3
 from store.records.evidence import Certificate, Lineage, PruneIndex
 from store.records.refs import check_name
 
-MANIFEST_FORMAT = 5
+MANIFEST_FORMAT = 6
 """Raise it when an older onetrunk would misread a new manifest, and add the new keys to `SINCE`.
 
 2: a lineage may have a code commit and a parent, and may be without data.
 3: a prune index may be undecided; a certificate has what the validation images say.
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
+6: a certificate counts the duplicates that the user allowed.
 """
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
     "prune_index": {"tolerance": 3, "candidates": 3},
-    "certificate": {"validation": 3, "max_drop": 3, "curve": 3},
+    "certificate": {"validation": 3, "max_drop": 3, "curve": 3, "duplicates": 6},
     "adapter": {"weights_blake3": 5},
     "head": {"weights_blake3": 5},
 }

@@ -16,7 +16,7 @@ from store.backends.create import create_identity
 from store.backends.identity import store_uuid
 from store.backends.layout import CATALOGUE
 from store.backends.urls import open_backend
-from store.catalogue.aliases import check_protected, check_range, rule_of
+from store.catalogue.aliases import check_possible, check_range, rule_of
 from store.catalogue.catalogue import Catalogue
 from store.catalogue.database import Database
 from store.catalogue.removal import Removal, removable_versions, removal_of
@@ -172,9 +172,9 @@ class Store(ReadOnlyStore):
         target = self.resolve(f"{task}:{version}")
         self.catalogue.set_alias(task, alias, target.number, target.manifest.certificate, force=force)
 
-    def check_protection(self, task: str, alias: str, *, force: bool = False) -> None:
-        """Raise `NotAllowedError` where the alias is protected and would not be moved."""
-        check_protected(rule_of(self.queries, task, alias), task, force=force)
+    def check_alias(self, task: str, alias: str, *, force: bool = False, drop_known: bool = True) -> None:
+        """Raise where the alias is protected, or requires a drop that no version of the task will have."""
+        check_possible(rule_of(self.queries, task, alias), task, force=force, drop_known=drop_known)
 
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
         self.check_writable()

@@ -6,12 +6,12 @@ before anything is looked up: neither the answer nor its time depends on the tas
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import BinaryIO
 
-from store.adapters.checkpoint import Checkpoint
+from store.adapters.checkpoint import Checkpoint, parse_classes
 from store.errors import (
     FormatError,
     ImageError,
@@ -31,12 +31,14 @@ from store.records.events import LATEST, AliasRule, ApiKey, Event
 from store.records.listing import Page, Search, VersionListing
 from store.records.refs import Ref, tenant_of
 from store.records.version import Version
+from store.registry.alias_preview import AliasPreview, preview_alias, preview_rollback
 from store.registry.api_keys import ANONYMOUS, SCOPES, allows, authenticate, new_key
 from store.registry.bundle import export_bundle, import_bundle
+from store.registry.diff import Difference, diff
 from store.registry.publish import DEFAULT, PublishOptions
 from store.registry.store import Removal, Store
 
-__all__ = ["SCOPES", "ApiKey", "TaskEvent", "TenantStore", "authenticate", "new_key"]
+__all__ = ["SCOPES", "ApiKey", "TaskEvent", "TaskLease", "TenantStore", "authenticate", "new_key"]
 
 SHOWN = (
     FormatError,
@@ -71,6 +73,16 @@ class TaskEvent:
         actor = event.actor if operator or (event.actor or "").startswith("key ") else "operator"
         target = (event.version, event.alias, event.digest)
         return cls(number, event.at, actor, event.action, *target, dict(event.details or {}))
+
+
+@dataclass(frozen=True)
+class TaskLease:
+    """A server that holds a version of a task, until `expires_at` (seconds since the epoch) unless it asks again."""
+
+    task: str
+    version: int
+    holder: str
+    expires_at: float
 
 
 class TenantStore:
@@ -154,6 +166,35 @@ class TenantStore:
         with self.authorized("read") as store:
             return store.backbones()
 
+    def diff(self, left: str, right: str) -> tuple[Difference, ...]:
+        """Compare two versions; the key must see both."""
+        self.check("read", left)
+        with self.authorized("read", right) as store:
+            return diff(store, left, right)
+
+    def labels(self, ref: str) -> tuple[str, ...]:
+        """Return the class names of a version, in the order of the head's rows."""
+        with self.authorized("read", ref) as store:
+            return parse_classes(store.read(store.resolve(ref).manifest.head.labels))
+
+    def holders(self, rows: Iterable[VersionListing]) -> list[TaskLease]:
+        """Return the leases on these versions; to all but the operator, every holder is 'a server'."""
+        by_digest = {row.digest: row for row in rows}
+        for row in by_digest.values():
+            self.check("read", row.task)
+        with self.authorized("read") as store:
+            return [
+                TaskLease(
+                    by_digest[digest].task,
+                    by_digest[digest].version,
+                    lease.holder if self._is_operator else "a server",
+                    lease.expires_at,
+                )
+                for lease in store.leases()
+                for digest in lease.digests
+                if digest in by_digest
+            ]
+
     def publish_checkpoint(
         self, task: str, checkpoint: Checkpoint, *, where: str, options: PublishOptions = DEFAULT
     ) -> Version:
@@ -189,6 +230,16 @@ class TenantStore:
         with self.authorized("admin" if force else "promote", task) as store:
             store.set_alias(task, alias, version, force=force)
 
+    def preview_alias(self, task: str, alias: str, version: int, *, force: bool = False) -> AliasPreview:
+        """Return what `set_alias` would do; nothing is changed, so reading is enough."""
+        with self.authorized("read", task) as store:
+            return self._as_seen(preview_alias(store, task, alias, version, force=force))
+
+    def preview_rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> AliasPreview:
+        """Return what `rollback` would do; nothing is changed, so reading is enough."""
+        with self.authorized("read", task) as store:
+            return self._as_seen(preview_rollback(store, task, alias, force=force))
+
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
         with self.authorized("admin" if force else "promote", task) as store:
             store.remove_alias(task, alias, force=force)
@@ -223,6 +274,9 @@ class TenantStore:
                 raise NotFoundError(f"no API key {identifier[:40]!r}: list yours for the ids that there are")
             store.revoke_key(identifier)
             return store.api_key(identifier) or key
+
+    def _as_seen(self, preview: AliasPreview) -> AliasPreview:
+        return preview if preview.refusal is None else replace(preview, refusal=self.worded(preview.refusal))
 
     def _redact(self, error: OnetrunkError) -> OnetrunkError:
         """Return the error as all but the operator see it: without the store's location, other tasks, or machines."""

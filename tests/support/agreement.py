@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from store.maintenance.report import storage_report
+from store.accounting.report import storage_report
 from store.records.listing import Search, VersionListing
 from store.registry.store import Store, Version
 from support.model_records import ModelRule
@@ -47,10 +47,11 @@ def _check_listed(version: Version, row: VersionListing, model: Model) -> None:
 
 def check_bytes(store: Store, model: Model) -> None:
     """Compare the report with the files, to the byte, and with what the model knows of them."""
-    counted = storage_report(store)
+    report = storage_report(store)
+    counted = report.places
     parts = (counted.live_nbytes, counted.reclaimable_nbytes, counted.garbage_nbytes, counted.overhead_nbytes)
     files = [path.stat().st_size for path in store.root.rglob("*") if path.is_file()]
-    assert counted.total_nbytes == sum(parts) == sum(files)
+    assert report.total_nbytes == sum(parts) == sum(files)
     live = model.referenced(removed=False)
     assert counted.live_nbytes == sum(nbytes for digest, nbytes in model.present.items() if digest in live)
     assert counted.reclaimable_nbytes == sum(nbytes for digest, nbytes in model.present.items() if digest not in live)

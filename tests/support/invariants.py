@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from store.accounting.report import storage_report
 from store.errors import IntegrityError, OlderFormatError, StoreNotFoundError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.records.events import Event
@@ -139,9 +139,10 @@ def litter(root: Path) -> Iterator[str]:
         for lease in store.leases():
             store.release(lease.id)
         collect_garbage(store, grace_s=0)
-        counted = storage_report(store)
+        report = storage_report(store)
+        counted = report.places
         if counted.garbage_nbytes != counted.quarantined_nbytes or counted.reclaimable_nbytes:
-            yield f"gc leaves {counted.garbage_files} and {counted.reclaimable_nbytes} bytes of blobs"
+            yield f"gc leaves {report.garbage_files} and {counted.reclaimable_nbytes} bytes of blobs"
 
 
 def _blobs(version: Version) -> tuple[Blob, ...]:

@@ -66,7 +66,7 @@ class Content:
                 },
                 "certificate": self.certificate,
                 "lineage": None,
-                "format": 5,
+                "format": 6,
             }
         )
 

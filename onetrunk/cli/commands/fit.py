@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -15,15 +16,18 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     Plot,
+    RecipeOptions,
     ResultOptions,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
 )
 from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
-from onetrunk.cli.options import BackboneName, command_group, example
+from onetrunk.cli.options import BackboneName, DryRun, command_group, example
 from onetrunk.cli.output import (
     Format,
+    log_dry_run,
+    log_notes,
     log_to_stderr,
     print_record,
     print_rows,
@@ -33,17 +37,28 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import adopt_backbone, borrow_backbone, check_publishable, publish_folder
+from onetrunk.workflows import (
+    adopt_backbone,
+    borrow_backbone,
+    check_names,
+    check_publishable,
+    publish_folder,
+)
+from store.errors import StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice
-    from sls.pipeline.fit import FitResult
+    from sls.data.dataset import Dataset
+    from sls.pipeline.fit import FitConfig, FitResult
     from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
     from store.weights.backbones import Backbone
 
-DATA_HELP = "onetrunk/NAME (embedded), a folder of class folders, a .npz file, or a name that timm reads."
+DATA_HELP = (
+    "onetrunk/NAME (embedded); a folder of class folders; a CSV or JSON Lines file of paths and labels; .npz; .parquet "
+    "or a WebDataset .tar, or a folder of them; what save_to_disk wrote; a name that timm reads, such as torch/cifar10."
+)
 
 app = command_group()
 
@@ -53,6 +68,7 @@ app = command_group()
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
     "fit flowers ./flowers --when before --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
+    "fit flowers flowers.csv --config recipe.toml --lr 1e-3 --augment light --dry-run",
 ))  # fmt: skip
 @with_store(write=True)
 @with_groups
@@ -65,35 +81,80 @@ def fit(
         str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")
     ] = DEFAULT_BACKBONE,
     adapter: AdapterOptions,
+    recipe: RecipeOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,
     images: DataOptions,
     output: ResultOptions,
+    dry_run: DryRun = False,
 ) -> None:
     """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
     from sls.pipeline import fit as pipeline
+    from sls.pipeline.work_folder import work_folder
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, score, schedule, seed=images.seed)
-    output.check()
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
+    output.check(data)
+    aliases = tuple(output.alias or ())
+    check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
+    check_names(task, aliases)
+    if not output.no_publish:  # half an hour of tuning should not end in a mistyped name
+        with contextlib.suppress(StoreNotFoundError), options.open() as store:
+            check(store, task, aliases)
     dataset = images.load(data)
+    if dry_run:
+        print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
+        return
     with contextlib.ExitStack() as stack:
-        store = None if output.no_publish else stack.enter_context(options.open(create=True))
-        if store:  # half an hour of tuning should not end in a mistyped name
-            check_publishable(store, task, tuple(output.alias or ()), parent=output.parent)
-        model = adopt_backbone(store, backbone) if store else borrow(options, backbone)
-        work = output.out or Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(telling_what_is_kept())
+        new = None if output.no_publish else stack.enter_context(options.open(create=True))
+        if new:
+            check(new, task, aliases)
+        model = adopt_backbone(new, backbone) if new else borrow(options, backbone)
+        work = stack.enter_context(work_folder(output.out))
         with progress_of(f"{task} ({len(dataset.classes)} classes, {len(dataset.train)} images)") as progress:
             result = pipeline.fit(dataset, model, out=work, config=config, progress=progress)
-        if store is None:
+        if new is None:
             print_record(describe_fit(task, result), options.fmt)
         else:
-            version = publish_folder(store, task, result.cut, aliases=tuple(output.alias or ()), parent=output.parent)
+            version = publish_folder(new, task, result.cut, aliases=aliases, parent=output.parent)
             print_versions([version], options.fmt)
     log_result(result)
     if output.plot is not None:
         draw_fit(task, result, output.plot)
+
+
+def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
+    """Print what the fit would do."""
+    from sls.pipeline.plan import plan_fit
+    from sls.pipeline.preflight import check_run
+
+    config = config.effective
+    check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
+    plan = plan_fit(dataset, backbone, config.trainings)
+    fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
+    fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
+    fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
+    fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}
+    if fmt is Format.TABLE:
+        print_rows(
+            [{"class": name, **{part: plan.images[part][name] for part in plan.images}} for name in dataset.classes],
+            fmt,
+        )
+        typer.echo()
+    print_record({**fields, "images": plan.images, "notes": dataset.notes}, fmt, fields)
+    log_dry_run()
+
+
+@contextlib.contextmanager
+def telling_what_is_kept() -> Iterator[None]:
+    """Print the notes of an interrupt, which typer reports without them."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        log_notes(error)
+        raise
 
 
 def borrow(options: StoreOptions, name: str) -> Backbone:

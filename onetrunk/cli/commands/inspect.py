@@ -139,6 +139,7 @@ def describe_certificate(certificate: Certificate) -> Record:
         fields["validation cut"] = with_interval(certificate.validation.cut)
         fields["points lost at the cut"] = f"{certificate.validation.drop:.2f}"
     fields["points allowed to lose"] = certificate.max_drop
+    fields["duplicates allowed"] = certificate.duplicates
     fields["closed-form head, block 1 first"] = " ".join(map(percent, certificate.curve))
     return fields
 

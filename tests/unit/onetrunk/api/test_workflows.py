@@ -57,10 +57,68 @@ def test_a_protected_alias_may_be_moved_by_force(store):
     check_publishable(store, "flowers", ("prod",), force=True)
 
 
-def test_a_tuned_task_that_is_refused_is_kept_and_the_error_says_where(store):
-    config = onetrunk.FitConfig(
-        tune=onetrunk.TrainingConfig(epochs=1), score=onetrunk.ScoreConfig(criterion="cka"), retune_mode="none"
+@pytest.mark.usefixtures("no_tuning")
+def test_a_gate_that_needs_what_the_fit_does_not_measure_is_refused_before_it_is_tuned(store):
+    store.set_rule(onetrunk.AliasRule("flowers", "prod", max_drop=2.0))
+    config = onetrunk.FitConfig(when="before")
+    with pytest.raises(onetrunk.errors.GateError, match=r"tunes no model at full depth .*fit it with `max_drop=`"):
+        onetrunk.fit_and_publish(store, "flowers", colours(), backbone="toy/vit", config=config, aliases=("prod",))
+    check_publishable(
+        store, "flowers", ("prod",), drop_known=onetrunk.FitConfig(when="before", max_drop=1).measures_drop
     )
+
+
+QUICK = onetrunk.FitConfig(
+    tune=onetrunk.TrainingConfig(epochs=1), score=onetrunk.ScoreConfig(criterion="cka"), retune_mode="none"
+)
+
+
+class LostDatabaseError(Exception):
+    """Stands for whatever may fail at the end."""
+
+
+@pytest.mark.parametrize("failure", [LostDatabaseError, OSError, KeyboardInterrupt])
+def test_a_tuned_task_is_kept_whatever_fails_at_the_end(store, monkeypatch, failure):
+    def fail(*_: object, **__: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(store.catalogue, "publish", fail)
+    with pytest.raises(failure) as caught:
+        onetrunk.fit_and_publish(store, "flowers", colours(), backbone="toy/vit", config=QUICK)
+    (note,) = caught.value.__notes__
+    kept = note.removeprefix("the tuned task is kept in ").partition(": ")[0]
+    monkeypatch.undo()
+    assert onetrunk.publish_folder(store, "flowers", kept).number == 1
+
+
+def test_a_fit_that_is_interrupted_after_an_epoch_keeps_it(store):
+    def interrupt(step: onetrunk.Progress) -> None:
+        if step.stage == "score":
+            raise KeyboardInterrupt
+
+    arguments = {"backbone": "toy/vit", "config": QUICK}
+    with pytest.raises(KeyboardInterrupt) as caught:
+        onetrunk.fit_and_publish(store, "flowers", colours(), **arguments, progress=interrupt)
+    (note,) = caught.value.__notes__
+    kept = note.removeprefix("what was tuned so far is kept in ").partition(": ")[0]
+    stages: list[str] = []
+    onetrunk.fit_and_publish(
+        store, "flowers", colours(), **arguments, out=kept, progress=lambda s: stages.append(s.stage)
+    )
+    assert "tune" not in stages
+
+
+def test_a_fit_that_fails_before_its_first_epoch_leaves_nothing(store, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    config = onetrunk.FitConfig(tune=onetrunk.TrainingConfig(from_block=9))
+    with pytest.raises(InvalidSettingError, match="adapters from block 9"):
+        onetrunk.fit_and_publish(store, "flowers", colours(), backbone="toy/vit", config=config)
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_a_tuned_task_that_is_refused_is_kept_and_the_error_says_where(store):
+    config = QUICK
     store.set_rule(onetrunk.AliasRule("flowers", "prod", min_accuracy=1.0))
     hard = colours(spread=400)
     with pytest.raises(onetrunk.errors.GateError) as caught:

@@ -116,11 +116,11 @@ def test_predict_answers_in_process_with_the_fields_that_others_build_on(publish
 
 
 def test_report_in_every_format_tells_the_same_total(published):
-    total = call("report", "--format", "json", store=published).json["total_nbytes"]
+    total = call("report", "--format", "json", store=published).json["places"]["physical_nbytes"]
     assert total == sum(path.stat().st_size for path in published.rglob("*") if path.is_file())
     for form in ("table", "md", "html"):
         done = call("report", "--format", form, store=published)
-        assert f"Total {total} B = live" in " ".join((done.out + done.err).split())
+        assert f"Physical {total} B = live" in " ".join((done.out + done.err).split())
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 from support.cli import Shell, loaded
+from support.odd_sources import pets
 from support.toy_backbone import Toy
 from support.toy_datasets import haze
 
@@ -150,6 +153,8 @@ def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
         (["--retune", "again"], "'again' is not one of 'constant', 'rewind'"),
         (["--tolerance", "1"], "1.0 is not in the range"),
         (["--max-drop", "-1"], "-1.0 is not in the range"),
+        (["--out", "pyproject.toml"], "--out pyproject.toml is a file: give a folder"),
+        (["--seed", "-1"], "-1 is not in the range"),
         (["--from-block", "9"], "adapters from block 9: toy/vit has 4; choose 1..4"),
         (["--from-block", "5", "--when", "before"], "adapters from block 5: toy/vit has 4; choose 1..4"),
     ],
@@ -159,6 +164,49 @@ def test_a_mistake_is_told_before_anything_is_trained(shop, data, words, message
     done = shop("fit", "new", data, *QUICK, *words, code=2)
     assert message in " ".join(done.err.replace("│", " ").split())
     assert "tune 1/1" not in done.err
+
+
+def test_data_that_cannot_be_read_makes_no_store(shop, tmp_path):
+    nowhere = Shell(tmp_path / "nowhere", tmp_path, shop.toy)
+    assert "no data at './missing'" in nowhere("fit", "new", "./missing", code=1).err
+    assert "no data at" in nowhere("fit", "new", os.fsdecode(b"missing\xff"), code=1).err
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_result_does_not_go_into_the_data(shop, tmp_path):
+    pets(tmp_path / "pets")
+    for option in ("--out", "--plot"):
+        told = shop("fit", "new", str(tmp_path / "pets"), option, str(tmp_path / "pets" / "out"), code=2).err
+        assert f"{option} {tmp_path / 'pets' / 'out'} is within the data" in told
+
+
+def test_what_is_left_out_of_the_data_is_told_and_duplicates_are_counted_in_the_certificate(shop, tmp_path):
+    root = pets(tmp_path / "pets")
+    (root / "cat" / "notes.txt").write_text("none")
+    shutil.copy(root / "cat" / "0.png", root / "dog" / "same.png")
+    words = ("fit", "pets", str(root), *QUICK)
+    assert "go on with `allow_duplicates=True` (--allow-duplicates)" in shop(*words, code=1).err
+    told = shop(*words, "--allow-duplicates").err
+    assert f"data: left out, not an image: 1 ({root}/cat/notes.txt)" in told
+    assert "data: allowed: 1 image has the pixels" in told
+    assert shop.json("show", "pets")["certificate"]["duplicates"] == 1
+    assert "duplicates allowed" in shop("show", "pets").out
+
+
+def test_a_gate_that_is_not_met_leaves_a_folder_that_publish_takes(shop, data):
+    shop("alias", "rule", "gated", "prod", "--min-accuracy", "1")
+    told = shop("fit", "gated", data, *QUICK, "--alias", "prod", code=1).err
+    (note,) = [line for line in told.splitlines() if line.startswith("the tuned task is kept in ")]
+    assert note.endswith("(onetrunk publish TASK FOLDER)")
+    folder = note.removeprefix("the tuned task is kept in ").partition(": ")[0]
+    assert shop.json("publish", "gated", folder)[0]["version"] == 1
+
+
+def test_cut_refuses_data_of_other_classes(published, tmp_path):
+    shop, _, out = published
+    told = shop("cut", str(out / "full"), str(pets(tmp_path / "pets")), code=1).err
+    assert "pets has 2 classes" in told
+    assert "'cat' is only in the data: give the data that the task was tuned for" in told
 
 
 def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(capsys):

@@ -207,7 +207,7 @@ FOLDERS: dict[str, tuple[list[str], str]] = {
         [*numbered("train/cat", "train/dog", "test/cat"), "test/emu/0.png"], "class 'emu', which is not in train",
     ),
     "two folders to watch": (
-        numbered("train/cat", "train/dog", "val/cat", "validation/cat"), "has both validation and val: remove one",
+        numbered("train/cat", "train/dog", "val/cat", "validation/cat"), "has both val and validation: remove one",
     ),
 }  # fmt: skip
 

@@ -16,7 +16,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), np.uint8)
 
 
 def save_npz(folder: Path, **changes: object) -> str:
-    arrays = {"train_x": PIXELS, "train_y": LABELS, "test_x": PIXELS[:6], "test_y": LABELS[:6]}
+    arrays = {"train_x": PIXELS, "train_y": LABELS, "test_x": PIXELS[::-1][:6] // 2, "test_y": LABELS[:6]}
     path = folder / "my pets.npz"
     np.savez(path, **{"classes": np.array(["cat", "dog"])} | arrays | changes)
     return str(path)

@@ -91,7 +91,7 @@ def test_the_rate_rises_over_a_tenth_of_the_steps_and_falls_to_zero():
 
 
 def test_a_constant_schedule_stays_where_it_is():
-    assert {SCHEDULES["constant"](step, 100) for step in range(101)} == {1.0}
+    assert {SCHEDULES["constant"](step, 100, 0.1) for step in range(101)} == {1.0}
 
 
 @pytest.mark.parametrize(

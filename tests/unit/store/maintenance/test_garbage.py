@@ -11,13 +11,13 @@ import pytest
 from support.processes import snapshot
 from support.toy_backbone import publish, relabel
 
+from store.accounting.report import storage_report
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.manifests import ManifestDraft, build_manifest
 from store.backends.local import LocalBackend
 from store.errors import ConflictError, IntegrityError, InvalidSettingError
 from store.maintenance.garbage import collect_garbage
 from store.maintenance.rebuild import rebuild
-from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.records.blob import Blob
 from store.registry.store import Store
@@ -130,7 +130,7 @@ def test_a_dry_run_says_what_a_collection_does_and_does_nothing(store: Store, fo
     assert collect_garbage(store, grace_s=0) == foreseen
     assert (foreseen.purged, foreseen.orphaned) == (("flowers:1",), (f"blobs/{PARTIAL}",))
     counted = storage_report(store)
-    assert (counted.reclaimable_nbytes, counted.garbage_nbytes) == (0, 0)
+    assert (counted.places.reclaimable_nbytes, counted.places.garbage_nbytes) == (0, 0)
 
 
 def test_orphaned_files_of_writers_go_after_the_grace_and_no_file_of_anyone_else(store: Store) -> None:
@@ -154,7 +154,7 @@ def test_what_was_set_aside_is_never_collected(store: Store, folder: Path) -> No
     os.utime(next((store.root / "quarantine").iterdir()), (0, 0))
     collect_garbage(store, grace_s=0)
     assert [aside.read_bytes() for aside in (store.root / "quarantine").iterdir()] == [b"damaged"]
-    assert storage_report(store).quarantined_nbytes == 7
+    assert storage_report(store).places.quarantined_nbytes == 7
 
 
 @pytest.mark.parametrize("grace_s", [-1, float("nan"), float("inf")])

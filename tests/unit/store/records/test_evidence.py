@@ -13,7 +13,7 @@ from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, V
 from store.records.manifest import MANIFEST_FORMAT, SINCE, Card
 
 FULL, CUT = Accuracy(90, 100), Accuracy(88, 100)
-KEPT = Certificate(FULL, CUT, validation=Validation(FULL, CUT), max_drop=2.0, curve=(CUT, FULL))
+KEPT = Certificate(FULL, CUT, validation=Validation(FULL, CUT), max_drop=2.0, curve=(CUT, FULL), duplicates=3)
 UNDECIDED = PruneIndex(2, 4, criterion="ridge", tolerance=0.01, candidates=(2, 3))
 
 
@@ -80,10 +80,11 @@ def test_an_older_format_is_written_without_what_it_could_not_say(older: int) ->
         ({"prune_index": UNDECIDED}, 2, "tolerance"),
         ({"prune_index": dataclasses.replace(UNDECIDED, tolerance=0.0)}, 2, "tolerance"),
         ({"prune_index": dataclasses.replace(UNDECIDED, tolerance=None)}, 2, "candidates"),
-        ({"certificate": dataclasses.replace(KEPT, max_drop=None, curve=())}, 2, "validation"),
+        ({"certificate": dataclasses.replace(KEPT, max_drop=None, curve=(), duplicates=None)}, 2, "validation"),
         ({"certificate": Certificate(FULL, CUT, curve=(CUT,))}, 2, "curve"),
         ({"lineage": Lineage(parent="a@sha256:" + "0" * 64)}, 1, "parent"),
         ({"certificate": Certificate(None, CUT)}, 3, "certificate without full"),
+        ({"certificate": Certificate(FULL, CUT, duplicates=0)}, 5, "duplicates"),
         ({}, 0, "is not valid"),
     ],
 )

@@ -123,7 +123,7 @@ def test_a_catalogue_that_stays_locked_is_a_typed_error(
 
 def test_importing_the_store_is_quick_and_brings_no_tensor_library() -> None:
     code = (
-        "import sys, store.registry.store, store.maintenance.report; "
+        "import sys, store.registry.store, store.accounting.report; "
         "print([m for m in ('torch', 'numpy', 'timm', 'peft', 'ray', 'sklearn') if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

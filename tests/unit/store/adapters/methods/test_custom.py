@@ -11,9 +11,9 @@ from support.custom_tasks import CUSTOM, make_custom_task
 from support.oracle import make_backbone
 from support.toy_backbone import change_tensors, set_option
 
+from store.accounting.report import storage_report
 from store.adapters.checkpoint import AdapterSummary, check, read_checkpoint
 from store.errors import AdapterMismatchError, RefusedError, UnservedAdapterError
-from store.maintenance.report import storage_report
 from store.maintenance.verify import verify
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode

@@ -17,10 +17,10 @@ from support.peft_tasks import CONFIGS
 from support.toy_backbone import DIM, Toy
 from torch import Tensor
 
+from store.accounting.report import storage_report
 from store.adapters.checkpoint import check, read_checkpoint
 from store.adapters.methods.supported import SUPPORTED
 from store.errors import AdapterMismatchError
-from store.maintenance.report import storage_report
 from store.registry.store import Store
 from store.weights.backbones import Backbone
 from store.weights.lowering.lower import LOWERINGS

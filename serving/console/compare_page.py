@@ -1,0 +1,50 @@
+"""Two versions of a task side by side: what differs, and both curves of accuracy."""
+
+from __future__ import annotations
+
+from serving.console.charts import accuracy_chart
+from serving.console.state import Answer, Shown, Visit
+from store.records.refs import Ref
+
+
+def show(visit: Visit) -> Answer:
+    task = Ref.parse(visit.required("task")).task
+    rows = visit.store.list_versions(task)
+    numbers = [row.version for row in rows]
+    right = visit.number("right") or numbers[-1]
+    left = visit.number("left") or max((number for number in numbers if number < right), default=right)
+    versions = [visit.store.resolve(f"{task}:{number}") for number in (left, right)]
+    differences = visit.store.diff(f"{task}:{left}", f"{task}:{right}")
+    return Shown(
+        "compare.html",
+        {
+            "task": task,
+            "numbers": numbers[::-1],
+            "left": left,
+            "right": right,
+            "versions": versions,
+            "curves": [
+                accuracy_chart(version.manifest.certificate.curve, version.manifest.depth)
+                if version.manifest.certificate and version.manifest.certificate.curve
+                else None
+                for version in versions
+            ],
+            "differences": [(row.field, _shown(row.left), _shown(row.right)) for row in differences],
+        },
+    )
+
+
+def _shown(value: object) -> str:
+    """Return a JSON value as one short text."""
+    if value is None or value == [] or value == ():
+        return "–"
+    if isinstance(value, dict) and {"correct", "total", "value"} <= value.keys():
+        low, high = value["interval"]
+        return f"{value['value']:.1%} ({value['correct']} of {value['total']}; {low:.1%} to {high:.1%})"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list | tuple):
+        shown = ", ".join(_shown(item) for item in value[:12])
+        return shown + (f" and {len(value) - 12} more" if len(value) > 12 else "")
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:120]}…"

@@ -1,0 +1,1 @@
+"""What every byte of a store is for, what the same tasks would take elsewhere, and what it costs."""

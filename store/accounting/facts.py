@@ -1,0 +1,161 @@
+"""What a version's files say about its bytes: manifests and tensor headers, read quickly, once for each digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from store.adapters.methods.spec import block_number
+from store.adapters.safetensors_header import header_nbytes, parse_header
+from store.backends.base import Backend
+from store.backends.layout import blob_key
+from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
+from store.records.blob import Blob
+from store.records.manifest import MANIFEST_FORMAT
+
+PREFIX_NBYTES = 1 << 14  # most headers are shorter; the others take a second read
+DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
+
+
+class TensorFacts(NamedTuple):
+    """What a tensor file's header says: its own size, the bytes of tensors, of those in blocks, and their types."""
+
+    header_nbytes: int
+    payload_nbytes: int
+    block_nbytes: int
+    elements: int
+    dtype: str
+
+
+class NamedBlob(NamedTuple):
+    """A blob as a manifest names it; `Blob` would check the manifest again, which its digest does already."""
+
+    sha256: str
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class VersionFacts:
+    """A version's blobs by role, with the sizes that its manifest gives, and what their headers say."""
+
+    config: NamedBlob
+    adapter: NamedBlob
+    head: NamedBlob
+    labels: NamedBlob
+    rank: int
+    modules: tuple[str, ...]
+    adapted_blocks: int
+    adapter_tensors: TensorFacts
+    head_tensors: TensorFacts
+
+
+FactsCache = MutableMapping[str, VersionFacts]
+"""Facts by the digest of a version's manifest: they never change, so a caller may keep them between reports."""
+
+
+class FactsReader:
+    """Read facts of versions; tensor files with equal headers, as those of one recipe have, are parsed once."""
+
+    def __init__(self, backend: Backend, known: FactsCache) -> None:
+        self._backend = backend
+        self._known = known
+        self._headers: dict[bytes, TensorFacts] = {}
+        self._blocks: dict[tuple[str, ...], int] = {}
+
+    def read(self, task: str, manifest: Blob) -> VersionFacts:
+        """Return the facts, or raise an `OnetrunkError` that says why the bytes of the version cannot be divided."""
+        found = self._known.get(manifest.sha256)
+        if found is None:
+            found = self._known[manifest.sha256] = self._read(task, manifest)
+        return found
+
+    def _read(self, task: str, manifest: Blob) -> VersionFacts:
+        key = blob_key(manifest.sha256)
+        try:
+            data = self._backend.read(key)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        value = self._decode(data, manifest, task)
+        try:
+            adapter, head = value["adapter"], value["head"]
+            modules = tuple(adapter["modules"])
+            weights, logits = _blob(adapter["weights"]), _blob(head["weights"])
+            return VersionFacts(
+                config=_blob(adapter["config"]),
+                adapter=weights,
+                head=logits,
+                labels=_blob(head["labels"]),
+                rank=int(adapter["rank"]),
+                modules=modules,
+                adapted_blocks=self._adapted_blocks(modules),
+                adapter_tensors=self._tensors(weights),
+                head_tensors=self._tensors(logits),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, OnetrunkError):
+                raise
+            raise FormatError(f"{self._backend.locate(key)} is not a manifest: publish {task} again") from None
+
+    def _adapted_blocks(self, modules: tuple[str, ...]) -> int:
+        if modules not in self._blocks:
+            self._blocks[modules] = len({block_number(module) for module in modules} - {0})
+        return self._blocks[modules]
+
+    def _tensors(self, blob: NamedBlob) -> TensorFacts:
+        key = blob_key(blob.sha256)
+        try:
+            prefix = self._backend.read_prefix(key, PREFIX_NBYTES)
+        except FileNotFoundError:
+            raise self._missing(key) from None
+        size = header_nbytes(prefix, key)
+        if size > len(prefix):
+            prefix = self._backend.read_prefix(key, min(size, blob.nbytes))
+        header = prefix[:size]
+        facts = self._headers.get(header)
+        if facts is None or facts.header_nbytes + facts.payload_nbytes != blob.nbytes:
+            facts = self._headers[header] = _parse(header, blob.nbytes, self._backend.locate(key))
+        return facts
+
+    def _decode(self, data: bytes, manifest: Blob, task: str) -> Mapping[str, Any]:
+        """Decode without the checks of `Manifest`, which take five times as long: the digest says it is the same."""
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            where = self._backend.locate(blob_key(manifest.sha256))
+            raise IntegrityError(
+                f"{where} is not what its digest names: restore it from a copy, or publish {task} again"
+            )
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise FormatError(f"manifest {manifest.sha256} is not JSON: publish {task} again")
+        if isinstance(value.get("format"), int) and value["format"] > MANIFEST_FORMAT:
+            raise NewerFormatError(
+                f"manifest of {task} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: "
+                "upgrade onetrunk"
+            )
+        return value
+
+    def _missing(self, key: str) -> IntegrityError:
+        return IntegrityError(f"{self._backend.locate(key)} is missing: restore it from a copy, or publish again")
+
+
+def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
+    infos = parse_header(header, nbytes, source)
+    payload = sum(info.nbytes for info in infos.values())
+    dtypes = sorted({DTYPES.get(info.dtype, info.dtype) for info in infos.values()})
+    elements = 0
+    for info in infos.values():
+        count = 1
+        for side in info.shape:
+            count *= side
+        elements += count
+    in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name)
+    return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
+
+
+def _blob(value: Mapping[str, Any]) -> NamedBlob:
+    return NamedBlob(value["sha256"], value["nbytes"])

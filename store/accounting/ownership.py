@@ -1,0 +1,114 @@
+"""Who references which blob: what is shared, what is unique, and what deleting a set of versions would free."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+Place = tuple[str, int]
+"""A version: its task and number."""
+
+
+@dataclass
+class Totals:
+    """What a group of versions references, what only it does, and what removing it would free; filled blob by blob."""
+
+    nbytes: int = 0
+    unique_nbytes: int = 0
+    freed_nbytes: int = 0
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """The references of the versions that are there, by version and by digest, and what else holds blobs.
+
+    `sizes` are those of the catalogue, `present` those of the files: a missing blob has none.
+    """
+
+    blobs_of: Mapping[Place, tuple[str, ...]]
+    users_of: Mapping[str, list[Place]]
+    sizes: Mapping[str, int]
+    present: Mapping[str, int]
+    of_backbones: Collection[str]
+    leased: Collection[str]
+
+    def nbytes(self, digests: Iterable[str]) -> int:
+        return sum(map(self.sizes.__getitem__, digests))
+
+    def blobs(self, versions: Iterable[Place]) -> set[str]:
+        return {digest for place in versions for digest in self.blobs_of[place]}
+
+    def unique(self, versions: Collection[Place]) -> set[str]:
+        """Return the blobs that only these versions reference."""
+        members = frozenset(versions)
+        return {
+            digest
+            for digest in self.blobs(members)
+            if digest not in self.of_backbones and members.issuperset(self.users_of[digest])
+        }
+
+    def freed(self, versions: Collection[Place]) -> int:
+        """Return the bytes by which removing exactly these versions makes a collection free more."""
+        return self.freed_of(self.unique(versions))
+
+    def freed_of(self, unique: Iterable[str]) -> int:
+        return sum(self.present.get(digest, 0) for digest in unique if digest not in self.leased)
+
+    @cached_property
+    def own(self) -> dict[Place, Totals]:
+        """The totals of each version alone."""
+        totals = {place: Totals() for place in self.blobs_of}
+        for digest, users in self.users_of.items():
+            nbytes = self.sizes[digest]
+            for user in users:
+                totals[user].nbytes += nbytes
+            if len(users) == 1 and digest not in self.of_backbones:
+                found = totals[users[0]]
+                found.unique_nbytes += nbytes
+                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        return totals
+
+    @cached_property
+    def _common(self) -> list[str]:
+        """The blobs that several versions reference, or a version and a backbone: few, of the many there are."""
+        return [d for d, users in self.users_of.items() if len(users) > 1 or d in self.of_backbones]
+
+    def totals(self, name_of: Mapping[Place, str]) -> dict[str, Totals]:
+        """Return the totals of groups, each version being in the group that is named: as if counted blob by blob."""
+        totals = {name: Totals() for name in name_of.values()}
+        for place, own in self.own.items():
+            found = totals[name_of[place]]
+            found.nbytes += own.unique_nbytes
+            found.unique_nbytes += own.unique_nbytes
+            found.freed_nbytes += own.freed_nbytes
+        for digest in self._common:
+            nbytes, names = self.sizes[digest], {name_of[user] for user in self.users_of[digest]}
+            for name in names:
+                totals[name].nbytes += nbytes
+            if len(names) == 1 and digest not in self.of_backbones:
+                found = totals[names.pop()]
+                found.unique_nbytes += nbytes
+                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        return totals
+
+
+def ownership_of(
+    references: Iterable[tuple[Place, str, int]],
+    *,
+    present: Mapping[str, int],
+    of_backbones: Mapping[str, int],
+    leased: Collection[str],
+) -> Ownership:
+    """Collect references, each a version with the digest and the size of a blob."""
+    blobs_of: defaultdict[Place, list[str]] = defaultdict(list)
+    users_of: defaultdict[str, list[Place]] = defaultdict(list)
+    sizes = dict(of_backbones)
+    for place, digest, nbytes in references:
+        blobs_of[place].append(digest)
+        users_of[digest].append(place)
+        sizes[digest] = nbytes
+    return Ownership(
+        {place: tuple(digests) for place, digests in blobs_of.items()}, users_of, sizes, present, of_backbones, leased
+    )
