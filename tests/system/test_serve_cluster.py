@@ -59,6 +59,9 @@ def short_tmp() -> Iterator[Path]:
 @pytest.fixture
 def cluster(short_tmp: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A Ray that somebody else has started, named by RAY_ADDRESS."""
+    (short_tmp / "token").write_text("0" * 64)
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(short_tmp / "token"))
     port, client = free_ports(2)
     command = [
         sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", f"--port={port}", "--num-cpus=8",
