@@ -193,7 +193,7 @@ def check_reach(host: str, *, keys: bool, insecure: bool) -> None:
 
 def grpc_address(host: str, port: int) -> str:
     """Return where the replicas listen for gRPC; raise `PortTakenError` where they cannot."""
-    check_port(host, port, option="grpc_port")
+    check_port(host, port, remedy="`grpc_port=`")
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

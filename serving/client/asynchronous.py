@@ -69,7 +69,7 @@ class AsyncClient:
         batch: int = 16,
         progress: Progress | None = None,
     ) -> AsyncIterator[ImageAnswer]:
-        """Yield what each image file in the folder gets, by name; one that is no image does not stop the others."""
+        """Yield what each image file in the folder gets, by name; one that is not an image does not stop the others."""
         paths, address = list_images(folder), self._settings.address
         answered = 0
         for group in batches(paths, batch):

@@ -82,7 +82,7 @@ class Client:
         batch: int = 16,
         progress: Progress | None = None,
     ) -> Iterator[ImageAnswer]:
-        """Yield what each image file in the folder gets, by name; one that is no image does not stop the others.
+        """Yield what each image file in the folder gets, by name; one that is not an image does not stop the others.
 
         `batch` files are one request. `progress` is called with how many are answered, and how many there are.
         """

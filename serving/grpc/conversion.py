@@ -82,6 +82,6 @@ def _tensor(tensor: Message, raw: bytes | None) -> GivenTensor:
         field, dtype = PLAIN[datatype]
         values = np.array(getattr(tensor.contents, field))
         if datatype == "UINT8" and values.size and values.max() > 255:
-            raise FormatError(f"input {name[:80]!r} holds what is no UINT8: send numbers up to 255")
+            raise FormatError(f"input {name[:80]!r} holds what is not UINT8: send numbers up to 255")
         raw = values.astype(dtype).tobytes()
     return GivenTensor(name, datatype, shape, raw or b"")

@@ -144,7 +144,7 @@ async def read(call: Call, name: str) -> Any:
     try:
         return parse(content) if len(content) <= LARGE_NBYTES else await run_in_threadpool(parse, content)
     except DecodeError:
-        raise FormatError(f"the message is no {name}: send one of the Open Inference Protocol") from None
+        raise FormatError(f"the message is not a valid {name}: send one of the Open Inference Protocol") from None
 
 
 async def once(content: bytes) -> AsyncIterator[bytes]:

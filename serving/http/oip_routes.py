@@ -65,7 +65,7 @@ class OipRoutes:
                 await self._read_command(receive, headers, caller)
             return json_response(await make(caller))
         if (found := MODEL.fullmatch(path)) is None:
-            raise TransferError(404, "Not Found", f"{scope['method']} {path[:200]!r} is no route of this protocol")
+            raise TransferError(404, "Not Found", f"{scope['method']} {path[:200]!r} is not a route of this protocol")
         name, version, verb = found["name"], found["version"] or "", found["verb"]
         check_method(scope, "POST" if verb == "infer" else "GET")
         if verb == "infer":
@@ -147,7 +147,7 @@ class OipRoutes:
         except (ValueError, RecursionError):
             given = None
         if not isinstance(given, dict):
-            raise FormatError("the body is no JSON object: send one, or none")
+            raise FormatError("the body is not a JSON object: send one, or none")
         parameters = given.get("parameters") or {}
         return {n: v for n, v in parameters.items() if n != "unload_dependents"} if isinstance(parameters, dict) else 1
 

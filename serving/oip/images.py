@@ -25,13 +25,13 @@ Images = Sequence[bytes | Tensor]
 
 
 def find_input(inputs: Sequence[GivenTensor]) -> GivenTensor:
-    """Return the one input; raise `FormatError` where there is another number of them, or it is none of a task's."""
+    """Return the one input; raise `FormatError` where there is another number of them, or it is not one of a task's."""
     known = ", ".join(f"{name} ({datatype})" for name, datatype in DATATYPES.items())
     if len(inputs) != 1:
         raise FormatError(f"the request has {len(inputs)} inputs: give one of {known}")
     (given,) = inputs
     if DATATYPES.get(given.name) != given.datatype:
-        raise FormatError(f"input {given.name[:80]!r} of {given.datatype[:20]} is no input of a task: give {known}")
+        raise FormatError(f"input {given.name[:80]!r} of {given.datatype[:20]} is not an input of a task: give {known}")
     if any(size < 1 for size in given.shape):
         raise FormatError(f"input {given.name!r} has the shape {list(given.shape)}: its sizes are from 1")
     return given
@@ -82,5 +82,7 @@ def _normalised(values: NDArray[np.float32], preprocessing: Preprocessing) -> Se
     if values.shape[1:] != size:
         raise FormatError(f"input {NORMALISED!r} has the shape {list(values.shape)}: give {['N', *size]}")
     if not np.abs(values).max() <= MOST:  # not a number compares as no
-        raise FormatError(f"input {NORMALISED!r} holds a value beyond {MOST:g}, or one that is no number: normalise it")
+        raise FormatError(
+            f"input {NORMALISED!r} holds a value beyond {MOST:g}, or one that is not a number: normalise it"
+        )
     return [torch.from_numpy(image.astype(np.float32)) for image in values]

@@ -108,7 +108,7 @@ def _numbers(values: list[object], name: str, datatype: str) -> bytes:
     given = np.array(values) if values and not any(isinstance(value, str) for value in values) else np.empty(0, "O")
     is_byte = datatype != "UINT8" or (given.dtype.kind in "iu" and given.min() >= 0 and given.max() <= 255)
     if given.dtype.kind not in KINDS[datatype] or not is_byte:
-        raise FormatError(f"input {name[:80]!r} holds what is no {datatype}: send its numbers")
+        raise FormatError(f"input {name[:80]!r} holds what is not {datatype}: send its numbers")
     with np.errstate(over="ignore"):  # what is too large for it is refused as infinite
         return given.astype(DTYPES[datatype]).tobytes()
 
@@ -129,7 +129,7 @@ def _flat(fields: Json) -> list[object]:
         if not all(isinstance(value, list) for value in values):
             break
         values = list(chain.from_iterable(values))
-    raise FormatError(f"input {str(fields.get('name'))[:80]!r} is no tensor: send lists of one depth, at most 8")
+    raise FormatError(f"input {str(fields.get('name'))[:80]!r} is not a tensor: send lists of one depth, at most 8")
 
 
 def _shape(fields: Json) -> tuple[int, ...]:
@@ -143,9 +143,9 @@ def _object(data: bytes) -> Json:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):
-        raise FormatError("the request is no JSON: send the object of POST /v2/models/NAME/infer") from None
+        raise FormatError("the request is not JSON: send the object of POST /v2/models/NAME/infer") from None
     if not isinstance(value, dict):
-        raise FormatError("the request is no JSON object: send the one of POST /v2/models/NAME/infer")
+        raise FormatError("the request is not a JSON object: send the one of POST /v2/models/NAME/infer")
     return value
 
 
@@ -166,5 +166,5 @@ def _parameters(fields: Json) -> Mapping[str, Any]:
 def _text(fields: Json, name: str, default: str | None = None) -> str:
     value = fields.get(name, default)
     if not isinstance(value, str):
-        raise FormatError(f"{name} {str(value)[:80]!r} is no text: send a string")
+        raise FormatError(f"{name} {str(value)[:80]!r} is not text: send a string")
     return value

@@ -18,7 +18,7 @@ def check_outputs(asked: Sequence[AskedOutput]) -> None:
     """Raise `FormatError` where a task has no such output."""
     for output in asked:
         if output.name not in DATATYPES:
-            raise FormatError(f"output {output.name[:80]!r} is no output of a task: ask for {', '.join(DATATYPES)}")
+            raise FormatError(f"output {output.name[:80]!r} is not an output of a task: ask for {', '.join(DATATYPES)}")
         if output.classes and output.name == LABEL:
             raise FormatError(f"output {LABEL!r} has no values to classify by: ask for {LOGITS} or {SCORES}")
 

@@ -145,8 +145,8 @@ def broken(peer: Peer, what: str) -> Any:
 
 @pytest.mark.parametrize(("what", "message"), [
     ("no image", "8 bytes beginning"), ("one of two", r"images\[1\]"), ("65 images", "more than 64 images"),
-    ("wrong name", "is no input of a task"), ("wrong type", "is no input of a task"), ("wrong size", "give .*3"),
-    ("not a number", "height, width, 3"),
+    ("wrong name", "is not an input of a task"), ("wrong type", "is not an input of a task"),
+    ("wrong size", "give .*3"), ("not a number", "height, width, 3"),
 ])  # fmt: skip
 def test_what_is_no_image_is_refused_in_words(peer: Peer, what: str, message: str) -> None:
     with pytest.raises(ServerError, match=message) as caught:

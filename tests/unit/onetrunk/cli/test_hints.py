@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 import click
 import pytest
@@ -17,8 +18,10 @@ LIBRARY = ("store", "serving", "sls")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(rf"`onetrunk |\bonetrunk (?:{'|'.join(FILES)})\b")
 OTHER_PROGRAMS = {
+    "serving/cluster/fork_client.py": "options of Ray's workers",
     "serving/cluster/listeners.py": "the name of a process",
     "sls/pipeline/git_commit.py": "options of git",
+    "store/accounting/pictures/style.py": "names of CSS",
 }
 """Files of the library that name commands and options of programs, which are no remedies."""
 
@@ -64,7 +67,8 @@ def test_a_hint_that_is_a_command_can_be_typed(hint):
     words = hint.split()[1:]
     (command,) = [known for known in commands(assemble()) if tuple(words[: len(known)]) == known]
     assert set(OPTION.findall(hint)) <= options_of(*command)
-    assert all(word.isupper() or OPTION.match(word) for word in words[len(command) :])
+    options = ("", *words[len(command) :])
+    assert all(word.isupper() or OPTION.match(word) or word in choices_of(before) for before, word in pairwise(options))
 
 
 @pytest.mark.parametrize("hint", [hint for hint in HINTS.values() if not hint.startswith("onetrunk ")])

@@ -84,7 +84,7 @@ def test_what_is_not_an_address_is_refused_before_anything_is_sent(url):
     [
         (b"SSH-2.0-OpenSSH_9.6\r\n", "does not answer in HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{", "does not speak HTTP"),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", "does not answer in HTTP"),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000 + b"\r\n", "check the address"),
         (b"", "does not answer in HTTP but hangs up: check the address"),
         (b"\x15\x03\x01\x00\x02\x02\x46", "does not speak HTTP"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "does not speak HTTP"),
