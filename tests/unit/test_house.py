@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -18,6 +19,8 @@ EVERYTHING = [
     ROOT / "hatch_build.py",
     *(path for folder in ("tests", "benchmarks", "examples") for path in (ROOT / folder).rglob("*.py")),
 ]
+PAGES = (".", "changes", "deploy", "docs", "docs/adr", "examples")
+MARK = re.compile(r"^(<{7}|>{7}) ", re.MULTILINE)
 MOST_LINES_A_FILE, MOST_LINES_A_FUNCTION = 300, 50
 
 
@@ -53,3 +56,9 @@ def test_half_of_the_files_have_at_most_120_lines_and_half_of_the_functions_at_m
 
 def test_only_the_builds_hook_stands_at_the_top_beside_the_packages():
     assert [path.name for path in ROOT.glob("*.py")] == ["hatch_build.py"]
+
+
+def test_no_page_or_setting_has_the_marks_of_an_unfinished_merge():
+    pages = [path for folder in PAGES for kind in ("md", "toml", "txt") for path in (ROOT / folder).glob(f"*.{kind}")]
+    assert len(pages) > len(PAGES)
+    assert [path for path in pages if MARK.search(path.read_text("utf-8"))] == []
