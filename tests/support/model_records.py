@@ -36,7 +36,8 @@ class Content:
         if self.full is None:
             return None
         counts = {"full": {"correct": self.full, "total": 100}, "cut": {"correct": self.cut, "total": 100}}
-        return {**counts, "cut_before_retune": None, "validation": None, "max_drop": None, "curve": []}
+        missing = dict.fromkeys(("cut_before_retune", "validation", "max_drop", "duplicates"))
+        return {**counts, **missing, "curve": []}
 
     def manifest(self, task: str, backbone: str, fingerprint: str) -> bytes:
         config, weights, head, labels = map(blob_of, self.files)

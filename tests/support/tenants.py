@@ -53,6 +53,10 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "rules": ("read", lambda s, task: s.rules(task)),
     "tags": ("read", lambda s, task: s.tags(task)),
     "history": ("read", lambda s, task: s.history(task)),
+    "labels": ("read", lambda s, task: s.labels(f"{task}:1")),
+    "diff": ("read", lambda s, task: s.diff(f"{task}:1", f"{task}:2")),
+    "preview_alias": ("read", lambda s, task: s.preview_alias(task, "prod", 1)),
+    "preview_rollback": ("read", lambda s, task: s.preview_rollback(task)),
     "export_bundle": ("read", lambda s, task: s.export_bundle(f"{task}:1", FILE)),
     "publish_checkpoint": ("publish", lambda s, task: s.publish_checkpoint(task, CHECKPOINT, where="test")),
     "import_bundle": ("publish", lambda s, task: s.import_bundle(task, FILE)),
@@ -69,6 +73,7 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
 UNNAMED: dict[str, tuple[str, Callable[[TenantStore], object]]] = {
     "search": ("read", lambda s: s.search(ALL)),
     "backbones": ("read", lambda s: s.backbones()),
+    "holders": ("read", lambda s: s.holders([])),
     "list_keys": ("admin", lambda s: s.list_keys()),
     "create_key": ("admin", lambda s: s.create_key("acme", ("read",))),
     "revoke_key": ("admin", lambda s: s.revoke_key("0" * 16)),

@@ -22,6 +22,7 @@ from support.toy_backbone import ARGUMENTS, Toy
 PACKAGES = ("onetrunk", "store", "serving", "sls")
 ROOT = Path(__file__).parents[2]
 UNPICKLERS = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle", "runpy", "code"}
+RUNS_PROGRAMS = {("fork_server.py", "runpy")}  # Ray's own, by the path that Ray gave
 CALLS = {"eval", "exec", "compile", "__import__", "execfile"}
 METHODS = {
     *("torch.load", "torch.hub.load", "torch.jit.load", "torch.hub.load_state_dict_from_url"),
@@ -158,7 +159,7 @@ def forbidden(tree: ast.AST) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", list(sources()), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_module_names_what_could_run_data(path: Path) -> None:
-    assert list(forbidden(ast.parse(path.read_text()))) == []
+    assert [name for name in forbidden(ast.parse(path.read_text())) if (path.name, name) not in RUNS_PROGRAMS] == []
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import http.client
 import io
 import json
@@ -25,16 +26,19 @@ pytestmark = pytest.mark.cluster
 CALLERS = ("nobody", "unknown", "revoked", "stranger", "reader")
 TASKS = ("acme/cars", "acme/cars", "acme/gone", "acme/vans", "acme/vans", "globex/cars", "globex/secret")
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
+INPUT = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(IMAGE).decode()]}
+INFERENCE = json.dumps({"inputs": [INPUT]}).encode()
 
 
 @dataclass(frozen=True)
 class Route:
-    """One request that the right key is answered; `scope` "" asks for none; `stranger` is another tenant's answer."""
+    """One request; `scope` "" asks for no key; `stranger` is what another tenant gets, `answer` the right key."""
 
     url: str
     scope: str
     body: bytes | None = None
     stranger: int = 404
+    answer: int = 200
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,19 @@ def routes(served: Served) -> dict[tuple[str, str], Route]:
         ("GET", "/metrics"): Route("/metrics", "operator", stranger=403),
         ("POST", "/v1/predict/{ref}"): Route("/v1/predict/acme/cars:1", "read", IMAGE),
         ("POST", "/v1/predict"): Route("/v1/predict?ref=acme/cars:1&ref=acme/vans", "read", IMAGE),
+        ("GET", "/v2/health/live"): Route("/v2/health/live", "", stranger=200),
+        ("GET", "/v2/health/ready"): Route("/v2/health/ready", "", stranger=200),
+        ("GET", "/v2"): Route("/v2", "read", stranger=200),
+        ("GET", "/v2/models/stats"): Route("/v2/models/stats", "read", stranger=200),
+        ("GET", "/v2/models/{name}"): Route("/v2/models/acme/cars", "read"),
+        ("GET", "/v2/models/{name}/ready"): Route("/v2/models/acme/cars/ready", "read"),
+        ("GET", "/v2/models/{name}/stats"): Route("/v2/models/acme/cars/stats", "read"),
+        ("POST", "/v2/models/{name}/infer"): Route("/v2/models/acme/cars/versions/1/infer", "read", INFERENCE),
+        ("POST", "/v2/repository/index"): Route("/v2/repository/index", "read", b"{}", stranger=200),
+        ("POST", "/v2/repository/models/{name}/load"): Route("/v2/repository/models/acme/cars/load", "read", b"{}"),
+        ("POST", "/v2/repository/models/{name}/unload"): Route(
+            "/v2/repository/models/acme/cars/unload", "read", b"{}", answer=422
+        ),
         ("GET", "/v1/tasks"): Route("/v1/tasks?text=cars&limit=5", "read", stranger=200),
         ("GET", "/v1/tasks/{task}"): Route("/v1/tasks/acme/cars", "read"),
         ("GET", "/v1/versions/{ref}"): Route("/v1/versions/acme/cars:1", "read"),
@@ -150,15 +167,18 @@ def test_every_route_answers_the_right_key_and_no_other(served: Served) -> None:
     for (method, _), route in table.items():
         got = {caller: served.ask(method, route.url, key=caller, body=route.body) for caller in CALLERS}
         if not route.scope:
-            assert {reply.status for reply in got.values()} == {200}
+            assert {reply.status for reply in got.values()} == {route.answer}
             continue
         for caller in ("nobody", "unknown", "revoked"):
             assert (got[caller].status, got[caller].headers["www-authenticate"]) == (401, "Bearer"), (method, route)
         assert got["stranger"].status == route.stranger, (method, route)
         assert route.stranger != 200 or b"acme" not in got["stranger"].body, (method, route)
-        assert got["reader"].status == (200 if route.scope == "read" else 403), (method, route)
+        assert got["reader"].status == (route.answer if route.scope == "read" else 403), (method, route)
         if route.scope != "read":
-            assert served.ask(method, route.url, key=route.scope, body=route.body).status == 200, (method, route)
+            assert served.ask(method, route.url, key=route.scope, body=route.body).status == route.answer, (
+                method,
+                route,
+            )
 
 
 @pytest.mark.parametrize("verb", ["GET /v1/tasks", "GET /v1/versions", "GET /v1/history", "POST /v1/predict"])

@@ -115,6 +115,7 @@ def test_error_lines(world):
 def test_report(world, form):
     done = shell(world, f"report --format {form}")
     text = re.sub(r"\d+(?:[.,]\d+)*", "N", done.out + done.err)  # sizes of the database differ from machine to machine
+    text = re.sub(r"\bN tasks\b|\bnever\b", "K", text)  # and so does from how many tasks on they pay
     check_snapshot(f"report.{form}", re.sub(r"─+", "─", re.sub(r" {2,}", "  ", text)))
 
 

@@ -218,7 +218,7 @@ def test_a_cut_that_was_raised_says_from_where_and_why():
     ("wrong", "message"),
     [
         ({"when": "later"}, "when 'later' is unknown: choose one of after, before"),
-        ({"retune_mode": "again"}, "retuning 'again' is unknown: choose one of constant, rewind"),
+        ({"retune_mode": "again"}, "retune_mode 'again' is unknown: choose one of constant, rewind"),
         ({"max_drop": -1}, "max_drop -1: give points of accuracy, 0..100"),
         ({"max_drop": float("nan")}, "max_drop nan: give points of accuracy, 0..100"),
     ],

@@ -174,7 +174,7 @@ def test_the_page_opens_from_disk_without_a_request_and_prints(published, prices
     opened = [*browser, f"--log-net-log={log}", "--dump-dom", page.as_uri()]
     dom = subprocess.run(opened, capture_output=True, text=True, timeout=120, check=True).stdout
     assert sorted(Page(dom).numbers) == sorted(Page(page.read_text("utf-8")).numbers)
-    asked = set(re.findall(r'"(https?://[^"/]*)', log.read_text("utf-8", "replace")))
+    asked = set(re.findall(r'"url":"(https?://[^"/]*)', log.read_text("utf-8", "replace")))
     assert not [url for url in asked if not url.endswith(("google.com", "googleapis.com", "gstatic.com", "gvt1.com"))]
     printed = [*browser, f"--print-to-pdf={pdf}", "--no-pdf-header-footer", page.as_uri()]
     subprocess.run(printed, capture_output=True, timeout=120, check=True)

@@ -15,6 +15,7 @@ from support.toy_backbone import BLOCKS, CLASSES, DIM, KINDS, Toy, publish, rela
 from store.accounting.report import REPORT_FORMAT, StorageReport, account_of, storage_report
 from store.accounting.rows import PARTS
 from store.maintenance.garbage import collect_garbage
+from store.records.manifest import MANIFEST_FORMAT
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 
@@ -232,13 +233,13 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_counted(three: Store, role
 
 def test_a_manifest_of_a_newer_format_is_counted_and_not_divided(three: Store) -> None:
     version = three.resolve("birds")
-    newer = three.blobs.put(version.manifest.to_json().replace(b'"format":5', b'"format":9'))
+    newer = three.blobs.put(version.manifest.to_json().replace(b'"format":%d' % MANIFEST_FORMAT, b'"format":9'))
     with sqlite3.connect(three.root / "catalogue.sqlite") as connection:
         connection.execute("UPDATE versions SET digest = ? WHERE task = 'birds'", (newer.sha256,))
         connection.execute("UPDATE named SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
     counted = storage_report(three)
     check_identity(counted, three.root)
-    assert "format 9, this onetrunk reads up to 5: upgrade onetrunk" in counted.problems[0].problem
+    assert f"format 9, this onetrunk reads up to {MANIFEST_FORMAT}: upgrade onetrunk" in counted.problems[0].problem
 
 
 def test_a_damaged_record_of_a_backbone_leaves_its_tasks_out_of_the_comparison(three: Store) -> None:
