@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import sys
+import threading
 from pathlib import Path
 from typing import TextIO
 
@@ -21,6 +22,9 @@ from serving.cluster.lifeline import Lifeline
 from serving.cluster.log_relay import LogRelay
 from serving.cluster.plan import ServerPlan
 from store.errors import OnetrunkError
+
+START_S = 600.0
+"""Time until a Ray of our own and a replica are ready; a large backbone from a bucket takes minutes."""
 
 STOP_S = 3.0
 """Time to answer what was admitted; then everything is killed."""
@@ -50,14 +54,17 @@ def main() -> None:
     own = OwnProcesses()
     lifeline = Lifeline(own.leave, grace_s=STOP_S)
     plan = ServerPlan.from_json(sys.argv[1])
+    limit = threading.Timer(START_S, _give_up, (answers, own))
+    limit.daemon = True
     try:
         if plan.ray_address is None:
+            limit.start()
             own.folder = own_ray.make_folder(plan)
             _log_to(own.folder / "log")
             if plan.log is not None:
                 plan = plan.with_log(str(LogRelay(own.folder, plan.log).path))
             own_ray.start(plan, own.folder)
-        _serve(plan, lifeline, answers)
+        _serve(plan, lifeline, answers, limit)
     except OnetrunkError as error:
         _answer(answers, error=type(error).__name__, message=str(error))
     except Exception as error:  # of Ray, whose errors have no common base; the process that waits must be told
@@ -67,12 +74,19 @@ def main() -> None:
         os._exit(0)
 
 
-def _serve(plan: ServerPlan, lifeline: Lifeline, answers: TextIO) -> None:
+def _give_up(answers: TextIO, own: OwnProcesses) -> None:
+    """Say so and end, on a thread of its own: the main one waits for Ray."""
+    _answer(answers, error="ServerError", message=f"the server is not ready after {START_S:g} s: start it again")
+    own.leave()
+
+
+def _serve(plan: ServerPlan, lifeline: Lifeline, answers: TextIO, limit: threading.Timer) -> None:
     from serving.cluster.applications import Applications  # imports Ray, whose settings are in the environment now
 
     applications = Applications(plan)
     with applications:
         url = applications.start()
+        limit.cancel()
         lifeline.hold()
         _answer(answers, ready=url)
         applications.scale()
