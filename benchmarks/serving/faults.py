@@ -53,7 +53,8 @@ class Served:
 def served(store: Path, *options: str) -> Iterator[Served]:
     """Run `onetrunk serve` until the block ends."""
     port = free_port()
-    command = [sys.executable, "-m", "onetrunk", "serve", "--store", str(store), "--port", str(port), *options]
+    options = ("--store", str(store), "--port", str(port), "--log", "none", *options)
+    command = [sys.executable, "-m", "onetrunk", "serve", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     start = time.monotonic()
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)

@@ -114,7 +114,7 @@ def our_server(*, plain: bool) -> Server:
     if plain:
         arguments = ("{store}", "{port}", "--dtype", "bfloat16")
         return Server("support.plain_server", (OURS,), ("/healthz",), arguments=arguments)
-    arguments = ("serve", "--store", "{store}", "--port", "{port}", "--dtype", "bfloat16")
+    arguments = ("serve", "--store", "{store}", "--port", "{port}", "--dtype", "bfloat16", "--log", "none")
     return Server("onetrunk", (OURS,), ("/readyz",), arguments=arguments)
 
 

@@ -62,7 +62,8 @@ def tenant_server(
             key, secrets[tenant] = new_key(tenant, ("read",))
             store.put_key(key)
     port = free_port()
-    serve = ["onetrunk", "serve", "--store", str(root / "store"), "--port", str(port), "--keys", *options]
+    options = ("--store", str(root / "store"), "--port", str(port), "--keys", "--log", "none", *options)
+    serve = ["onetrunk", "serve", *options]
     alone = ["support.plain_server", str(root / "store"), str(port), "--keys", "--dtype", "bfloat16"]
     env = environment()
     env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ROOT / "tests")))
