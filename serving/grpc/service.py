@@ -20,10 +20,11 @@ from serving.http.admission import check_rate_and_room, resolve
 from serving.http.auth import AppState
 from serving.http.health import Health
 from serving.http.oip_service import LARGE_NBYTES, OipService, ref_of, server_metadata
+from serving.telemetry.paths import GRPC
 from store.errors import FormatError, NotFoundError
 
-SERVICE, HEALTH = "/inference.GRPCInferenceService/", "/grpc.health.v1.Health/Check"
-OPEN = (f"{SERVICE}ServerLive", f"{SERVICE}ServerReady", HEALTH)
+HEALTH = "/grpc.health.v1.Health/Check"
+OPEN = (f"{GRPC}ServerLive", f"{GRPC}ServerReady", HEALTH)
 """What platforms ask without a key."""
 SERVING, NOT_SERVING = 1, 2
 
@@ -35,7 +36,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annota
         self._state, self._calls, self._service = state, Calls(state), OipService(state)
         self._health = Health(state.predictor, keys=state.api_keys is not None)
         self.methods: dict[str, Method] = {
-            f"{SERVICE}{name}": method
+            f"{GRPC}{name}": method
             for name, method in {
                 "ServerMetadata": self.server_metadata,
                 "ModelReady": self.model_ready,
@@ -52,7 +53,7 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annota
         path: str = details.method
         if path in OPEN:
             return grpc.stream_unary_rpc_method_handler(partial(self._answer_health, path))
-        if path == f"{SERVICE}ModelStreamInfer":
+        if path == f"{GRPC}ModelStreamInfer":
             return grpc.stream_stream_rpc_method_handler(self._stream)
         method = self.methods.get(path)
         if method is None:
@@ -129,9 +130,9 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annota
 
     async def _stream(self, messages: AsyncIterator[bytes], context: Context) -> AsyncIterator[bytes]:
         """Answer each message in turn; the first that cannot be answered ends the stream."""
-        with await self._calls.open_stream(f"{SERVICE}ModelStreamInfer", context):
+        with await self._calls.open_stream(f"{GRPC}ModelStreamInfer", context):
             async for content in messages:
-                answer = await self._calls.answer(f"{SERVICE}ModelInfer", self.model_infer, once(content), context)
+                answer = await self._calls.answer(f"{GRPC}ModelInfer", self.model_infer, once(content), context)
                 response = message("ModelStreamInferResponse")()
                 response.infer_response.CopyFrom(INFER_RESPONSE.FromString(answer))
                 yield response.SerializeToString()

@@ -23,9 +23,10 @@ from serving.http.headers import RequestHeaders, check_headers
 from serving.http.health import Health
 from serving.http.limits import HttpLimits
 from serving.http.oip_routes import OipRoutes, answer_oip_error, is_oip
-from serving.http.prediction_routes import PATH, PredictionRoutes
+from serving.http.prediction_routes import PredictionRoutes
 from serving.http.rates import RateLimit
 from serving.runtime.predictor import Predictor
+from serving.telemetry.paths import HEALTH, PREDICT
 from serving.telemetry.recorder import Recorder
 from serving.telemetry.request_record import RequestRecord
 from serving.telemetry.snapshot import Peers, Snapshot
@@ -36,7 +37,6 @@ guarded_routes = APIRouter()
 health_schema = APIRouter()
 log = logging.getLogger(__name__)
 EXPECTED = (OnetrunkError, TransferError, ClientGoneError)
-HEALTH = ("/healthz", "/readyz")
 
 
 class Api(FastAPI):
@@ -82,7 +82,7 @@ class Api(FastAPI):
     async def _answer(self, scope: Scope, receive: Receive, path: str, record: RequestRecord) -> Response | None:
         try:
             check_headers(scope, self._limits)
-            if path == PATH or path.startswith(PATH + "/"):
+            if path == PREDICT or path.startswith(PREDICT + "/"):
                 answer = await self._predictions.answer(scope, receive, path, record)
                 record.answered()
                 return answer

@@ -22,6 +22,7 @@ from serving.http.health import Health
 from serving.http.oip_service import LARGE_NBYTES, OipService, ref_of, server_metadata
 from serving.oip.inference import Inference
 from serving.oip.json_format import parse_inference, write_answer
+from serving.telemetry.paths import OIP_HEALTH
 from serving.telemetry.request_record import RequestRecord
 from store.errors import FormatError
 from store.registry.tenant_store import TenantStore
@@ -74,7 +75,7 @@ class OipRoutes:
 
     def _answer_health(self, scope: Scope, path: str) -> Response | None:
         """Answer without a key, as the probes of a platform ask."""
-        if path not in ("/v2/health/live", "/v2/health/ready"):
+        if path not in OIP_HEALTH:
             return None
         check_method(scope, "GET")
         if path.endswith("live"):

@@ -20,11 +20,10 @@ from serving.http.prediction_query import ManyQuery, PredictionQuery, parse_quer
 from serving.http.several_images import predict_each
 from serving.prediction import Prediction
 from serving.runtime.request_times import Origin
+from serving.telemetry.paths import PREDICT
 from serving.telemetry.request_record import RequestRecord
 from store.errors import FormatError
 from store.registry.tenant_store import TenantStore
-
-PATH = "/v1/predict"
 
 
 class PredictionRoutes:
@@ -39,11 +38,11 @@ class PredictionRoutes:
             return no_route(405, scope["method"], path, headers={"allow": "POST"})
         headers = RequestHeaders.read(scope)
         record.caller = caller = await self._state.caller(headers.all, headers.client)
-        query = parse_query(scope["query_string"], many=path == PATH)
-        refs = query.ref if isinstance(query, ManyQuery) else [path[len(PATH) + 1 :]]
+        query = parse_query(scope["query_string"], many=path == PREDICT)
+        refs = query.ref if isinstance(query, ManyQuery) else [path[len(PREDICT) + 1 :]]
         predictions, several = await self._predict(refs, query, caller, headers, receive, record)
         answers = [prediction.to_dict(top=query.top, logits=query.logits) for prediction in predictions]
-        return json_response({"answers": answers} if several or path == PATH else answers[0])
+        return json_response({"answers": answers} if several or path == PREDICT else answers[0])
 
     async def _predict(
         self,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 from serving.histogram import Histogram
+from serving.telemetry.paths import is_prediction
 from serving.telemetry.request_record import RequestRecord
 from serving.telemetry.top_labels import OTHER, TopLabels
 
@@ -17,9 +18,6 @@ STAGES = ("receive", "decode", "load", "queue", "blocks", "head")
 RECENT_S, MOST_RECENT = 60.0, 2048
 MOST_NAMES = 10_000  # tenants and tasks that are counted one by one
 SETTLE_S = 60.0
-PREDICT, MODELS = "/v1/predict", "/v2/models/"
-GRPC = "/inference.GRPCInferenceService/"
-INFER = ("/infer", "/ModelInfer")
 T = TypeVar("T")
 
 
@@ -160,11 +158,6 @@ class RequestCounters:
             usage = bounded(self.task_usage, version.task, TaskUsage)
             usage.answers += images
             usage.last_at = record.at
-
-
-def is_prediction(path: str) -> bool:
-    """Whether the path, or the method of gRPC, is one that answers images."""
-    return path.startswith(PREDICT) or (path.endswith(INFER) and path.startswith((MODELS, GRPC)))
 
 
 def bounded(table: dict[str, T], name: str, make: type[T]) -> T:

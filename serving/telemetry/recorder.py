@@ -13,6 +13,7 @@ from serving.runtime.engine_usage import EngineUsage
 from serving.telemetry.counters import RECENT_S, RequestCounters
 from serving.telemetry.log_lines import log_line
 from serving.telemetry.log_sink import LogSink
+from serving.telemetry.paths import PROBES
 from serving.telemetry.request_record import KEY, RequestRecord
 
 MOST_ERRORS = 100
@@ -20,14 +21,6 @@ SETTLE_S, MOST_ENDED = 0.05, 1000
 SAMPLE_S = 1.0
 MOST_TENANTS, MOST_TASKS = 100, 20
 """Series of a metric that has one for each tenant, or for each task."""
-UNCOUNTED = (
-    "/healthz",
-    "/readyz",
-    "/v2/health/live",
-    "/v2/health/ready",
-    "/metrics",
-    "/v1/statistics",
-)  # asked every few seconds, by machines
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class Recorder:
         long. One that failed is counted at once, as its error holds its body.
         """
         record.seconds = time.perf_counter() - record.begun
-        if record.path in UNCOUNTED and record.status < 400:
+        if record.path in PROBES and record.status < 400:
             return
         self._ended.append(record)
         if record.cause is not None or len(self._ended) >= MOST_ENDED:

@@ -20,11 +20,11 @@ from opentelemetry.trace import (
 )
 
 from serving.runtime.request_times import RequestTimes
+from serving.telemetry.paths import PROBES
 from serving.telemetry.request_ids import TraceParent, parse_traceparent
 from serving.telemetry.request_record import RequestRecord
 
 PATH = "/v1/traces"
-UNTRACED = ("/healthz", "/readyz", "/metrics", "/v1/statistics")
 
 
 class RequestSpan:
@@ -57,7 +57,7 @@ class OtlpTracer:
 
     def begin(self, record: RequestRecord) -> None:
         """Begin the request's span where it is recorded."""
-        if record.path in UNTRACED:
+        if record.path in PROBES:
             return
         parent = parse_traceparent(record.traceparent)
         if parent.sampled if parent is not None else random.random() < self._share:
