@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from store.accounting.given_file import read_given
 from store.accounting.report import REPORT_FORMAT, StorageReport
-from store.errors import FormatError, NewerFormatError, NotFoundError
+from store.errors import FormatError, NewerFormatError
 
 MAX_NBYTES = 1 << 30  # a report of a million versions takes half of it
 REMEDY = "save one with `storage_report(store)` as JSON"
@@ -38,13 +39,12 @@ class Difference:
 
 def read_report(path: Path) -> Mapping[str, Any]:
     """Return a report's JSON, or raise where the file has none that can be compared."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NBYTES + 1)
-    except OSError as error:
-        raise NotFoundError(f"{path} cannot be read ({error.strerror}): name a report that was saved as JSON") from None
-    if len(data) > MAX_NBYTES:
-        raise FormatError(f"{path} has more than {MAX_NBYTES} bytes: no report of a store; {REMEDY}")
+    data = read_given(
+        path,
+        limit=MAX_NBYTES,
+        missing="name a report that was saved as JSON",
+        too_large=f": no report of a store; {REMEDY}",
+    )
     try:
         value = json.loads(data)
     except (ValueError, RecursionError):

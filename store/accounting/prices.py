@@ -10,7 +10,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from store.errors import FormatError, NotFoundError
+from store.accounting.given_file import read_given
+from store.errors import FormatError
 
 HOURS_A_MONTH = 730
 CURRENCY = re.compile(r"[A-Z]{3}")
@@ -46,13 +47,12 @@ class Prices:
 
 def read_prices(path: Path) -> Prices:
     """Read the file, or raise with what is wrong and what to write."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_NBYTES + 1)
-    except OSError as error:
-        raise NotFoundError(f"{path} cannot be read ({error.strerror}): name a file of prices in TOML") from None
-    if len(data) > MAX_NBYTES:
-        raise FormatError(f"{path} has more than {MAX_NBYTES} bytes, too many for prices: write {EXAMPLE}")
+    data = read_given(
+        path,
+        limit=MAX_NBYTES,
+        missing="name a file of prices in TOML",
+        too_large=f", too many for prices: write {EXAMPLE}",
+    )
     try:
         value = tomllib.loads(data.decode(), parse_float=Decimal)
     except (tomllib.TOMLDecodeError, ValueError, RecursionError, ArithmeticError) as error:
