@@ -13,7 +13,7 @@ PARALLEL_SITES = (".attn", ".mlp")
 SERVING = 2  # bytes of a bfloat16 parameter
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Counterfactual:
     """The same tasks in another form: `fixed_nbytes` once, and the rest evenly for each task.
 
@@ -24,12 +24,12 @@ class Counterfactual:
     name: str
     title: str
     nbytes: int
-    fixed_nbytes: int
+    fixed_nbytes: int = 0
     formula: str
     terms: dict[str, int]
     assumptions: str
     source: str
-    break_even_tasks: int | None
+    break_even_tasks: int | None = None
 
 
 @dataclass(frozen=True)

@@ -27,20 +27,6 @@ def mask_nbytes(record: BackboneRecord) -> int:
     return math.ceil((dims + units) / 8)
 
 
-def _form(
-    name: str,
-    title: str,
-    *,
-    nbytes: int,
-    formula: str,
-    terms: dict[str, int],
-    assumptions: str,
-    source: str,
-    fixed: int = 0,
-) -> Counterfactual:
-    return Counterfactual(name, title, nbytes, fixed, formula, terms, assumptions, source, None)
-
-
 def _parameters(tasks: Sequence[ComparedTask]) -> dict[str, int]:
     """P and H: the parameters of each task's backbone, and of its head, added up."""
     whole = sum(task.record.parameters for task in tasks)
@@ -49,9 +35,9 @@ def _parameters(tasks: Sequence[ComparedTask]) -> dict[str, int]:
 
 def _full(tasks: Sequence[ComparedTask]) -> Counterfactual:
     terms = _parameters(tasks)
-    return _form(
-        "full_copies_fp32",
-        "a full copy of the model for each task, float32",
+    return Counterfactual(
+        name="full_copies_fp32",
+        title="a full copy of the model for each task, float32",
         nbytes=FP32 * (terms["ΣP"] + terms["ΣH"]),
         formula="4 (ΣP + ΣH)",
         terms=terms,
@@ -63,9 +49,9 @@ def _full(tasks: Sequence[ComparedTask]) -> Counterfactual:
 
 def _serving(tasks: Sequence[ComparedTask]) -> Counterfactual:
     terms = _parameters(tasks)
-    return _form(
-        "full_copies_serving_dtype",
-        "a full copy for each task, bfloat16",
+    return Counterfactual(
+        name="full_copies_serving_dtype",
+        title="a full copy for each task, bfloat16",
         nbytes=SERVING * (terms["ΣP"] + terms["ΣH"]),
         formula="2 (ΣP + ΣH)",
         terms=terms,
@@ -78,9 +64,9 @@ def _pruned(tasks: Sequence[ComparedTask]) -> Counterfactual:
     terms = _parameters(tasks) | {
         "ΣC": sum((task.record.blocks - task.depth) * task.record.block_parameters for task in tasks)
     }
-    return _form(
-        "pruned_copies",
-        "a pruned copy for each task, stored whole, as many parameters as the cut keeps",
+    return Counterfactual(
+        name="pruned_copies",
+        title="a pruned copy for each task, stored whole, as many parameters as the cut keeps",
         nbytes=FP32 * (terms["ΣP"] - terms["ΣC"] + terms["ΣH"]),
         formula="4 (ΣP - ΣC + ΣH)",
         terms=terms,
@@ -94,9 +80,9 @@ def _pruned(tasks: Sequence[ComparedTask]) -> Counterfactual:
 def _depgraph(tasks: Sequence[ComparedTask]) -> Counterfactual:
     terms = _parameters(tasks)
     kept = terms["ΣP"] * DEPGRAPH_PARAMETERS // DEPGRAPH_OF
-    return _form(
-        "depgraph_copies",
-        "a copy pruned as far as DepGraph's published ViT-B/16, stored whole",
+    return Counterfactual(
+        name="depgraph_copies",
+        title="a copy pruned as far as DepGraph's published ViT-B/16, stored whole",
         nbytes=FP32 * (kept + terms["ΣH"]),
         formula="4 (ΣP 22.05 / 86.6 + ΣH)",
         terms=terms,
@@ -110,11 +96,11 @@ def _depgraph(tasks: Sequence[ComparedTask]) -> Counterfactual:
 def _pruned_index(tasks: Sequence[ComparedTask]) -> Counterfactual:
     fixed = backbone_nbytes(tasks)
     terms = {"B": fixed, "ΣI": sum(mask_nbytes(task.record) for task in tasks), "ΣA": payload_nbytes(tasks)}
-    return _form(
-        "pruned_index",
-        "the same pruning as an index over one frozen backbone, with this store's adapters",
+    return Counterfactual(
+        name="pruned_index",
+        title="the same pruning as an index over one frozen backbone, with this store's adapters",
         nbytes=fixed + terms["ΣI"] + terms["ΣA"],
-        fixed=fixed,
+        fixed_nbytes=fixed,
         formula="B + ΣI + ΣA",
         terms=terms,
         assumptions="B is the backbone once. I is a mask with one bit for each head dimension and hidden unit. The "
@@ -131,11 +117,11 @@ def _deduplicated(tasks: Sequence[ComparedTask]) -> Counterfactual:
     own = sum(task.adapted.total() for task in tasks)
     shared = sum(map(_shared_parameters, groups.values()))
     terms = {"S": shared, "ΣW": own, "ΣH": _parameters(tasks)["ΣH"]}
-    return _form(
-        "deduplicated_copies",
-        "full float32 copies, equal tensors stored once",
+    return Counterfactual(
+        name="deduplicated_copies",
+        title="full float32 copies, equal tensors stored once",
         nbytes=FP32 * (shared + own + terms["ΣH"]),
-        fixed=FP32 * shared,
+        fixed_nbytes=FP32 * shared,
         formula="4 (S + ΣW + ΣH)",
         terms=terms,
         assumptions="Adapters are merged into full copies, and a content-addressed store keeps tensors that are equal "
@@ -155,11 +141,11 @@ def _uncut(tasks: Sequence[ComparedTask]) -> Counterfactual:
     fixed = backbone_nbytes(tasks)
     more = sum(saved_by_cut(task.facts, task.depth, task.record.blocks) for task in tasks)
     terms = {"B": fixed, "ΣA": payload_nbytes(tasks), "ΣU": more}
-    return _form(
-        "uncut_adapters",
-        "one frozen backbone, adapters in all blocks",
+    return Counterfactual(
+        name="uncut_adapters",
+        title="one frozen backbone, adapters in all blocks",
         nbytes=fixed + terms["ΣA"] + more,
-        fixed=fixed,
+        fixed_nbytes=fixed,
         formula="B + ΣA + ΣU",
         terms=terms,
         assumptions="U is what adapters above the cut would take, each block as much as an adapted one on average. "
@@ -171,11 +157,11 @@ def _uncut(tasks: Sequence[ComparedTask]) -> Counterfactual:
 def _paper_sum(tasks: Sequence[ComparedTask]) -> Counterfactual:
     fixed = backbone_nbytes(tasks)
     terms = {"B": fixed, "ΣA": payload_nbytes(tasks)}
-    return _form(
-        "paper_sum",
-        "the paper's sum S: one backbone, adapters up to the cut, heads",
+    return Counterfactual(
+        name="paper_sum",
+        title="the paper's sum S: one backbone, adapters up to the cut, heads",
         nbytes=fixed + terms["ΣA"],
-        fixed=fixed,
+        fixed_nbytes=fixed,
         formula="S = B + ΣA = Σᵢ W_P(i) + Σⱼ Σ_{i ≤ cut(j)} W_A(i,j) + Σⱼ W_H(j)",
         terms=terms,
         assumptions="Weights alone: no headers, manifests, names, history or older versions. What this store takes "
