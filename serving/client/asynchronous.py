@@ -76,11 +76,12 @@ class AsyncClient:
             answers = list(group.unread)
             if group.images:
                 received = await self._send(requests.predict_batch(ref, group.images, top=top, logits=logits))
-                if not group.is_split(received):
+                if group.is_split(received):
+                    for one in group.alone():
+                        sent = await self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
+                        answers += one.answers(sent, address)
+                else:
                     answers += group.answers(received, address)
-                for one in group.alone() if group.is_split(received) else ():
-                    sent = await self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
-                    answers += one.answers(sent, address)
             answered += len(answers)
             for answer in sorted(answers, key=lambda answer: answer.path):
                 yield answer

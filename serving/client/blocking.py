@@ -92,11 +92,12 @@ class Client:
             answers = list(group.unread)
             if group.images:
                 received = self._send(requests.predict_batch(ref, group.images, top=top, logits=logits))
-                if not group.is_split(received):
+                if group.is_split(received):
+                    for one in group.alone():
+                        sent = self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
+                        answers += one.answers(sent, address)
+                else:
                     answers += group.answers(received, address)
-                for one in group.alone() if group.is_split(received) else ():
-                    sent = self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
-                    answers += one.answers(sent, address)
             answered += len(answers)
             yield from sorted(answers, key=lambda answer: answer.path)
             if progress is not None:
