@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import subprocess
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -78,3 +80,12 @@ def _pss(pid: int) -> int:
     except OSError:
         return 0  # it has ended
     return 1024 * next((int(line.split()[1]) for line in text.splitlines() if line.startswith("Pss:")), 0)
+
+
+def post_image(url: str, image: bytes) -> tuple[int, dict[str, object]]:
+    """Send an image; return the status and the JSON of the answer, whatever it is."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, data=image), timeout=60) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, json.loads(error.read())

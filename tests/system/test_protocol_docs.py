@@ -12,14 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
 from support.processes import importing
+from support.random_store import random_store
 from support.server_process import started
 from support.servers import free_ports
 
 from serving.runtime.predictor import Predictor
-from store.registry.store import Store
-from store.weights.backbones import encode
 
 TEXT = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(sh|python|js)( triton)?\n(.*?)```", TEXT, re.DOTALL)
@@ -39,13 +38,8 @@ class Served:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp("protocols")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as store:
-        store.add_backbone(backbone.record, encode(backbone))
-        made = make_task(backbone, folder / "task", depth=2, classes=3, seed=1)
-        store.publish("flowers", made.folder, backbone=backbone.record.name, depth=2)
-        with Predictor(store, dtype="float32") as predictor:
-            label = predictor.predict("flowers", IMAGE).top(1)[0].label
+    with random_store(folder, ("flowers", 2)) as store, Predictor(store, dtype="float32") as predictor:
+        label = predictor.predict("flowers", IMAGE).top(1)[0].label
     (folder / "pictures").mkdir()
     for path in (folder / "flower.png", folder / "pictures" / "a.png"):
         path.write_bytes(IMAGE)

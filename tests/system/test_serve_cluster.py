@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +16,7 @@ from pathlib import Path
 import pytest
 from support.oracle import make_random_task, png
 from support.processes import importing
+from support.server_process import post_image
 from support.servers import free_port, free_ports
 from torch import full, uint8
 
@@ -82,14 +80,6 @@ def _listens(port: int) -> bool:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
-def ask(url: str) -> tuple[int, dict[str, object]]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=IMAGE), timeout=60) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
 def answered(server: RunningServer) -> Counter[str]:
     """Return how many requests each replica got, as HAProxy counts them."""
     commands = [command_of(pid) for pid in descendants(server.process.pid)]
@@ -114,9 +104,9 @@ def test_with_affinity_a_task_is_answered_by_one_replica_however_it_is_named_and
         for task in TASKS:
             before = answered(server)
             for _ in range(TIMES):
-                assert ask(f"{server.url}/v1/predict/{task}")[0] == 200
-                assert ask(f"{server.url}/v1/predict/{task}:1")[0] == 200
-                assert ask(f"{server.url}/v1/predict?ref={task.replace('/', '%2F')}")[0] == 200
+                assert post_image(f"{server.url}/v1/predict/{task}", IMAGE)[0] == 200
+                assert post_image(f"{server.url}/v1/predict/{task}:1", IMAGE)[0] == 200
+                assert post_image(f"{server.url}/v1/predict?ref={task.replace('/', '%2F')}", IMAGE)[0] == 200
             of_tasks[task] = answered(server) - before
         assert {len(replicas) for replicas in of_tasks.values()} == {1}, of_tasks
         assert len(set().union(*of_tasks.values())) == 2
@@ -131,8 +121,8 @@ def test_on_a_cluster_two_servers_answer_and_the_end_of_one_is_not_the_end_of_th
         with serve(store, port=free_port(), replicas=2, name="two", prefix="/two") as two:
             for server, prefix in ((one, "/one"), (two, "/two")):
                 for task in TASKS:
-                    status, answer = ask(f"{server.url}{prefix}/v1/predict/{task}")
+                    status, answer = post_image(f"{server.url}{prefix}/v1/predict/{task}", IMAGE)
                     assert (status, answer["task"]) == (200, task)
-            assert ask(f"{two.url}/two/v1/predict/none")[0] == 404
-        assert ask(f"{one.url}/one/v1/predict/{TASKS[0]}")[0] == 200
+            assert post_image(f"{two.url}/two/v1/predict/none", IMAGE)[0] == 404
+        assert post_image(f"{one.url}/one/v1/predict/{TASKS[0]}", IMAGE)[0] == 200
     assert _listens(int(cluster.rpartition(":")[2]))

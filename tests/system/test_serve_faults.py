@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import shutil
@@ -12,13 +11,12 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from support.oracle import make_random_task, png
+from support.server_process import post_image
 from support.servers import free_port
 from torch import full, uint8
 
@@ -60,14 +58,6 @@ def short_tmp() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def call(url: str) -> tuple[int, dict[str, object]]:
-    try:
-        with urllib.request.urlopen(urllib.request.Request(url, data=IMAGE), timeout=60) as answer:
-            return answer.status, json.loads(answer.read())
-    except urllib.error.HTTPError as error:
-        return error.code, json.loads(error.read())
-
-
 def answering(url: str) -> list[Listener]:
     """Return where the replicas that answer listen for HAProxy."""
     found = listeners_of_server(int(url.rpartition(":")[2]))
@@ -96,7 +86,8 @@ def test_replicas_are_forks_of_one_process_and_start_without_it_where_it_has_end
         os.kill(forker, signal.SIGKILL)
         os.kill(replica, signal.SIGKILL)
         assert wait_until(lambda: set(replicas_of(server.process.pid)) - {replica}, within_s=60) is not None
-        assert wait_until(lambda: call(f"{server.url}/v1/predict/flowers")[0] == 200, within_s=60) is not None
+        url = f"{server.url}/v1/predict/flowers"
+        assert wait_until(lambda: post_image(url, IMAGE)[0] == 200, within_s=60) is not None
 
 
 @pytest.mark.parametrize("ingress", INGRESSES)
@@ -143,8 +134,8 @@ def test_two_servers_run_side_by_side_each_under_its_prefix(store, ingress):
         serve(store, port=free_port(), replicas=1, ingress=ingress) as one,
         serve(store, port=free_port(), replicas=1, ingress=ingress, prefix="/vision", name="other") as other,
     ):
-        assert call(f"{one.url}/v1/predict/flowers")[0] == 200
-        assert call(f"{other.url}/vision/v1/predict/flowers")[0] == 200
+        assert post_image(f"{one.url}/v1/predict/flowers", IMAGE)[0] == 200
+        assert post_image(f"{other.url}/vision/v1/predict/flowers", IMAGE)[0] == 200
 
 
 def test_a_replica_that_cannot_start_is_reported_with_its_reason(store):

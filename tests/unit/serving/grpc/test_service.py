@@ -12,7 +12,8 @@ import grpc
 import pytest
 import torch
 from support.asgi_calls import ask
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
+from support.random_store import random_store
 
 from serving.grpc.messages import message
 from serving.grpc.server import grpc_server
@@ -21,7 +22,6 @@ from serving.http.limits import HttpLimits
 from serving.runtime.predictor import Predictor
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
-from store.weights.backbones import encode
 
 SERVICE = "/inference.GRPCInferenceService/"
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
@@ -30,12 +30,7 @@ TASK = "acme/cars"
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("grpc")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as opened:
-        opened.add_backbone(backbone.record, encode(backbone))
-        made = make_task(backbone, folder / "task", depth=2, classes=3, seed=1)
-        opened.publish(TASK, made.folder, backbone=backbone.record.name, depth=2)
+    with random_store(tmp_path_factory.mktemp("grpc"), (TASK, 2)) as opened:
         yield opened
 
 

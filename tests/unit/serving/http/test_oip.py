@@ -14,14 +14,14 @@ import pytest
 import torch
 from PIL import Image
 from support.asgi_calls import Reply, ask
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
+from support.random_store import random_store
 
 from serving.http.api import make_api
 from serving.http.limits import HttpLimits
 from serving.runtime.predictor import Predictor
 from store.images.fitting import fit
 from store.registry.store import Store
-from store.weights.backbones import encode
 from store.weights.preprocessing import Normalise
 
 TASK = "acme/cars"
@@ -40,13 +40,7 @@ def pixels_of(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
-    folder = tmp_path_factory.mktemp("oip")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as opened:
-        opened.add_backbone(backbone.record, encode(backbone))
-        for name, depth in ((TASK, 2), (TASK, 3), ("globex/secret", 1)):
-            made = make_task(backbone, folder / f"{depth}", depth=depth, classes=3, seed=depth)
-            opened.publish(name, made.folder, backbone=backbone.record.name, depth=depth)
+    with random_store(tmp_path_factory.mktemp("oip"), (TASK, 2), (TASK, 3), ("globex/secret", 1)) as opened:
         yield opened
 
 

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import torch
 from support.asgi_calls import Message, Reply, ask
-from support.oracle import make_backbone, make_task, png
+from support.oracle import png
+from support.random_store import random_store
 from support.slow_predictions import make_slow_api
 
 from serving.http.api import make_api
@@ -24,7 +25,6 @@ from serving.runtime.predictor import Predictor
 from store.errors import ImageError
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
-from store.weights.backbones import encode
 
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
 
@@ -49,12 +49,7 @@ class Client:
 def store(tmp_path_factory) -> Iterator[Store]:
     """A store of three tasks of two tenants."""
     folder = tmp_path_factory.mktemp("predictions")
-    backbone = make_backbone(folder / "backbone")
-    with Store.open(folder / "store", create=True) as opened:
-        opened.add_backbone(backbone.record, encode(backbone))
-        for name, depth in (("acme/short", 2), ("acme/long", 4), ("globex/secret", 1)):
-            made = make_task(backbone, folder / str(depth), depth=depth, classes=3, seed=depth)
-            opened.publish(name, made.folder, backbone=backbone.record.name, depth=depth)
+    with random_store(folder, ("acme/short", 2), ("acme/long", 4), ("globex/secret", 1)) as opened:
         yield opened
 
 
