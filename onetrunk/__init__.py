@@ -45,17 +45,20 @@ if TYPE_CHECKING:
     from store.records.listing import Page, Search
     from store.records.manifest import Manifest
     from store.records.refs import Ref
+    from store.records.splits import AliasSplit, SplitOptions
     from store.records.version import Version
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
     from store.registry.read_only_store import ReadOnlyStore
+    from store.registry.splits import end_split, split_alias
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
     from store.weights.backbones import Backbone, load_backbone
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AliasSplit": "store.records.splits",
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
@@ -83,6 +86,7 @@ _MODULES = {
     "Ref": "store.records.refs",
     "ScoreConfig": "sls.choose_depth",
     "Search": "store.records.listing",
+    "SplitOptions": "store.records.splits",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
@@ -97,6 +101,7 @@ _MODULES = {
     "diff": "store.registry.diff",
     "draw_depths": "sls.plots.depth_plot",
     "draw_maps": "sls.plots.tsne_maps",
+    "end_split": "store.registry.splits",
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
@@ -113,6 +118,7 @@ _MODULES = {
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
     "serve": "serving.server",
+    "split_alias": "store.registry.splits",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
 }
@@ -120,6 +126,7 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AliasSplit",
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
@@ -147,6 +154,7 @@ __all__ = [
     "Ref",
     "ScoreConfig",
     "Search",
+    "SplitOptions",
     "StorageReport",
     "Store",
     "TelemetryOptions",
@@ -161,6 +169,7 @@ __all__ = [
     "diff",
     "draw_depths",
     "draw_maps",
+    "end_split",
     "errors",
     "export_bundle",
     "export_hub",
@@ -177,6 +186,7 @@ __all__ = [
     "publish_folder",
     "rebuild",
     "serve",
+    "split_alias",
     "storage_report",
     "verify",
 ]

@@ -104,12 +104,14 @@ def show(
     with options.open_read_only() as store:
         version = store.resolve(ref, at=at)
         tags = store.effective_tags(version.task, version.number)
+        splits = [split for split in store.splits(version.task) if version.number in split.versions]
+    described = {**describe(version, tags), **{f"split of {split.alias}": split.words for split in splits}}
     if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif options.fmt is Format.CSV:
-        print_rows([{"field": key, "value": value} for key, value in describe(version, tags).items()], options.fmt)
+        print_rows([{"field": key, "value": value} for key, value in described.items()], options.fmt)
     else:
-        print_fields(describe(version, tags))
+        print_fields(described)
 
 
 def describe(version: Version, tags: dict[str, str]) -> Record:
