@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -21,8 +22,10 @@ from serving.runtime.request_times import Origin
 from serving.runtime.served_tasks import ServedTasks
 from serving.runtime.served_versions import ServedVersions, StoreStatus
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE, Scheduler
-from store.registry.store import Store
+from store.registry.store import Store, Version
 from store.weights.backbones import open_backbone
+
+PRESSED = 0.5  # of the rows that may wait
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,11 @@ class Predictor:
         self._decoding.check_room(tenant or "")
 
     @property
+    def pressed(self) -> bool:
+        """Whether so much waits for the engine that requests will be refused soon."""
+        return self._scheduler.fullness >= PRESSED
+
+    @property
     def usage(self) -> EngineUsage:
         return self._loop.usage
 
@@ -135,7 +143,7 @@ class Predictor:
         self, ref: str, image: ImageSource, *, deadline: float | None = None, tenant: str | None = None
     ) -> Future[Prediction]:
         """Do what `submit_many` does for one task, after loading it; an error of the load is raised here."""
-        (version,) = self.tasks.resolve([ref])
+        (version,) = self._choose([ref])
         with closing(self.tasks.acquire(version)) as pin:
             pin.weights.result()
             return self.queue.submit([version], image, Origin(deadline, tenant))[0]
@@ -149,4 +157,9 @@ class Predictor:
         not run; neither is a cancelled one. Tenants have like shares of the engine. Errors of the request are raised
         here; later errors, as of loading a task that is not in memory, are set on the futures.
         """
-        return self.queue.submit(self.tasks.resolve(refs), image, Origin(deadline, tenant))
+        return self.queue.submit(self._choose(refs), image, Origin(deadline, tenant))
+
+    def _choose(self, refs: Sequence[str]) -> list[Version]:
+        """Return the versions that answer this request; of a split alias, by chance."""
+        key = secrets.token_hex(8)
+        return [choice.version for choice in self.tasks.choose(refs, key)]

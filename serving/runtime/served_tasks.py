@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serving.engine.engine import Engine
 from serving.engine.row_plan import EngineTask
 from serving.runtime.adapter_cache import AdapterCache, Pin
+from serving.runtime.choices import Choice, Named
 from serving.runtime.served_versions import ServedVersions
 from store.errors import BackboneMismatchError, InvalidSettingError
 from store.registry.store import Store, Version
@@ -24,16 +26,33 @@ class ServedTasks:
         self.cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
 
     def resolve(self, refs: Sequence[str]) -> list[Version]:
-        """Return the versions that the refs name, which may ask the store; raise where not all are served here."""
-        if not refs:
-            raise InvalidSettingError("the request names no task: give at least one ref")
-        return [self._check(self._versions.resolve(ref)) for ref in refs]
+        """Return the versions that the refs name, which may ask the store; raise where not all are served here.
 
-    def cached(self, refs: Sequence[str]) -> list[Version] | None:
-        """Return what `resolve` does where that takes no time, None where it would ask the store."""
-        versions = [self._versions.cached(ref) for ref in refs]
-        known = [self._check(version) for version in versions if version is not None]
+        Of a split alias, that is the stable version.
+        """
+        check_refs(refs)
+        return [self._check(self._versions.find(ref).version) for ref in refs]
+
+    def choose(self, refs: Sequence[str], key: str) -> list[Choice]:
+        """Return the versions that answer a request with this key, as `resolve` does."""
+        check_refs(refs)
+        return [self._choose(self._versions.find(ref), key) for ref in refs]
+
+    def cached(self, refs: Sequence[str], key: str) -> list[Choice] | None:
+        """Return what `choose` does where that takes no time, None where it would ask the store."""
+        found = [self._versions.cached(ref) for ref in refs]
+        known = [self._choose(named, key) for named in found if named is not None]
         return known if len(known) == len(refs) else None
+
+    def _choose(self, named: Named, key: str) -> Choice:
+        choice = named.choose(key)
+        self._check(choice.version)
+        if choice.shadow is not None and not self._serves(choice.shadow):
+            return replace(choice, shadow=None)
+        return choice
+
+    def _serves(self, version: Version) -> bool:
+        return version.manifest.backbone == self._backbone.record.id.fingerprint
 
     def acquire(self, version: Version) -> Pin:
         """Pin the weights of the version, which a thread loads where they are not in memory."""
@@ -41,7 +60,7 @@ class ServedTasks:
         return self.cache.acquire(version.digest, lambda: self._load(version))
 
     def _check(self, version: Version) -> Version:
-        if version.manifest.backbone != self._backbone.record.id.fingerprint:
+        if not self._serves(version):
             raise BackboneMismatchError(
                 f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
                 f"this server holds {self._backbone.record.name!r}: ask one that was started with that `backbone=`"
@@ -54,3 +73,8 @@ class ServedTasks:
         return engine.prepare(
             load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
         )
+
+
+def check_refs(refs: Sequence[str]) -> None:
+    if not refs:
+        raise InvalidSettingError("the request names no task: give at least one ref")

@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeVar
 from serving.histogram import Histogram
 from serving.telemetry.paths import is_prediction
 from serving.telemetry.request_record import RequestRecord
+from serving.telemetry.split_counters import Outcome, SplitCounters
 from serving.telemetry.top_labels import OTHER, TopLabels
+from store.errors import OverloadedError
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 STAGES = ("receive", "decode", "load", "queue", "blocks", "head")
@@ -101,6 +103,9 @@ class RequestCounters:
         self.task_usage: dict[str, TaskUsage] = {}
         self.version_usage: dict[str, VersionUsage] = {}
         """By TASK:NUMBER."""
+        self.splits = SplitCounters()
+        self.degraded = 0
+        """Answers of shallower versions under overload."""
         self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
 
     def count(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
@@ -129,6 +134,7 @@ class RequestCounters:
             self.stages[stage].add(took)
         for version in record.versions:
             bounded(self.version_usage, f"{version.task}:{version.number}", VersionUsage).add(record, seconds, stages)
+        self._count_splits(record, seconds)
         self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, stages))
         if record.status == 200:
             self._count_answers(record)
@@ -147,6 +153,17 @@ class RequestCounters:
                 counter.pop(name, None)
         for name in self._task_labels.settle():
             self.answers.pop(name, None)
+
+    def _count_splits(self, record: RequestRecord, seconds: float) -> None:
+        """Count the versions of splits, but for what is the client's mistake or the load's."""
+        failed = record.status >= 500
+        if record.status != 200 and (not failed or isinstance(record.cause, OverloadedError)):
+            return
+        self.degraded += sum(choice.degraded for choice in record.choices) * (not failed)
+        outcome = Outcome(record.at + seconds, failed, seconds, None)
+        for choice in record.choices:
+            if choice.split is not None:
+                self.splits.count(choice.split, choice.version.number, choice.part, outcome)
 
     def _count_answers(self, record: RequestRecord) -> None:
         images = record.images or 1

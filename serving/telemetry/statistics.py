@@ -11,6 +11,7 @@ from serving.telemetry.counters import RECENT_S, STAGES, Recent, TenantUsage
 from serving.telemetry.log_lines import milliseconds
 from serving.telemetry.recorder import FailedRequest
 from serving.telemetry.snapshot import Snapshot
+from serving.telemetry.split_counters import PartCounts, SeriesName
 
 FORMAT = 1
 QUANTILES = (0.5, 0.9, 0.99)
@@ -36,6 +37,7 @@ def server_statistics(snapshots: Sequence[Snapshot], *, missing: int) -> Json:
         "cache": cache(snapshots),
         "tenants": tenant_rows(snapshots),
         "tasks": task_rows(snapshots, tenant=None),
+        "splits": split_rows(snapshots, tenant=None),
         "errors": error_rows(snapshots, tenant=None),
     }
 
@@ -50,6 +52,7 @@ def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str) -> Json:
         "latency_ms": latencies(recent),
         "tenants": rows,
         "tasks": task_rows(snapshots, tenant=tenant),
+        "splits": split_rows(snapshots, tenant=tenant),
         "errors": error_rows(snapshots, tenant=tenant),
     }
 
@@ -206,6 +209,30 @@ def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json
                 answers[task] += used.answers
                 last[task] = max(used.last_at, last.get(task, 0.0))
     return [{"task": t, "answers": n, "last_at": iso(last[t])} for t, n in answers.most_common(MOST_ROWS)]
+
+
+def split_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:
+    """Return what each version of a split alias did since the replicas started, of one tenant or of all."""
+    rows: dict[SeriesName, list[PartCounts]] = {}
+    for snapshot in snapshots:
+        for name, part in snapshot.splits.items():
+            if tenant is None or name[0].startswith(f"{tenant}/"):
+                rows.setdefault(name, []).append(part)
+    return [split_row(name, parts) for name, parts in sorted(rows.items())]
+
+
+def split_row(name: SeriesName, parts: Sequence[PartCounts]) -> Json:
+    requests, total_s = sum(part.requests for part in parts), sum(part.seconds.total for part in parts)
+    return {
+        "alias": name[0],
+        "version": name[1],
+        "part": name[2],
+        "requests": requests,
+        "failed": sum(part.failed for part in parts),
+        "mean_ms": milliseconds(total_s / requests) if requests else None,
+        "agreed": sum(part.agreed for part in parts),
+        "disagreed": sum(part.disagreed for part in parts),
+    }
 
 
 def error_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:

@@ -130,9 +130,7 @@ def test_of_several_servers_that_judge_alike_one_ends_the_split(two: Store) -> N
     assert (two.aliases("flowers")["prod"], two.split("flowers", "prod")) == (2, None)
 
 
-def test_a_version_for_overload_is_shallower_certified_and_of_the_same_classes(
-    two: Store, tmp_path: Path
-) -> None:
+def test_a_version_for_overload_is_shallower_certified_and_of_the_same_classes(two: Store, tmp_path: Path) -> None:
     def certified(source: Path, depth: int) -> Path:
         record = two.backbones()[0]
         certificate = Certificate(None, Accuracy(80, 100))
