@@ -65,7 +65,7 @@ class OipService:
         state, caller = self._state, record.caller
         assert caller is not None, "the caller was admitted"
         check_outputs(inference.outputs)
-        images = await self._images(inference, held)
+        images = await self._images(inference, record.versions[0], held)
         if state.rate is not None:
             state.rate.take(caller.key.id, len(images))
         deadline = None if inference.timeout_s is None else time.monotonic() + inference.timeout_s
@@ -87,10 +87,10 @@ class OipService:
         first = predictions[0]
         return Answer(inference.id, first.version, first.depth, outputs, first.degraded)
 
-    async def _images(self, inference: Inference, held: HeldBody) -> Images:
+    async def _images(self, inference: Inference, version: Version, held: HeldBody) -> Images:
         given = find_input(inference.inputs)
         check_count(count_images(given), self._state.limits.images)
-        preprocessing = self._state.predictor.record.id.preprocessing
+        preprocessing = self._state.predictor.preprocessing(version)
         if given.name == IMAGE or len(given.content) <= LARGE_NBYTES:
             return images_of(given, preprocessing)
         held.take(len(given.content), len(given.content))  # the images are copies
@@ -106,13 +106,14 @@ class OipService:
         version = await self.version(caller, name, number)
         listed = await run_in_threadpool(caller.list_versions, version.task)
         numbers = [str(number)] if number else [str(row.version) for row in listed]
-        record = self._state.predictor.record
-        return make_metadata(name, numbers, record.id.preprocessing, version.manifest.head.classes)
+        preprocessing = self._state.predictor.preprocessing(version)
+        return make_metadata(name, numbers, preprocessing, version.manifest.head.classes)
 
     async def index(self, caller: TenantStore) -> list[Json]:
-        """List the tasks of this server's backbone that the caller may see, each by its newest version."""
-        search = Search(backbone=self._state.predictor.record.name)
-        return await run_in_threadpool(_index, caller, search)
+        """List the tasks of this server's backbones that the caller may see, each by its newest version."""
+        searches = [Search(backbone=record.name) for record in self._state.predictor.records]
+        rows = [row for search in searches for row in await run_in_threadpool(_index, caller, search)]
+        return sorted(rows, key=lambda row: str(row["name"]))
 
     async def load(self, caller: TenantStore, name: str, parameters: object) -> str:
         """Say that a task is served; raise where it is not, or should be loaded in another way."""

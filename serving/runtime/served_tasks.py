@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from serving.engine.engine import Engine
 from serving.engine.row_plan import EngineTask
 from serving.runtime.adapter_cache import AdapterCache, Pin
 from serving.runtime.choices import Choice, Named
+from serving.runtime.served_backbone import ServedBackbone
 from serving.runtime.served_versions import ServedVersions
 from store.errors import BackboneMismatchError, InvalidSettingError
-from store.registry.store import Store, Version
-from store.weights.backbones import Backbone
-from store.weights.load_task import load_task
+from store.registry.store import Version
 
 CACHE_NBYTES = 1 << 30
 
 
 class ServedTasks:
-    """Every version of a store that uses one backbone."""
+    """Every version of a store that uses one of these backbones, which are by their fingerprints."""
 
-    def __init__(self, store: Store, versions: ServedVersions, backbone: Backbone, engine: Engine) -> None:
-        self._store, self._versions, self._backbone, self._engine = store, versions, backbone, engine
+    def __init__(self, versions: ServedVersions, backbones: Mapping[str, ServedBackbone]) -> None:
+        self._versions, self._backbones = versions, backbones
         self.cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
 
     def resolve(self, refs: Sequence[str]) -> list[Version]:
@@ -52,7 +50,7 @@ class ServedTasks:
         return choice
 
     def _serves(self, version: Version) -> bool:
-        return version.manifest.backbone == self._backbone.record.id.fingerprint
+        return version.manifest.backbone in self._backbones
 
     def acquire(self, version: Version) -> Pin:
         """Pin the weights of the version, which a thread loads where they are not in memory."""
@@ -61,18 +59,16 @@ class ServedTasks:
 
     def _check(self, version: Version) -> Version:
         if not self._serves(version):
+            names = " and ".join(repr(backbone.record.name) for backbone in self._backbones.values())
             raise BackboneMismatchError(
                 f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
-                f"this server holds {self._backbone.record.name!r}: ask one that was started with that `backbone=`"
+                f"this server holds {names}: ask one that was started with that `backbone=`"
             )
         return version
 
     def _load(self, version: Version) -> EngineTask:
         self._versions.hold(version)
-        engine, backbone = self._engine, self._backbone.tensors
-        return engine.prepare(
-            load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
-        )
+        return self._backbones[version.manifest.backbone].load(version.manifest)
 
 
 def check_refs(refs: Sequence[str]) -> None:

@@ -95,6 +95,8 @@ class RequestCounters:
         """By task; those before it by tenant."""
         self.depths: Counter[int] = Counter()
         """Answers by the depth of their version."""
+        self.saved: Counter[int] = Counter()
+        """Blocks of the backbone that answers of versions of this depth did without."""
         self.row_blocks_asked = 0
         """Blocks of all answers, if no two of them had shared any."""
         self.seconds = {route: Histogram(SECONDS) for route in ("predict", "registry")}
@@ -170,6 +172,7 @@ class RequestCounters:
         for version in record.versions:
             depth = version.manifest.depth
             self.depths[depth] += images
+            self.saved[depth] += (version.manifest.prune_index.blocks - depth) * images
             self.row_blocks_asked += depth * images
             self.answers[self._task_labels.label(version.task)] += images
             usage = bounded(self.task_usage, version.task, TaskUsage)

@@ -87,13 +87,21 @@ class SnapshotCollector(Collector):
         yield counter("blocks", "Blocks run, for each row.", (), ((s, {(): s.predictor.row_blocks}) for s in each))
         yield counter(
             "blocks_saved", "Blocks that answers did without, as their version's depth is below the backbone's.",
-            ("depth",), ((s, saved_blocks(s)) for s in each),
+            ("depth",), ((s, {(str(d),): n for d, n in s.saved.items()}) for s in each),
         )  # fmt: skip
         yield counter(
             "answers_by_depth", "Predictions, by depth.", ("depth",),
             ((s, {(str(d),): n for d, n in s.depths.items()}) for s in each),
         )  # fmt: skip
         yield histogram("batch_rows", "Rows of a batch.", (), ((s, {(): s.predictor.batch_rows}) for s in each))
+        yield counter(
+            "backbone_blocks", "Blocks run, by backbone.", ("backbone",),
+            ((s, {(b.name,): b.row_blocks for b in s.predictor.backbones}) for s in each),
+        )  # fmt: skip
+        yield counter(
+            "backbone_busy_seconds", "Time in calls, by backbone.", ("backbone",),
+            ((s, {(b.name,): b.busy_s for b in s.predictor.backbones}) for s in each),
+        )  # fmt: skip
         yield gauge("requests_waiting", "Images in or before the engine.", ((s, s.predictor.waiting) for s in each))
         yield gauge("images_decoding", "Images that wait to be decoded.", ((s, s.predictor.decoding) for s in each))
 
@@ -137,7 +145,8 @@ class SnapshotCollector(Collector):
         info = InfoMetricFamily(f"{PREFIX}replica", "What a replica serves.", labels=("replica",))
         for snapshot in self._snapshots:
             state = snapshot.predictor
-            shown = {"node": snapshot.node, "backbone": state.backbone, "dtype": state.dtype, "device": state.device}
+            names = ", ".join(backbone.name for backbone in state.backbones)
+            shown = {"node": snapshot.node, "backbone": names, "dtype": state.dtype, "device": state.device}
             info.add_metric((snapshot.replica,), shown)
         return info
 
@@ -155,11 +164,6 @@ def comparisons_of(snapshot: Snapshot) -> Labelled:
     shadows = {name: part for name, part in snapshot.splits.items() if name[2] == SHADOW}
     agreed: Labelled = {(*name, "agrees"): part.agreed for name, part in shadows.items()}
     return {**agreed, **{(*name, "disagrees"): part.disagreed for name, part in shadows.items()}}
-
-
-def saved_blocks(snapshot: Snapshot) -> Labelled:
-    blocks = snapshot.predictor.blocks
-    return {(str(depth),): (blocks - depth) * count for depth, count in snapshot.depths.items()}
 
 
 def counter(name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Snapshot, Labelled]]) -> Metric:

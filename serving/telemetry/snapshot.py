@@ -40,6 +40,7 @@ class Snapshot:
     sent: Mapping[str, int]
     answers: Mapping[str, int]
     depths: Mapping[int, int]
+    saved: Mapping[int, int]
     row_blocks_asked: int
     seconds: Mapping[str, Buckets]
     stages: Mapping[str, Buckets]
@@ -92,6 +93,7 @@ def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: in
         sent=dict(counters.sent),
         answers=dict(counters.answers),
         depths=dict(counters.depths),
+        saved=dict(counters.saved),
         row_blocks_asked=counters.row_blocks_asked,
         seconds={route: histogram.buckets() for route, histogram in counters.seconds.items()},
         stages={stage: histogram.buckets() for stage, histogram in counters.stages.items()},

@@ -70,7 +70,7 @@ def replica_row(snapshot: Snapshot) -> Json:
         "pid": snapshot.pid,
         "started_at": iso(snapshot.started),
         "uptime_s": round(snapshot.at - snapshot.started, 1),
-        "backbone": state.backbone,
+        "backbone": ", ".join(backbone.name for backbone in state.backbones),
         "dtype": state.dtype,
         "device": state.device,
         "waiting": state.waiting,
@@ -142,7 +142,7 @@ def engine(snapshots: Sequence[Snapshot]) -> Json:
     for snapshot in snapshots:
         for depth, count in snapshot.depths.items():
             answers[depth] += count
-            saved[depth] += (snapshot.predictor.blocks - depth) * count
+        saved.update(snapshot.saved)
     return {
         "busy_share": round(sum(rate["busy_share"] for rate in each) / len(each), 4),
         "blocks_per_s": round(sum(rate["blocks_per_s"] for rate in each), 1),
