@@ -67,15 +67,15 @@ def serve(
 ) -> AbstractContextManager[RunningServer]:
     """Return a context in which the tasks of the store are served over HTTP, each replica on all of its backbones.
 
-    With `backbone`, the tasks of that one, or of those several, alone. Without `replicas`, one for each core that this process may use, with one
-    thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
-    needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
-    this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is
-    served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go. `schedule` is stretch,
-    least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
-    tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
-    be opened, and on entering `PortTakenError` or `ServerError`.
+    With `backbone`, the tasks of that one, or of those several, alone. Without `replicas`, one for each core that this
+    process may use, with one thread each; a pair is the least and the most of them, between which the load decides.
+    With `keys`, every request needs an API key; otherwise everyone who reaches the server may predict and read, so
+    without them a `host` beyond this machine needs `insecure`. `rate_limit` is the images a second of one key, or
+    of all callers without keys, at most, in equal parts for the replicas. With `grpc_port`, the Open Inference
+    Protocol is served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go.
+    `schedule` is stretch, least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one
+    replica. `name` and `prefix` tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an
+    error of the store where it cannot be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()

@@ -2,9 +2,10 @@
 
 --clients clients ask a real server on the packaged backbone for one alias, closed loop, while it is moved --flips
 times: set to another version, rolled back, or split among two. In between, a version is published and removed, and
-garbage is collected with no grace. Each version has class names of its own, so an answer that mixes two versions shows. A request may get a version that the alias named, or one that its split named, at any time from a
-second before it was sent until it was answered. How late a move is seen is the time from its commit to the last
-request that was sent after it and still got an older version, over all replicas. Prints the figures; JSON in
+garbage is collected with no grace. Each version has class names of its own, so an answer that mixes two versions
+shows. A request may get a version that the alias named, or one that its split named, at any time from a second before
+it was sent until it was answered. How late a move is seen is the time from its commit to the last request that was
+sent after it and still got an older version, over all replicas. Prints the figures; JSON in
 benchmarks/results/flips.json.
 
     python -m benchmarks.serving.flips

@@ -182,10 +182,9 @@ def test_every_backbone_is_served_and_one_image_may_be_for_tasks_of_several(two_
             alone |= {ref: predictor.predict(ref, IMAGE) for ref in refs}
     refs = ["odd", "short", "long", "odd"] * 10
     with Predictor(two_backbones, dtype="float32") as predictor, ThreadPoolExecutor(4) as clients:
-        together = [answer.result() for answer in predictor.submit_many(refs[:4], IMAGE)]
-        for ref, answer in zip(
-            refs, [*together, *clients.map(lambda ref: predictor.predict(ref, IMAGE), refs)], strict=False
-        ):
+        answers = [answer.result() for answer in predictor.submit_many(refs, IMAGE)]
+        answers += clients.map(lambda ref: predictor.predict(ref, IMAGE), refs)
+        for ref, answer in zip(refs * 2, answers, strict=True):
             assert (answer.task, answer.depth, answer.labels) == (ref, alone[ref].depth, alone[ref].labels)
             assert answer.logits == pytest.approx(alone[ref].logits, abs=1e-5)
         predictor.check()
