@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 
 from serving.engine.engine import Engine
 from serving.runtime.call_watch import CallWatch
@@ -29,7 +30,7 @@ class EngineLoop:
     ) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self._turns = turns or Turns()
+        self._turns = turns
         self.usage = usage or EngineUsage()
         self._wake = threading.Condition()
         self._closing = False
@@ -86,7 +87,7 @@ class EngineLoop:
     def _run(self) -> None:
         while (decision := self._next()) is not None and (batch := decision.batch) is not None:
             try:
-                with self._turns.taken():
+                with nullcontext() if self._turns is None else self._turns.taken():
                     self._run_blocks(batch, decision)
             except BaseException as error:  # the waiting clients must get it, and the next batch must run
                 with self._wake:

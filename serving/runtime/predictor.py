@@ -77,7 +77,8 @@ class Predictor:
         settings = EngineSettings(dtype, device, batch_invariant, schedule)
         self.usage = EngineUsage()
         """What the calls of all engines took."""
-        turns, beside = Turns(), len(self.records)
+        beside = len(self.records)
+        turns = Turns() if beside > 1 else None
         self._backbones = {
             record.id.fingerprint: ServedBackbone(store, record, settings, beside=beside, turns=turns, total=self.usage)
             for record in self.records

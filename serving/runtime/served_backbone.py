@@ -53,7 +53,7 @@ class ServedBackbone:
         settings: EngineSettings,
         *,
         beside: int,
-        turns: Turns,
+        turns: Turns | None,
         total: EngineUsage,
     ) -> None:
         """Open it; `beside` is how many backbones share the memory and the `turns`, `total` counts all of them."""
