@@ -35,7 +35,8 @@ from store.registry.store import Store
 from store.weights.supported import check_supported
 from store.weights.tensor_views import tensors_in
 
-PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
+PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64.v2", "onetrunk/vit_tiny_64": "vit_tiny_64"}
+"""By name: the files in store/assets. A name's weights never change, so better ones get a new name."""
 SAFETENSORS = "model.safetensors"
 # timm reads a pickle where this file is not there, and fetches one where it knows an URL
 ONLY_SAFETENSORS = {"hf_hub_filename": SAFETENSORS, "url": ""}

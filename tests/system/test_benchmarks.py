@@ -77,5 +77,5 @@ def test_the_gpu_script_goes_on_after_a_step_that_fails_and_says_so(
 
 def test_the_page_has_a_row_for_each_benchmark_and_no_other() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-    commands = re.findall(r"\| `((?:engine|serving|registry|sls)\.\w+)`", page)
+    commands = re.findall(r"\| `((?:engine|serving|registry|sls|backbone)\.\w+)`", page)
     assert sorted(f"benchmarks.{command}" for command in commands) == SCRIPTS
