@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from onetrunk.rendering.html import Section
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import NO_TENANT
 from onetrunk.rendering.tables import Record
 from store.accounting.costs import Costs, focus_rows
