@@ -28,7 +28,7 @@ from torch import nn
 
 from benchmarks.support.figures import conclude, machine
 from benchmarks.support.options import make_parser, settings_of
-from store.accounting.forms import DEPGRAPH_OF, DEPGRAPH_PARAMETERS, FP32
+from store.accounting.forms import FP32, depgraph_nbytes
 from store.records.backbone import DEFAULT_BACKBONE
 from store.weights.backbones import load_backbone
 
@@ -68,7 +68,6 @@ def measure(name: str, make: Callable[[], nn.Module], options: argparse.Namespac
     history = prune(model, options.ratio)
     kept = count(model)
     index = pack(history, make())
-    predicted = FP32 * ((whole - head) * DEPGRAPH_PARAMETERS // DEPGRAPH_OF + head)
     row: dict[str, object] = {
         "model": name,
         "parameters": whole,
@@ -79,7 +78,7 @@ def measure(name: str, make: Callable[[], nn.Module], options: argparse.Namespac
         "history_nbytes": saved(history),
         "index_nbytes": len(index),
         "formula_of_the_kept_nbytes": FP32 * kept,
-        "formula_of_the_published_share_nbytes": predicted,
+        "formula_of_the_report_nbytes": depgraph_nbytes(whole - head, head),
         "index_gives_the_same_tensors": replayed(index, history, make, model),
     }
     for key, value in row.items():
