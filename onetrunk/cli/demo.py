@@ -21,7 +21,8 @@ from rich.console import Console
 
 from onetrunk.cli.output import print_table
 from onetrunk.rendering.accuracy import percent
-from onetrunk.rendering.html import Section, to_html
+from onetrunk.rendering.html import to_html
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
