@@ -16,7 +16,8 @@ from sls.adapters.model import block_of
 from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.evaluation import keep_adapted, raised_cut
-from sls.pipeline.fit import FitConfig, FitResult, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import FitResult, fit
 from sls.progress import Progress
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head

@@ -17,7 +17,7 @@ from support.toy_datasets import haze
 import onetrunk.cli.fit_options as onetrunk_options
 from onetrunk.cli.commands.fit import log_index
 from sls.adapters.methods import METHODS
-from sls.pipeline.fit import WHEN
+from sls.pipeline.config import WHEN
 from sls.pipeline.retune import MODES
 from sls.scoring.criteria import CRITERIA
 from store.adapters.checkpoint import CARD

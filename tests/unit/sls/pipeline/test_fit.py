@@ -14,7 +14,8 @@ from sls.adapters.model import block_of
 from sls.adapters.task_folder import backbone_of, read_folder
 from sls.choose_depth import ScoreConfig, choose_depth
 from sls.data.dataset import Dataset, Split
-from sls.pipeline.fit import FitConfig, FitResult, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import FitResult, fit
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, ProgressCallback
 from sls.training.recipe import TrainingConfig

@@ -7,7 +7,8 @@ from collections import namedtuple
 import pytest
 from support.toy_datasets import colours, toy_backbone
 
-from sls.pipeline.fit import FitConfig, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import fit
 from sls.pipeline.preflight import trainable_parameters
 from sls.training.recipe import TrainingConfig
 from store.errors import InvalidSettingError, StorageError
