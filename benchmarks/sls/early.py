@@ -1,6 +1,6 @@
 """Is a cut chosen after one epoch as good as one chosen after tuning, and what does it save?
 
-For every embedded task and seed, with one cheap criterion: the paper's order (tune at full depth, choose, cut, tune
+For every embedded task and seed, each with a cheap criterion: the paper's order (tune at full depth, choose, cut, tune
 again) against the early choice (one epoch at full depth, choose, go on at that depth), in two lengths. FLOPs are
 those of the training, in block passes of an image: epochs times depth. Accuracy is that of the test images, by which
 nothing is chosen; the interval of a mean difference is over tasks and seeds (95 %, Student's t).
@@ -29,7 +29,7 @@ from scipy import stats
 from benchmarks.sls.cut_report import print_table
 from benchmarks.sls.cut_runs import TrainingPlan, load
 from benchmarks.support.figures import Goal, conclude, machine
-from benchmarks.support.options import RESULTS, make_parser
+from benchmarks.support.options import RESULTS, make_parser, settings_of
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel
 from sls.choose_depth import ScoreConfig, depth_from_features
@@ -48,7 +48,7 @@ from store.weights.backbones import Backbone, load_backbone
 from store.weights.preprocessing import make_transform
 
 FULL, RETUNE = 8, 5  # epochs of the paper's order
-LENGTHS = (10, 12)  # epochs of the early choice at its depth
+LENGTHS = (8, 12)  # epochs of the early choice at its depth; `fit` takes FULL + RETUNE - 1
 POINTS, SHARE = -0.5, 0.7  # what the early choice should reach
 
 Result = dict[str, float]
@@ -59,13 +59,14 @@ class Task:
 
     def __init__(self, name: str, seed: int, options: argparse.Namespace) -> None:
         self.backbone, self.data = parts(name, options.images, options.test)
-        self.seed, self.score = seed, ScoreConfig(criterion=options.criterion, samples=options.images)
+        self.seed, self.options = seed, options
         self.transform = make_transform(self.backbone.record.id.preprocessing)
 
     def result(self, epochs: int | None) -> Result:
         """Go the paper's way, or tune for so many epochs after the early choice."""
         first = self._train(FULL if epochs is None else 1)
-        start = truncated(first, self._choose(first))
+        criterion = self.options.after_criterion if epochs is None else self.options.early_criterion
+        start = truncated(first, self._choose(first, criterion))
         return self._measure(self._train(RETUNE if epochs is None else epochs, start))
 
     def _train(self, epochs: int, start: TunedModel | None = None) -> TunedModel:
@@ -75,10 +76,10 @@ class Task:
             self.data, self.backbone, start, config, transform=self.transform, stage="", progress=ignore_progress
         )
 
-    def _choose(self, tuned: TunedModel) -> int:
+    def _choose(self, tuned: TunedModel, criterion: str) -> int:
         rows = self.data.train.content_order()
         features = block_features(build_adapted(self.backbone, tuned).vit, self.data.train, self.transform, rows=rows)
-        return depth_from_features(features, self.data.train.labels[rows], self.score).depth
+        return depth_from_features(features, self.data.train.labels[rows], ScoreConfig(criterion=criterion)).depth
 
     def _measure(self, tuned: TunedModel) -> Result:
         accuracy = accuracy_of(build_adapted(self.backbone, tuned), self.data.test, self.transform)
@@ -150,8 +151,10 @@ def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
         [(row["task"], row["seed"], *(row[way][what] for way in ways for what in ("depth", "test"))) for row in rows],
     )
     print_table(("way", *means["after"]), [(way, *mean.values()) for way, mean in means.items()])
-    settings = {name: getattr(options, name) for name in ("criterion", "images", "test", "seeds")}
-    conclude(options.out, {"machine": machine(), **settings, "rows": rows, "means": means}, goals)
+    settings = {
+        name: getattr(options, name) for name in ("after_criterion", "early_criterion", "images", "test", "seeds")
+    }
+    conclude(options.out, {"machine": machine(), "settings": settings, "rows": rows, "means": means}, goals)
 
 
 def half_interval(values: Sequence[float]) -> float:
@@ -177,7 +180,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="no training begins after so many")
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--length", type=int, action="append", help="epochs after the early choice; may be repeated")
-    parser.add_argument("--criterion", choices=CRITERIA, default="cka")
+    parser.add_argument("--after-criterion", choices=CRITERIA, default="cka")
+    parser.add_argument("--early-criterion", choices=CRITERIA, default="ridge")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--images", type=int, default=400, help="of training")
     parser.add_argument("--test", type=int, default=1000, help="images")

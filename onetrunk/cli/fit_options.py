@@ -204,7 +204,7 @@ class ResultOptions(OptionGroup):
     """Where the folders, the pictures and the version go."""
 
     out: Out = None
-    save_dtype: SaveDtype = "float32"
+    save_dtype: SaveDtype = "float16"
     no_publish: NoPublish = False
     plot: Plot = None
     parent: Parent = None

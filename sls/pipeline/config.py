@@ -37,7 +37,7 @@ class FitConfig:
     when: str = "after"
     retune_mode: str = "rewind"
     max_drop: float | None = None
-    save_dtype: str = "float32"
+    save_dtype: str = "float16"
 
     def __post_init__(self) -> None:
         check_choice("when", self.when, WHEN)

@@ -41,7 +41,7 @@ class FitPlan:
 
 
 def plan_fit(
-    dataset: Dataset, backbone: Backbone, stages: Mapping[str, TrainingConfig], *, dtype: str = "float32"
+    dataset: Dataset, backbone: Backbone, stages: Mapping[str, TrainingConfig], *, dtype: str = "float16"
 ) -> FitPlan:
     """Plan the trainings of the stages, such as `tune` and `retune`; nothing is written."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}

@@ -23,8 +23,10 @@ MANIFEST_FORMAT = 7
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
 6: a certificate counts the duplicates that the user allowed.
-7: a certificate has the cost of a 16-bit dtype, counts by class, and calibration.
+7: a certificate has the cost of a 16-bit dtype, counts by class, and calibration; keys that came with this format or
+later are left out where they have no value.
 """
+LEFT_OUT_SINCE = 7
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
     "prune_index": {"tolerance": 3, "candidates": 3},
@@ -159,9 +161,10 @@ def _check_format(record: Card | Manifest) -> None:
 
 def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
-        for key, since in keys.items():
-            if since > value["format"] and value.get(name) is not None:
-                del value[name][key]
+        part = value.get(name)
+        for key, since in keys.items() if part is not None else ():
+            if since > value["format"] or (since >= LEFT_OUT_SINCE and part[key] is None):
+                del part[key]
     return value
 
 

@@ -47,7 +47,7 @@ def logits_of_stock_peft(folder: Path, depth: int, split: Split) -> torch.Tensor
     """The slow twin: timm, PEFT's own loader, the head by hand, then the upper blocks cut off."""
     model = PeftModel.from_pretrained(BACKBONE.build(), str(folder)).eval()
     model.base_model.model.blocks = model.base_model.model.blocks[:depth]
-    head = load_file(folder / HEAD)
+    head = {name: value.float() for name, value in load_file(folder / HEAD).items()}
     with torch.inference_mode():
         return model(split.inputs(range(len(split)), TRANSFORM)) @ head["weight"].T + head["bias"]
 
