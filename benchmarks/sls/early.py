@@ -29,7 +29,7 @@ from scipy import stats
 from benchmarks.sls.cut_report import print_table
 from benchmarks.sls.cut_runs import TrainingPlan, load
 from benchmarks.support.figures import Goal, conclude, machine
-from benchmarks.support.options import RESULTS, make_parser, settings_of
+from benchmarks.support.options import RESULTS, make_parser
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel
 from sls.choose_depth import ScoreConfig, depth_from_features

@@ -10,7 +10,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from support.toy_datasets import haze, toy_backbone
+from support.toy_datasets import InterruptionError, haze, toy_backbone
 
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import block_of
@@ -207,10 +207,12 @@ def test_before_tuning_full_depth_is_a_full_model_and_is_certified(tmp_path):
 # ------------------------------------------------------------------------------------------------ after the first epoch
 
 
+BEGIN = replace(EARLY, when="early")
+
+
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    config = replace(EARLY, when="early", score=ScoreConfig(criterion="cka", alpha=0.9))
-    return run(config, tmp_path_factory.mktemp("begun"), haze())
+    return run(BEGIN, tmp_path_factory.mktemp("begun"), haze())
 
 
 def test_an_early_cut_is_chosen_after_one_epoch_and_all_others_run_at_that_depth(begun):
@@ -227,8 +229,21 @@ def test_an_early_cut_is_that_of_the_features_of_the_model_after_one_epoch(begun
     start = untrained(haze(), BACKBONE, config)
     first = tune(haze(), BACKBONE, start, config, transform=TRANSFORM, stage="", progress=ignore_progress)
     features = block_features(build_adapted(BACKBONE, first).vit, haze().train, TRANSFORM)
-    score = ScoreConfig(criterion="cka", alpha=0.9)
-    assert begun.index == depth_from_features(features, haze().train.labels, score)
+    assert begun.index == depth_from_features(features, haze().train.labels, BEGIN.score)
+
+
+@pytest.mark.parametrize("last", [("begin", 1), ("tune", 2)])
+def test_an_early_cut_that_was_interrupted_goes_on_to_the_same_bytes(begun, tmp_path, last):
+    def stop(progress: Progress) -> None:
+        if (progress.stage, progress.step) == last:
+            raise InterruptionError
+
+    with pytest.raises(InterruptionError):
+        fit(haze(), BACKBONE, out=tmp_path, config=BEGIN, progress=stop)
+    result = run(BEGIN, tmp_path, haze())
+    assert "begin" not in [progress.stage for progress in result.curve]
+    for path in begun.cut.iterdir():
+        assert (result.cut / path.name).read_bytes() == path.read_bytes()
 
 
 # -------------------------------------------------------------------------------------------------- what is certified
