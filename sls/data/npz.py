@@ -82,7 +82,7 @@ def _texts(values: Array) -> tuple[str, ...]:
 
 def _split(images: Array, labels: Array, classes: tuple[str, ...], where: str) -> Split:
     if labels.ndim != 1:
-        several = labels.ndim == 2 and labels.dtype.kind in "biuf" and bool((labels.sum(axis=1) > 1).any())  # type: ignore[attr-defined]
+        several = labels.ndim == 2 and labels.dtype.kind in "biuf" and bool((labels.sum(axis=1) > 1).any())
         rule = f"not one-hot; {NO_SEVERAL}" if several else "not one-hot"
         raise DataError(f"{where}: labels of shape {labels.shape}: give one class index for each image, {rule}")
     if len(labels) != (len(images) if images.ndim else 0):

@@ -38,6 +38,6 @@ def _points(axes: Axes, logits: Logits, labels: Labels, temperature: float, ink:
     bins = bins_of(confidence)
     counts = np.bincount(bins, minlength=BINS)
     known = counts > 0
-    means = [np.bincount(bins, weights=values, minlength=BINS)[known] / counts[known] for values in (confidence, right)]
-    axes.scatter(*means, s=10 + 200 * counts[known] / len(labels), color=ink, alpha=0.6, label=label)
-    axes.plot(*means, color=ink, linewidth=1)
+    x, y = (np.bincount(bins, weights=values, minlength=BINS)[known] / counts[known] for values in (confidence, right))
+    axes.scatter(x, y, s=10 + 200 * counts[known] / len(labels), color=ink, alpha=0.6, label=label)
+    axes.plot(x, y, color=ink, linewidth=1)

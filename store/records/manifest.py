@@ -162,7 +162,9 @@ def _check_format(record: Card | Manifest) -> None:
 def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
         part = value.get(name)
-        for key, since in keys.items() if part is not None else ():
+        if part is None:
+            continue
+        for key, since in keys.items():
             if since > value["format"] or (since >= LEFT_OUT_SINCE and part[key] is None):
                 del part[key]
     return value

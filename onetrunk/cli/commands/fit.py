@@ -36,6 +36,7 @@ from onetrunk.cli.output import (
 from onetrunk.cli.progress import show_progress
 from onetrunk.cli.recipe_options import RecipeOptions
 from onetrunk.rendering.accuracy import with_interval
+from onetrunk.rendering.measures import describe_measures
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.workflows import (
     adopt_backbone,
@@ -121,7 +122,7 @@ def fit(
         else:
             version = publish_folder(new, task, result.cut, aliases=aliases, parent=output.parent)
             print_versions([version], options.fmt)
-    log_result(result)
+    log_result(result, dataset.classes)
     if output.plot is not None:
         draw_fit(task, result, dataset, output.plot)
 
@@ -263,7 +264,7 @@ def describe_fit(task: str, result: FitResult) -> Record:
     }
 
 
-def log_result(result: FitResult) -> None:
+def log_result(result: FitResult, classes: Sequence[str]) -> None:
     log_index(result.index)
     if result.certificate.full is None:
         log_to_stderr(
@@ -276,6 +277,8 @@ def log_result(result: FitResult) -> None:
         log_to_stderr(
             f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"
         )
+    for name, value in describe_measures(result.certificate, classes).items():
+        log_to_stderr(f"{name}: {value}")
 
 
 def log_index(index: PruneIndex) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import get_args
@@ -71,6 +72,7 @@ def test_a_fit_tells_its_stages_the_cut_and_what_it_costs(published):
     assert "score 4/4, score" in told
     assert "ridge, threshold" in told
     assert f"validation accuracy at the cut, against full depth: {gained:+.2f} points" in told
+    assert re.search(r"macro F1: \d+\.\d%\nweakest classes: \w+ \(F1 ", told)
 
 
 def test_show_tells_the_whole_certificate(published):
