@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
-    from sls.pipeline.fit import FitConfig, FitResult, fit
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import FitResult, fit
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
     from sls.progress import Progress
@@ -68,7 +69,7 @@ _MODULES = {
     "DepthChoice": "sls.choose_depth",
     "Difference": "store.registry.diff",
     "Finding": "store.maintenance.verify_versions",
-    "FitConfig": "sls.pipeline.fit",
+    "FitConfig": "sls.pipeline.config",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
     "ImageAnswer": "serving.client",

@@ -33,7 +33,8 @@ from serving.server import running
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset
-from sls.pipeline.fit import FitConfig, FitResult, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import FitResult, fit
 from sls.plots.depth_plot import draw_depths
 from sls.progress import Progress
 from sls.training.recipe import TrainingConfig

@@ -34,6 +34,7 @@ HINTS: Mapping[str, str] = {
     "published_before=": "--older-than AGE",
     "rebuild(url)": "onetrunk rebuild",
     "root=": "--data-root DIR",
+    "save_dtype=": "--save-dtype NAME",
     "serve(store_url)": "onetrunk serve",
     "storage_report(store)": "onetrunk report --format json",
     "store.aliases(task)": "onetrunk alias ls TASK",
