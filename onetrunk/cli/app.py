@@ -21,6 +21,7 @@ from store.errors import InvalidNameError, InvalidSettingError, OnetrunkError
 FILES = {
     "demo": "demo",
     "fit": "fit",
+    "fit-many": "many",
     "cut": "fit",
     "serve": "serve",
     "console": "console",

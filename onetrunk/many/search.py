@@ -1,0 +1,73 @@
+"""Successive halving (Jamieson and Talwalkar 2016): many settings for few epochs, the better third of them for more.
+
+It is ours: Ray Tune, which has ASHA, loads pandas and pyarrow and would keep checkpoints of its own beside those from
+which `fit` resumes. What is left of it here is this file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+ETA = 3
+
+
+@dataclass(frozen=True)
+class Rung:
+    """Settings that are tried up to the same epoch, of which so many go on."""
+
+    epochs: int
+    keep: int
+
+
+def rungs(choices: int, epochs: int, *, prune: bool) -> Sequence[Rung]:
+    """Return the rungs for so many settings: without pruning one, of all epochs, after which one setting is left.
+
+    With pruning, each rung keeps a third and runs three times as many epochs as the one before it.
+    """
+    if choices == 1:
+        return ()
+    if not prune:
+        return (Rung(epochs, 1),)
+    keeps = []
+    while choices > 1:
+        choices = -(-choices // ETA)
+        keeps.append(choices)
+    count = len(keeps)
+    return tuple(Rung(max(1, round(epochs / ETA ** (count - rung))), keep) for rung, keep in enumerate(keeps))
+
+
+@dataclass
+class Halving:
+    """The search of one task: what is being tried, and what the trials of the present rung have reached."""
+
+    rungs: Sequence[Rung]
+    alive: list[str]
+    rung: int = 0
+    reached: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def epochs(self) -> int:
+        return self.rungs[self.rung].epochs
+
+    @property
+    def done(self) -> bool:
+        """Whether one setting is left, with which the task is tuned."""
+        return self.rung == len(self.rungs)
+
+    def record(self, choice: str, accuracy: float) -> bool:
+        """Note what a trial reached; return whether its rung is over. Of equal ones the first goes on."""
+        self.reached[choice] = accuracy
+        if len(self.reached) < len(self.alive):
+            return False
+        order = sorted(self.alive, key=lambda name: -self.reached[name])  # stable: ties stay in the order of the plan
+        best = set(order[: self.rungs[self.rung].keep])
+        self.alive = [name for name in self.alive if name in best]
+        self.reached.clear()
+        self.rung += 1
+        return True
+
+
+def begin(choices: Mapping[str, object], epochs: int, *, prune: bool) -> Halving:
+    names = list(choices) or [""]
+    return Halving(rungs(len(names), epochs, prune=prune), names)
