@@ -26,6 +26,7 @@ FILES = {
     "serve": "serve",
     "console": "console",
     "predict": "predict",
+    "score": "score",
     "top": "observe",
     "which": "observe",
     "doctor": "doctor",

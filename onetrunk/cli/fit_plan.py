@@ -1,4 +1,4 @@
-"""A plan of many tasks: a TOML or CSV file with a row for each, or a folder of data sets; rows have options of `fit`."""
+"""A plan of many tasks: TOML or CSV with a row for each, or a folder of data sets; rows have options of `fit`."""
 
 from __future__ import annotations
 

@@ -27,7 +27,9 @@ def parse_search(text: str | None) -> list[dict[str, object]]:
         name, equals, listed = part.strip().partition("=")
         name = name.replace("_", "-")
         if name in values or name in NOT_OF_THE_RECIPE or not name:
-            raise InvalidSettingError(f"--search {part.strip()!r}: name each option of the recipe once, such as lr,rank")
+            raise InvalidSettingError(
+                f"--search {part.strip()!r}: name each option of the recipe once, such as lr,rank"
+            )
         if not equals and name not in CANDIDATES:
             raise InvalidSettingError(
                 f"--search {name}: give its values, as {name}=A:B; {', '.join(CANDIDATES)} have some of their own"

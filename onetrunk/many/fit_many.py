@@ -58,8 +58,8 @@ def fit_many(
     store must then be at the same paths on all of its nodes. `out` keeps the tasks' folders: the same call goes on from
     there, tunes no finished task again, and ends with the same bytes. Without a store nothing is published, and
     backbones are read from the store at the address `backbones`, or loaded by name. `catalogue` is that of the store,
-    where it is not in its folder. `prune` ends the worse settings of a job with `choices` early. What frozen blocks make of images is shared by all jobs, in
-    `cache_nbytes` at most.
+    where it is not in its folder. `prune` ends the worse settings of a job with `choices` early. What frozen blocks
+    make of images is shared by all jobs, in `cache_nbytes` at most.
 
     Everything that can be refused before an epoch is refused for all jobs before the first is tuned: the error has a
     note for each. What fails later is in the outcomes, and stops no other job. Only this process writes to the store.
@@ -96,7 +96,9 @@ def check_jobs(store: Store | None, jobs: Sequence[FitJob]) -> None:
     for job in jobs:
         try:
             if counts[job.folder_name] > 1:
-                raise InvalidSettingError(f"task {job.task!r} occurs {counts[job.folder_name]} times: give each one name")
+                raise InvalidSettingError(
+                    f"task {job.task!r} occurs {counts[job.folder_name]} times: give each one name"
+                )
             if store is None:
                 check_names(job.task, job.aliases)
             else:
@@ -110,7 +112,9 @@ def check_jobs(store: Store | None, jobs: Sequence[FitJob]) -> None:
 def refuse(faults: Sequence[str], jobs: int) -> None:
     """Raise one error for all faults, if there are any, with a note for each."""
     if faults:
-        error = InvalidSettingError(f"{len(faults)} of {jobs} tasks cannot be tuned as they are, and none was: correct them")
+        error = InvalidSettingError(
+            f"{len(faults)} of {jobs} tasks cannot be tuned as they are, and none was: correct them"
+        )
         for fault in faults:
             error.add_note(fault)
         raise error

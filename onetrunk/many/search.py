@@ -23,7 +23,8 @@ class Rung:
 def rungs(choices: int, epochs: int, *, prune: bool) -> Sequence[Rung]:
     """Return the rungs for so many settings: without pruning one, of all epochs, after which one setting is left.
 
-    With pruning, each rung keeps a third and runs three times as many epochs as the one before it.
+    With pruning, each rung keeps a third and runs three times as many epochs as the one before it; of rungs with as
+    many epochs the last one stands for all.
     """
     if choices == 1:
         return ()
@@ -34,7 +35,12 @@ def rungs(choices: int, epochs: int, *, prune: bool) -> Sequence[Rung]:
         choices = -(-choices // ETA)
         keeps.append(choices)
     count = len(keeps)
-    return tuple(Rung(max(1, round(epochs / ETA ** (count - rung))), keep) for rung, keep in enumerate(keeps))
+    found = [Rung(max(1, round(epochs / ETA ** (count - rung))), keep) for rung, keep in enumerate(keeps)]
+    return tuple(rung for rung, after in zip(found, [*found[1:], None], strict=True) if rung.epochs != epochs_of(after))
+
+
+def epochs_of(rung: Rung | None) -> int | None:
+    return None if rung is None else rung.epochs
 
 
 @dataclass

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from collections import deque
+from contextlib import suppress
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Any, TextIO
@@ -74,10 +75,8 @@ def _run(dispatcher: Any, jobs: Jobs, answers: TextIO) -> None:
     tries: dict[int, int] = {}
     payloads: dict[int, Payload] = {}
     while True:
-        try:
+        with suppress(Empty):
             waiting.append(jobs.get(timeout=POLL_S if dispatcher.running or waiting else None))
-        except Empty:
-            pass
         while waiting and dispatcher.has_room:
             job, payload = waiting.popleft()
             payloads[job], tries[job] = payload, tries.get(job, 0) + 1

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -115,10 +115,8 @@ def _stop(process: subprocess.Popen[str]) -> None:
     """End it, and wait until nothing of it is left."""
     assert process.stdin is not None, "it was asked for"
     assert process.stdout is not None, "it was asked for"
-    try:
+    with suppress(BrokenPipeError):
         process.stdin.close()
-    except BrokenPipeError:
-        pass
     try:
         process.wait(STOP_S)
     except subprocess.TimeoutExpired:

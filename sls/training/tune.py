@@ -40,8 +40,8 @@ def tune(
     """Train from `start`, at its depth; the backbone's own weights do not change.
 
     A start without tensors gets fresh adapters, as the config says. Each epoch is written to the file `checkpoint`; an
-    interrupted run resumes from it and ends with the same bits as a run without interruption. `cache` shares what frozen
-    blocks make of images with other trainings, and changes no bit of the result.
+    interrupted run resumes from it and ends with the same bits as a run without interruption. `cache` shares what
+    frozen blocks make of images with other trainings, and changes no bit of the result.
 
     Raises `DataError` for patience without validation images, `InvalidSettingError` if no block is adapted,
     `ConflictError` for a checkpoint of another config, backbone, start or data, `FormatError` for a damaged one.

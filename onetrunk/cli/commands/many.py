@@ -18,6 +18,7 @@ from onetrunk.cli.fit_options import (
     RecipeOptions,
     ScheduleOptions,
     ScoreOptions,
+    fit_config,
 )
 from onetrunk.cli.fit_plan import Plan, RowParser, read_plan
 from onetrunk.cli.fit_search import parse_search, title_of
@@ -63,7 +64,7 @@ def fit_many(
         ),
     ],
     *,
-    backbone: Annotated[
+    backbone: Annotated[  # noqa: ARG001  # the rows get it with all that the context holds
         str, typer.Option(help="A backbone of the store, a packaged one, or a timm name.")
     ] = DEFAULT_BACKBONE,
     adapter: AdapterOptions,
@@ -97,6 +98,7 @@ def fit_many(
 
     if no_publish and alias:
         raise InvalidSettingError("--no-publish makes no version: leave out --alias")
+    fit_config(adapter, recipe, score, schedule, seed=images.seed)  # what is wrong of all rows is said once
     jobs = jobs_of(read_plan(plan), chosen(context), search)
     if not no_publish:
         with contextlib.suppress(StoreNotFoundError), options.open() as store:
