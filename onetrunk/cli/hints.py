@@ -33,6 +33,7 @@ HINTS: Mapping[str, str] = {
     "publish_folder(store, task, folder)": "onetrunk publish TASK FOLDER",
     "published_before=": "--older-than AGE",
     "rebuild(url)": "onetrunk rebuild",
+    "resume=True": "--resume",
     "root=": "--data-root DIR",
     "serve(store_url)": "onetrunk serve",
     "storage_report(store)": "onetrunk report --format json",

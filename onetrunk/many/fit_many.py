@@ -21,7 +21,7 @@ from serving.addresses import absolute_catalogue, absolute_store
 from serving.cluster.task_plan import DONE, PROGRESS, Event, TaskPlan
 from serving.cluster.task_pool import TaskPool, task_pool
 from serving.cpus import usable_cores
-from sls.pipeline.stages import FOLDER
+from sls.pipeline.finished import clear_unfinished
 from sls.progress import Progress
 from store.errors import ConflictError, InvalidSettingError, OnetrunkError
 from store.registry.store import Store
@@ -221,7 +221,7 @@ class _Run:
     def _finish(self, number: int, choice: str, value: Mapping[str, Any]) -> None:
         job, folder, full = self.jobs[number], Path(value["folder"]), value["full"]
         for other in (self._folder(number, name) for name in job.choices if name != choice):
-            shutil.rmtree(other / FOLDER, ignore_errors=True)  # the accuracies of the other settings stay
+            clear_unfinished(other)  # the accuracies of the other settings stay
         version, problem = None, None
         try:
             if self.store is not None:

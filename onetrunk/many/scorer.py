@@ -10,19 +10,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, cast
 
-from torch import Tensor
-
 from onetrunk.many.prediction_rows import Row, failed_row, predicted_row
 from onetrunk.stores import open_store
 from serving.cluster.task_plan import Payload, Report, Work
 from serving.runtime.device import set_cpu_threads
-from serving.runtime.offline import OfflineEngine
+from serving.runtime.offline import OfflineEngine, Pixels
 from sls.data.unlabelled import ImagePart
 from store.backends.atomic_write import replace_file
 from store.errors import DataError, ImageError
 from store.malloc import keep_freed_memory
 
-Decoded = tuple[str, "Tensor | str"]
+Decoded = tuple[str, "Pixels | str"]
 """An image's name, and its pixels or why there are none."""
 BLOCKS = "row_blocks"
 """The file that says how many blocks run for an image, which only an engine knows."""
@@ -73,7 +71,7 @@ class Scorer:
     def _decode(self, images: Iterator[tuple[str, bytes | DataError]]) -> list[Decoded]:
         return [(name, self._pixels(data)) for name, data in islice(images, self._engine.images)]
 
-    def _pixels(self, data: bytes | DataError) -> Tensor | str:
+    def _pixels(self, data: bytes | DataError) -> Pixels | str:
         if isinstance(data, DataError):
             return str(data)
         try:

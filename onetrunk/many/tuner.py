@@ -6,7 +6,6 @@ import fcntl
 import functools
 import json
 import os
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -20,14 +19,13 @@ from serving.cluster.task_plan import Payload, Report, Work
 from serving.runtime.device import set_cpu_threads
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset
+from sls.pipeline.finished import clear_unfinished, full_folder, read_finished
 from sls.pipeline.fit import FitConfig, fit
 from sls.pipeline.preflight import check_run
-from sls.pipeline.stages import FOLDER
 from sls.progress import Progress, ProgressCallback
 from sls.training.feature_cache import FeatureCache
-from store.adapters.checkpoint import CARD
 from store.backends.atomic_write import replace_file
-from store.errors import DataError, FormatError
+from store.errors import DataError
 from store.malloc import keep_freed_memory
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
@@ -93,13 +91,13 @@ class Tuner:
             if payload["kind"] == "try":
                 trial = _Trial(dataset, backbone, config, out, self._cache(), cast(int, payload["epochs"]))
                 return {"accuracy": trial.accuracy(progress)}
-            result = finished(out, dataset, backbone, config)
-            resumed = result is not None
-            if result is None:
+            card = read_finished(out, dataset, backbone, config)
+            resumed = card is not None
+            if card is None:
                 fit(dataset, backbone, out=out, config=config, progress=progress, cache=self._cache())
-                result = finished(out, dataset, backbone, config)
-                assert result is not None
-            return {**result, "resumed": resumed, "seconds": time.monotonic() - began}
+                card = read_finished(out, dataset, backbone, config)
+                assert card is not None, "it was just made"
+            return {**result_of(out, card), "resumed": resumed, "seconds": time.monotonic() - began}
 
     def _check(self, job: FitJob, dataset: Dataset, backbone: Backbone) -> Payload:
         """Raise what the fit would raise before its first epoch."""
@@ -133,21 +131,13 @@ def only_one(lock: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def finished(out: Path, dataset: Dataset, backbone: Backbone, config: FitConfig) -> dict[str, object] | None:
-    """Return what a finished fit with these inputs left in the folder; None where it has to be tuned."""
-    try:
-        card = Card.from_json((out / "cut" / CARD).read_bytes())
-    except (OSError, FormatError):
-        return None
-    certificate, lineage = card.certificate, card.lineage
-    if (out / FOLDER).exists() or certificate is None or lineage is None or card.prune_index is None:
-        return None
-    same = json.dumps(lineage.recipe, sort_keys=True) == json.dumps(asdict(config.effective), sort_keys=True)
-    if not same or lineage.data_digest != dataset.digest or card.backbone != backbone.record.id.fingerprint:
-        return None
+def result_of(out: Path, card: Card) -> dict[str, object]:
+    """Return what a finished fit left in the folder."""
+    certificate, full = card.certificate, full_folder(out)
+    assert certificate is not None
     return {
         "folder": str(out / "cut"),
-        "full": str(out / "full") if (out / "full" / CARD).is_file() else None,
+        "full": full and str(full),
         "depth": card.prune_index.depth,
         "blocks": card.prune_index.blocks,
         "accuracy": certificate.cut.value,
@@ -190,7 +180,7 @@ class _Trial:
                 return curve[min(self.epochs, max(curve))]
             # It was ended between an epoch's checkpoint and its accuracy: what it had is not known, so it begins again.
             curve.clear()
-            shutil.rmtree(self.out / FOLDER, ignore_errors=True)
+            clear_unfinished(self.out)
         raise AssertionError("a trial from its first epoch knows all of its accuracies")
 
     def _ran_out(self, curve: Mapping[int, float]) -> bool:

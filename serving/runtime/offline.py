@@ -20,6 +20,8 @@ from store.registry.store import Version
 from store.weights.backbones import open_backbone
 from store.weights.load_task import load_task
 
+Pixels = Tensor
+"""The backbone's input for one image."""
 ROWS, IMAGES = 256, 64
 """Of a batch, at most: more are not faster."""
 
@@ -51,11 +53,11 @@ class OfflineEngine:
     def close(self) -> None:
         self._decoding.close()
 
-    def decode(self, image: ImageSource) -> Tensor:
+    def decode(self, image: ImageSource) -> Pixels:
         """Return the backbone's input; raise `ImageError` where the image cannot be decoded."""
         return self._decoding.decode(image)
 
-    def predict(self, pixels: Sequence[Tensor]) -> list[tuple[Prediction, ...]]:
+    def predict(self, pixels: Sequence[Pixels]) -> list[tuple[Prediction, ...]]:
         """Return each image's predictions in the order of the versions."""
         count = len(self._tasks)
         image_of = [image for image in range(len(pixels)) for _ in range(count)]
