@@ -75,8 +75,8 @@ def score(
     `out` is .parquet, .csv or .jsonl, and is there once it is whole. An image that has no prediction has a row with
     its error. Blocks below the first that a task adapts run once for each image, however many tasks there are. There
     is an engine for each core, or for each of `workers`, in a process of Ray's, here or on the cluster at
-    `ray_address`; 0 scores in this process, as one part does. With `resume`, a run that was ended goes on from the
-    parts that it finished, with the versions that it began with.
+    `ray_address`; 0 scores in this process, as is done with one part, and on a GPU. With `resume`, a run that was
+    ended goes on from the parts that it finished, with the versions that it began with.
 
     Raises `InvalidSettingError` where `out` exists, `ConflictError` where it was begun with other inputs, and the
     errors of the store, of the refs and of the source before anything is scored.
@@ -96,7 +96,7 @@ def score(
     names = [f"{number:06}.jsonl" for number in range(len(listing.parts))]
     waiting = [number for number, name in enumerate(names) if not (folder / name).exists()]
     resumed = listing.images - sum(listing.parts[number].count for number in waiting)
-    count = _workers(workers, ray_address, len(waiting))
+    count = _workers(workers, ray_address, len(waiting), device)
     settings = ScoreSettings(
         absolute_store(store.url),
         absolute_catalogue(catalogue),
@@ -171,13 +171,13 @@ def _begin(folder: Path, inputs: str, versions: Mapping[str, Version], *, resume
     return pinned
 
 
-def _workers(workers: int | None, ray_address: str | None, parts: int) -> int | None:
-    """Return how many engines score; None leaves it to the cluster."""
+def _workers(workers: int | None, ray_address: str | None, parts: int, device: str) -> int | None:
+    """Return how many engines score; None leaves it to the cluster, 0 is for one in this process."""
     if workers is not None and workers < 0:
         raise InvalidSettingError(f"{workers} workers: give a number from 0, which scores in this process")
     if workers is not None or ray_address is not None:
         return workers
-    return 0 if parts < 2 else min(usable_cores(), parts)
+    return 0 if parts < 2 or device != "cpu" else min(usable_cores(), parts)
 
 
 def _lost(event: Event, listing: ImageListing) -> ServerError:

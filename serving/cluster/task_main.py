@@ -67,7 +67,7 @@ def _connect(plan: TaskPlan, own: OwnProcesses) -> None:
         return
     from serving.cluster import shared_ray
 
-    shared_ray.join(plan.ray_address)
+    shared_ray.join(plan.ray_address, setting="", otherwise="leave it out to start a Ray on this machine")
 
 
 def _run(dispatcher: Any, jobs: Jobs, answers: TextIO) -> None:

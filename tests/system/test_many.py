@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -19,6 +20,9 @@ from support.toy_backbone import Toy, publish, tune
 
 from onetrunk.many.fit_many import fit_many
 from serving.cluster.descendants import descendants
+from serving.cluster.task_plan import DONE, FAILED, PROGRESS, TaskPlan
+from serving.cluster.task_pool import task_pool
+from store.errors import ServerError
 from store.registry.store import Store
 
 pytestmark = pytest.mark.cluster
@@ -103,3 +107,28 @@ def test_score_that_is_killed_goes_on_from_its_parts_and_ends_with_the_same_byte
 def make_tasks(store: Store, root: Path) -> None:
     for seed, task in enumerate(("flowers", "trees")):
         publish(store, tune(root / task, depth=2, seed=seed), task)
+
+
+@pytest.mark.parametrize("actors", [False, True])
+def test_over_ray_a_job_whose_process_dies_is_tried_three_times_and_the_others_end(actors: bool):
+    plan = TaskPlan("support.jobs:make", {"base": 1}, workers=2, actors=actors)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", importing()["PYTHONPATH"])
+        with task_pool(plan) as pool:
+            for number in range(5):
+                pool.submit(number, {"steps": 2, "end": number == 1, "wrong": "data" if number == 2 else None})
+            events = list(pool.events())
+    results = {event.job: event for event in events if event.kind != PROGRESS}
+    assert [results[number].kind for number in range(5)] == [DONE, FAILED, FAILED, DONE, DONE]
+    assert "its process ended" in results[1].value["message"]
+    assert results[2].value["message"] == "no data here"
+    assert len([event for event in events if event.job == 3]) == 3
+    assert results[4].value["process"] != os.getpid()
+
+
+def test_an_address_without_a_ray_is_said_at_once():
+    plan = TaskPlan("support.jobs:make", {"base": 1}, None, ray_address="127.0.0.1:1")
+    with task_pool(plan) as pool:
+        pool.submit(0, {"steps": 0})
+        with pytest.raises(ServerError, match=r"no Ray at 127\.0\.0\.1:1 .* leave it out"):
+            list(pool.events())
