@@ -93,9 +93,8 @@ def score(
     pinned = _begin(folder, _inputs(listing, refs, top=top, logits=logits, dtype=dtype), versions, resume=resume)
     versions = {ref: store.resolve(name) for ref, name in pinned.items()}
     check_one_backbone(list(versions.values()))
-    names = [f"{number:06}.jsonl" for number in range(len(listing.parts))]
-    waiting = [number for number, name in enumerate(names) if not (folder / name).exists()]
-    resumed = listing.images - sum(listing.parts[number].count for number in waiting)
+    paths = [folder / f"{number:06}.jsonl" for number in range(len(listing.parts))]
+    waiting = [number for number, part in enumerate(paths) if not part.exists()]
     count = _workers(workers, ray_address, len(waiting), device)
     settings = ScoreSettings(
         absolute_store(store.url),
@@ -109,26 +108,39 @@ def score(
         None if count == 0 else 1,
     )
     plan = TaskPlan("onetrunk.many.scorer:make_scorer", asdict(settings), count, actors=True, ray_address=ray_address)
-    began, done = time.monotonic(), resumed
+    began = time.monotonic()
+    _score_parts(plan, listing, waiting, paths, progress)
+    seconds, failures = time.monotonic() - began, _Failures()
+    facts = {"onetrunk.versions": json.dumps({ref: version.digest for ref, version in versions.items()})}
+    with _whole(path) as temporary:
+        write_rows(temporary, columns(refs, top=top, logits=logits), failures.counted(read_rows(paths)), facts)
+    blocks = _blocks(list(versions.values()), listing.images - failures.count, int((folder / BLOCKS).read_text()))
+    shutil.rmtree(folder)
+    resumed = listing.images - sum(listing.parts[number].count for number in waiting)
+    problems = tuple(failures.named)
+    return ScoreSummary(path, listing.images, failures.count, resumed, seconds, problems, listing.notes, *blocks)
+
+
+def _score_parts(
+    plan: TaskPlan,
+    listing: ImageListing,
+    waiting: Sequence[int],
+    paths: Sequence[Path],
+    progress: ScoreProgress | None,
+) -> None:
+    """Score the parts that are not there yet, wherever there is room."""
+    if not waiting:
+        return
+    done = listing.images - sum(listing.parts[number].count for number in waiting)
     with task_pool(plan) as pool:
         for number in waiting:
-            pool.submit(number, {"part": listing.parts[number].to_dict(), "name": names[number]})
-        for event in pool.events() if waiting else ():
+            pool.submit(number, {"part": listing.parts[number].to_dict(), "name": paths[number].name})
+        for event in pool.events():
             if event.kind != DONE:
                 raise _lost(event, listing)
             done += event.value["images"]
             if progress is not None:
                 progress(done, listing.images)
-    seconds, failures = time.monotonic() - began, _Failures()
-    rows = failures.counted(read_rows(folder / name for name in names))
-    facts = {"onetrunk.versions": json.dumps({ref: version.digest for ref, version in versions.items()})}
-    with _whole(path) as temporary:
-        write_rows(temporary, columns(refs, top=top, logits=logits), rows, facts)
-    blocks = _blocks(list(versions.values()), listing.images - failures.count, int((folder / BLOCKS).read_text()))
-    shutil.rmtree(folder)
-    return ScoreSummary(
-        path, listing.images, failures.count, resumed, seconds, tuple(failures.named), listing.notes, *blocks
-    )
 
 
 @dataclass

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,7 +22,7 @@ from onetrunk.cli.fit_options import (
 )
 from onetrunk.cli.fit_plan import Plan, RowParser, read_plan
 from onetrunk.cli.fit_search import parse_search, title_of
-from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
+from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, with_store
 from onetrunk.cli.options import Aliases, DryRun, command_group, example
 from onetrunk.cli.output import log_dry_run, log_to_stderr, print_rows, terminal
 from onetrunk.cli.progress import show_many
@@ -30,7 +30,7 @@ from store.errors import DataError, InvalidSettingError, OnetrunkError, StoreNot
 from store.records.backbone import DEFAULT_BACKBONE
 
 if TYPE_CHECKING:
-    from onetrunk.many.fit_job import FitJob
+    from onetrunk.many.fit_job import FitJob, FitOutcome
 
 COLUMNS = ("task", "state", "version", "depth", "blocks", "accuracy", "accuracy_full", "seconds")
 
@@ -43,6 +43,34 @@ Workers = Annotated[
 RayAddress = Annotated[
     str | None, typer.Option("--ray", help="Run on the Ray cluster at this address, HOST:PORT or auto; default: here.")
 ]
+
+
+@dataclass(frozen=True)
+class RunOptions(OptionGroup):
+    """Where many tasks are tuned, with which settings, and what is done with them."""
+
+    out: Annotated[
+        Path | None, typer.Option(help="Keep the tasks' folders here; default: PLAN-work. The same command resumes.")
+    ] = None
+    no_publish: NoPublish = False
+    alias: Aliases = None
+    search: Annotated[
+        str | None,
+        typer.Option(
+            metavar="OPTIONS",
+            help="Try settings of each task and keep the best on validation images: lr,rank,method or lr=1e-3:1e-2.",
+        ),
+    ] = None
+    prune: Annotated[
+        bool, typer.Option("--prune/--no-prune", help="Try all settings for few epochs, and the better third for more.")
+    ] = True
+    workers: Workers = None
+    ray: RayAddress = None
+
+    def check(self) -> None:
+        """Raise `InvalidSettingError` for options that exclude each other."""
+        if self.no_publish and self.alias:
+            raise InvalidSettingError("--no-publish makes no version: leave out --alias")
 
 
 @app.command("fit-many", epilog=example(
@@ -72,63 +100,48 @@ def fit_many(
     score: ScoreOptions,
     schedule: ScheduleOptions,
     images: DataOptions,
-    out: Annotated[
-        Path | None, typer.Option(help="Keep the tasks' folders here; default: PLAN-work. The same command resumes.")
-    ] = None,
-    no_publish: NoPublish = False,
-    alias: Aliases = None,
-    search: Annotated[
-        str | None,
-        typer.Option(
-            metavar="OPTIONS",
-            help="Try settings of each task and keep the best on validation images: lr,rank,method or lr=1e-3:1e-2.",
-        ),
-    ] = None,
-    prune: Annotated[
-        bool, typer.Option("--prune/--no-prune", help="Try all settings for few epochs, and the better third for more.")
-    ] = True,
-    workers: Workers = None,
-    ray: RayAddress = None,
+    run: RunOptions,
     dry_run: DryRun = False,
 ) -> None:
     """Tune the tasks of a plan as fit does, all at once; what fails stops no other, and is named at the end."""
-    from onetrunk.many.fit_job import FAILED
     from onetrunk.many.fit_many import check_jobs
-    from onetrunk.many.fit_many import fit_many as run
 
-    if no_publish and alias:
-        raise InvalidSettingError("--no-publish makes no version: leave out --alias")
+    run.check()
     fit_config(adapter, recipe, score, schedule, seed=images.seed)  # what is wrong of all rows is said once
-    jobs = jobs_of(read_plan(plan), chosen(context), search)
-    if not no_publish:
+    jobs = jobs_of(read_plan(plan), chosen(context), run.search)
+    if not run.no_publish:
         with contextlib.suppress(StoreNotFoundError), options.open() as store:
             check_jobs(store, jobs)
     if dry_run:
         print_rows([describe_job(job) for job in jobs], options.fmt)
         log_dry_run()
         return
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(telling_what_is_kept())
-        new = None if no_publish else stack.enter_context(options.open(create=True))
-        watch = stack.enter_context(show_many(terminal(stderr=True), len(jobs)))
-        outcomes = run(
-            new,
-            jobs,
-            out=out or Path(f"{plan.resolve().stem}-work"),
-            catalogue=options.catalogue,
-            backbones=options.url,
-            workers=workers,
-            ray_address=ray,
-            prune=prune,
-            watch=watch,
-        )
-    columns = (*COLUMNS, "settings") if search else COLUMNS
-    print_rows([outcome.to_dict() for outcome in outcomes], options.fmt, columns)
-    failed = [outcome for outcome in outcomes if outcome.state == FAILED]
+    outcomes = tune_all(options, jobs, run, out=run.out or Path(f"{plan.resolve().stem}-work"))
+    print_rows([one.to_dict() for one in outcomes], options.fmt, (*COLUMNS, "settings") if run.search else COLUMNS)
+    failed = [outcome for outcome in outcomes if outcome.problem is not None]
     for outcome in failed:
         log_to_stderr(f"{outcome.task}: {outcome.problem}")
     if failed:
         raise DataError(f"{len(failed)} of {len(jobs)} tasks failed: each is named above with the reason")
+
+
+def tune_all(options: StoreOptions, jobs: Sequence[FitJob], run: RunOptions, *, out: Path) -> Sequence[FitOutcome]:
+    """Tune the jobs, with their progress, and publish them unless nothing is to be published."""
+    from onetrunk.many.fit_many import fit_many
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(telling_what_is_kept())
+        return fit_many(
+            None if run.no_publish else stack.enter_context(options.open(create=True)),
+            jobs,
+            out=out,
+            catalogue=options.catalogue,
+            backbones=options.url,
+            workers=run.workers,
+            ray_address=run.ray,
+            prune=run.prune,
+            watch=stack.enter_context(show_many(terminal(stderr=True), len(jobs))),
+        )
 
 
 def chosen(context: typer.Context) -> Mapping[str, object]:
