@@ -81,12 +81,7 @@ def score(
     Raises `InvalidSettingError` where `out` exists, `ConflictError` where it was begun with other inputs, and the
     errors of the store, of the refs and of the source before anything is scored.
     """
-    path = Path(out)
-    write_rows = writer_of(path)
-    if path.exists():
-        raise InvalidSettingError(f"{path} exists: remove it, or give another `out=`")
-    if not refs or len(set(refs)) < len(refs):
-        raise InvalidSettingError(f"refs {list(refs)}: give at least one, and each once")
+    path = _checked(out, refs)
     listing = list_images(data)
     versions = {ref: store.resolve(ref) for ref in refs}
     folder = path.with_name(f"{path.name}.parts")
@@ -111,14 +106,29 @@ def score(
     began = time.monotonic()
     _score_parts(plan, listing, waiting, paths, progress)
     seconds, failures = time.monotonic() - began, _Failures()
-    facts = {"onetrunk.versions": json.dumps({ref: version.digest for ref, version in versions.items()})}
     with _whole(path) as temporary:
-        write_rows(temporary, columns(refs, top=top, logits=logits), failures.counted(read_rows(paths)), facts)
+        rows = failures.counted(read_rows(paths))
+        writer_of(path)(temporary, columns(refs, top=top, logits=logits), rows, _facts(versions))
     blocks = _blocks(list(versions.values()), listing.images - failures.count, int((folder / BLOCKS).read_text()))
     shutil.rmtree(folder)
     resumed = listing.images - sum(listing.parts[number].count for number in waiting)
-    problems = tuple(failures.named)
-    return ScoreSummary(path, listing.images, failures.count, resumed, seconds, problems, listing.notes, *blocks)
+    return ScoreSummary(
+        path, listing.images, failures.count, resumed, seconds, tuple(failures.named), listing.notes, *blocks
+    )
+
+
+def _facts(versions: Mapping[str, Version]) -> Mapping[str, str]:
+    return {"onetrunk.versions": json.dumps({ref: version.digest for ref, version in versions.items()})}
+
+
+def _checked(out: str | Path, refs: Sequence[str]) -> Path:
+    path = Path(out)
+    writer_of(path)
+    if path.exists():
+        raise InvalidSettingError(f"{path} exists: remove it, or give another `out=`")
+    if not refs or len(set(refs)) < len(refs):
+        raise InvalidSettingError(f"refs {list(refs)}: give at least one, and each once")
+    return path
 
 
 def _score_parts(
