@@ -3,7 +3,7 @@
 Embedded tasks, each with a learning rate or a first adapted block of its own, are tuned and published twice, each time
 into a store of its own: by one `onetrunk fit-many`, and by as many `onetrunk fit`, as a script of a shell would call
 them. A figure is the ratio of the two wall times; beside it are the cores that were busy in each (by this benchmark,
-and by other programs of the machine). `--quick` takes two tasks of twenty images each, once.
+and by other programs of the machine). `--quick` takes one task of twenty images, once, without Ray.
 
     python -m benchmarks.sls.fit_many
 """
@@ -82,6 +82,7 @@ def many(rows: Sequence[tuple[str, str, float, int]], scratch: Path, options: ar
     lines = [f"{name},{data},{rate},{block}" for name, data, rate, block in rows]
     (scratch / "plan.csv").write_text("\n".join(["name,data,lr,from-block", *lines]), "utf-8")
     words = ["fit-many", str(scratch / "plan.csv"), *common(options), "--out", str(scratch / "work")]
+    words += ["--workers", "0"] if options.quick else []
     return timed([[*words, "--store", str(scratch / "many")]])
 
 
@@ -110,10 +111,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--limit", type=int, default=60, help="images of each part of a task")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--quick", action="store_true", help="two tasks of twenty images, once")
+    parser.add_argument("--quick", action="store_true", help="one task of twenty images, once, without Ray")
     options = parser.parse_args()
     if options.quick:
-        options.tasks, options.limit, options.epochs, options.rounds = 2, 20, 1, 1
+        options.tasks, options.limit, options.epochs, options.rounds = 1, 20, 1, 1
     return options
 
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import TaskID
 
-    from onetrunk.many.fit_job import FitJob, FitOutcome
+    from onetrunk.many.fit_job import Checked, FitJob, FitOutcome
     from sls.progress import Progress
 
 FAILED = "failed"  # the state of an outcome, whose file loads torch
@@ -40,12 +40,12 @@ def show_progress(console: Console) -> Iterator[Callable[[str], Callable[[Progre
 
 
 @contextlib.contextmanager
-def show_many(console: Console, count: int) -> Iterator[Callable[[FitJob, Progress | FitOutcome], None]]:
+def show_many(console: Console, count: int) -> Iterator[Callable[[FitJob, Progress | Checked | FitOutcome], None]]:
     """Show a bar for the whole and one for each task that is being tuned; elsewhere a line as each is done."""
     from rich.progress import BarColumn, TextColumn
     from rich.progress import Progress as Bars
 
-    from onetrunk.many.fit_job import FitOutcome
+    from onetrunk.many.fit_job import Checked, FitOutcome
 
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TextColumn("{task.fields[state]}"))
     with Bars(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
@@ -53,15 +53,21 @@ def show_many(console: Console, count: int) -> Iterator[Callable[[FitJob, Progre
         running: dict[str, TaskID] = {}
         done: list[FitOutcome] = []
 
-        def watch(job: FitJob, event: Progress | FitOutcome) -> None:
+        def say(line: str) -> None:
+            bars.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+        def watch(job: FitJob, event: Progress | Checked | FitOutcome) -> None:
+            if isinstance(event, Checked | FitOutcome) and job.task in running:
+                bars.remove_task(running.pop(job.task))
+            if isinstance(event, Checked):
+                for note in event.notes:
+                    say(f"{job.task}: data: {note}")
+                return
             if isinstance(event, FitOutcome):
                 done.append(event)
-                if job.task in running:
-                    bars.remove_task(running.pop(job.task))
                 failed = sum(one.state == FAILED for one in done)
                 bars.update(whole, completed=len(done), state=f"{failed} failed" if failed else "")
-                line = f"{job.task}: {describe_outcome(event)} ({len(done)} of {count})"
-                bars.console.print(line, soft_wrap=True, highlight=False, markup=False)
+                say(f"{job.task}: {describe_outcome(event)} ({len(done)} of {count})")
                 return
             if job.task not in running:
                 running[job.task] = bars.add_task(job.task, state="")

@@ -55,6 +55,14 @@ class FitJob:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """Nothing is wrong with a job: how many images it trains on, and what there is to know of its data."""
+
+    images: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class FitOutcome:
     """What came of a job. `folder` is the tuned folder, to be published; `full` the one of all blocks, if there is one.
 

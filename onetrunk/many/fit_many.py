@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from onetrunk.many.fit_job import FAILED, PUBLISHED, TUNED, FitJob, FitOutcome
+from onetrunk.many.fit_job import FAILED, PUBLISHED, TUNED, Checked, FitJob, FitOutcome
 from onetrunk.many.search import Halving, begin
 from onetrunk.workflows import adopt_backbone, check_names, check_publishable, publish_folder
 from serving.addresses import absolute_catalogue, absolute_store
@@ -30,11 +30,12 @@ LOCK, FEATURES, SETTINGS = ".lock", ".features", "settings"
 CACHE_NBYTES = 4 << 30
 CHECK = "check"
 
-Watch = Callable[[FitJob, Progress | FitOutcome], None]
-"""Hears of each step of a job, and at its end of its outcome."""
+FitEvent = Progress | Checked | FitOutcome
+Watch = Callable[[FitJob, FitEvent], None]
+"""Hears that a job was checked, of each step of it, and at its end of its outcome."""
 
 
-def ignore(_job: FitJob, _event: Progress | FitOutcome) -> None:
+def ignore(_job: FitJob, _event: FitEvent) -> None:
     """Do nothing."""
 
 
@@ -160,7 +161,9 @@ def _check_all(pool: TaskPool, jobs: Sequence[FitJob], watch: Watch) -> None:
     for event in pool.events():
         if event.kind == PROGRESS:
             watch(jobs[event.job], Progress(**event.value))
-        elif event.kind != DONE:
+        elif event.kind == DONE:
+            watch(jobs[event.job], Checked(event.value["train"], tuple(event.value["notes"])))
+        else:
             faults[event.job] = f"{jobs[event.job].title}: {event.value['message']}"
     refuse([faults[number] for number in sorted(faults)], len(jobs))
 
@@ -188,15 +191,12 @@ class _Run:
             self._go_on(number)
         for event in self.pool.events():
             number, choice = self.asked[event.job]
-            if number in self.outcomes:
-                continue  # another trial of it has failed
             if event.kind == PROGRESS:
                 self.watch(self.jobs[number], Progress(**event.value))
+            elif not self.searches[number].done:
+                self._record(number, choice, event)
             elif event.kind != DONE:
                 self._fail(number, event, choice)
-            elif not self.searches[number].done:
-                if self.searches[number].record(choice, event.value["accuracy"]):
-                    self._go_on(number)
             else:
                 self._finish(number, choice, event.value)
         return [self.outcomes[number] for number in range(len(self.jobs))]
@@ -211,6 +211,15 @@ class _Run:
             identifier = len(self.asked)
             self.asked[identifier] = (number, choice)
             self.pool.submit(identifier, payload)
+
+    def _record(self, number: int, choice: str, event: Event) -> None:
+        """Note what a trial has reached; a setting that fails is not tried further."""
+        search = self.searches[number]
+        if search.record(choice, event.value["accuracy"] if event.kind == DONE else None):
+            if search.alive:
+                self._go_on(number)
+            else:
+                self._fail(number, event, choice)
 
     def _folder(self, number: int, choice: str) -> Path:
         folder = self.root / self.jobs[number].folder_name

@@ -50,7 +50,7 @@ class Halving:
     rungs: Sequence[Rung]
     alive: list[str]
     rung: int = 0
-    reached: dict[str, float] = field(default_factory=dict)
+    reached: dict[str, float | None] = field(default_factory=dict)
 
     @property
     def epochs(self) -> int:
@@ -61,12 +61,16 @@ class Halving:
         """Whether one setting is left, with which the task is tuned."""
         return self.rung == len(self.rungs)
 
-    def record(self, choice: str, accuracy: float) -> bool:
-        """Note what a trial reached; return whether its rung is over. Of equal ones the first goes on."""
+    def record(self, choice: str, accuracy: float | None) -> bool:
+        """Note what a trial reached, None where it failed; return whether its rung is over.
+
+        Failed ones do not go on, and of equal ones the first does; where all have failed, none is alive.
+        """
         self.reached[choice] = accuracy
         if len(self.reached) < len(self.alive):
             return False
-        order = sorted(self.alive, key=lambda name: -self.reached[name])  # stable: ties stay in the order of the plan
+        found = {name: reached for name in self.alive if (reached := self.reached[name]) is not None}
+        order = sorted(found, key=lambda name: -found[name])  # stable: ties stay in the order of the plan
         best = set(order[: self.rungs[self.rung].keep])
         self.alive = [name for name in self.alive if name in best]
         self.reached.clear()

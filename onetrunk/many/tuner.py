@@ -105,7 +105,7 @@ class Tuner:
             check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(self.out) / job.folder_name)
         if job.choices and not len(dataset.validation):
             raise DataError(f"{dataset.name}: settings are chosen by validation images, and there are none: give some")
-        return {"train": len(dataset.train), "classes": len(dataset.classes), "notes": dataset.notes}
+        return {"train": len(dataset.train), "notes": dataset.notes}
 
     def _cache(self) -> FeatureCache:
         return FeatureCache(Path(self.cache), limit_nbytes=self.cache_nbytes)

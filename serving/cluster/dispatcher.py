@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,7 @@ UNBOUNDED = 1 << 30
 
 def run_task(function: str, settings: Payload, payload: Payload) -> Iterator[tuple[str, Payload]]:
     """Do one job in a process of Ray."""
-    yield from stream(make_work(function, settings), payload)
+    yield from stream(make_work(function, settings), payload, threading.Event())
 
 
 class Worker:
@@ -26,7 +27,7 @@ class Worker:
         self._work = make_work(function, settings)
 
     def run(self, payload: Payload) -> Iterator[tuple[str, Payload]]:
-        yield from stream(self._work, payload)
+        yield from stream(self._work, payload, threading.Event())
 
 
 class Dispatcher:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from queue import SimpleQueue
-from threading import Thread
 from typing import Any, cast
 
 from store.errors import OnetrunkError
@@ -58,17 +58,25 @@ def make_work(function: str, settings: Payload) -> Work:
     return cast(Work, getattr(importlib.import_module(module), name)(settings))
 
 
-def stream(work: Work, payload: Payload) -> Iterator[tuple[str, Payload]]:
-    """Run the job on a thread, and yield what it reports as it does, then its result or its error."""
+def stream(work: Work, payload: Payload, stopped: threading.Event) -> Iterator[tuple[str, Payload]]:
+    """Run the job on a thread, and yield what it reports as it does, then its result or its error.
+
+    Once it is stopped, the job ends where it would report next.
+    """
     events: SimpleQueue[tuple[str, Payload]] = SimpleQueue()
+
+    def report(value: Payload) -> None:
+        if stopped.is_set():
+            raise InterruptedError("the run was stopped")
+        events.put((PROGRESS, value))
 
     def run() -> None:
         try:
-            events.put((DONE, work(payload, lambda value: events.put((PROGRESS, value)))))
+            events.put((DONE, work(payload, report)))
         except BaseException as error:  # whatever it is, the other jobs go on, and the caller must be told
             events.put((FAILED, describe(error)))
 
-    Thread(target=run, name="job", daemon=True).start()
+    threading.Thread(target=run, name="job", daemon=True).start()
     while (event := events.get())[0] == PROGRESS:
         yield event
     yield event

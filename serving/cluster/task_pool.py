@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -39,7 +40,11 @@ def task_pool(plan: TaskPlan) -> Iterator[TaskPool]:
     Raises `ServerError` where Ray does not start or cannot be joined.
     """
     if plan.workers == 0:
-        yield _Here(plan)
+        here = _Here(plan)
+        try:
+            yield here
+        finally:
+            here.stopped.set()
         return
     process = _start(plan)
     try:
@@ -54,6 +59,7 @@ class _Here:
     def __init__(self, plan: TaskPlan) -> None:
         self._plan = plan
         self._waiting: list[tuple[int, Payload]] = []
+        self.stopped = threading.Event()
 
     def submit(self, job: int, payload: Payload) -> None:
         self._waiting.append((job, payload))
@@ -62,7 +68,7 @@ class _Here:
         work = make_work(self._plan.function, self._plan.settings)
         while self._waiting:
             job, payload = self._waiting.pop(0)
-            for kind, value in stream(work, payload):
+            for kind, value in stream(work, payload, self.stopped):
                 yield Event(job, kind, value)
 
 

@@ -11,8 +11,8 @@ from support.many_tasks import contents, job, quick, toy_store, write_data
 from support.toy_backbone import Toy
 
 from onetrunk.many import fit_many as module
-from onetrunk.many.fit_job import FAILED, PUBLISHED, TUNED, FitJob, FitOutcome
-from onetrunk.many.fit_many import fit_many
+from onetrunk.many.fit_job import FAILED, PUBLISHED, TUNED, Checked, FitJob, FitOutcome
+from onetrunk.many.fit_many import FitEvent, fit_many
 from onetrunk.many.tuner import CURVE
 from onetrunk.workflows import fit_and_publish
 from sls.data.loading import load_dataset
@@ -72,13 +72,18 @@ def test_all_that_can_be_refused_is_refused_at_once_before_anything_is_tuned(sho
 def test_a_task_that_fails_stops_no_other(shop, tmp_path):
     jobs = [job(name, write_data(tmp_path, name)) for name in ("first", "second", "third")]
 
-    def spoil(done: FitJob, event: Progress | FitOutcome) -> None:
+    checked = []
+
+    def spoil(done: FitJob, event: FitEvent) -> None:
+        if isinstance(event, Checked):
+            checked.append((done.task, event.images))
         if isinstance(event, FitOutcome) and done.task == "first":
             Path(jobs[1].data).unlink()
 
     outcomes = here(shop, jobs, tmp_path / "out", watch=spoil)
     assert [outcome.state for outcome in outcomes] == [PUBLISHED, FAILED, PUBLISHED]
     assert "no file" in outcomes[1].problem
+    assert checked == [("first", 40), ("second", 40), ("third", 40)]
 
 
 def test_without_a_store_the_folders_stay_and_nothing_is_published(shop, tmp_path):
@@ -109,7 +114,7 @@ def test_a_trial_that_ended_between_checkpoint_and_accuracy_begins_again_and_end
     wanted = job("one", write_data(tmp_path), choices=choices)
     stopped = []
 
-    def stop(_: FitJob, event: Progress | FitOutcome) -> None:
+    def stop(_: FitJob, event: FitEvent) -> None:
         if isinstance(event, Progress) and event.stage == "tune":
             stopped.append(event)
             if len(stopped) == 2:

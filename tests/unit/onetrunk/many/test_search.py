@@ -24,11 +24,19 @@ def test_the_survivors_are_those_of_a_sort_written_out(seed):
     search, left = begin(dict.fromkeys(names), 20, prune=True), list(names)
     while not search.done:
         keep = search.rungs[search.rung].keep
-        accuracies = {name: chance.choice([0.1, 0.2, 0.3]) for name in search.alive}
+        accuracies = {name: chance.choice([0.1, 0.2, 0.3, None]) for name in search.alive[1:]} | {search.alive[0]: 0.1}
         for name in chance.sample(search.alive, len(search.alive)):
             over = search.record(name, accuracies[name])
         assert over
-        best = sorted((-accuracies[name], names.index(name)) for name in left)[:keep]
+        known = [name for name in left if accuracies[name] is not None]
+        best = sorted((-accuracies[name], names.index(name)) for name in known)[:keep]
         left = [names[index] for index in sorted(index for _, index in best)]
         assert search.alive == left
     assert len(left) == 1
+
+
+def test_where_all_settings_fail_none_is_left():
+    search = begin(dict.fromkeys(["a", "b"]), 4, prune=True)
+    assert not search.record("a", None)
+    assert search.record("b", None)
+    assert search.alive == []
