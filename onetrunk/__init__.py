@@ -15,6 +15,9 @@ TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes lo
 
 if TYPE_CHECKING:
     from onetrunk.doctor import Check, diagnose
+    from onetrunk.many.fit_job import FitJob, FitOutcome
+    from onetrunk.many.fit_many import fit_many
+    from onetrunk.many.score import ScoreSummary, score
     from onetrunk.rendering.model_card import export_hub
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
@@ -70,6 +73,8 @@ _MODULES = {
     "Difference": "store.registry.diff",
     "Finding": "store.maintenance.verify_versions",
     "FitConfig": "sls.pipeline.config",
+    "FitJob": "onetrunk.many.fit_job",
+    "FitOutcome": "onetrunk.many.fit_job",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
     "ImageAnswer": "serving.client",
@@ -83,6 +88,7 @@ _MODULES = {
     "ReadOnlyStore": "store.registry.read_only_store",
     "Ref": "store.records.refs",
     "ScoreConfig": "sls.choose_depth",
+    "ScoreSummary": "onetrunk.many.score",
     "Search": "store.records.listing",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
@@ -104,6 +110,7 @@ _MODULES = {
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
+    "fit_many": "onetrunk.many.fit_many",
     "import_bundle": "store.registry.bundle",
     "load_backbone": "store.weights.backbones",
     "load_dataset": "sls.data.loading",
@@ -113,6 +120,7 @@ _MODULES = {
     "open_store": "onetrunk.stores",
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
+    "score": "onetrunk.many.score",
     "serve": "serving.server",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
@@ -134,6 +142,8 @@ __all__ = [
     "Difference",
     "Finding",
     "FitConfig",
+    "FitJob",
+    "FitOutcome",
     "FitResult",
     "GarbageReport",
     "ImageAnswer",
@@ -147,6 +157,7 @@ __all__ = [
     "ReadOnlyStore",
     "Ref",
     "ScoreConfig",
+    "ScoreSummary",
     "Search",
     "StorageReport",
     "Store",
@@ -168,6 +179,7 @@ __all__ = [
     "find_request",
     "fit",
     "fit_and_publish",
+    "fit_many",
     "import_bundle",
     "load_backbone",
     "load_dataset",
@@ -177,6 +189,7 @@ __all__ = [
     "open_store",
     "publish_folder",
     "rebuild",
+    "score",
     "serve",
     "storage_report",
     "verify",

@@ -33,6 +33,7 @@ HINTS: Mapping[str, str] = {
     "publish_folder(store, task, folder)": "onetrunk publish TASK FOLDER",
     "published_before=": "--older-than AGE",
     "rebuild(url)": "onetrunk rebuild",
+    "resume=True": "--resume",
     "root=": "--data-root DIR",
     "save_dtype=": "--save-dtype NAME",
     "serve(store_url)": "onetrunk serve",
