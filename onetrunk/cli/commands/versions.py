@@ -25,6 +25,7 @@ class Layout(enum.StrEnum):
 
 @app.command(epilog=example(
     "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
+    "publish flowers ./lora-vit-base --backbone hf-hub:google/vit-base-patch16-224-in21k",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
 @with_store(write=True)
@@ -33,13 +34,16 @@ def publish(
     task: str,
     folder: Annotated[
         Path,
-        typer.Argument(help="PEFT's two files, head.safetensors, classes.txt, and onetrunk.json if it exists."),
+        typer.Argument(help="PEFT's two files on a timm ViT or a ViT, DeiT or DINOv2 of transformers; head; classes."),
     ],
     depth: Annotated[int | None, typer.Option(min=1, help="Blocks that run; default: onetrunk.json's, or all.")] = None,
     backbone: BackboneName = None,
     alias: Aliases = None,
     parent: Parent = None,
     code_commit: Annotated[str | None, typer.Option(help="Git commit of the code that tuned it.")] = None,
+    drop_above_depth: Annotated[
+        bool, typer.Option("--drop-above-depth", help="Leave out adapters of blocks above the depth.")
+    ] = False,
     force: Force = False,
 ) -> None:
     """Publish a PEFT checkpoint and a head as a new version. What cannot be served exactly is refused."""
@@ -54,6 +58,8 @@ def publish(
             force=force,
             parent=parent,
             code_commit=code_commit,
+            drop_above_depth=drop_above_depth,
+            tell=log_to_stderr,
         )
     print_versions([version], options.fmt)
 
@@ -78,7 +84,7 @@ def import_versions(
     aliases = tuple(alias or ())
     with options.open(create=True) as store:
         if task is not None and path.is_dir():
-            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases)]
+            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases, tell=log_to_stderr)]
         else:
             from store.registry.bundle import import_bundle
 
