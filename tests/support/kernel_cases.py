@@ -132,7 +132,7 @@ def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Eng
     assert covered.blocks, covered.reason
     packed = pack_backbone(load_library(library), vit, covered)
     kernel = Kernel(library, vit, packed, covered, threads=threads)
-    engine = Engine(backbone, dtype=torch.bfloat16, kernel="off")
+    engine = Engine(backbone, dtype=torch.bfloat16, kernel="off", batch_invariant=True)
     in_torch = cast(TorchModel, engine._model)
     engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, lambda: in_torch)
     return engine

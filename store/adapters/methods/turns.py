@@ -28,8 +28,8 @@ def boft(config: Config, module: str, shape: Shape) -> ModuleSpec:
     """One matrix for each part of the input, whose skew-symmetric part counts, and a scale for each output."""
     if config.get("boft_n_butterfly_factor") != 1:
         raise UnservedAdapterError(
-            f"option 'boft_n_butterfly_factor' = {shorten(config.get('boft_n_butterfly_factor'))} is not served, as PEFT "
-            "computes it with an extension for CUDA alone: tune with 1"
+            f"option 'boft_n_butterfly_factor' = {shorten(config.get('boft_n_butterfly_factor'))} is not served, "
+            "as PEFT computes it with an extension for CUDA alone: tune with 1"
         )
     size = _part_size(config, "boft_block_num", "boft_block_size", module, shape)
     return ModuleSpec(0, {"boft_R": (1, shape[1] // size, size, size), "boft_s": (shape[0], 1)})
@@ -42,8 +42,8 @@ def road(config: Config, module: str, shape: Shape) -> ModuleSpec:
         raise UnservedAdapterError(f"option 'variant' = {shorten(variant)}: tune with {', '.join(ROAD_SIZES)}")
     if group % 2 or shape[0] % group:
         raise AdapterMismatchError(
-            f"module {module!r} has {shape[0]} outputs, which groups of {group} do not divide: use the adapter with the "
-            "backbone it was tuned on"
+            f"module {module!r} has {shape[0]} outputs, which groups of {group} do not divide: use the adapter with "
+            "the backbone it was tuned on"
         )
     size = int(shape[0] * ROAD_SIZES[str(variant)])
     return ModuleSpec(0, {"road_theta": (size,), "road_alpha": (size,)})

@@ -165,7 +165,7 @@ def test_the_version_says_its_classes_its_preprocessing_and_its_rank(
     record = store.backbone(version.manifest.backbone)
     assert (record.id.preprocessing.crop_mode, record.id.preprocessing.interpolation) == ("squash", "bilinear")
     assert any("converted a lora adapter of transformers" in line for line in told)
-    with pytest.raises(HeadMismatchError, match="does not name its classes: save classes.txt there"):
+    with pytest.raises(HeadMismatchError, match=r"does not name its classes: save classes\.txt there"):
         publish_folder(store, "flowers", tmp_path, backbone=record.name)
     (tmp_path / "classes.txt").write_text("rose\ntulip\npoppy\n")
     assert publish_folder(store, "flowers", tmp_path, backbone=record.name).digest == version.digest
