@@ -105,17 +105,19 @@ def find_names(tensors: Iterable[str]) -> ModuleNames | None:
     return None
 
 
-def timm_name(tensor: str, names: ModuleNames) -> str:
-    """Return the tensor's name as PEFT spells it in an adapter of a timm ViT, with q, k and v apart."""
+def timm_name(tensor: str, names: ModuleNames, home: str = PREFIX) -> str:
+    """Return the tensor's name in an adapter of a timm ViT, q, k and v apart; `home` stands before every module."""
     match = LAYER.search(tensor)
     if match is not None:
         tail = match["tail"]
         if not names.is_timm:
             transformers_tail, part = _split_tail(tail)
             tail = f"{TAILS[transformers_tail]}.{part}"
-        return f"{PREFIX}blocks.{int(match['number'])}.{tail}"
+        return f"{home}blocks.{int(match['number'])}.{tail}"
     if (norm := LAST_NORM.fullmatch(tensor)) is not None:
         return f"{PREFIX}norm.{norm['part']}"
+    if not home and tensor.startswith(names.prefix):
+        return tensor.removeprefix(names.prefix)
     shared = SHARED.fullmatch(tensor)
     return tensor if shared is None else shared["name"]
 

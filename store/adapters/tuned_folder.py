@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from store.adapters.methods.custom import CUSTOM
 from store.adapters.methods.spec import LINEAR, NORMS, PREFIX, TensorSpec
 from store.adapters.methods.supported import SUPPORTED
 from store.adapters.methods.targets import Config, matches
@@ -59,9 +60,10 @@ def unwrap(settings: Config, stored: Tensors) -> TunedFolder:
     head = _saved_head({name: tensor for name, tensor in stored.items() if _is_head(name)})
     if head is not None:
         changes.append("took the head from modules_to_save")
-    if names is not None:
-        rest = _renamed(rest, names)
-        if names.is_timm and names.prefix != PREFIX:
+    home = "" if _kind(settings) in CUSTOM else PREFIX
+    if names is not None and not (names.is_timm and names.prefix == home):
+        rest = _renamed(rest, names, home)
+        if names.is_timm:
             changes.append(f"took the prefix {names.prefix!r} from the names of its tensors")
     word, rest = _without_adapter_name(settings, rest)
     if word is not None:
@@ -82,6 +84,11 @@ def head_of(tensors: Tensors, source: str) -> Tensors:
     if head is None:
         raise HeadMismatchError(f"{source} has no head.weight: save the head's weight and bias as {HEAD}")
     return head
+
+
+def _kind(settings: Config) -> str:
+    kind = settings.get("peft_type")
+    return kind if isinstance(kind, str) else ""
 
 
 def _is_head(name: str) -> bool:
@@ -114,10 +121,10 @@ def _saved_head(tensors: Tensors) -> Tensors | None:
     return None
 
 
-def _renamed(tensors: Tensors, names: ModuleNames) -> dict[str, StoredTensor]:
+def _renamed(tensors: Tensors, names: ModuleNames, home: str) -> dict[str, StoredTensor]:
     renamed: dict[str, StoredTensor] = {}
     for name, tensor in tensors.items():
-        new = timm_name(name, names)
+        new = timm_name(name, names, home)
         if new in renamed:
             raise AdapterMismatchError(f"the adapter has two tensors for {new[:120]!r}: save it with PEFT again")
         renamed[new] = tensor
@@ -126,8 +133,7 @@ def _renamed(tensors: Tensors, names: ModuleNames) -> dict[str, StoredTensor]:
 
 def _without_adapter_name(settings: Config, tensors: Tensors) -> tuple[str | None, Tensors]:
     """Strip the adapter's name that a model's own state dict has in every tensor, such as `default`."""
-    kind = settings.get("peft_type")
-    method = SUPPORTED.get(kind) if isinstance(kind, str) else None
+    method = SUPPORTED.get(_kind(settings))
     if method is None or not isinstance(method.ranks, TensorSpec):
         return None, tensors
     part = re.compile(rf".+\.(?:{method.ranks.parts})")

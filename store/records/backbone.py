@@ -121,7 +121,8 @@ def source_of(record: BackboneRecord, *, file: str | None = None) -> BackboneSou
     if record.source == "package":
         return BackboneSource(record.name)
     if record.source.startswith(TRANSFORMERS):
-        return BackboneSource(record.source.removeprefix(TRANSFORMERS), label=record.name)
+        name = record.source.removeprefix(TRANSFORMERS)
+        return BackboneSource(name, label=None if name == record.name else record.name)
     name = timm_name(record)
     label = None if name == record.name else record.name
     if name is not None:

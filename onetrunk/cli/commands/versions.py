@@ -110,10 +110,7 @@ def export(
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help=f"{REF_HELP} A bundle takes several.")],
     target: Annotated[Path, typer.Argument(help="A new folder, or with --bundle or --onnx a new file.")],
     layout: Annotated[
-        Layout,
-        typer.Option(
-            help="hub: with a model card. transformers: with its base model, for stock transformers and PEFT."
-        ),
+        Layout, typer.Option(help="hub: with a model card. transformers: for that and PEFT, with a base model.")
     ] = Layout.PEFT,
     merged: Annotated[
         bool, typer.Option("--merged", help="A plain timm model: cut, the adapter in its weights.")

@@ -64,9 +64,10 @@ def convert_task(folder: Path, tuned: TunedFolder, base: BaseModel, *, depth: in
 
 def convert_adapter(tuned: TunedFolder, base: BaseModel, *, depth: int) -> tuple[bytes, bytes]:
     """Return the config and the tensors of an adapter on the fused maps."""
-    if tuned.settings.get("peft_type") not in PEFT:
+    kind = tuned.settings.get("peft_type")
+    if not isinstance(kind, str) or kind not in PEFT:
         supported_method({**tuned.settings})
-        raise UnservedAdapterError(f"peft_type {tuned.settings.get('peft_type')!r} adapts timm models alone")
+        raise UnservedAdapterError(f"peft_type {kind!r} adapts timm models alone")
     names, record = tuned.names, base.backbone.record
     assert names is not None
     modules = separate(record.modules)
@@ -86,7 +87,6 @@ def convert_adapter(tuned: TunedFolder, base: BaseModel, *, depth: int) -> tuple
     if method.name != "ln" and not any(path.endswith(SEPARATE) for path in ranks):  # the maps that both have alike
         return json.dumps(settings, indent=2).encode(), stored
     parted = separate_tensors(base.backbone.tensors)
-    kind = str(settings["peft_type"])
     forms = fuse(require_finite(LOWERINGS[kind](settings, tensors, parted), torch.float32))
     encoded, numbers = encode_forms(forms, base.backbone.tensors)
     encoded["base_model_name_or_path"] = tuned.settings.get("base_model_name_or_path")
