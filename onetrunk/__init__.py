@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
     from store.weights.backbones import Backbone, load_backbone
+    from store.weights.converted.leaving import export_merged, export_onnx
+    from store.weights.converted.transformers_export import export_transformers
 
 _MODULES = {
     "AliasRule": "store.records.events",
@@ -107,6 +109,9 @@ _MODULES = {
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
+    "export_merged": "store.weights.converted.leaving",
+    "export_onnx": "store.weights.converted.leaving",
+    "export_transformers": "store.weights.converted.transformers_export",
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
@@ -176,6 +181,9 @@ __all__ = [
     "errors",
     "export_bundle",
     "export_hub",
+    "export_merged",
+    "export_onnx",
+    "export_transformers",
     "find_request",
     "fit",
     "fit_and_publish",

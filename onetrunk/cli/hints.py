@@ -12,6 +12,7 @@ HINTS: Mapping[str, str] = {
     "catalogue=": "--catalogue URL",
     "collect_garbage(store)": "onetrunk gc",
     "depth=": "--depth N",
+    "drop_above_depth=True": "--drop-above-depth",
     "dtype=": "--dtype NAME",
     "export_bundle(store, refs, path)": "onetrunk export REF FILE --bundle",
     "fit_and_publish(store, task, dataset)": "onetrunk fit TASK DATA",
