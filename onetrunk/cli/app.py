@@ -23,6 +23,7 @@ FILES = {
     "fit": "fit",
     "cut": "fit",
     "serve": "serve",
+    "serve-config": "serve_config",
     "console": "console",
     "predict": "predict",
     "top": "observe",
