@@ -8,6 +8,7 @@ cannot be reached, are those of this environment.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -20,7 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PACKAGES = "python3.11,python3.11-venv,ca-certificates"
+PACKAGES = "ca-certificates"
+PYTHON = "apt-get update && apt-get install --yes --no-install-recommends python3-venv && rm -rf /var/lib/apt/lists/*"
+CLIENTS = re.compile(r"(https?|no)_proxy|PIP_(CERT|INDEX_URL|EXTRA_INDEX_URL)|SSL_CERT_FILE", re.IGNORECASE)
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 LIBRARIES = ("torch", "torchvision", "torchgen", "functorch", "triton", "nvidia", "cuda")
 LENT = "/lent"
 
@@ -79,12 +83,11 @@ def bootstrap(folder: Path, number: int) -> Path:
     clean, root = folder / "clean", folder / f"stage-{number}"
     if not clean.exists():
         run(["debootstrap", "--variant=minbase", f"--include={PACKAGES}", "bookworm", str(clean)])
-        for name in ("python", "python3"):
-            (clean / "usr/bin" / name).unlink(missing_ok=True)
-            (clean / "usr/bin" / name).symlink_to("python3.11")
-        for name in ("resolv.conf", "hosts", "pip.conf"):
-            if Path("/etc", name).exists():
-                shutil.copy(Path("/etc", name), clean / "etc" / name)
+        for path in (Path("/etc/resolv.conf"), Path("/etc/hosts"), CERTIFICATES):
+            shutil.copy(path, clean / path.relative_to("/"))
+        done = inside(Stage(clean), ["sh", "-ec", PYTHON])
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        (clean / "usr/bin/python").symlink_to("python3")
     run(["cp", "-a", str(clean), str(root)])
     return root
 
@@ -146,6 +149,8 @@ def inside(stage: Stage, command: Sequence[str], **options: object) -> subproces
 
 def enter(stage: Stage, command: Sequence[str]) -> list[str]:
     defaults: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp"}
+    if stage.user == "0":  # how this machine reaches its packages
+        defaults = {**defaults, **{name: value for name, value in os.environ.items() if CLIENTS.fullmatch(name)}}
     variables = [f"{name}={value}" for name, value in {**defaults, **stage.environment}.items()]
     mounts = f"""
         mount -t proc proc {stage.root}/proc && mount --rbind /dev {stage.root}/dev
