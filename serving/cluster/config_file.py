@@ -41,8 +41,6 @@ def _deployment(config: ServeConfig, replicas: Replicas) -> dict[str, Any]:
     if config.device != "cpu":
         actor["num_gpus"] = 1
     actor["runtime_env"] = {"env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}}
-    fields = deployment_to_schema(cast(ray_serve.Deployment, Replica)).model_dump(
-        exclude_unset=True, exclude_none=True
-    )
+    fields = deployment_to_schema(cast(ray_serve.Deployment, Replica)).model_dump(exclude_unset=True, exclude_none=True)
     fields["logging_config"] = {"enable_access_log": False}  # its other fields are Ray's own
     return {**fields, **count, "ray_actor_options": actor}

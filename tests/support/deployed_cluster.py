@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import json
-import os
 import secrets
 import subprocess
 import sys
@@ -181,12 +180,3 @@ def wait_for(true: object, what: str, *, within_s: float = START_S) -> float:
         assert time.monotonic() - start < within_s, f"{what} did not come within {within_s:g} s"
         time.sleep(0.25)
     return time.monotonic() - start
-
-
-def pids_with(marker: str) -> int:
-    """Return how many processes have this text in their environment: what a test left behind."""
-    found = 0
-    for path in Path("/proc").glob("[0-9]*/environ"):
-        with contextlib.suppress(OSError):
-            found += marker.encode() in path.read_bytes() and int(path.parent.name) != os.getpid()
-    return found

@@ -1,8 +1,8 @@
 """`python -m support.image_steps FOLDER`: the steps of deploy/Dockerfile one by one, without a Docker engine.
 
 Each stage is a fresh Debian 12 (debootstrap) in FOLDER, entered by chroot. Two things differ from an image, and the
-report says so: Debian's own Python stands for the official image's, and the builds of PyTorch for CPUs, where their index
-cannot be reached, are those of this environment.
+report names them: Debian's own Python stands for the official image's, and PyTorch's builds for CPUs are those of this
+environment, as their index may be out of reach.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ CLIENTS = re.compile(r"(https?|no)_proxy|PIP_(CERT|INDEX_URL|EXTRA_INDEX_URL)|SS
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 LIBRARIES = ("torch", "torchvision", "torchgen", "functorch", "triton", "nvidia", "cuda")
 LENT = "/lent"
+SYSTEM_PATH = "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def main() -> None:
         elif stages:
             do(step, stages, report)
         seconds[f"{len(seconds) + 1} {step.word} {step.rest[:90]}"] = round(time.monotonic() - start, 1)
-        print(f"{time.monotonic() - start:6.1f} s  {step.word} {step.rest[:100]}", flush=True)
+        sys.stderr.write(f"{time.monotonic() - start:6.1f} s  {step.word} {step.rest[:100]}\n")
     final = stages[-1]
     report |= {"seconds": seconds, "command": final.command, "environment": final.environment, "user": final.user}
     report["compiler"] = inside(final, ["sh", "-c", "command -v g++ || true"]).stdout.strip()
@@ -97,7 +98,7 @@ def do(step: Step, stages: list[Stage], report: dict[str, object]) -> None:
     if step.word == "ENV":
         for assignment in shlex.split(step.rest):
             name, _, value = assignment.partition("=")
-            value = value.replace("$PATH", stage.environment.get("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"))
+            value = value.replace("$PATH", stage.environment.get("PATH", SYSTEM_PATH))
             stage.environment[name] = value
     elif step.word == "WORKDIR":
         stage.folder = step.rest
@@ -142,13 +143,13 @@ def lend(stage: Stage) -> None:
             (site / path.name).symlink_to(f"{LENT}/{path.name}")
 
 
-def inside(stage: Stage, command: Sequence[str], **options: object) -> subprocess.CompletedProcess[str]:
-    """Run a command as the image would: its environment, folder and user, with no more than /proc and /dev around it."""
-    return subprocess.run(enter(stage, command), capture_output=True, text=True, check=False, env={}, **options)  # type: ignore[call-overload, no-any-return]
+def inside(stage: Stage, command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a command as the image would: with its environment, folder and user, and no more than /proc and /dev."""
+    return subprocess.run(enter(stage, command), capture_output=True, text=True, check=False, env={})
 
 
 def enter(stage: Stage, command: Sequence[str]) -> list[str]:
-    defaults: Mapping[str, str] = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/tmp"}
+    defaults: Mapping[str, str] = {"PATH": SYSTEM_PATH, "HOME": "/tmp"}
     if stage.user == "0":  # how this machine reaches its packages
         defaults = {**defaults, **{name: value for name, value in os.environ.items() if CLIENTS.fullmatch(name)}}
     variables = [f"{name}={value}" for name, value in {**defaults, **stage.environment}.items()]

@@ -1,7 +1,7 @@
 """`python -m support.rehearsal one|three FOLDER`: what deploy/ promises, done; FOLDER/report.json has what came of it.
 
 one: a Ray of one node, the very file of deploy/, a prediction with a key and without. three: a head and two nodes with
-the cores, HAProxy in front, a node that loses its power under load and comes back, and a store that SQLite cannot share.
+the cores, HAProxy in front, a node that loses its power under load and comes back, and a store of SQLite, refused.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -17,10 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import yaml
-from support.checked_load import Asked, CheckedLoad
-from support.deployed_cluster import CATALOGUE, DEPLOY, Cluster, balancer, enter, get, services, wait_for
-from support.nodes import network
-from support.oracle import make_random_task, png
 from torch import Generator, randint, uint8
 
 from serving.runtime.predictor import Predictor
@@ -28,6 +25,10 @@ from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
 from store.weights.backbones import encode, load_backbone
+from support.checked_load import Asked, CheckedLoad
+from support.deployed_cluster import CATALOGUE, DEPLOY, Cluster, balancer, enter, get, services, wait_for
+from support.nodes import network
+from support.oracle import make_random_task, png
 
 STORE = "s3://onetrunk/vision"
 TASKS = [f"team/task-{index}" for index in range(5)]
@@ -63,7 +64,7 @@ def running(cluster: Cluster, *, head_cpus: int) -> Iterator[None]:
 
 
 def note(text: str) -> None:
-    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+    sys.stderr.write(f"{time.strftime('%H:%M:%S')} {text}\n")
 
 
 def publish(folder: Path) -> tuple[str, Sequence[Asked]]:
@@ -112,7 +113,9 @@ def rehearse_one(cluster: Cluster, key: str, asked: Sequence[Asked], folder: Pat
     note("load")
     with CheckedLoad(url, key, IMAGE, asked) as load:
         time.sleep(MEASURE_S)
+    time.sleep(0.5)  # the last lines of the log
     (folder / "requests.log").write_bytes(cluster.log_lines(cluster.head))
+    last = load.endings[-1]
     return {
         "ready_s": ready_s,
         "with_a_key": ask(url, key, asked[0]),
@@ -121,9 +124,21 @@ def rehearse_one(cluster: Cluster, key: str, asked: Sequence[Asked], folder: Pat
         "dashboard": {kind: cluster.ask_dashboard("/api/serve/applications/", token=token)
                       for kind, token in (("its token", None), ("a wrong one", "0" * 64), ("none", ""))},
         "load": load.report(),
-        "request_id": load.endings[-1].request_id,
-        "asked": [vars(one) | {"logits": []} for one in asked],
+        "request_id": last.request_id,
+        "which": which(last.request_id, folder / "requests.log"),
     }  # fmt: skip
+
+
+def which(request_id: str, log: Path) -> Mapping[str, object]:
+    """Say what the documented command says of a request."""
+    command = [sys.executable, "-m", "onetrunk", "which", request_id, str(log), "--format", "json"]
+    done = subprocess.run(
+        [*command, "--store", STORE, "--catalogue", CATALOGUE], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    answer: Mapping[str, object] = found
+    return answer
 
 
 def rehearse_three(cluster: Cluster, key: str, asked: Sequence[Asked], folder: Path) -> Mapping[str, object]:

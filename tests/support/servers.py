@@ -126,7 +126,7 @@ def postgres(binaries: Path, *, host: str = LOOPBACK, port: int | None = None) -
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], folder
         )
         with (data / "pg_hba.conf").open("a") as access:
-            access.write(f"host all all {host}/24 trust\n")  # whoever reaches that address: this machine, or a test's nodes
+            access.write(f"host all all {host}/24 trust\n")  # whoever reaches it: this machine, or a test's nodes
         (folder / STOP).write_text(shlex.join(_command([*server.control(), "-m", "immediate", "stop"])))
         server.start()
         yield server

@@ -45,9 +45,7 @@ def serve_config(
     batch_invariant: BatchInvariant = False,
     schedule: ScheduleOption = Schedule.STRETCH,
     rate_limit: RateLimit = None,
-    replicas: Annotated[
-        str, typer.Option(help="Replicas on the whole cluster, as N, or LEAST:MOST by load.")
-    ] = "2",
+    replicas: Annotated[str, typer.Option(help="Replicas on the whole cluster, as N, or LEAST:MOST by load.")] = "2",
     name: Name = "onetrunk",
     prefix: Prefix = "/",
     insecure: Annotated[bool, typer.Option("--insecure", help="Let everyone predict and read, without keys.")] = False,

@@ -52,7 +52,8 @@ def stranger(built: ConsoleStore, own_store: Store) -> Callable[[str], Visitor]:
         if kind == "revoked":
             own_store.revoke_key(built.secrets["admin"].split("_")[1])
         if kind == "forged":
-            visitor.client.cookies.set(COOKIE, f"{built.secrets['admin'].split('_')[1]}.9999999999.{'0' * 32}.{'0' * 64}")
+            forged = f"{built.secrets['admin'].split('_')[1]}.9999999999.{'0' * 32}.{'0' * 64}"
+            visitor.client.cookies.set(COOKIE, forged)
         return visitor
 
     return of
@@ -84,7 +85,7 @@ def test_a_key_that_may_not_read_is_shown_no_task(own_store, scope):
             assert answer.status_code in (303, 403) or b"acme/cars" not in answer.content, (path, answer.text)
 
 
-def test_another_tenants_key_opens_no_page_of_a_task_and_changes_none(built, changer, own_store):
+def test_another_tenants_key_opens_no_page_of_a_task_and_changes_none(changer, own_store):
     rival, before = changer("rival"), own_store.history("acme/cars")
     token = rival.token()
     for method, path in paths(rival.client.app):
