@@ -34,6 +34,8 @@ class ConsoleState:
     backbone: str | None = None
     storage: StorageSource | None = None
     statistics: Statistics | None = None
+    requests: Statistics | None = None
+    """The same with every task that was answered."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ MOST_ROWS, MOST_ERRORS = 100, 50
 Json = dict[str, object]
 
 
-def server_statistics(snapshots: Sequence[Snapshot], *, missing: int) -> Json:
+def server_statistics(snapshots: Sequence[Snapshot], *, missing: int, tasks: int = MOST_ROWS) -> Json:
     """Return everything: for the operator, or everyone where there are no keys. `missing` replicas did not answer."""
     recent = [each for snapshot in snapshots for each in snapshot.recent]
     return {
@@ -35,12 +35,12 @@ def server_statistics(snapshots: Sequence[Snapshot], *, missing: int) -> Json:
         "engine": engine(snapshots),
         "cache": cache(snapshots),
         "tenants": tenant_rows(snapshots),
-        "tasks": task_rows(snapshots, tenant=None),
+        **task_rows(snapshots, tenant=None, most=tasks),
         "errors": error_rows(snapshots, tenant=None),
     }
 
 
-def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str) -> Json:
+def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str, *, tasks: int = MOST_ROWS) -> Json:
     """Return what the tenant's own requests were."""
     recent = [each for snapshot in snapshots for each in snapshot.recent if each.tenant == tenant]
     rows = [row for row in tenant_rows(snapshots) if row["tenant"] == tenant]
@@ -49,7 +49,7 @@ def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str) -> Json:
         "requests": {"per_s": rate_of(recent), "by_status_lately": by_status(recent)},
         "latency_ms": latencies(recent),
         "tenants": rows,
-        "tasks": task_rows(snapshots, tenant=tenant),
+        **task_rows(snapshots, tenant=tenant, most=tasks),
         "errors": error_rows(snapshots, tenant=tenant),
     }
 
@@ -196,7 +196,7 @@ def tenant_rows(snapshots: Sequence[Snapshot]) -> list[Json]:
     ]
 
 
-def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:
+def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None, most: int) -> Json:
     """Return the tasks that were answered most often since the replicas started, of one tenant or of all."""
     answers: Counter[str] = Counter()
     last: dict[str, float] = {}
@@ -205,7 +205,8 @@ def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json
             if tenant is None or task.startswith(f"{tenant}/"):
                 answers[task] += used.answers
                 last[task] = max(used.last_at, last.get(task, 0.0))
-    return [{"task": t, "answers": n, "last_at": iso(last[t])} for t, n in answers.most_common(MOST_ROWS)]
+    rows = [{"task": t, "answers": n, "last_at": iso(last[t])} for t, n in answers.most_common(most)]
+    return {"tasks": rows, "tasks_left_out": len(answers) - len(rows)}
 
 
 def error_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:

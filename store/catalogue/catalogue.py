@@ -12,7 +12,7 @@ from store.catalogue.aliases import check_protected, rollback_target, rule_of
 from store.catalogue.api_keys import put_key, revoke_key
 from store.catalogue.backbones import put_backbone, remove_backbone
 from store.catalogue.database import Database
-from store.catalogue.leases import end_lease, release_lease, serve_lease, take_lease
+from store.catalogue.leases import end_lease, end_session, release_lease, serve_lease, take_lease
 from store.catalogue.removal import Removal, removable_versions, removal_of
 from store.catalogue.schema import meta, rules, schema, tags
 from store.catalogue.transaction import Transaction
@@ -245,6 +245,10 @@ class Catalogue:
             lambda transaction: take(transaction, identifier, digests, holder=holder, expires_at=expires_at),
             historic=False,
         )
+
+    def end_session(self, identifier: str, *, expires_at: float) -> None:
+        """Let a browser's session be over for every server over this catalogue, until it would have expired."""
+        self.write(lambda transaction: end_session(transaction, identifier, expires_at=expires_at), historic=False)
 
     def release(self, identifier: str) -> None:
         self.write(lambda transaction: release_lease(transaction, identifier), historic=False)

@@ -144,6 +144,10 @@ class CatalogueReader:
         """Return the leases that have not expired."""
         return self.queries.leases(now_s=time.time())
 
+    def session_has_ended(self, session: str) -> bool:
+        """Say whether a browser's session was ended at any server over this catalogue."""
+        return self.queries.has_ended(session)
+
     def leased_versions(self, lease: Lease) -> list[str]:
         """Return the versions (`TASK:NUMBER`) whose manifests the lease holds."""
         rows = ((digest, row) for digest in lease.digests for row in self.queries.referencing_versions(digest))
