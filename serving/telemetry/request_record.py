@@ -12,6 +12,8 @@ from store.records.version import Version
 from store.registry.tenant_store import TenantStore
 
 KEY = "onetrunk.record"
+REQUEST_START = b"x-request-start"
+"""When the ingress had all of a small prediction, in microseconds: from then on it waited for a replica."""
 OPERATOR, ANYONE, UNKNOWN = "(operator)", "(anyone)", "(unknown)"
 """In the place of a tenant, whose name has no parentheses: keys without one, no keys, no valid key."""
 
@@ -27,17 +29,38 @@ class RequestRecord:
     """Written and read by the event loop alone, but for `times`."""
 
     __slots__ = (
-        "at", "begun", "caller", "cause", "has_new_id", "head_s", "id", "method", "path", "problem",
-        "received", "seconds", "sent", "span", "status", "times", "traceparent", "versions",
+        "at",
+        "begun",
+        "caller",
+        "cause",
+        "has_new_id",
+        "has_place",
+        "head_s",
+        "id",
+        "method",
+        "path",
+        "problem",
+        "received",
+        "seconds",
+        "sent",
+        "span",
+        "status",
+        "times",
+        "traceparent",
+        "versions",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], path: str) -> None:
         given = request_id = None
+        self.has_place = False
+        """Whether it has one of the places in this replica that the ingress gives to small predictions."""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 request_id = value
             elif name == b"traceparent":
                 given = value
+            elif name == REQUEST_START:
+                self.has_place = True
         self.id = clean_id(request_id)
         self.has_new_id = request_id is None or request_id != self.id.encode()
         self.traceparent: bytes | None = given
@@ -67,6 +90,11 @@ class RequestRecord:
     @property
     def images(self) -> int:
         return len(self.times)
+
+    @property
+    def is_with_engine(self) -> bool:
+        """Whether all its images are decoded and wait for the engine or are there."""
+        return bool(self.times) and all(times.queued for times in self.times)
 
     @property
     def tenant(self) -> str:
