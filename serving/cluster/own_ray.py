@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.cluster import fork_client, haproxy
+from serving.cluster import fork_client, haproxy, proxy_gate
 from serving.cluster.plan import HAPROXY, ServerPlan
 from store.errors import InvalidSettingError
 
@@ -57,8 +57,12 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
         "RAY_TMPDIR": str(folder),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan)
     return {**common, **ingress}
+
+
+def python_proxy(plan: ServerPlan) -> Mapping[str, str]:
+    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan)}
 
 
 def start(plan: ServerPlan, folder: Path) -> None:

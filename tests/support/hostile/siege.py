@@ -21,7 +21,7 @@ from store.weights.backbones import encode
 from support.hostile.attack import Exchange, run_attacks
 from support.hostile.cases import ANSWERED, CUT_OFF, PREDICT, Case, authorized, get, post
 from support.hostile.lengths import LINE, MEBIBYTE
-from support.hostile.pictures import flat, saved
+from support.hostile.pictures import flat, photo, saved, write
 from support.oracle import make_backbone, make_task
 from support.processes import importing
 from support.server_process import memory_of
@@ -89,16 +89,18 @@ def lay_siege(port: int, pid: int, besieged: Besieged, image: bytes, cases: Sequ
 
 
 def _warm_up(port: int, pid: int, besieged: Besieged) -> None:
-    """Let every replica start, and do once what ordinary clients ask for: memory counts from a server that is in use."""
+    """Let every replica start, and do once what clients ask for: a server in use is what is compared."""
     _steady(pid)
     work = [
         Case("photos", lambda: [post(PREDICT, saved("JPEG"))] * 8, ANSWERED, copies=32),
+        Case("progressive photos", lambda: [post(PREDICT, write(photo(), "JPEG", progressive=True))] * 4, ANSWERED,
+             copies=16),
         Case("large photos", lambda: [post(PREDICT, flat("L", 4_000, 4_000)())], ANSWERED, copies=8),
         Case(
             "unfinished uploads", lambda: [authorized(LINE, f"Content-Length: {2 << 20}"), MEBIBYTE], CUT_OFF, copies=8
         ),
         Case("lists", lambda: [get("/v1/tasks")] * 4, ANSWERED, copies=16),
-    ]
+    ]  # fmt: skip
     for case in work:
         asyncio.run(run_attacks(port, besieged.attacker, [case]))
     _steady(pid)
