@@ -25,6 +25,8 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
+REGISTER_S = "30"
+"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this."""
 
 
 def make_folder(plan: ServerPlan) -> Path:
@@ -57,6 +59,8 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
         "RAY_TMPDIR": str(folder),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
+    if _may_fork(plan):
+        common["RAY_worker_register_timeout_seconds"] = REGISTER_S
     ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan)
     return {**common, **ingress}
 
