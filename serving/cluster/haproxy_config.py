@@ -168,7 +168,7 @@ def _fair_waiting(small: str) -> Sequence[str]:
 
     Of those that wait, the class of a key is its part of all answers of the last second. What its address was refused
     counts as answers, so that keys that are made up have no part to get. A request with `timeout_ms` has no chance
-    where its key has more requests here than were answered to it in half of that time, and a few.
+    where its key has more requests here than a quarter of what is answered in half of that time, and a few.
     """
     return [
         "    stick-table type binary len 20 size 10k expire 10s store conn_cur,gpc0,gpc0_rate(1s),http_err_rate(1s)",
@@ -182,7 +182,7 @@ def _fair_waiting(small: str) -> Sequence[str]:
         "    http-response sc-inc-gpc0(0) if { status 200 }",
         "    http-response sc-inc-gpc0(2) if { status 200 }",
         f"    http-request set-var(txn.time) urlp(timeout_ms),add(0) {small}",
-        f"    http-request set-var(txn.room) sc0_gpc0_rate,mul(txn.time),div(2000),add({FEW_OF_A_KEY}) {small} "
+        f"    http-request set-var(txn.room) sc2_gpc0_rate,mul(txn.time),div(8000),add({FEW_OF_A_KEY}) {small} "
         "{ var(txn.time) -m found }",
         f"    http-request set-var(txn.many) bool(true) {small} {{ var(txn.room) -m found }} "
         "{ sc0_conn_cur,sub(txn.room) gt 0 }",
