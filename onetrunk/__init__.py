@@ -49,11 +49,13 @@ if TYPE_CHECKING:
     from store.records.listing import Page, Search
     from store.records.manifest import Manifest
     from store.records.refs import Ref
+    from store.records.splits import AliasSplit, SplitOptions
     from store.records.version import Version
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
     from store.registry.read_only_store import ReadOnlyStore
+    from store.registry.splits import end_split, split_alias
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
     from store.weights.backbones import Backbone, load_backbone
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AliasSplit": "store.records.splits",
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
@@ -92,6 +95,7 @@ _MODULES = {
     "ScoreConfig": "sls.choose_depth",
     "ScoreSummary": "onetrunk.many.score",
     "Search": "store.records.listing",
+    "SplitOptions": "store.records.splits",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
@@ -106,6 +110,7 @@ _MODULES = {
     "diff": "store.registry.diff",
     "draw_depths": "sls.plots.depth_plot",
     "draw_maps": "sls.plots.tsne_maps",
+    "end_split": "store.registry.splits",
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
@@ -127,6 +132,7 @@ _MODULES = {
     "rebuild": "store.maintenance.rebuild",
     "score": "onetrunk.many.score",
     "serve": "serving.server",
+    "split_alias": "store.registry.splits",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
 }
@@ -134,6 +140,7 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AliasSplit",
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
@@ -164,6 +171,7 @@ __all__ = [
     "ScoreConfig",
     "ScoreSummary",
     "Search",
+    "SplitOptions",
     "StorageReport",
     "Store",
     "TelemetryOptions",
@@ -178,6 +186,7 @@ __all__ = [
     "diff",
     "draw_depths",
     "draw_maps",
+    "end_split",
     "errors",
     "export_bundle",
     "export_hub",
@@ -199,6 +208,7 @@ __all__ = [
     "rebuild",
     "score",
     "serve",
+    "split_alias",
     "storage_report",
     "verify",
 ]
