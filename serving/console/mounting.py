@@ -24,7 +24,7 @@ def mount_console(api: Api) -> None:
             store=state.store,
             sessions=None if keys is None else state.sessions,
             find_key=None if keys is None else keys.find,
-            backbone=state.predictor.record.id.fingerprint,
+            backbones=tuple(record.id.fingerprint for record in state.predictor.records),
             storage=StorageSource(state.store),
             statistics=partial(statistics_of, state),
             requests=partial(statistics_of, state, tasks=MOST_NAMES),

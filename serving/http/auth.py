@@ -16,6 +16,7 @@ from serving.http.browser_sessions import BrowserSessions, key_of
 from serving.http.errors import too_many
 from serving.http.limits import HttpLimits
 from serving.http.rates import RateLimit
+from serving.http.shadows import Shadows
 from serving.runtime.predictor import Predictor
 from serving.runtime.served_versions import ServedVersions
 from serving.telemetry.recorder import Recorder
@@ -131,6 +132,7 @@ class AppState:
     rate: RateLimit | None
     sessions: BrowserSessions
     recorder: Recorder
+    shadows: Shadows
     peers: Peers | None
     """Asks all replicas, this one among them, for their snapshots; None where this is the only one."""
 
