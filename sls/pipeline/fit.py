@@ -32,6 +32,7 @@ from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, ProgressCallback, ignore_progress
 from sls.scoring.calibration import Logits
+from sls.training.feature_cache import FeatureCache
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
@@ -69,16 +70,18 @@ def fit(
     out: str | Path,
     config: FitConfig = DEFAULT,
     progress: ProgressCallback = ignore_progress,
+    cache: FeatureCache | None = None,
 ) -> FitResult:
     """Fit a task and write `out/full` and `out/cut`. The test split measures accuracy; nothing is chosen by it.
 
     An interrupted fit leaves its finished steps in `out/unfinished`; the same fit into the same folder resumes there
-    and ends with the same bytes. Before anything is trained it raises `InvalidSettingError` for `max_drop` without
-    validation images, adapters that begin above the last block, or an `out` that cannot be written; `DataError` for
-    patience without validation images; `StorageError` where the disk has too little room.
+    and ends with the same bytes. `cache` shares what frozen blocks make of images with other fits. Before anything is
+    trained it raises `InvalidSettingError` for `max_drop` without validation images, adapters that begin above the
+    last block, or an `out` that cannot be written; `DataError` for patience without validation images; `StorageError`
+    where the disk has too little room.
     """
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
-    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).run()
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), cache).run()
 
 
 @dataclass(frozen=True)
@@ -92,10 +95,18 @@ class Begun:
 class _Fit:
     """One run of a fit: its arguments, its finished steps in `stages`, and its steps as methods."""
 
-    def __init__(self, dataset: Dataset, backbone: Backbone, config: FitConfig, out: Path, log: RunLog) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        config: FitConfig,
+        out: Path,
+        log: RunLog,
+        cache: FeatureCache | None,
+    ) -> None:
         self.dataset, self.backbone, self.config, self.out, self.log = dataset, backbone, config, out, log
         self.blocks = backbone.record.blocks
-        self.context = TrainingContext(dataset, backbone, make_transform(backbone.record.id.preprocessing), log)
+        self.context = TrainingContext(dataset, backbone, make_transform(backbone.record.id.preprocessing), log, cache)
         self.lineage = Lineage(
             data=dataset.name,
             data_digest=dataset.digest,

@@ -173,7 +173,7 @@ def progress_of(title: str) -> Iterator[ProgressCallback]:
 @app.command(epilog=example(
     "cut digits onetrunk/digits",
     "cut digits onetrunk/digits --parity --format json",
-    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --criterion ridge --all --plot pictures",
+    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64.v2 --criterion ridge --all --plot pictures",
 ))  # fmt: skip
 @with_store()
 @with_groups

@@ -109,13 +109,14 @@ def show(
         version = store.resolve(ref, at=at)
         tags = store.effective_tags(version.task, version.number)
         classes = class_names(store, version)
+        splits = [split for split in store.splits(version.task) if version.number in split.versions]
+    described = {**describe(version, tags, classes), **{f"split of {split.alias}": split.words for split in splits}}
     if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif options.fmt is Format.CSV:
-        fields = describe(version, tags, classes)
-        print_rows([{"field": key, "value": value} for key, value in fields.items()], options.fmt)
+        print_rows([{"field": key, "value": value} for key, value in described.items()], options.fmt)
     else:
-        print_fields(describe(version, tags, classes))
+        print_fields(described)
 
 
 def class_names(store: ReadOnlyStore, version: Version) -> Sequence[str]:
