@@ -17,7 +17,7 @@ from store.records.refs import check_name
 
 if TYPE_CHECKING:
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig
+    from sls.pipeline.config import FitConfig
     from sls.progress import Progress
     from store.adapters.checkpoint import Checkpoint
     from store.records.backbone import BackboneRecord
@@ -49,7 +49,8 @@ def fit_and_publish(
     alias and a parent that does not exist are refused before anything is tuned; where the publishing is refused after
     that, a note on the error says where the tuned folder is kept.
     """
-    from sls.pipeline.fit import FitConfig, fit
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import fit
     from sls.pipeline.work_folder import work_folder
     from sls.progress import ignore_progress
 

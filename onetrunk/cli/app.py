@@ -21,10 +21,13 @@ from store.errors import InvalidNameError, InvalidSettingError, OnetrunkError
 FILES = {
     "demo": "demo",
     "fit": "fit",
+    "fit-many": "many",
     "cut": "fit",
     "serve": "serve",
+    "serve-config": "serve_config",
     "console": "console",
     "predict": "predict",
+    "score": "score",
     "top": "observe",
     "which": "observe",
     "doctor": "doctor",

@@ -9,7 +9,7 @@ from store.errors import FormatError, InvalidNameError
 from store.records.blob import SHA256, Blob
 from store.records.refs import BACKBONE_NAME
 
-DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
+DEFAULT_BACKBONE = "onetrunk/vit_tiny_64.v2"
 """The packaged backbone, which needs no download."""
 
 

@@ -35,7 +35,8 @@ __all__ = [
     "Backbone", "check_backbone", "encode", "fingerprint", "load_backbone", "open_backbone", "read_backbone",
 ]  # fmt: skip
 
-PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
+PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64.v2", "onetrunk/vit_tiny_64": "vit_tiny_64"}
+"""By name: the files in store/assets. A name's weights never change, so better ones get a new name."""
 SAFETENSORS = "model.safetensors"
 # timm reads a pickle where this file is not there, and fetches one where it knows an URL
 ONLY_SAFETENSORS = {"hf_hub_filename": SAFETENSORS, "url": ""}

@@ -28,7 +28,7 @@ class Layout(enum.StrEnum):
 
 
 @app.command(epilog=example(
-    "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
+    "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64.v2 --depth 7 --alias prod",
     "publish flowers ./lora-vit-base --backbone hf-hub:google/vit-base-patch16-224-in21k",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
