@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
-    from sls.pipeline.fit import FitConfig, FitResult, fit
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import FitResult, fit
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
     from sls.progress import Progress
@@ -48,17 +49,22 @@ if TYPE_CHECKING:
     from store.records.listing import Page, Search
     from store.records.manifest import Manifest
     from store.records.refs import Ref
+    from store.records.splits import AliasSplit, SplitOptions
     from store.records.version import Version
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
     from store.registry.read_only_store import ReadOnlyStore
+    from store.registry.splits import end_split, split_alias
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
     from store.weights.backbones import Backbone, load_backbone
+    from store.weights.converted.leaving import export_merged, export_onnx
+    from store.weights.converted.transformers_export import export_transformers
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AliasSplit": "store.records.splits",
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
@@ -71,7 +77,7 @@ _MODULES = {
     "DepthChoice": "sls.choose_depth",
     "Difference": "store.registry.diff",
     "Finding": "store.maintenance.verify_versions",
-    "FitConfig": "sls.pipeline.fit",
+    "FitConfig": "sls.pipeline.config",
     "FitJob": "onetrunk.many.fit_job",
     "FitOutcome": "onetrunk.many.fit_job",
     "FitResult": "sls.pipeline.fit",
@@ -89,6 +95,7 @@ _MODULES = {
     "ScoreConfig": "sls.choose_depth",
     "ScoreSummary": "onetrunk.many.score",
     "Search": "store.records.listing",
+    "SplitOptions": "store.records.splits",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
@@ -103,9 +110,13 @@ _MODULES = {
     "diff": "store.registry.diff",
     "draw_depths": "sls.plots.depth_plot",
     "draw_maps": "sls.plots.tsne_maps",
+    "end_split": "store.registry.splits",
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
+    "export_merged": "store.weights.converted.leaving",
+    "export_onnx": "store.weights.converted.leaving",
+    "export_transformers": "store.weights.converted.transformers_export",
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
@@ -121,6 +132,7 @@ _MODULES = {
     "rebuild": "store.maintenance.rebuild",
     "score": "onetrunk.many.score",
     "serve": "serving.server",
+    "split_alias": "store.registry.splits",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
 }
@@ -128,6 +140,7 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AliasSplit",
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
@@ -158,6 +171,7 @@ __all__ = [
     "ScoreConfig",
     "ScoreSummary",
     "Search",
+    "SplitOptions",
     "StorageReport",
     "Store",
     "TelemetryOptions",
@@ -172,9 +186,13 @@ __all__ = [
     "diff",
     "draw_depths",
     "draw_maps",
+    "end_split",
     "errors",
     "export_bundle",
     "export_hub",
+    "export_merged",
+    "export_onnx",
+    "export_transformers",
     "find_request",
     "fit",
     "fit_and_publish",
@@ -190,6 +208,7 @@ __all__ = [
     "rebuild",
     "score",
     "serve",
+    "split_alias",
     "storage_report",
     "verify",
 ]

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,7 +49,7 @@ def serve(
     port: int = 8265,
     grpc_port: int | None = None,
     catalogue: str | None = None,
-    backbone: str | None = None,
+    backbone: str | Sequence[str] | None = None,
     dtype: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
@@ -65,17 +65,17 @@ def serve(
     prefix: str = "/",
     insecure: bool = False,
 ) -> AbstractContextManager[RunningServer]:
-    """Return a context in which every task of the store that uses the backbone is served over HTTP.
+    """Return a context in which the tasks of the store are served over HTTP, each replica on all of its backbones.
 
-    Without `backbone`, the store's only one. Without `replicas`, one for each core that this process may use, with one
-    thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
-    needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
-    this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is
-    served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go. `schedule` is stretch,
-    least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
-    tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
-    be opened, and on entering `PortTakenError` or `ServerError`.
+    With `backbone`, the tasks of that one, or of those several, alone. Without `replicas`, one for each core that this
+    process may use, with one thread each; a pair is the least and the most of them, between which the load decides.
+    With `keys`, every request needs an API key; otherwise everyone who reaches the server may predict and read, so
+    without them a `host` beyond this machine needs `insecure`. `rate_limit` is the images a second of one key, or
+    of all callers without keys, at most, in equal parts for the replicas. With `grpc_port`, the Open Inference
+    Protocol is served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go.
+    `schedule` is stretch, least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one
+    replica. `name` and `prefix` tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an
+    error of the store where it cannot be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
@@ -86,7 +86,7 @@ def serve(
     config = ServeConfig(
         store=absolute_store(store_url),
         catalogue=absolute_catalogue(catalogue),
-        backbone=backbone,
+        backbone=backbone if backbone is None or isinstance(backbone, str) else list(backbone),
         dtype=dtype,
         device=device,
         threads=threads or (1 if counts.most > 1 else None),

@@ -24,6 +24,7 @@ FILES = {
     "fit-many": "many",
     "cut": "fit",
     "serve": "serve",
+    "serve-config": "serve_config",
     "console": "console",
     "predict": "predict",
     "score": "score",

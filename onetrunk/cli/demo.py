@@ -18,7 +18,8 @@ from onetrunk.cli.output import print_table
 from onetrunk.many.fit_job import FitJob
 from onetrunk.many.fit_many import Watch, fit_many
 from onetrunk.rendering.accuracy import percent
-from onetrunk.rendering.html import Section, to_html
+from onetrunk.rendering.html import to_html
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
@@ -28,7 +29,7 @@ from serving.server import running
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset
-from sls.pipeline.fit import FitConfig
+from sls.pipeline.config import FitConfig
 from sls.plots.depth_plot import draw_depths
 from sls.training.recipe import TrainingConfig
 from store.accounting.report import StorageReport, storage_report

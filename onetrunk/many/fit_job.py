@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-from sls.pipeline.fit import FitConfig
+from sls.pipeline.config import FitConfig
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.decoding import decode
 from store.registry.store import Version

@@ -19,8 +19,9 @@ from serving.cluster.task_plan import Payload, Report, Work
 from serving.runtime.device import set_cpu_threads
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset
+from sls.pipeline.config import FitConfig
 from sls.pipeline.finished import clear_unfinished, full_folder, read_finished
-from sls.pipeline.fit import FitConfig, fit
+from sls.pipeline.fit import fit
 from sls.pipeline.preflight import check_run
 from sls.progress import Progress, ProgressCallback
 from sls.training.feature_cache import FeatureCache

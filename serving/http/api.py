@@ -25,6 +25,8 @@ from serving.http.limits import HttpLimits
 from serving.http.oip_routes import OipRoutes, answer_oip_error, is_oip
 from serving.http.prediction_routes import PredictionRoutes
 from serving.http.rates import RateLimit
+from serving.http.shadows import Shadows
+from serving.http.split_watch import watching_splits
 from serving.runtime.predictor import Predictor
 from serving.telemetry.paths import HEALTH, PREDICT
 from serving.telemetry.recorder import Recorder
@@ -126,6 +128,7 @@ def make_api(
     `beside` is what serves another protocol meanwhile.
     """
     limits = limits or HttpLimits()
+    recorder = recorder or Recorder("local", predictor.usage)
     state = AppState(
         predictor,
         store,
@@ -135,13 +138,14 @@ def make_api(
         BodyBudget(limits, per_key=keys),
         None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
         BrowserSessions(session_secret),
-        recorder or Recorder("local", predictor.usage),
+        recorder,
+        Shadows(predictor, recorder.counters.splits),
         peers,
     )
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        async with nullcontext() if beside is None else beside(state):
+        async with nullcontext() if beside is None else beside(state), watching_splits(state):
             yield
         await run_in_threadpool(predictor.close)
 

@@ -27,11 +27,12 @@ class Coverage:
     pooling: bool = False
 
 
-def coverage(vit: VisionTransformer) -> Coverage:
+def coverage(vit: VisionTransformer, *, patch_mean: bool = False) -> Coverage:
+    """Say what the kernel runs; with `patch_mean` heads may read the mean of the patches too, which torch pools."""
     reason = next(filter(None, (_unserved(vit, block) for block in vit.blocks)), None)
     if reason is not None:
         return Coverage(blocks=False, reason=reason)
-    return Coverage(blocks=True, reason="", stem=_serves_stem(vit), pooling=_serves_pooling(vit))
+    return Coverage(blocks=True, reason="", stem=_serves_stem(vit), pooling=_serves_pooling(vit) and not patch_mean)
 
 
 def activation_of(act: nn.Module) -> str | None:

@@ -15,7 +15,7 @@ from pyarrow import parquet
 from sls.data.image_source import EncodedImage, EncodedSource, place, read_encoded
 from sls.data.left_out import LeftOut
 from sls.data.raw import RawDataset, part_of
-from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, column, raw_from_rows
+from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, check_label_columns, column, raw_from_rows
 from store.errors import DataError
 
 MAX_NBYTES = 4 << 30  # of encoded images, which are kept in memory
@@ -106,6 +106,9 @@ def _columns(path: Path, schema: pa.Schema) -> Columns:
             raise DataError(f"{where} has columns {' and '.join(found)}, each a {kind}: keep one")
     image = images[0] if images else column("image", names, IMAGES, where)
     label = labels[0] if labels else column("label", names, LABEL_NAMES, where)
+    if label is None:
+        flags = [field.name for field in schema if pa.types.is_boolean(field.type) or pa.types.is_int8(field.type)]
+        check_label_columns(where, dict.fromkeys(flags, "1"))
     if image is None or label is None:
         kind = "image" if image is None else "label"
         raise DataError(f"{where} has columns {', '.join(names[:8])}, none for the {kind}: name one of them {kind}")

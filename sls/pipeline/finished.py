@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from sls.data.dataset import Dataset
-from sls.pipeline.fit import FitConfig
+from sls.pipeline.config import FitConfig
 from sls.pipeline.stages import FOLDER
 from store.adapters.checkpoint import CARD
 from store.errors import FormatError

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
 
+from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel, build_vit
-from sls.adapters.task_folder import read_folder, write_card, write_folder
-from sls.choose_depth import ScoreConfig, depth_from_features
+from sls.adapters.task_folder import DTYPES, read_folder, write_card, write_folder
+from sls.choose_depth import depth_from_features
 from sls.data.dataset import Dataset
 from sls.evaluation import (
     TrainFeatures,
@@ -22,82 +23,34 @@ from sls.evaluation import (
     ridge_curve,
     train_features,
 )
+from sls.pipeline.certify import Cut, certify
+from sls.pipeline.config import FitConfig
 from sls.pipeline.git_commit import current_commit
 from sls.pipeline.preflight import check_run
-from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
+from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, ProgressCallback, ignore_progress
+from sls.scoring.calibration import Logits
 from sls.training.feature_cache import FeatureCache
-from sls.training.recipe import TrainingConfig, check_choice, check_real
-from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
+DEFAULT = FitConfig()
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
-WHEN = ("after", "before")
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a task is tuned, scored, cut and retuned.
-
-    `when`: "after" tunes at full depth, scores, cuts and retunes, in the paper's order. "before" scores the frozen
-    backbone and tunes once, at the chosen depth: `retune` and `retune_mode` are not used.
-
-    `max_drop` is the greatest loss, in points of validation accuracy below the model tuned at full depth; the cut is
-    raised until it loses no more. With "before" a full-depth model is then tuned as the reference, which costs the
-    training that "before" would save.
-
-    `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
-    """
-
-    tune: TrainingConfig = field(default_factory=TrainingConfig)
-    score: ScoreConfig = field(default_factory=ScoreConfig)
-    retune: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=5))
-    when: str = "after"
-    retune_mode: str = "rewind"
-    max_drop: float | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("when", self.when, WHEN)
-        check_choice("retune_mode", self.retune_mode, MODES)
-        if self.max_drop is not None:
-            check_real("max_drop", self.max_drop)
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise InvalidSettingError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
-
-    @property
-    def measures_drop(self) -> bool:
-        """Whether the certificate will say what the cut costs."""
-        return self.when == "after" or self.max_drop is not None
-
-    @property
-    def trainings(self) -> Mapping[str, TrainingConfig]:
-        """The trainings by the names of their stages; that of `max_drop` may go through several depths."""
-        if self.when == "before":
-            return {"tune": self.tune} | ({} if self.max_drop is None else {"reference": self.tune})
-        retunes = self.retune_mode not in ("head", "none")
-        return {"tune": self.tune} | ({"retune": self.retune} if retunes else {})
-
-    @property
-    def effective(self) -> FitConfig:
-        """The config that the run follows and the lineage records."""
-        tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode
-        retune = replace(self.retune, method=tune.method, rank=tune.rank, from_block=tune.from_block, scale=tune.scale)
-        return replace(self, retune=retune, retune_mode=mode)
 
 
 @dataclass(frozen=True)
 class FitResult:
     """The prune index, the certificate, and the folders: `full` with all blocks, `cut` at the chosen depth.
 
-    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. With `when`
-    "before" and no `max_drop` no model is tuned at full depth: `full` is None, and unless all blocks are kept,
-    `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `seconds` and `curve` do
-    not include the steps of an earlier run that was interrupted.
+    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. Without
+    `max_drop`, and with `when` "before" or "early", no model is tuned at full depth: `full` is None, and unless all
+    blocks are kept, `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `logits`
+    are the test images' at the cut, (n, classes). `seconds` and `curve` do not include the steps of an earlier run that
+    was interrupted.
     """
 
     index: PruneIndex
@@ -107,6 +60,7 @@ class FitResult:
     accuracies: tuple[Accuracy, ...]
     curve: tuple[Progress, ...]
     seconds: Mapping[str, float]
+    logits: Logits
 
 
 def fit(
@@ -114,7 +68,7 @@ def fit(
     backbone: Backbone,
     *,
     out: str | Path,
-    config: FitConfig = FitConfig(),
+    config: FitConfig = DEFAULT,
     progress: ProgressCallback = ignore_progress,
     cache: FeatureCache | None = None,
 ) -> FitResult:
@@ -128,6 +82,14 @@ def fit(
     """
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), cache).run()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What was tuned at full depth before the cut: all epochs, or the first one; None where it was not."""
+
+    full: TunedModel | None
+    first: TunedModel | None
 
 
 class _Fit:
@@ -160,58 +122,70 @@ class _Fit:
 
     def run(self) -> FitResult:
         full = self._tune_full("tune") if self.config.when == "after" else None
+        first = self._tune_first() if self.config.when == "early" else None
         with self.log.timed("score"):
-            vit, features = self._block_features(full)
+            vit, features = self._block_features(full, first)
             index = keep_adapted(self.stages.index(lambda: self._score(features)), self.config.tune.from_block)
         if full is None and self.config.max_drop is not None:
             full = self._tune_full("reference")
         with self.log.timed("retune" if self.config.when == "after" else "tune"):
-            index, validation = self._train_cut(index, full, features)
+            cut = self._train_cut(index, Begun(full, first), features)
         with self.log.timed("measure"):
-            known = full is not None or index.depth == self.blocks
+            known = full is not None or cut.index.depth == self.blocks
             accuracies = self._depth_accuracies(self.out / ("full" if full is not None else "cut")) if known else ()
-            test = accuracies[-1] if index.depth == self.blocks else self._cut_accuracy(index.depth)
             curve = ridge_curve(vit, features, self.dataset.validation, self.context.transform)
-        before = accuracies[index.depth - 1] if self.config.when == "after" else None
-        whole = accuracies[-1] if known else None
-        bound, duplicates = self.config.max_drop, self.dataset.duplicates
-        certificate = Certificate(whole, test, before, validation, bound, curve, duplicates)
-        return self._finish(index, certificate, accuracies, full)
+            model = read_folder(self.out / "cut", self.backbone, depth=cut.index.depth)
+            logits, certificate = certify(model, cut, self.context, self.config, accuracies, curve)
+        return self._finish(cut.index, certificate, accuracies, full, logits)
+
+    def _write(self, name: str, tuned: TunedModel) -> None:
+        dtype = DTYPES[self.config.save_dtype]
+        write_folder(self.out / name, self.backbone, tuned, self.dataset.classes, dtype=dtype)
+
+    def _tune_first(self) -> TunedModel:
+        with self.log.timed("begin"):
+            start = untrained(self.dataset, self.backbone, self.config.first)
+            return self.context.tune(
+                start, self.config.first, stage="begin", checkpoint=self.stages.checkpoint("first")
+            )
 
     def _tune_full(self, stage: str) -> TunedModel:
         with self.log.timed(stage):
             full = self._tune(self.blocks, stage, self.stages.checkpoint("full"))
-            write_folder(self.out / "full", self.backbone, full, self.dataset.classes)
+            self._write("full", full)
         return full
 
     def _tune(self, depth: int, stage: str, checkpoint: Path) -> TunedModel:
         start = untrained(self.dataset, self.backbone, self.config.tune, depth)
         return self.context.tune(start, self.config.tune, stage=stage, checkpoint=checkpoint)
 
-    def _block_features(self, full: TunedModel | None) -> tuple[VisionTransformer, TrainFeatures]:
-        """Return the model that is scored, the tuned one or the frozen backbone, and its training features."""
-        if full is None:
-            vit = build_vit(self.backbone, self.blocks).eval()
-        else:
+    def _block_features(
+        self, full: TunedModel | None, first: TunedModel | None
+    ) -> tuple[VisionTransformer, TrainFeatures]:
+        """Return the model that is scored, a tuned one or the frozen backbone, and its training features."""
+        if full is not None:
             vit = read_folder(self.out / "full", self.backbone).vit
+        elif first is not None:
+            vit = build_adapted(self.backbone, first).vit
+        else:
+            vit = build_vit(self.backbone, self.blocks).eval()
         return vit, train_features(vit, self.dataset, self.context.transform, samples=self.config.score.samples)
 
     def _score(self, features: TrainFeatures) -> PruneIndex:
         return depth_from_features(features.scored, features.scored_labels, self.config.score, progress=self.log)
 
-    def _train_cut(
-        self, index: PruneIndex, full: TunedModel | None, features: TrainFeatures
-    ) -> tuple[PruneIndex, Validation | None]:
+    def _train_cut(self, index: PruneIndex, begun: Begun, features: TrainFeatures) -> Cut:
         """Write `out/cut` at the depth of the index, or at the first depth above it that keeps to `max_drop`."""
         bound, held_out = self.config.max_drop, self.dataset.validation
         reference = None
-        if full is not None and len(held_out):
+        if begun.full is not None and len(held_out):
             reference = accuracy_of(read_folder(self.out / "full", self.backbone), held_out, self.context.transform)
         first: float | None = None
         for depth in range(index.depth, self.blocks + 1):
-            write_folder(self.out / "cut", self.backbone, self._train_at(depth, full, features), self.dataset.classes)
+            tuned = self._train_at(depth, begun, features)
+            self._write("cut", tuned)
             if reference is None:
-                return index, None
+                return Cut(index, None, tuned)
             model = read_folder(self.out / "cut", self.backbone, depth=depth)
             validation = Validation(reference, accuracy_of(model, held_out, self.context.transform))
             first = validation.drop if first is None else first
@@ -220,21 +194,20 @@ class _Fit:
         assert first is not None
         if bound is not None and depth > index.depth:
             index = raised_cut(index, depth, first, bound)
-        return index, validation
+        return Cut(index, validation, tuned)
 
-    def _train_at(self, depth: int, full: TunedModel | None, features: TrainFeatures) -> TunedModel:
+    def _train_at(self, depth: int, begun: Begun, features: TrainFeatures) -> TunedModel:
         """Return the model of the depth, trained as the config says; at full depth it is `full`, if there is one."""
-        if full is not None and depth == self.blocks:
-            return full
+        if begun.full is not None and depth == self.blocks:
+            return begun.full
         checkpoint = self.stages.checkpoint(f"cut-{depth}")
-        if full is None or self.config.when == "before":
+        if begun.first is not None:
+            start = truncated(begun.first, depth)
+            return self.context.tune(start, self.config.rest, stage="tune", checkpoint=checkpoint)
+        if begun.full is None or self.config.when == "before":
             return self._tune(depth, "tune", checkpoint)
-        cut = CutModel(full, depth, self.config.retune, features, self.context)
+        cut = CutModel(begun.full, depth, self.config.retune, features, self.context)
         return MODES[self.config.retune_mode](cut, checkpoint)
-
-    def _cut_accuracy(self, depth: int) -> Accuracy:
-        model = read_folder(self.out / "cut", self.backbone, depth=depth)
-        return accuracy_of(model, self.dataset.test, self.context.transform)
 
     def _depth_accuracies(self, folder: Path) -> tuple[Accuracy, ...]:
         return depth_accuracies(read_folder(folder, self.backbone), self.dataset.test, self.context.transform)
@@ -245,6 +218,7 @@ class _Fit:
         certificate: Certificate,
         accuracies: tuple[Accuracy, ...],
         full: TunedModel | None,
+        logits: Logits,
     ) -> FitResult:
         fingerprint = self.backbone.record.id.fingerprint
         write_card(self.out / "cut", Card(fingerprint, index, certificate, self.lineage))
@@ -256,4 +230,4 @@ class _Fit:
         self.stages.clear()
         folder = None if full is None else self.out / "full"
         curve, seconds = tuple(self.log.curve), dict(self.log.seconds)
-        return FitResult(index, certificate, folder, self.out / "cut", accuracies, curve, seconds)
+        return FitResult(index, certificate, folder, self.out / "cut", accuracies, curve, seconds, logits)

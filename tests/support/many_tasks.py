@@ -8,7 +8,7 @@ import numpy as np
 
 from onetrunk.many.fit_job import FitJob
 from sls.choose_depth import ScoreConfig
-from sls.pipeline.fit import FitConfig
+from sls.pipeline.config import FitConfig
 from sls.training.recipe import TrainingConfig
 from store.registry.store import Store
 from support.toy_backbone import Toy

@@ -16,7 +16,6 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     Plot,
-    RecipeOptions,
     ResultOptions,
     ScheduleOptions,
     ScoreOptions,
@@ -35,7 +34,9 @@ from onetrunk.cli.output import (
     terminal,
 )
 from onetrunk.cli.progress import show_progress
+from onetrunk.cli.recipe_options import RecipeOptions
 from onetrunk.rendering.accuracy import with_interval
+from onetrunk.rendering.measures import describe_measures
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.workflows import (
     adopt_backbone,
@@ -50,7 +51,8 @@ from store.records.backbone import DEFAULT_BACKBONE
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig, FitResult
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import FitResult
     from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
     from store.weights.backbones import Backbone
@@ -66,7 +68,7 @@ app = command_group()
 @app.command(epilog=example(
     "fit digits onetrunk/digits",
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
-    "fit flowers ./flowers --when before --patience 3 --out work",
+    "fit flowers ./flowers --when early --criterion cka --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
     "fit flowers flowers.csv --config recipe.toml --lr 1e-3 --augment light --dry-run",
 ))  # fmt: skip
@@ -94,7 +96,7 @@ def fit(
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed, save_dtype=output.save_dtype)
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
@@ -120,9 +122,9 @@ def fit(
         else:
             version = publish_folder(new, task, result.cut, aliases=aliases, parent=output.parent)
             print_versions([version], options.fmt)
-    log_result(result)
+    log_result(result, dataset.classes)
     if output.plot is not None:
-        draw_fit(task, result, output.plot)
+        draw_fit(task, result, dataset, output.plot)
 
 
 def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
@@ -132,8 +134,9 @@ def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfi
 
     config = config.effective
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
-    plan = plan_fit(dataset, backbone, config.trainings)
+    plan = plan_fit(dataset, backbone, config.trainings, dtype=config.save_dtype)
     fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
+    fields["learning rate"] = config.tune.rate
     fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
     fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
     fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}
@@ -170,7 +173,7 @@ def progress_of(title: str) -> Iterator[ProgressCallback]:
 @app.command(epilog=example(
     "cut digits onetrunk/digits",
     "cut digits onetrunk/digits --parity --format json",
-    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --criterion ridge --all --plot pictures",
+    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64.v2 --criterion ridge --all --plot pictures",
 ))  # fmt: skip
 @with_store()
 @with_groups
@@ -213,12 +216,29 @@ def print_index(index: PruneIndex, fmt: Format) -> None:
     log_index(index)
 
 
-def draw_fit(task: str, result: FitResult, folder: Path) -> None:
+def draw_fit(task: str, result: FitResult, dataset: Dataset, folder: Path) -> None:
+    """Draw the depths, the epochs and what the task does with the test images; a table has the classes."""
+    from sls.evaluation import confusion_of, counts_of
+    from sls.plots.confusion import draw_confusion, write_classes
     from sls.plots.depth_plot import draw_depths
+    from sls.plots.learning_curves import draw_curves
+    from sls.plots.reliability import draw_reliability
+    from sls.plots.worst_images import draw_worst
 
     certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
-    picture = draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies)
-    log_to_stderr(f"picture: {picture}")
+    test, classes, calibration = dataset.test, dataset.classes, result.certificate.calibration
+    confusion = confusion_of(result.logits, test.labels)
+    pictures = [
+        draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies),
+        draw_curves(result.curve, folder / "curves"),
+        draw_confusion(confusion, classes, folder / "confusion"),
+        draw_worst(result.logits, test, classes, folder / "worst"),
+    ]
+    if calibration is not None:
+        pictures.append(draw_reliability(result.logits, test.labels, calibration, folder / "calibration"))
+    for picture in pictures:
+        log_to_stderr(f"picture: {picture}")
+    log_to_stderr(f"table of the classes: {write_classes(counts_of(confusion), classes, folder / 'classes.csv')}")
 
 
 def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder: Path) -> None:
@@ -244,7 +264,7 @@ def describe_fit(task: str, result: FitResult) -> Record:
     }
 
 
-def log_result(result: FitResult) -> None:
+def log_result(result: FitResult, classes: Sequence[str]) -> None:
     log_index(result.index)
     if result.certificate.full is None:
         log_to_stderr(
@@ -257,6 +277,8 @@ def log_result(result: FitResult) -> None:
         log_to_stderr(
             f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"
         )
+    for name, value in describe_measures(result.certificate, classes).items():
+        log_to_stderr(f"{name}: {value}")
 
 
 def log_index(index: PruneIndex) -> None:

@@ -11,7 +11,6 @@ import typer
 from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, with_store
 from onetrunk.cli.options import (
     PORT,
-    BackboneName,
     Device,
     Dtype,
     DtypeOption,
@@ -45,6 +44,10 @@ class Affinity(enum.StrEnum):
     TASK = "task"
 
 
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="Serve its tasks alone; may be repeated; default: every backbone of the store."),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs --keys or --insecure.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of each replica; default: 1, or all cores for one replica.")
@@ -116,7 +119,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     grpc_port: GrpcPort = None,
-    backbone: BackboneName = None,
+    backbone: Backbones = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     threads: Threads = None,
