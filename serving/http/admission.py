@@ -8,8 +8,11 @@ from collections.abc import Sequence
 from serving.http.auth import AppState
 from serving.http.errors import too_many
 from serving.telemetry.request_record import RequestRecord
+from store.errors import OverloadedError
 from store.records.version import Version
 from store.registry.tenant_store import TenantStore
+
+WAITED = 0.5  # of the time that a request has; what is left is for decoding and the engine
 
 
 async def admit(state: AppState, caller: TenantStore, record: RequestRecord, refs: Sequence[str]) -> None:
@@ -24,6 +27,15 @@ def check_rate_and_room(state: AppState, caller: TenantStore) -> None:
     if state.rate is not None and (wait_s := state.rate.wait_s(caller.key.id)) > 0:
         raise too_many(f"{state.limits.rate_limit:g} images a second are the most: send fewer", retry_s=wait_s)
     state.predictor.check_room(share_of(caller))
+
+
+def check_wait(waited_s: float, timeout_ms: float | None) -> None:
+    """Raise where a request has used so much of its time at the ingress that the rest will hardly do."""
+    if timeout_ms is not None and waited_s > WAITED * timeout_ms / 1000:
+        raise OverloadedError(
+            f"the request waited {1000 * waited_s:.0f} of its {timeout_ms:g} ms for a replica: try again later, "
+            "or add replicas"
+        )
 
 
 def share_of(caller: TenantStore) -> str | None:

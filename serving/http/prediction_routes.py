@@ -10,7 +10,7 @@ from functools import partial
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
 
-from serving.http.admission import admit, share_of
+from serving.http.admission import admit, check_wait, share_of
 from serving.http.auth import AppState
 from serving.http.bodies import read_body
 from serving.http.cancellation import wait_for
@@ -63,6 +63,7 @@ class PredictionRoutes:
         """
         key, state, limits = caller.key, self._state, self._state.limits
         share = share_of(caller)
+        check_wait(headers.waited_s, query.timeout_ms)
         await admit(state, caller, record, refs)
         with state.bodies.held(key.id) as held:
             body = await read_body(receive, headers.length, held, limits)
@@ -73,7 +74,9 @@ class PredictionRoutes:
                 raise FormatError(f"several images for {len(refs)} tasks: send one image, or name one task")
             if state.rate is not None:
                 state.rate.take(key.id, len(images or (body,)))
-            deadline = None if query.timeout_ms is None else time.monotonic() + query.timeout_ms / 1000
+            deadline = None
+            if query.timeout_ms is not None:
+                deadline = time.monotonic() + query.timeout_ms / 1000 - headers.waited_s
 
             def submit(versions: Sequence[Version], image: bytes) -> tuple[Future[Prediction], ...]:
                 origin = Origin(deadline, share, record.begin_image())

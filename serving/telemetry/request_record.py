@@ -14,6 +14,8 @@ from store.registry.tenant_store import TenantStore
 
 KEY = "onetrunk.record"
 SPLIT_KEY = b"x-split-key"
+REQUEST_START = b"x-request-start"
+"""When the ingress had all of a small prediction, in microseconds: from then on it waited for a replica."""
 OPERATOR, ANYONE, UNKNOWN = "(operator)", "(anyone)", "(unknown)"
 """In the place of a tenant, whose name has no parentheses: keys without one, no keys, no valid key."""
 
@@ -29,12 +31,14 @@ class RequestRecord:
     """Written and read by the event loop alone, but for `times`."""
 
     __slots__ = (
-        "at", "begun", "caller", "cause", "choices", "has_new_id", "head_s", "id", "key", "method", "path", "problem",
-        "received", "seconds", "sent", "span", "status", "times", "traceparent",
+        "at", "begun", "caller", "cause", "choices", "has_new_id", "has_place", "head_s", "id", "key", "method", "path",
+        "problem", "received", "seconds", "sent", "span", "status", "times", "traceparent",
     )  # fmt: skip
 
     def __init__(self, scope: MutableMapping[str, Any], path: str) -> None:
         given = request_id = key = None
+        self.has_place = False
+        """Whether it has one of the places in this replica that the ingress gives to small predictions."""
         for name, value in scope["headers"]:
             if name == b"x-request-id":
                 request_id = value
@@ -42,6 +46,8 @@ class RequestRecord:
                 given = value
             elif name == SPLIT_KEY:
                 key = value
+            elif name == REQUEST_START:
+                self.has_place = True
         self.id = clean_id(request_id)
         self.has_new_id = request_id is None or request_id != self.id.encode()
         self.key = self.id if key is None else key.decode("latin-1")
@@ -88,6 +94,11 @@ class RequestRecord:
     @property
     def images(self) -> int:
         return len(self.times)
+
+    @property
+    def is_with_engine(self) -> bool:
+        """Whether all its images are decoded and wait for the engine or are there."""
+        return bool(self.times) and all(times.queued for times in self.times)
 
     @property
     def tenant(self) -> str:

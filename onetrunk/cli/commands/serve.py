@@ -71,6 +71,10 @@ RateLimit = Annotated[
     float | None,
     typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
 ]
+MaxWait = Annotated[
+    float,
+    typer.Option(min=0.01, max=600, help="Seconds that a prediction may wait for a replica before it is refused."),
+]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
 GrpcPort = Annotated[
     int | None,
@@ -127,6 +131,7 @@ def serve(
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     rate_limit: RateLimit = None,
+    max_wait: MaxWait = 5.0,
     telemetry: Telemetry,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
@@ -154,6 +159,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=rate_limit,
+        max_wait_s=max_wait,
         telemetry=telemetry.options(),
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,
