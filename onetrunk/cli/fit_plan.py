@@ -15,13 +15,14 @@ import typer
 from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
-    RecipeOptions,
+    SaveDtype,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
 )
 from onetrunk.cli.option_groups import with_groups
 from onetrunk.cli.options import Aliases, Parent
+from onetrunk.cli.recipe_options import RecipeOptions
 from store.adapters.regular_file import read_regular
 from store.errors import FormatError, InvalidSettingError, OnetrunkError
 from store.records.backbone import DEFAULT_BACKBONE
@@ -171,6 +172,7 @@ class RowParser:
         score: ScoreOptions,
         schedule: ScheduleOptions,
         images: DataOptions,
+        save_dtype: SaveDtype = "float16",
         parent: Parent = None,
         alias: Aliases = None,
         place: Annotated[str, typer.Option()] = "",
@@ -181,7 +183,7 @@ class RowParser:
             FitJob(
                 task,
                 data,
-                fit_config(adapter, recipe, score, schedule, seed=images.seed),
+                fit_config(adapter, recipe, score, schedule, seed=images.seed, save_dtype=save_dtype),
                 backbone,
                 tuple(alias or ()),
                 parent,

@@ -15,7 +15,7 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     NoPublish,
-    RecipeOptions,
+    SaveDtype,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
@@ -26,6 +26,7 @@ from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, w
 from onetrunk.cli.options import Aliases, DryRun, command_group, example
 from onetrunk.cli.output import log_dry_run, log_to_stderr, print_rows, terminal
 from onetrunk.cli.progress import show_many
+from onetrunk.cli.recipe_options import RecipeOptions
 from store.errors import DataError, InvalidSettingError, OnetrunkError, StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 
@@ -52,6 +53,7 @@ class RunOptions(OptionGroup):
     out: Annotated[
         Path | None, typer.Option(help="Keep the tasks' folders here; default: PLAN-work. The same command resumes.")
     ] = None
+    save_dtype: SaveDtype = "float16"
     no_publish: NoPublish = False
     alias: Aliases = None
     search: Annotated[
@@ -107,7 +109,9 @@ def fit_many(
     from onetrunk.many.fit_many import check_jobs
 
     run.check()
-    fit_config(adapter, recipe, score, schedule, seed=images.seed)  # what is wrong of all rows is said once
+    fit_config(
+        adapter, recipe, score, schedule, seed=images.seed, save_dtype=run.save_dtype
+    )  # what is wrong of all rows is said once
     jobs = jobs_of(read_plan(plan), chosen(context), run.search)
     if not run.no_publish:
         with contextlib.suppress(StoreNotFoundError), options.open() as store:
