@@ -63,6 +63,7 @@ def finish(*words: str, root: Path, code: int = 0) -> object:
     return json.loads(process.stdout)
 
 
+@pytest.mark.siege
 def test_fit_many_that_is_killed_goes_on_and_ends_with_the_bytes_of_each_task_tuned_alone(toy: Toy, tmp_path: Path):
     toy_store(tmp_path / "store", toy).close()
     rows = [f"t{turn},{write_data(tmp_path, f't{turn}', turn=turn)},{3 if turn else 1}" for turn in range(3)]
@@ -83,6 +84,7 @@ def test_fit_many_that_is_killed_goes_on_and_ends_with_the_bytes_of_each_task_tu
     assert not (tmp_path / "work" / ".features").exists()
 
 
+@pytest.mark.siege
 def test_score_that_is_killed_goes_on_from_its_parts_and_ends_with_the_same_bytes(toy: Toy, tmp_path: Path):
     with toy_store(tmp_path / "store", toy) as store:
         make_tasks(store, tmp_path)
