@@ -22,6 +22,7 @@ FILES = {
     "demo": "demo",
     "fit": "fit",
     "cut": "fit",
+    "width": "width",
     "serve": "serve",
     "console": "console",
     "predict": "predict",

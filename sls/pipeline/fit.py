@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from sls.adapters.model import TunedModel, build_vit
 from sls.adapters.task_folder import read_folder, write_card, write_folder
 from sls.choose_depth import ScoreConfig, depth_from_features
-from sls.data.dataset import Dataset
+from sls.data.dataset import Dataset, Split
 from sls.evaluation import (
     TrainFeatures,
     accuracy_of,
@@ -27,8 +27,11 @@ from sls.pipeline.preflight import check_run
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
+from sls.pipeline.width_fit import WidthFit, budget_points, prune_within, search, write
 from sls.progress import Progress, ProgressCallback, ignore_progress
 from sls.training.recipe import TrainingConfig, check_choice, check_real
+from sls.width.search import WidthConfig
+from sls.width.trial import WidthPoint
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
@@ -51,6 +54,9 @@ class FitConfig:
     training that "before" would save.
 
     `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
+
+    With `width`, heads and units of the blocks are pruned to its budget, which `max_drop` raises; the depth stays, or
+    is chosen together with it. `score` is not used then.
     """
 
     tune: TrainingConfig = field(default_factory=TrainingConfig)
@@ -59,9 +65,12 @@ class FitConfig:
     when: str = "after"
     retune_mode: str = "rewind"
     max_drop: float | None = None
+    width: WidthConfig | None = None
 
     def __post_init__(self) -> None:
         check_choice("when", self.when, WHEN)
+        if self.width is not None and self.when == "before":
+            raise InvalidSettingError("a width is chosen from a tuned model: leave out when='before'")
         check_choice("retune_mode", self.retune_mode, MODES)
         if self.max_drop is not None:
             check_real("max_drop", self.max_drop)
@@ -127,6 +136,23 @@ def fit(
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).run()
 
 
+def fit_budgets(
+    dataset: Dataset,
+    backbone: Backbone,
+    budgets: Sequence[float],
+    *,
+    out: str | Path,
+    config: FitConfig,
+    progress: ProgressCallback = ignore_progress,
+) -> tuple[Accuracy | None, tuple[WidthPoint, ...]]:
+    """Tune once, search the width once, prune to each budget and tune again there: what each costs on validation images.
+
+    Returns the accuracy at full width and a point for each budget. `out/cut` is not written.
+    """
+    check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).width_points(budgets)
+
+
 class _Fit:
     """One run of a fit: its arguments, its finished steps in `stages`, and its steps as methods."""
 
@@ -148,6 +174,8 @@ class _Fit:
         self.stages = Stages(out, inputs)
 
     def run(self) -> FitResult:
+        if self.config.width is not None:
+            return self._run_width(self.config.width)
         full = self._tune_full("tune") if self.config.when == "after" else None
         with self.log.timed("score"):
             vit, features = self._block_features(full)
@@ -166,6 +194,38 @@ class _Fit:
         bound, duplicates = self.config.max_drop, self.dataset.duplicates
         certificate = Certificate(whole, test, before, validation, bound, curve, duplicates)
         return self._finish(index, certificate, accuracies, full)
+
+    def _run_width(self, width: WidthConfig) -> FitResult:
+        full, held_out, bound = self._tune_full("tune"), self.dataset.validation, self.config.max_drop
+        run = self.width_fit(full, width)
+        with self.log.timed("search"):
+            importance = search(run)
+        reference = self._full_accuracy(held_out) if len(held_out) else None
+        with self.log.timed("retune"):
+            made = prune_within(run, importance, reference, bound)
+            write(run, made, self.out / "cut")
+        with self.log.timed("measure"):
+            accuracies = self._depth_accuracies(self.out / "full")
+        validation = None if reference is None or made.validation is None else Validation(reference, made.validation)
+        known = self.dataset.duplicates
+        certificate = Certificate(accuracies[-1], made.test, made.before, validation, bound, duplicates=known)
+        return self._finish(made.index, certificate, accuracies, full)
+
+    def width_fit(self, full: TunedModel, width: WidthConfig) -> WidthFit:
+        config = self.config
+        return WidthFit(
+            self.context, full, config.tune, config.retune, config.retune_mode, width, self.stages.checkpoint
+        )
+
+    def width_points(self, budgets: Sequence[float]) -> tuple[Accuracy | None, tuple[WidthPoint, ...]]:
+        assert self.config.width is not None
+        run = self.width_fit(self._tune_full("tune"), self.config.width)
+        points = budget_points(run, search(run), budgets)
+        self.stages.clear()
+        return self._full_accuracy(self.dataset.validation) if len(self.dataset.validation) else None, points
+
+    def _full_accuracy(self, split: Split) -> Accuracy:
+        return accuracy_of(read_folder(self.out / "full", self.backbone), split, self.context.transform)
 
     def _tune_full(self, stage: str) -> TunedModel:
         with self.log.timed(stage):
@@ -195,7 +255,7 @@ class _Fit:
         bound, held_out = self.config.max_drop, self.dataset.validation
         reference = None
         if full is not None and len(held_out):
-            reference = accuracy_of(read_folder(self.out / "full", self.backbone), held_out, self.context.transform)
+            reference = self._full_accuracy(held_out)
         first: float | None = None
         for depth in range(index.depth, self.blocks + 1):
             write_folder(self.out / "cut", self.backbone, self._train_at(depth, full, features), self.dataset.classes)

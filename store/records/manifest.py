@@ -15,7 +15,7 @@ from store.records.blob import Blob, canonical_json, check_blake3
 from store.records.evidence import Certificate, Lineage, PruneIndex
 from store.records.refs import check_name
 
-MANIFEST_FORMAT = 6
+MANIFEST_FORMAT = 7
 """Raise it when an older onetrunk would misread a new manifest, and add the new keys to `SINCE`.
 
 2: a lineage may have a code commit and a parent, and may be without data.
@@ -23,15 +23,18 @@ MANIFEST_FORMAT = 6
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
 6: a certificate counts the duplicates that the user allowed.
+7: a prune index may have a width. From here on, a key without a value is left out.
 """
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
-    "prune_index": {"tolerance": 3, "candidates": 3},
+    "prune_index": {"tolerance": 3, "candidates": 3, "width": 7},
     "certificate": {"validation": 3, "max_drop": 3, "curve": 3, "duplicates": 6},
     "adapter": {"weights_blake3": 5},
     "head": {"weights_blake3": 5},
 }
 """Part of a card or manifest -> key -> the format that it came with."""
+OMITTED = 7
+"""Keys since this format are left out where they have no value, so that a version without them is as before."""
 
 T = TypeVar("T")
 
@@ -148,8 +151,9 @@ def _check_format(record: Card | Manifest) -> None:
 def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
         for key, since in keys.items():
-            if since > value["format"] and value.get(name) is not None:
-                del value[name][key]
+            part = value.get(name)
+            if part is not None and (since > value["format"] or (since >= OMITTED and part[key] is None)):
+                del part[key]
     return value
 
 

@@ -22,6 +22,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from store.adapters.backbone_fingerprint import Leaf, check_fingerprint, check_leaves, fingerprint_of
+from store.adapters.widths import check_width, narrowed_shapes
 from store.errors import (
     BackboneNotFoundError,
     FormatError,
@@ -31,9 +32,11 @@ from store.errors import (
 from store.records.backbone import DEFAULT_BACKBONE, BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
 from store.records.manifest import decode
+from store.records.width import WidthIndex
 from store.registry.store import Store
 from store.weights.supported import check_supported
 from store.weights.tensor_views import tensors_in
+from store.weights.width import NarrowedTensors, narrow_model
 
 PACKAGED = {DEFAULT_BACKBONE: "vit_tiny_64"}
 SAFETENSORS = "model.safetensors"
@@ -50,11 +53,25 @@ class Backbone:
 
     record: BackboneRecord
     tensors: Mapping[str, Tensor]
+    width: WidthIndex | None = None
+    """What its blocks keep of their heads and units; record and tensors are of these."""
 
     def skeleton(self) -> VisionTransformer:
         """Build the model without its weights: its modules and their shapes, on torch's meta device."""
         with torch.device("meta"):
-            return _create(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+            model = _create(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+        return model if self.width is None else narrow_model(model, self.width)
+
+    def narrow(self, width: WidthIndex | None) -> Backbone:
+        """Return the backbone with the heads and units of the index alone; with None, itself.
+
+        Raises `BackboneMismatchError` where the index is of another backbone. It has the fingerprint of the whole one.
+        """
+        if width is None:
+            return self
+        check_width(width, self.record, width.blocks)
+        record = dataclasses.replace(self.record, modules=narrowed_shapes(self.record, width))
+        return Backbone(record, NarrowedTensors(self.tensors, width), width)
 
     def build(
         self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"

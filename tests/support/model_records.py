@@ -67,7 +67,7 @@ class Content:
                 },
                 "certificate": self.certificate,
                 "lineage": None,
-                "format": 6,
+                "format": 7,
             }
         )
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +35,8 @@ from onetrunk.cli.output import (
     terminal,
 )
 from onetrunk.cli.progress import show_progress
+from onetrunk.cli.width_options import SearchOptions, WidthOptions, parse_budgets
+from onetrunk.cli.width_output import draw_index, draw_points, log_width, print_points
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.workflows import (
@@ -68,6 +70,8 @@ app = command_group()
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
     "fit flowers ./flowers --when before --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
+    "fit flowers ./flowers --width vit-slim --budget 0.7 --plot pictures",
+    "fit flowers ./flowers --width taylor --budgets 0.3,0.5,0.7",
     "fit flowers flowers.csv --config recipe.toml --lr 1e-3 --augment light --dry-run",
 ))  # fmt: skip
 @with_store(write=True)
@@ -84,6 +88,8 @@ def fit(
     recipe: RecipeOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,
+    width: WidthOptions,
+    search: SearchOptions,
     images: DataOptions,
     output: ResultOptions,
     dry_run: DryRun = False,
@@ -95,6 +101,7 @@ def fit(
 
     keep_freed_memory()
     config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
+    config = replace(config, width=width.config(search, max_drop=schedule.max_drop))
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
@@ -105,6 +112,11 @@ def fit(
     dataset = images.load(data)
     if dry_run:
         print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
+        return
+    if width.budgets is not None:
+        show_budgets(
+            task, dataset, borrow(options, backbone), config, parse_budgets(width.budgets), output, options.fmt
+        )
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_what_is_kept())
@@ -123,6 +135,26 @@ def fit(
     log_result(result)
     if output.plot is not None:
         draw_fit(task, result, output.plot)
+
+
+def show_budgets(
+    task: str,
+    dataset: Dataset,
+    backbone: Backbone,
+    config: FitConfig,
+    budgets: Sequence[float],
+    output: ResultOptions,
+    fmt: Format,
+) -> None:
+    """Tune once, search once, tune again at each budget; publish nothing."""
+    from sls.pipeline.fit import fit_budgets
+    from sls.pipeline.work_folder import work_folder
+
+    with telling_what_is_kept(), work_folder(output.out) as work, progress_of(task) as progress:
+        full, points = fit_budgets(dataset, backbone, budgets, out=work, config=config, progress=progress)
+    print_points(points, fmt)
+    if output.plot is not None:
+        draw_points(task, points, output.plot, full=full)
 
 
 def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
@@ -219,6 +251,7 @@ def draw_fit(task: str, result: FitResult, folder: Path) -> None:
     certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
     picture = draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies)
     log_to_stderr(f"picture: {picture}")
+    draw_index(task, result.index, folder)
 
 
 def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder: Path) -> None:
@@ -268,5 +301,6 @@ def log_index(index: PruneIndex) -> None:
         log_to_stderr(
             f"undecided: scores within their noise of the threshold leave depths {both} open; {index.depth} is taken"
         )
+    log_width(index)
     if index.reason:
         log_to_stderr(index.reason)
