@@ -155,6 +155,35 @@ def add_backbone(store: Store, backbone: Backbone, *, by_reference: bool = False
     return store.add_backbone(backbone.record, None if by_reference else encode(backbone))
 
 
+def order_backbone(
+    store: Store,
+    name: str,
+    label: str,
+    *,
+    tasks: Mapping[str, Dataset] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BackboneRecord:
+    """Add a copy of a backbone whose heads and units are ordered by importance, under another name; return its record.
+
+    `tasks` are refs of tasks on this backbone, of full depth and width, with their data: the order is the one that
+    suits them together. Without any it is by the weights. Tasks that are tuned on the copy keep the first heads and
+    units, which takes three bytes a block.
+    """
+    import tempfile
+
+    from sls.progress import ignore_progress
+    from sls.width.order import order_by_importance
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {
+            store.export(ref, Path(scratch) / str(number)): dataset
+            for number, (ref, dataset) in enumerate((tasks or {}).items())
+        }
+        backbone = adopt_backbone(store, name)
+        ordered = order_by_importance(backbone, folders, label=label, progress=progress or ignore_progress)
+    return add_backbone(store, ordered)
+
+
 def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None) -> Backbone:
     """Open a backbone of the store at this address, or load it by name; the store stays as it is, or absent."""
     from store.weights.backbones import load_backbone

@@ -20,8 +20,8 @@ MOST_BUDGETS = 20
 Width = Annotated[
     WidthName | None,
     typer.Option(
-        help="Prune heads and MLP units: by soft masks that are trained, ViT-Slim's or Network Slimming's, by gradients, "
-        "or by the weights alone.",
+        help="Prune heads and MLP units: by soft masks that are trained (ViT-Slim's or Network Slimming's), by "
+        "gradients, or by the weights alone.",
     ),
 ]
 Budget = Annotated[
@@ -40,10 +40,6 @@ Budgets = Annotated[
 SearchEpochs = Annotated[int, typer.Option(min=1, help="Passes over the training images to train masks.")]
 HeadPenalty = Annotated[float, typer.Option("--l1-heads", min=0, help="Weight of the L1 norm of head masks.")]
 UnitPenalty = Annotated[float, typer.Option("--l1-units", min=0, help="Weight of the L1 norm of unit masks.")]
-Nested = Annotated[
-    bool,
-    typer.Option("--nested", help="Keep the first heads and units: on a backbone that `backbone order` made."),
-]
 WithDepth = Annotated[
     bool, typer.Option("--with-depth", help="Cut the depth too, where that serves the budget better.")
 ]
@@ -51,12 +47,11 @@ WithDepth = Annotated[
 
 @dataclass(frozen=True)
 class SearchOptions(OptionGroup):
-    """How masks are trained, and which heads and units may be kept."""
+    """How masks are trained, and whether the depth is cut too."""
 
     search_epochs: SearchEpochs = 5
     l1_heads: HeadPenalty = 1e-3
     l1_units: UnitPenalty = 1e-4
-    nested: Nested = False
     with_depth: WithDepth = False
 
     def config(self, criterion: WidthName, budget: float) -> WidthConfig:
@@ -68,7 +63,6 @@ class SearchOptions(OptionGroup):
             epochs=self.search_epochs,
             l1_heads=self.l1_heads,
             l1_units=self.l1_units,
-            nested=self.nested,
             with_depth=self.with_depth,
         )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.model import TunedModel, build_vit
 from sls.adapters.task_folder import read_folder, write_card, write_folder
-from sls.choose_depth import ScoreConfig, depth_from_features
+from sls.choose_depth import depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.evaluation import (
     TrainFeatures,
@@ -22,99 +22,25 @@ from sls.evaluation import (
     ridge_curve,
     train_features,
 )
+from sls.pipeline.fit_config import FitConfig, FitResult
 from sls.pipeline.git_commit import current_commit
 from sls.pipeline.preflight import check_run
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
 from sls.pipeline.width_fit import WidthFit, budget_points, prune_within, search, write
-from sls.progress import Progress, ProgressCallback, ignore_progress
-from sls.training.recipe import TrainingConfig, check_choice, check_real
+from sls.progress import ProgressCallback, ignore_progress
 from sls.width.search import WidthConfig
 from sls.width.trial import WidthPoint
-from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
+__all__ = ["FitConfig", "FitResult", "fit", "fit_budgets"]
+
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
-WHEN = ("after", "before")
-
-
-@dataclass(frozen=True)
-class FitConfig:
-    """How a task is tuned, scored, cut and retuned.
-
-    `when`: "after" tunes at full depth, scores, cuts and retunes, in the paper's order. "before" scores the frozen
-    backbone and tunes once, at the chosen depth: `retune` and `retune_mode` are not used.
-
-    `max_drop` is the greatest loss, in points of validation accuracy below the model tuned at full depth; the cut is
-    raised until it loses no more. With "before" a full-depth model is then tuned as the reference, which costs the
-    training that "before" would save.
-
-    `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
-
-    With `width`, heads and units of the blocks are pruned to its budget, which `max_drop` raises; the depth stays, or
-    is chosen together with it. `score` is not used then.
-    """
-
-    tune: TrainingConfig = field(default_factory=TrainingConfig)
-    score: ScoreConfig = field(default_factory=ScoreConfig)
-    retune: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=5))
-    when: str = "after"
-    retune_mode: str = "rewind"
-    max_drop: float | None = None
-    width: WidthConfig | None = None
-
-    def __post_init__(self) -> None:
-        check_choice("when", self.when, WHEN)
-        if self.width is not None and self.when == "before":
-            raise InvalidSettingError("a width is chosen from a tuned model: leave out when='before'")
-        check_choice("retune_mode", self.retune_mode, MODES)
-        if self.max_drop is not None:
-            check_real("max_drop", self.max_drop)
-        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
-            raise InvalidSettingError(f"max_drop {self.max_drop}: give points of accuracy, 0..100")
-
-    @property
-    def measures_drop(self) -> bool:
-        """Whether the certificate will say what the cut costs."""
-        return self.when == "after" or self.max_drop is not None
-
-    @property
-    def trainings(self) -> Mapping[str, TrainingConfig]:
-        """The trainings by the names of their stages; that of `max_drop` may go through several depths."""
-        if self.when == "before":
-            return {"tune": self.tune} | ({} if self.max_drop is None else {"reference": self.tune})
-        retunes = self.retune_mode not in ("head", "none")
-        return {"tune": self.tune} | ({"retune": self.retune} if retunes else {})
-
-    @property
-    def effective(self) -> FitConfig:
-        """The config that the run follows and the lineage records."""
-        tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode
-        retune = replace(self.retune, method=tune.method, rank=tune.rank, from_block=tune.from_block, scale=tune.scale)
-        return replace(self, retune=retune, retune_mode=mode)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The prune index, the certificate, and the folders: `full` with all blocks, `cut` at the chosen depth.
-
-    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. With `when`
-    "before" and no `max_drop` no model is tuned at full depth: `full` is None, and unless all blocks are kept,
-    `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `seconds` and `curve` do
-    not include the steps of an earlier run that was interrupted.
-    """
-
-    index: PruneIndex
-    certificate: Certificate
-    full: Path | None
-    cut: Path
-    accuracies: tuple[Accuracy, ...]
-    curve: tuple[Progress, ...]
-    seconds: Mapping[str, float]
+DEFAULT = FitConfig()
 
 
 def fit(
@@ -122,7 +48,7 @@ def fit(
     backbone: Backbone,
     *,
     out: str | Path,
-    config: FitConfig = FitConfig(),
+    config: FitConfig = DEFAULT,
     progress: ProgressCallback = ignore_progress,
 ) -> FitResult:
     """Fit a task and write `out/full` and `out/cut`. The test split measures accuracy; nothing is chosen by it.
@@ -145,9 +71,9 @@ def fit_budgets(
     config: FitConfig,
     progress: ProgressCallback = ignore_progress,
 ) -> tuple[Accuracy | None, tuple[WidthPoint, ...]]:
-    """Tune once, search the width once, prune to each budget and tune again there: what each costs on validation images.
+    """Tune once, search the width once, prune to each budget and tune again there; `out/cut` is not written.
 
-    Returns the accuracy at full width and a point for each budget. `out/cut` is not written.
+    Returns the validation accuracies: at full width, and with a point for each budget.
     """
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).width_points(budgets)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from sls.training.recipe import TrainingConfig
 from sls.width.importance import Importance, flops_share
 from sls.width.narrow_adapter import narrowed_model
 from sls.width.search import WidthConfig, WidthSubject, search_width
-from sls.width.trial import SAMPLES, Pair, choose_both, pruned
+from sls.width.trial import SAMPLES, Pair, WidthPoint, choose_both, pruned
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, PruneIndex, Validation
 from store.records.width import WidthIndex
@@ -51,6 +51,7 @@ class NarrowTask:
     """
 
     index: PruneIndex
+    width: WidthIndex
     tuned: TunedModel
     share: float
     test: Accuracy
@@ -63,7 +64,8 @@ def search(run: WidthFit) -> Importance:
     path = run.checkpoint("importance").with_suffix(".npz")
     if path.exists():
         with np.load(path) as saved:
-            return Importance(saved["heads"], saved["units"], bool(saved["joint"]), float(saved["head_cost"]))
+            flags = bool(saved["joint"]), float(saved["head_cost"]), bool(saved["nested"])
+            return Importance(saved["heads"], saved["units"], *flags)
     importance = search_width(subject_of(run), run.width)
     partial = path.with_name("importance-partial.npz")
     np.savez(partial, **vars(importance))
@@ -108,20 +110,27 @@ def prune(run: WidthFit, importance: Importance, budget: float) -> NarrowTask:
     """Keep what the budget allows and tune again; at a budget of 1 the task is what it was."""
     pairs: list[Pair] = []
     if run.width.with_depth and budget < 1:
-        pairs = choose_both(subject_of(run), importance, budget, nested=run.width.nested)
-    width = pairs[0].width if pairs else importance.at(budget, nested=run.width.nested)
+        pairs = choose_both(subject_of(run), importance, budget)
+    width = pairs[0].width if pairs else importance.at(budget)
     context = replace(run.context, backbone=run.context.backbone.narrow(width))
     start = narrowed_model(run.full, width)
     tuned = run.full if budget == 1 else _tuned_again(run, context, start, budget)
     model, held_out = adapted(tuned, context.backbone), context.dataset.validation
     return NarrowTask(
         index=_index(run, width, pairs),
+        width=width,
         tuned=tuned,
         share=flops_share(width, importance.head_cost) * width.blocks / run.full.depth,
         test=accuracy_of(model, context.dataset.test, context.transform),
         before=accuracy_of(pruned(subject_of(run), width), context.dataset.test, context.transform),
         validation=accuracy_of(model, held_out, context.transform) if len(held_out) else None,
     )
+
+
+def budget_points(run: WidthFit, importance: Importance, budgets: Sequence[float]) -> tuple[WidthPoint, ...]:
+    """Prune to each budget and tune again there; nothing is written but what an interrupted run goes on from."""
+    made = {budget: prune(run, importance, budget) for budget in budgets}
+    return tuple(WidthPoint(budget, one.width, one.share, one.validation) for budget, one in made.items())
 
 
 def write(run: WidthFit, made: NarrowTask, folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,25 +19,24 @@ class Importance:
     """Scores of heads (blocks, heads) and units (blocks, units), the higher the more important.
 
     `joint`: one threshold for both kinds, as in Network Slimming; else one for each, as in ViT-Slim. `head_cost` is
-    how many units take as many operations as one head.
+    how many units take as many operations as one head. `nested`: the backbone is ordered by importance, so that a
+    block keeps its first heads and units, as many as the scores say.
     """
 
     heads: Scores
     units: Scores
     joint: bool
     head_cost: float
+    nested: bool = False
 
-    def at(self, budget: float, *, nested: bool = False) -> WidthIndex:
-        """Return what is kept: about `budget` of the operations of these blocks, and at least one of each in a block.
-
-        With `nested`, as many as that of the first ones in each block, for a backbone that is ordered by importance.
-        """
+    def at(self, budget: float) -> WidthIndex:
+        """Return what is kept: about `budget` of the operations, and at least one head and unit of each block."""
         check_budget(budget)
         if self.joint:
             heads, units = self._jointly(budget)
         else:
             heads, units = (_highest(scores, budget) for scores in (self.heads, self.units))
-        if nested:
+        if self.nested:
             heads, units = _first_ones(heads), _first_ones(units)
         masks = [
             (mask_of(np.flatnonzero(h).tolist()), mask_of(np.flatnonzero(u).tolist()))
@@ -47,7 +46,7 @@ class Importance:
 
     def first(self, blocks: int) -> Importance:
         """Return the importance within the first blocks alone."""
-        return Importance(self.heads[:blocks], self.units[:blocks], self.joint, self.head_cost)
+        return replace(self, heads=self.heads[:blocks], units=self.units[:blocks])
 
     def _jointly(self, budget: float) -> tuple[Flags, Flags]:
         """Keep the best of both kinds while their operations are within the budget."""

@@ -37,19 +37,26 @@ def width_of_folder(
     a closed-form head. Raises `DataError` where the dataset's class names are not the folder's, `InvalidSettingError`
     for a task that is pruned already.
     """
+    subject = subject_of_folder(folder, dataset, backbone, seed=seed, progress=progress)
+    importance = search_width(subject, config)
+    if not config.with_depth:
+        return width_curve(subject, importance, budgets)
+    points = []
+    for budget in budgets:
+        best = choose_both(subject, importance, budget)[0]
+        share = flops_share(best.width, importance.head_cost) * best.width.blocks / len(importance.heads)
+        points.append(WidthPoint(budget, best.width, share, best.accuracy))
+    return tuple(points)
+
+
+def subject_of_folder(
+    folder: str | Path, dataset: Dataset, backbone: Backbone, *, seed: int, progress: ProgressCallback
+) -> WidthSubject:
+    """Return the task of a folder for a search; its adapter is not trained."""
     folder = Path(folder)
     check_classes(folder, dataset)
     if (folder / CARD).exists() and Card.from_json((folder / CARD).read_bytes()).prune_index.width is not None:
         raise InvalidSettingError(f"{folder} has fewer heads or units than its backbone already: give the whole task")
-    model = partial(read_folder, folder, backbone)
     transform = make_transform(backbone.record.id.preprocessing)
-    subject = WidthSubject(dataset, backbone, model, TrainingConfig(seed=seed), transform, progress)
-    importance = search_width(subject, config)
-    if not config.with_depth:
-        return width_curve(subject, importance, budgets, nested=config.nested)
-    points = []
-    for budget in budgets:
-        best = choose_both(subject, importance, budget, nested=config.nested)[0]
-        share = flops_share(best.width, importance.head_cost) * best.width.blocks / len(importance.heads)
-        points.append(WidthPoint(budget, best.width, share, best.accuracy))
-    return tuple(points)
+    model = partial(read_folder, folder, backbone)
+    return WidthSubject(dataset, backbone, model, TrainingConfig(seed=seed), transform, progress)

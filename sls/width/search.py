@@ -22,6 +22,7 @@ from sls.width.importance import Importance, check_budget
 from store.errors import InvalidSettingError
 from store.records.bounds import check_number
 from store.weights.backbones import Backbone
+from store.weights.ordering import is_ordered
 
 TAYLOR_BATCH, TAYLOR_BATCHES = 32, 10
 STAGE = "search"
@@ -32,8 +33,7 @@ class WidthConfig:
     """How the width of a task is chosen: `budget` is the share of the blocks' operations that is kept.
 
     `epochs`, `l1_heads` and `l1_units` are of the criteria that train masks: passes over the training images, and the
-    weights of the L1 norms in the loss. `nested` keeps the first heads and units of each block, for a backbone that is
-    ordered by importance. `with_depth` also cuts the depth, where that serves the budget better.
+    weights of the L1 norms in the loss. `with_depth` also cuts the depth, where that serves the budget better.
     """
 
     criterion: str = "vit-slim"
@@ -41,7 +41,6 @@ class WidthConfig:
     epochs: int = 5
     l1_heads: float = 1e-3
     l1_units: float = 1e-4
-    nested: bool = False
     with_depth: bool = False
 
     def __post_init__(self) -> None:
@@ -71,7 +70,8 @@ def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(subject.recipe.seed)
         heads, units = (scores.detach().double().numpy() for scores in CRITERIA[config.criterion](subject, config))
-    return Importance(heads, units, joint=config.criterion == SLIMMING, head_cost=head_cost(subject.backbone))
+    joint, nested = config.criterion == SLIMMING, is_ordered(subject.backbone)
+    return Importance(heads, units, joint, head_cost(subject.backbone), nested)
 
 
 def head_cost(backbone: Backbone) -> float:
@@ -81,13 +81,25 @@ def head_cost(backbone: Backbone) -> float:
     return float((2 * vit.embed_dim + tokens) * size / vit.embed_dim)
 
 
+def magnitudes(backbone: Backbone) -> Importance:
+    """Return the magnitude of every head and unit of the backbone."""
+    heads, units = (scores.detach().double().numpy() for scores in _norms(backbone))
+    return Importance(heads, units, joint=False, head_cost=head_cost(backbone))
+
+
 def magnitude(subject: WidthSubject, _: WidthConfig) -> tuple[Tensor, Tensor]:
     """Norm of all weights of a head or unit over the block's mean: DepGraph's group magnitude (Fang et al., CVPR 2023).
 
     It sees the backbone's weights alone, so it is the same for every task.
     """
+    depth = len(subject.model().vit.blocks)
+    heads, units = _norms(subject.backbone)
+    return heads[:depth], units[:depth]
+
+
+def _norms(backbone: Backbone) -> tuple[Tensor, Tensor]:
     heads, units = [], []
-    for block in subject.backbone.build().blocks[: len(subject.model().vit.blocks)]:
+    for block in backbone.build().blocks:
         attn, mlp = block.attn, block.mlp
         qkv = attn.qkv.weight.unflatten(0, (3, attn.num_heads, -1)).square().sum(dim=(0, 2, 3))
         proj = attn.proj.weight.unflatten(1, (attn.num_heads, -1)).square().sum(dim=(0, 2))

@@ -39,11 +39,9 @@ class Pair:
     accuracy: Accuracy
 
 
-def width_curve(
-    subject: WidthSubject, importance: Importance, budgets: Sequence[float], *, nested: bool = False
-) -> tuple[WidthPoint, ...]:
+def width_curve(subject: WidthSubject, importance: Importance, budgets: Sequence[float]) -> tuple[WidthPoint, ...]:
     """Take heads and units out of the tuned model at each budget, and measure it with its own head."""
-    widths = [importance.at(budget, nested=nested) for budget in budgets]
+    widths = [importance.at(budget) for budget in budgets]
     held_out = subject.dataset.validation
     return tuple(
         WidthPoint(
@@ -56,7 +54,7 @@ def width_curve(
     )
 
 
-def choose_both(subject: WidthSubject, importance: Importance, budget: float, *, nested: bool = False) -> list[Pair]:
+def choose_both(subject: WidthSubject, importance: Importance, budget: float) -> list[Pair]:
     """Score the pairs (depth c, share b) with c b = budget N, the best first; of equal ones the deepest.
 
     Nothing is trained: each pair keeps the tuned adapter, and a ridge head is fitted on features of training images.
@@ -67,7 +65,7 @@ def choose_both(subject: WidthSubject, importance: Importance, budget: float, *,
     depths = range(blocks, max(1, math.ceil(budget * blocks - 1e-9)) - 1, -1)
     pairs = []
     for done, depth in enumerate(depths, 1):
-        width = importance.first(depth).at(min(1.0, budget * blocks / depth), nested=nested)
+        width = importance.first(depth).at(min(1.0, budget * blocks / depth))
         pairs.append(Pair(width, _with_ridge_head(subject, width)))
         left = (time.monotonic() - began) / done * (len(depths) - done)
         subject.progress(Progress(STAGE, done, len(depths), left, accuracy=pairs[-1].accuracy.value))

@@ -152,6 +152,19 @@ def fingerprint(
     return fingerprint_of(architecture, arguments, preprocessing, _leaves(tensors))
 
 
+def describe_backbone(backbone: Backbone, label: str, tensors: Mapping[str, Tensor], *, source: str) -> Backbone:
+    """Describe other tensors of a backbone's architecture, arguments and preprocessing, under another name."""
+    identity = backbone.record.id
+    return _describe(
+        label,
+        backbone.skeleton(),
+        tensors,
+        identity.arguments,
+        source=source,
+        preprocessing=identity.preprocessing,
+    )
+
+
 def _load_packaged(name: str) -> Backbone:
     folder = resources.files("store") / "assets"
     config = json.loads((folder / f"{PACKAGED[name]}.json").read_bytes())

@@ -26,7 +26,6 @@ from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
 from onetrunk.cli.options import BackboneName, DryRun, command_group, example
 from onetrunk.cli.output import (
     Format,
-    log_dry_run,
     log_notes,
     log_to_stderr,
     print_record,
@@ -34,6 +33,7 @@ from onetrunk.cli.output import (
     print_versions,
     terminal,
 )
+from onetrunk.cli.plan_output import print_plan
 from onetrunk.cli.progress import show_progress
 from onetrunk.cli.width_options import SearchOptions, WidthOptions, parse_budgets
 from onetrunk.cli.width_output import draw_index, draw_points, log_width, print_points
@@ -114,9 +114,8 @@ def fit(
         print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
         return
     if width.budgets is not None:
-        show_budgets(
-            task, dataset, borrow(options, backbone), config, parse_budgets(width.budgets), output, options.fmt
-        )
+        shares = parse_budgets(width.budgets)
+        show_budgets(task, dataset, borrow(options, backbone), config, shares, output, options.fmt)
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_what_is_kept())
@@ -155,28 +154,6 @@ def show_budgets(
     print_points(points, fmt)
     if output.plot is not None:
         draw_points(task, points, output.plot, full=full)
-
-
-def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
-    """Print what the fit would do."""
-    from sls.pipeline.plan import plan_fit
-    from sls.pipeline.preflight import check_run
-
-    config = config.effective
-    check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
-    plan = plan_fit(dataset, backbone, config.trainings)
-    fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
-    fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
-    fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
-    fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}
-    if fmt is Format.TABLE:
-        print_rows(
-            [{"class": name, **{part: plan.images[part][name] for part in plan.images}} for name in dataset.classes],
-            fmt,
-        )
-        typer.echo()
-    print_record({**fields, "images": plan.images, "notes": dataset.notes}, fmt, fields)
-    log_dry_run()
 
 
 @contextlib.contextmanager
