@@ -38,4 +38,5 @@ def _narrowed(key: str, tensor: Tensor, kept: Mapping[str, Kept]) -> Tensor:
         return tensor
     kind, name = f"{match[1].rsplit('.', 1)[1]}.{match[2]}", match[3]
     cut = (kind in (QKV, FC1) and name in OF_OUTPUT) or (kind in (PROJ, FC2) and name in OF_INPUT)
-    return narrowed(tensor, kind, "weight", part).contiguous() if cut else tensor
+    whole = not cut or not tensor.dim()  # a scale of the adapter itself is one number
+    return tensor if whole else narrowed(tensor, kind, "weight", part).contiguous()
