@@ -52,8 +52,8 @@ class JoinedLinear:
 
     @classmethod
     def of_heads(cls, qkv: nn.Linear, kept: Kept) -> JoinedLinear:
-        weight = qkv.weight.detach().unflatten(0, (3, kept.total, -1))[:, : kept.count]
-        biases = [None] * 3 if qkv.bias is None else qkv.bias.detach().unflatten(0, (3, kept.total, -1))
+        weight = torch.unflatten(qkv.weight.detach(), 0, (3, kept.total, -1))[:, : kept.count]
+        biases = [None] * 3 if qkv.bias is None else torch.unflatten(qkv.bias.detach(), 0, (3, kept.total, -1))
         parts = [
             Linear(part.flatten(0, 1), None if bias is None else bias[: kept.count].flatten(), packed=False)
             for part, bias in zip(weight, biases, strict=True)

@@ -98,7 +98,7 @@ def _units(fc1: nn.Module) -> int:
 def _scaling_output(masks: SoftMasks, index: int) -> Hook:
     def scale(_module: nn.Module, _inputs: object, qkv: Tensor) -> Tensor:
         factors = masks.heads[index]
-        return (qkv.unflatten(-1, (3, len(factors), -1)) * factors[:, None]).flatten(-3)
+        return torch.flatten(torch.unflatten(qkv, -1, (3, len(factors), -1)) * factors[:, None], -3)
 
     return scale
 
@@ -107,6 +107,6 @@ def _scaling_input(masks: SoftMasks, index: int, kind: str) -> Hook:
     def scale(_module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
         factors: Tensor = getattr(masks, kind)[index]
         (x,) = inputs
-        return ((x.unflatten(-1, (len(factors), -1)) * factors[:, None]).flatten(-2),)
+        return (torch.flatten(torch.unflatten(x, -1, (len(factors), -1)) * factors[:, None], -2),)
 
     return scale

@@ -45,10 +45,10 @@ def _ordered(tensors: Tensors, block: str, heads: Sequence[int], units: Sequence
     changed = {}
     for part in ("weight", "bias"):
         if (name := f"{block}.{QKV}.{part}") in tensors:
-            changed[name] = tensors[name].unflatten(0, (3, len(heads), -1))[:, by_head].flatten(0, 2)
+            changed[name] = torch.unflatten(tensors[name], 0, (3, len(heads), -1))[:, by_head].flatten(0, 2)
         if (name := f"{block}.{FC1}.{part}") in tensors:
             changed[name] = tensors[name][by_unit]
     proj, fc2 = f"{block}.{PROJ}.weight", f"{block}.{FC2}.weight"
-    changed[proj] = tensors[proj].unflatten(1, (len(heads), -1))[:, by_head].flatten(1)
+    changed[proj] = torch.unflatten(tensors[proj], 1, (len(heads), -1))[:, by_head].flatten(1)
     changed[fc2] = tensors[fc2][:, by_unit]
     return {name: tensor.contiguous() for name, tensor in changed.items()}

@@ -54,16 +54,16 @@ def narrowed(tensor: Tensor, kind: str, part: str, kept: Kept) -> Tensor:
     """
     if kind == QKV:
         size = len(tensor) // (3 * kept.total)
-        parts = tensor.unflatten(0, (3, kept.total, size))
+        parts = torch.unflatten(tensor, 0, (3, kept.total, size))
         chosen = parts[:, : kept.count] if kept.is_prefix else parts[:, places(kept)]
-        return chosen.flatten(0, 2)
+        return torch.flatten(chosen, 0, 2)
     if kind == FC1:
         return tensor[: kept.count] if kept.is_prefix else tensor[places(kept)]
     if part == "weight" and kind in (PROJ, FC2):
         width = tensor.shape[1] // kept.total
         if kept.is_prefix:
             return tensor[:, : kept.count * width]
-        return tensor.unflatten(1, (kept.total, width))[:, places(kept)].flatten(1)
+        return torch.flatten(torch.unflatten(tensor, 1, (kept.total, width))[:, places(kept)], 1)
     if kind not in (PROJ, FC2):
         raise UnservedBackboneError(f"the backbone has {kind} within a block, which has no width: keep its full width")
     return tensor
