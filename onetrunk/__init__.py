@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from onetrunk.rendering.model_card import export_hub
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
-    from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
+    from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, order_backbone, publish_folder
     from serving.client import AsyncClient, Client, ImageAnswer
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
@@ -27,11 +27,14 @@ if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
-    from sls.pipeline.fit import FitConfig, FitResult, fit
+    from sls.pipeline.fit import FitConfig, FitResult, fit, fit_budgets
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
+    from sls.width.of_folder import width_of_folder
+    from sls.width.search import WidthConfig
+    from sls.width.trial import WidthPoint
     from store import errors
     from store.accounting.report import StorageReport, storage_report
     from store.errors import OnetrunkError
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
     from store.records.manifest import Manifest
     from store.records.refs import Ref
     from store.records.version import Version
+    from store.records.width import WidthIndex
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
@@ -89,6 +93,9 @@ _MODULES = {
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
+    "WidthConfig": "sls.width.search",
+    "WidthIndex": "store.records.width",
+    "WidthPoint": "sls.width.trial",
     "add_backbone": "onetrunk.workflows",
     "adopt_backbone": "onetrunk.workflows",
     "choose_depth": "sls.choose_depth",
@@ -103,6 +110,7 @@ _MODULES = {
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
+    "fit_budgets": "sls.pipeline.fit",
     "import_bundle": "store.registry.bundle",
     "load_backbone": "store.weights.backbones",
     "load_dataset": "sls.data.loading",
@@ -110,11 +118,13 @@ _MODULES = {
     "new_key": "store.registry.api_keys",
     "open_read_only": "onetrunk.stores",
     "open_store": "onetrunk.stores",
+    "order_backbone": "onetrunk.workflows",
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
     "serve": "serving.server",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
+    "width_of_folder": "sls.width.of_folder",
 }
 """The module of each public name."""
 
@@ -153,6 +163,9 @@ __all__ = [
     "TenantStore",
     "TrainingConfig",
     "Version",
+    "WidthConfig",
+    "WidthIndex",
+    "WidthPoint",
     "add_backbone",
     "adopt_backbone",
     "choose_depth",
@@ -167,6 +180,7 @@ __all__ = [
     "find_request",
     "fit",
     "fit_and_publish",
+    "fit_budgets",
     "import_bundle",
     "load_backbone",
     "load_dataset",
@@ -174,11 +188,13 @@ __all__ = [
     "new_key",
     "open_read_only",
     "open_store",
+    "order_backbone",
     "publish_folder",
     "rebuild",
     "serve",
     "storage_report",
     "verify",
+    "width_of_folder",
 ]
 
 

@@ -103,10 +103,12 @@ def publish_folder(
     force: bool = False,
     parent: str | None = None,
     code_commit: str | None = None,
+    pruning_history: str | Path | None = None,
 ) -> Version:
     """Publish a task's folder as `Store.publish` does, with a parent version or a code commit added to its lineage.
 
     `parent` is a ref of the version that this one was made from, `code_commit` what git calls the code that tuned it.
+    `pruning_history` is what Torch-Pruning says it took from the backbone, as JSON; the adapter is of the pruned shape.
     """
     from store.adapters.checkpoint import read_checkpoint
     from store.adapters.lineage import with_lineage
@@ -118,6 +120,11 @@ def publish_folder(
     if name is not None and (parent_version or code_commit):
         record = store.backbone(name)
         checkpoint = with_lineage(checkpoint, record, depth=depth, parent=parent_version, code_commit=code_commit)
+    if pruning_history is not None and name is not None:
+        from store.adapters.pruning_history import with_pruning_history
+
+        record, path = store.backbone(name), Path(pruning_history)
+        checkpoint = with_pruning_history(checkpoint, record, path, heads=_heads_of(store, record), depth=depth)
     options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
     return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
 
@@ -193,6 +200,13 @@ def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None)
         if known is not None:
             return known
     return load_backbone(name)
+
+
+def _heads_of(store: Store, record: BackboneRecord) -> int:
+    """Return how many attention heads a block has, which the record alone may not tell."""
+    from store.weights.backbones import open_backbone
+
+    return int(open_backbone(store, record).skeleton().blocks[0].attn.num_heads)
 
 
 def _open_known(store: Store, name: str) -> Backbone | None:

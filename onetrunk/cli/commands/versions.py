@@ -25,6 +25,7 @@ class Layout(enum.StrEnum):
 
 @app.command(epilog=example(
     "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
+    "publish flowers ./pruned --backbone onetrunk/vit_tiny_64 --pruning-history history.json",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
 @with_store(write=True)
@@ -40,6 +41,9 @@ def publish(
     alias: Aliases = None,
     parent: Parent = None,
     code_commit: Annotated[str | None, typer.Option(help="Git commit of the code that tuned it.")] = None,
+    pruning_history: Annotated[
+        Path | None, typer.Option(help="What Torch-Pruning's pruning_history() says it took, as JSON.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Publish a PEFT checkpoint and a head as a new version. What cannot be served exactly is refused."""
@@ -54,6 +58,7 @@ def publish(
             force=force,
             parent=parent,
             code_commit=code_commit,
+            pruning_history=pruning_history,
         )
     print_versions([version], options.fmt)
 

@@ -19,6 +19,7 @@ from store.records.manifest import Card
 from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
+SMALL = colours(train=16, validation=6, test=6)
 QUICK = FitConfig(
     tune=TrainingConfig(epochs=2),
     retune=TrainingConfig(epochs=1),
@@ -55,18 +56,19 @@ def test_the_same_fit_gives_the_same_bytes(fitted, tmp_path):
         assert (again.cut / name).read_bytes() == (fitted.cut / name).read_bytes()
 
 
-@pytest.mark.parametrize("mode", ["none", "head", "constant", "scratch"])
-@pytest.mark.parametrize("method", ["ssf", "dora"])
+@pytest.mark.parametrize(
+    ("mode", "method"), [("none", "ssf"), ("head", "dora"), ("constant", "vera"), ("scratch", "lora")]
+)
 def test_every_way_to_tune_again_leaves_a_folder_that_is_read(tmp_path, mode, method):
     config = replace(QUICK, retune_mode=mode, tune=replace(QUICK.tune, method=method, epochs=1))
-    result = fit(colours(train=16, validation=4, test=6), BACKBONE, out=tmp_path, config=config)
+    result = fit(SMALL, BACKBONE, out=tmp_path, config=config)
     with torch.inference_mode():
         assert read_folder(result.cut, BACKBONE).vit(torch.zeros(1, 3, 32, 32)).shape == (1, 48)
 
 
 def test_a_width_that_loses_too_much_is_raised_and_says_so(tmp_path):
     config = replace(QUICK, max_drop=0.0, width=WidthConfig("magnitude", budget=0.1), retune_mode="none")
-    result = fit(haze(), BACKBONE, out=tmp_path, config=config)
+    result = fit(haze(16, 20, 6), BACKBONE, out=tmp_path, config=config)
     assert result.certificate.validation.drop <= 0
     if result.index.reason is not None:
         assert "budget 0.1 loses" in result.index.reason
@@ -74,14 +76,14 @@ def test_a_width_that_loses_too_much_is_raised_and_says_so(tmp_path):
 
 def test_depth_and_width_are_chosen_together(tmp_path):
     width = WidthConfig("magnitude", budget=0.5, with_depth=True)
-    result = fit(colours(), BACKBONE, out=tmp_path, config=replace(QUICK, width=width))
+    result = fit(SMALL, BACKBONE, out=tmp_path, config=replace(QUICK, width=width))
     assert 2 <= result.index.depth <= 4
     scored = [score for score in result.index.scores if score is not None]
     assert result.index.scores[result.index.depth - 1] == max(scored)
 
 
 def test_budgets_cost_one_search_and_write_no_task(tmp_path):
-    full, points = fit_budgets(colours(), BACKBONE, (0.4, 0.8), out=tmp_path, config=QUICK)
+    full, points = fit_budgets(SMALL, BACKBONE, (0.4, 0.8), out=tmp_path, config=QUICK)
     assert full is not None
     assert [point.budget for point in points] == [0.4, 0.8]
     assert not (tmp_path / "cut").exists()
@@ -95,6 +97,6 @@ def test_a_width_before_tuning_is_refused():
 
 def test_a_fit_at_full_width_says_nothing_of_it(tmp_path):
     config = replace(QUICK, width=WidthConfig("magnitude", budget=1.0))
-    result = fit(colours(), BACKBONE, out=tmp_path, config=config)
+    result = fit(SMALL, BACKBONE, out=tmp_path, config=config)
     assert "width" not in json.loads((result.cut / "onetrunk.json").read_text())["prune_index"]
     assert result.certificate.cut == result.certificate.full
