@@ -43,7 +43,12 @@ def call_directly(step: Step) -> Step:
 
 
 class GraphCapture:
-    """Captures steps as CUDA graphs, whose intermediate results share one pool of memory."""
+    """Captures steps as CUDA graphs, whose intermediate results and cuBLAS workspace share one pool of memory.
+
+    torch keeps a cuBLAS workspace for each stream, and other code in the process may have it freed, as
+    `torch.compile(mode="reduce-overhead")` does when it records. A graph that was captured with such a workspace then
+    writes to memory that is not its own. So none is left when a capture begins: the one it makes lies in the pool.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._pool = torch.cuda.graph_pool_handle()
@@ -54,8 +59,10 @@ class GraphCapture:
         with torch.cuda.stream(self._stream):
             step()  # kernels are compiled and libraries opened here: neither may happen within a capture
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
+        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
         graph = torch.cuda.CUDAGraph()
         # "thread_local": threads that load tasks meanwhile may allocate
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
+        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
         return graph.replay
