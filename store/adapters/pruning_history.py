@@ -25,7 +25,7 @@ def read_pruning_history(path: Path, record: BackboneRecord, *, heads: int, dept
     """Read a history that was saved as JSON: steps of [module, whether its outputs go, places].
 
     Places count what earlier steps have left. `heads` is how many a block of the backbone has. Raises `FormatError`
-    for what is no history, `UnservedAdapterError` where it changes more than whole heads and MLP units.
+    for what is not a history, `UnservedAdapterError` where it changes more than whole heads and MLP units.
     """
     data = read_regular(path, limit=LIMIT)
     try:
@@ -46,7 +46,7 @@ def read_pruning_history(path: Path, record: BackboneRecord, *, heads: int, dept
             left[block] = _without(left[block], places, name, thirds=match[2] == QKV)
         else:
             raise UnservedAdapterError(
-                f"{name[:80]!r} of the history changes the width that all blocks share, or is no map of a block: "
+                f"{name[:80]!r} of the history changes the width that all blocks share, or is not a map of a block: "
                 "prune heads and MLP units alone, the patch embedding, attn.proj and mlp.fc2 among ignored_layers"
             )
     size = len(_all(record, 0, PROJ)) // heads

@@ -102,6 +102,7 @@ def fit(
     keep_freed_memory()
     config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
     config = replace(config, width=width.config(search, max_drop=schedule.max_drop))
+    shares = None if width.budgets is None else parse_budgets(width.budgets)
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
@@ -113,8 +114,7 @@ def fit(
     if dry_run:
         print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
         return
-    if width.budgets is not None:
-        shares = parse_budgets(width.budgets)
+    if shares is not None:
         show_budgets(task, dataset, borrow(options, backbone), config, shares, output, options.fmt)
         return
     with contextlib.ExitStack() as stack:

@@ -53,7 +53,7 @@ def test_later_steps_count_what_earlier_ones_left(tmp_path):
         (["patch_embed.proj", True, [1]], UnservedAdapterError, "changes the width that all blocks share"),
         (["blocks.0.attn.proj", True, [1]], UnservedAdapterError, "changes the width that all blocks share"),
         (["blocks.0.mlp.fc2", True, [1]], UnservedAdapterError, "changes the width that all blocks share"),
-        (["blocks.9.mlp.fc1", True, [1]], UnservedAdapterError, "is no map of a block"),
+        (["blocks.9.mlp.fc1", True, [1]], UnservedAdapterError, "is not a map of a block"),
         (["blocks.0.attn.proj", False, [1]], UnservedAdapterError, "takes parts of heads from block 1"),
         (["blocks.0.mlp.fc1", True, [192]], FormatError, "takes place 192 of 192"),
         (["blocks.0.mlp.fc1", True, list(range(192))], FormatError, "block 1 keeps no unit"),
