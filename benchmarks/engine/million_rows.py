@@ -25,7 +25,7 @@ from benchmarks.engine.conformance import CONFIGS, CUSTOM, backbone_of, lowered,
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.options import make_parser
 from serving.engine.engine import Engine
-from serving.engine.split_model import SplitModel
+from serving.engine.kernel_model import KernelModel
 from store.weights.forms import TaskWeights
 
 BATCH = 64
@@ -76,7 +76,7 @@ def main() -> None:
 
 def digest(engine: Engine) -> str:
     """Return the SHA-256 of the names and bytes of the backbone's tensors, or of what the kernel reads."""
-    if isinstance(engine._model, SplitModel):
+    if isinstance(engine._model, KernelModel):
         return hashlib.sha256(engine._model.kernel._packed.memory.data).hexdigest()
     sha256 = hashlib.sha256()
     for name, tensor in sorted(engine._model.vit.state_dict().items()):

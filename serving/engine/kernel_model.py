@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -17,19 +17,30 @@ from serving.kernel.kernel import Kernel
 from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
+from store.weights.widening import widen
+from store.weights.width import check_kept
 
 
 @dataclass(frozen=True)
 class KernelModel:
-    """`vit` is there only where the kernel leaves the stem or the pooling to torch."""
+    """`vit` is there only where the kernel leaves the stem or the pooling to torch; `skeleton` has no weights.
+
+    Tasks that leave out heads or units run at full width, where these are multiplied by zero.
+    """
 
     kernel: Kernel
     vit: VisionTransformer | None
+    skeleton: VisionTransformer
     packed: dict[int, PackedTask] = field(default_factory=dict)
     """By the identity of task weights that were not prepared, for as long as they live."""
 
     def prepare(self, weights: TaskWeights) -> PackedTask:
         """Pack a task; the weights themselves are not needed any more."""
+        forms = weights.forms
+        if forms.kept:
+            check_kept(forms.kept, self.skeleton)
+            wide = widen(forms, head_dim=self.skeleton.blocks[0].attn.head_dim, dtype=torch.bfloat16)
+            weights = replace(weights, forms=wide)
         return self.kernel.pack(weights)
 
     def prepared(self, task: EngineTask) -> EngineTask:

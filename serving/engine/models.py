@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -16,7 +15,6 @@ from serving.engine.cuda.captured_blocks import on_cuda
 from serving.engine.kernel_model import KernelModel
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineTask
-from serving.engine.split_model import SplitModel
 from serving.engine.torch_model import TorchModel
 from serving.kernel.instruction_sets import KernelChoice, choose_kernel
 from serving.kernel.kernel import Kernel
@@ -48,22 +46,14 @@ def make_model(
             packed = open_packed(backbone, vit, choice.library, covered)
             kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
             whole = covered.stem and covered.pooling
-            model = KernelModel(kernel, None if whole else backbone.build(dtype=dtype))
-            in_torch = partial(make_torch_model, backbone, dtype=dtype, device=device, batch_invariant=True)
-            return choice, SplitModel(model, in_torch)
+            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype), vit)
         choice = KernelChoice(None, f"the kernel does not run {backbone.record.name}: {covered.reason}", None)
-    return choice, make_torch_model(backbone, dtype=dtype, device=device, batch_invariant=batch_invariant)
-
-
-def make_torch_model(
-    backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool
-) -> TorchModel:
     vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
     grid, narrow = vit.patch_embed.grid_size, NarrowMaps(backbone.record.nbytes)
     blocks = [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
     steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
     threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
-    return TorchModel(vit, steps, threads, batch_invariant, narrow)
+    return choice, TorchModel(vit, steps, threads, batch_invariant, narrow)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

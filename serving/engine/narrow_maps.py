@@ -15,7 +15,7 @@ from serving.engine.kernels import JoinedLinear, Linear
 from store.weights.forms import Forms, Kept
 from store.weights.width import narrowed
 
-LEAST_NBYTES = 64 << 20
+LEAST_NBYTES = 256 << 20
 Key = tuple[str, Kept]
 
 
@@ -67,7 +67,7 @@ def _narrow(layer: nn.Linear, kind: str, kept: Kept) -> tuple[Tensor, Tensor | N
 
 
 class NarrowMaps:
-    """The maps that were gathered last, by path and what is kept: as many bytes as the backbone's, at most.
+    """The maps that were gathered last, by path and what is kept: in as many bytes as the backbone has, or 256 MiB.
 
     `gathers` counts how often maps were made, `hits` how often they were there.
     """

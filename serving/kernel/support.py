@@ -8,8 +8,6 @@ from timm.layers import GELU, GELUTanh, LayerScale, PatchEmbed, QuickGELU
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
-from store.weights.forms import Forms
-
 SLICE = 32  # numbers of one product: widths are multiples of it
 MOST_HEAD = 256  # numbers of an attention head
 ACTIVATIONS: tuple[tuple[type[nn.Module], str], ...] = (
@@ -29,16 +27,12 @@ class Coverage:
     pooling: bool = False
 
 
-def coverage(vit: VisionTransformer) -> Coverage:
+def coverage(vit: VisionTransformer, *, patch_mean: bool = False) -> Coverage:
+    """Say what the kernel runs; with `patch_mean` heads may read the mean of the patches too, which torch pools."""
     reason = next(filter(None, (_unserved(vit, block) for block in vit.blocks)), None)
     if reason is not None:
         return Coverage(blocks=False, reason=reason)
-    return Coverage(blocks=True, reason="", stem=_serves_stem(vit), pooling=_serves_pooling(vit))
-
-
-def runs_forms(forms: Forms) -> bool:
-    """Whether the kernel runs tasks of these forms: those that keep all heads and units."""
-    return not forms.kept
+    return Coverage(blocks=True, reason="", stem=_serves_stem(vit), pooling=_serves_pooling(vit) and not patch_mean)
 
 
 def activation_of(act: nn.Module) -> str | None:

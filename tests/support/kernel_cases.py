@@ -131,7 +131,7 @@ def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Eng
     packed = pack_backbone(load_library(library), vit, covered)
     kernel = Kernel(library, vit, packed, covered, threads=threads)
     engine = Engine(backbone, dtype=torch.bfloat16, kernel="off")
-    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit)
+    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, vit)
     return engine
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from functools import partial
 
 import pytest
 import torch
@@ -16,15 +15,14 @@ from support.oracle import TaskFolder, make_backbone, make_peft_task, open_shop,
 from support.peft_tasks import CONFIGS
 
 from serving.engine.engine import Engine
-from serving.engine.models import make_torch_model
 from serving.engine.narrow_maps import NarrowMaps, narrow_maps
-from serving.engine.split_model import SplitModel
 from store.errors import AdapterMismatchError, BackboneMismatchError, UnservedBackboneError
 from store.records.evidence import PruneIndex
 from store.records.manifest import Card
 from store.records.width import WidthIndex, mask_of
 from store.weights.forms import Kept, TaskWeights
 from store.weights.load_task import load_task
+from store.weights.widening import widen
 from store.weights.width import kept_of
 
 BLOCKS, HEADS, UNITS = 4, 3, 192
@@ -134,13 +132,9 @@ def test_custom_methods_at_the_pruned_shape_are_loaded_like_the_folder_that_sls_
     torch.testing.assert_close(Engine(shop.backbone).forward(images, [task])[0], expected[0], atol=1e-4, rtol=1e-4)
 
 
-def test_beside_the_kernel_narrow_tasks_run_in_torch_and_change_no_byte_of_the_others(tmp_path):
+def test_the_kernel_multiplies_what_a_task_leaves_out_by_zero_and_no_byte_of_the_others_changes(tmp_path):
     backbone = make_backbone(tmp_path, embed_dim=96)
-    engine = Engine(backbone, dtype=torch.bfloat16)
-    if engine.kernel.library is None:  # a CPU that runs none of the libraries, or a tree where none was compiled
-        model = kernel_engine(backbone, best_library())._model
-        in_torch = partial(make_torch_model, backbone, dtype=torch.bfloat16, device=engine.device, batch_invariant=True)
-        engine._model = SplitModel(model, in_torch)
+    engine = kernel_engine(backbone, best_library())
     made = [narrow_task(backbone, 300 + index, units=4 * 96) for index in range(4)]
     narrow = [replace(task, forms=task.forms.to("cpu", torch.bfloat16)) for task, _ in made]
     narrow = [replace(t, head_weight=t.head_weight.bfloat16(), head_bias=t.head_bias.bfloat16()) for t in narrow]
@@ -206,3 +200,15 @@ def test_an_adapter_of_the_full_shape_is_refused_with_a_width(shop, tmp_path):
     made = make_peft_task(shop.backbone, TaskFolder(tmp_path, 2), CONFIGS["lora"](targets, 2), classes=3)
     with pytest.raises(AdapterMismatchError, match="has factors of shapes"):
         published(shop, made.folder, WidthIndex.of([(1, 7), (1, 7)], **SIZES))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_task_widened_with_zeros_answers_as_the_narrow_one(backbone, seed):
+    task, twin = narrow_task(backbone, 700 + seed)
+    wide = replace(task, forms=widen(task.forms, head_dim=16, dtype=torch.float32))
+    assert not wide.forms.kept
+    images = torch.randn(2, 3, 32, 32)
+    for logits, exact in zip(
+        Engine(backbone).forward(images, [wide] * 2), plain_logits(twin, task, images), strict=True
+    ):
+        torch.testing.assert_close(logits, exact, atol=1e-4, rtol=1e-4)
