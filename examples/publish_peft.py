@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 import onetrunk
 
-BACKBONE = "onetrunk/vit_tiny_64"
+BACKBONE = "onetrunk/vit_tiny_64.v2"
 DEPTH = 8
 CLASSES = ("circle", "square", "triangle")
 

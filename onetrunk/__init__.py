@@ -15,6 +15,9 @@ TYPE_CHECKING = False  # type checkers take it for true; `typing` alone takes lo
 
 if TYPE_CHECKING:
     from onetrunk.doctor import Check, diagnose
+    from onetrunk.many.fit_job import FitJob, FitOutcome
+    from onetrunk.many.fit_many import fit_many
+    from onetrunk.many.score import ScoreSummary, score
     from onetrunk.rendering.model_card import export_hub
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice, ScoreConfig, choose_depth
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
-    from sls.pipeline.fit import FitConfig, FitResult, fit, fit_budgets
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import FitResult, fit, fit_budgets
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
     from sls.progress import Progress
@@ -48,18 +52,23 @@ if TYPE_CHECKING:
     from store.records.listing import Page, Search
     from store.records.manifest import Manifest
     from store.records.refs import Ref
+    from store.records.splits import AliasSplit, SplitOptions
     from store.records.version import Version
     from store.records.width import WidthIndex
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
     from store.registry.read_only_store import ReadOnlyStore
+    from store.registry.splits import end_split, split_alias
     from store.registry.store import Store
     from store.registry.tenant_store import TenantStore
     from store.weights.backbones import Backbone, load_backbone
+    from store.weights.converted.leaving import export_merged, export_onnx
+    from store.weights.converted.transformers_export import export_transformers
 
 _MODULES = {
     "AliasRule": "store.records.events",
+    "AliasSplit": "store.records.splits",
     "AnsweredRequest": "onetrunk.request_log",
     "AnsweringVersion": "onetrunk.request_log",
     "ApiKey": "store.records.events",
@@ -72,7 +81,9 @@ _MODULES = {
     "DepthChoice": "sls.choose_depth",
     "Difference": "store.registry.diff",
     "Finding": "store.maintenance.verify_versions",
-    "FitConfig": "sls.pipeline.fit",
+    "FitConfig": "sls.pipeline.config",
+    "FitJob": "onetrunk.many.fit_job",
+    "FitOutcome": "onetrunk.many.fit_job",
     "FitResult": "sls.pipeline.fit",
     "GarbageReport": "store.maintenance.garbage",
     "ImageAnswer": "serving.client",
@@ -86,7 +97,9 @@ _MODULES = {
     "ReadOnlyStore": "store.registry.read_only_store",
     "Ref": "store.records.refs",
     "ScoreConfig": "sls.choose_depth",
+    "ScoreSummary": "onetrunk.many.score",
     "Search": "store.records.listing",
+    "SplitOptions": "store.records.splits",
     "StorageReport": "store.accounting.report",
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
@@ -104,13 +117,18 @@ _MODULES = {
     "diff": "store.registry.diff",
     "draw_depths": "sls.plots.depth_plot",
     "draw_maps": "sls.plots.tsne_maps",
+    "end_split": "store.registry.splits",
     "errors": "store.errors",
     "export_bundle": "store.registry.bundle",
     "export_hub": "onetrunk.rendering.model_card",
+    "export_merged": "store.weights.converted.leaving",
+    "export_onnx": "store.weights.converted.leaving",
+    "export_transformers": "store.weights.converted.transformers_export",
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
     "fit_budgets": "sls.pipeline.fit",
+    "fit_many": "onetrunk.many.fit_many",
     "import_bundle": "store.registry.bundle",
     "load_backbone": "store.weights.backbones",
     "load_dataset": "sls.data.loading",
@@ -121,7 +139,9 @@ _MODULES = {
     "order_backbone": "onetrunk.workflows",
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
+    "score": "onetrunk.many.score",
     "serve": "serving.server",
+    "split_alias": "store.registry.splits",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
     "width_of_folder": "sls.width.of_folder",
@@ -130,6 +150,7 @@ _MODULES = {
 
 __all__ = [
     "AliasRule",
+    "AliasSplit",
     "AnsweredRequest",
     "AnsweringVersion",
     "ApiKey",
@@ -143,6 +164,8 @@ __all__ = [
     "Difference",
     "Finding",
     "FitConfig",
+    "FitJob",
+    "FitOutcome",
     "FitResult",
     "GarbageReport",
     "ImageAnswer",
@@ -156,7 +179,9 @@ __all__ = [
     "ReadOnlyStore",
     "Ref",
     "ScoreConfig",
+    "ScoreSummary",
     "Search",
+    "SplitOptions",
     "StorageReport",
     "Store",
     "TelemetryOptions",
@@ -174,13 +199,18 @@ __all__ = [
     "diff",
     "draw_depths",
     "draw_maps",
+    "end_split",
     "errors",
     "export_bundle",
     "export_hub",
+    "export_merged",
+    "export_onnx",
+    "export_transformers",
     "find_request",
     "fit",
     "fit_and_publish",
     "fit_budgets",
+    "fit_many",
     "import_bundle",
     "load_backbone",
     "load_dataset",
@@ -191,7 +221,9 @@ __all__ = [
     "order_backbone",
     "publish_folder",
     "rebuild",
+    "score",
     "serve",
+    "split_alias",
     "storage_report",
     "verify",
     "width_of_folder",

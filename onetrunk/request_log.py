@@ -75,6 +75,16 @@ def _lines(log: str | Path, request_id: str) -> Iterator[Mapping[str, Any]]:
                     yield line
 
 
+def read_lines(log: str | Path) -> Iterator[object]:
+    """Yield every line as a value, None for one that is not JSON; logs are named as for `find_request`."""
+    with _opened(log) as file:
+        for text in file:
+            try:
+                yield json.loads(text)
+            except (ValueError, RecursionError):
+                yield None
+
+
 @contextmanager
 def _opened(log: str | Path) -> Iterator[IO[str]]:
     if str(log) == STDIN:
@@ -86,6 +96,8 @@ def _opened(log: str | Path) -> Iterator[IO[str]]:
             yield file
     except FileNotFoundError:
         raise NotFoundError(f"no log {str(log)!r}: give a file that a server wrote") from None
+    except (OSError, EOFError) as error:  # a folder, no permission, or no gzip file
+        raise NotFoundError(f"log {str(log)!r} cannot be read ({error}): give a file that a server wrote") from None
 
 
 def _answered(store: ReadOnlyStore, line: Mapping[str, Any]) -> AnsweredRequest:

@@ -17,8 +17,9 @@ from store.records.refs import check_name
 
 if TYPE_CHECKING:
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig
+    from sls.pipeline.config import FitConfig
     from sls.progress import Progress
+    from store.adapters.checkpoint import Checkpoint
     from store.records.backbone import BackboneRecord
     from store.registry.store import Store, Version
     from store.weights.backbones import Backbone
@@ -48,7 +49,8 @@ def fit_and_publish(
     alias and a parent that does not exist are refused before anything is tuned; where the publishing is refused after
     that, a note on the error says where the tuned folder is kept.
     """
-    from sls.pipeline.fit import FitConfig, fit
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import fit
     from sls.pipeline.work_folder import work_folder
     from sls.progress import ignore_progress
 
@@ -103,30 +105,68 @@ def publish_folder(
     force: bool = False,
     parent: str | None = None,
     code_commit: str | None = None,
+    drop_above_depth: bool = False,
     pruning_history: str | Path | None = None,
+    tell: Callable[[str], None] | None = None,
 ) -> Version:
     """Publish a task's folder as `Store.publish` does, with a parent version or a code commit added to its lineage.
 
-    `parent` is a ref of the version that this one was made from, `code_commit` what git calls the code that tuned it.
-    `pruning_history` is what Torch-Pruning says it took from the backbone, as JSON; the adapter is of the pruned shape.
+    It may also be one that PEFT left on a ViT, DeiT or DINOv2 of transformers: its adapter and base model are
+    converted. `backbone` names a backbone of the store, or one that is loaded and added: the packaged one, a folder or
+    `hf-hub:…`. `drop_above_depth` leaves out adapters of blocks that do not run. `parent` is a ref of the version that
+    this one was made from, `code_commit` what git calls the code that tuned it. `pruning_history` is what
+    Torch-Pruning says it took from a backbone of the store, as JSON; the adapter is of the pruned shape. `tell` gets,
+    in words, what was changed of the folder and which backbone was added.
     """
-    from store.adapters.checkpoint import read_checkpoint
+    from store.adapters.checkpoint import check, drop_above
     from store.adapters.lineage import with_lineage
     from store.registry.publish import PublishOptions
 
-    checkpoint = read_checkpoint(Path(folder))
-    parent_version = None if parent is None else store.resolve(parent)
-    name = backbone or (checkpoint.card.backbone if checkpoint.card else None)
-    if name is not None and (parent_version or code_commit):
-        record = store.backbone(name)
+    store.check_writable()
+    check_names(task, aliases)
+    folder = Path(folder)
+    checkpoint, added, name = _read_folder(store, folder, backbone, depth)
+    record = added.record if added is not None else None if name is None else store.backbone(name)
+    if record is not None:
+        blocks = depth or (checkpoint.card.prune_index.depth if checkpoint.card else record.blocks)
+        checkpoint = drop_above(checkpoint, blocks) if drop_above_depth else checkpoint
+        if pruning_history is not None:
+            checkpoint = _with_history(store, checkpoint, record, Path(pruning_history), depth)
+        check(checkpoint, record, blocks)
+        parent_version = None if parent is None else store.resolve(parent)
         checkpoint = with_lineage(checkpoint, record, depth=depth, parent=parent_version, code_commit=code_commit)
-    if pruning_history is not None and name is not None:
-        from store.adapters.pruning_history import with_pruning_history
+    changes = list(checkpoint.changes)
+    if added is not None:
+        name = add_backbone(store, added).id.fingerprint
+        changes.append(f"added backbone {added.record.name} to the store")
+    options = PublishOptions(backbone=name, depth=depth, aliases=aliases, force=force)
+    version = store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
+    for change in changes if tell is not None else ():
+        tell(change)
+    return version
 
-        record, path = store.backbone(name), Path(pruning_history)
-        checkpoint = with_pruning_history(checkpoint, record, path, heads=_heads_of(store, record), depth=depth)
-    options = PublishOptions(backbone=backbone, depth=depth, aliases=aliases, force=force)
-    return store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
+
+def _read_folder(
+    store: Store, folder: Path, backbone: str | None, depth: int | None
+) -> tuple[Checkpoint, Backbone | None, str | None]:
+    """Read the folder; return also the backbone that the store does not have yet, and the name of its backbone."""
+    from store.adapters.checkpoint import read_checkpoint
+    from store.adapters.tuned_folder import is_of_transformers
+
+    if is_of_transformers(folder):
+        from store.weights.converted.folder import convert_folder
+
+        converted = convert_folder(store, folder, backbone=backbone, depth=depth)
+        fingerprint = converted.backbone.record.id.fingerprint
+        known = any(record.id.fingerprint == fingerprint for record in store.backbones())
+        return converted.checkpoint, None if known else converted.backbone, fingerprint
+    checkpoint = read_checkpoint(folder)
+    name = backbone or (checkpoint.card.backbone if checkpoint.card else None)
+    if name is None or any(name in (record.name, record.id.fingerprint) for record in store.backbones()):
+        return checkpoint, None, name
+    from store.weights.converted.folder import find_backbone
+
+    return checkpoint, find_backbone(store, name), name
 
 
 def adopt_backbone(
@@ -200,6 +240,14 @@ def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None)
         if known is not None:
             return known
     return load_backbone(name)
+
+
+def _with_history(
+    store: Store, checkpoint: Checkpoint, record: BackboneRecord, path: Path, depth: int | None
+) -> Checkpoint:
+    from store.adapters.pruning_history import with_pruning_history
+
+    return with_pruning_history(checkpoint, record, path, heads=_heads_of(store, record), depth=depth)
 
 
 def _heads_of(store: Store, record: BackboneRecord) -> int:

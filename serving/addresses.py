@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from store.backends.urls import SCHEME
+from store.errors import InvalidSettingError
 
 SQLITE = "sqlite:///"
 
@@ -19,3 +20,13 @@ def absolute_catalogue(catalogue: str | None) -> str | None:
     if catalogue is None or not catalogue.startswith(SQLITE):
         return catalogue
     return f"{SQLITE}{Path(catalogue.removeprefix(SQLITE)).resolve()}"
+
+
+def check_shared(store: str, catalogue: str | None, *, nodes: int) -> None:
+    """Raise where replicas on several machines would open one SQLite file, whose locks hold on one machine only."""
+    if nodes > 1 and (catalogue.startswith("sqlite:") if catalogue else not SCHEME.match(store)):
+        raise InvalidSettingError(
+            f"the catalogue {catalogue or f'in the folder {store}'} is a SQLite file, and replicas may run on {nodes} "
+            "nodes of this Ray cluster: over a shared volume, SQLite's locks do not hold, and the file would break. "
+            "Move the catalogue to PostgreSQL and name it with `catalogue=`, or serve from one node"
+        )

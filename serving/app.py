@@ -6,10 +6,13 @@ import asyncio
 import gc
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, cast
 
+import ray
 from ray import serve as ray_serve
 
+from serving.addresses import check_shared
 from serving.config import ServeConfig
 
 if TYPE_CHECKING:
@@ -48,6 +51,7 @@ class Replica:
     def __init__(self, settings: ServeConfig) -> None:
         # The collector would look through what the imports below make again and again: a fifth of their time.
         gc.disable()
+        check_shared(settings.store, settings.catalogue, nodes=count_nodes())
         # torch is loaded here, in the replica, and not in the processes that build the application and watch over it.
         from serving.replica import ReplicaProcess
 
@@ -71,6 +75,11 @@ class Replica:
         await asyncio.to_thread(self._process.close)
 
 
+def count_nodes() -> int:
+    """Return on how many machines of this cluster a replica may run; a head that lends no core runs none."""
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+
+
 async def ask_replicas() -> PeerSnapshots:
     """Ask all replicas of this application, wherever they run, for their snapshots."""
     from serving.telemetry.snapshot import PeerSnapshots
@@ -86,8 +95,9 @@ async def ask_replicas() -> PeerSnapshots:
     return PeerSnapshots(snapshots, missing=len(answers) - len(snapshots))
 
 
-def build(settings: ServeConfig) -> ray_serve.Application:
-    """Build the application; `serve deploy` calls it with the config's `args`."""
+def build(args: ServeConfig | Mapping[str, object]) -> ray_serve.Application:
+    """Build the application; `serve deploy` calls it with the `args` of its file, as they stand there."""
+    settings = ServeConfig.model_validate(args)
     if settings.session_secret is None:
         settings = settings.model_copy(update={"session_secret": secrets.token_hex(32)})
     return cast(ray_serve.Application, Replica.bind(settings))  # type: ignore[attr-defined]  # by the decorator

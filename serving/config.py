@@ -15,7 +15,8 @@ class ServeConfig(BaseModel):
 
     store: str
     catalogue: str | None = None
-    backbone: str | None = None
+    backbone: str | list[str] | None = None
+    """Serve the tasks of these alone; None: of every backbone of the store."""
     dtype: str = "auto"
     device: str = "cpu"
     threads: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
 from store.errors import InvalidSettingError
@@ -19,11 +19,15 @@ class LabelScore(NamedTuple):
 
 @dataclass(frozen=True)
 class Prediction(ABC):
-    """What one image got from one version of a task, run to this depth."""
+    """What one image got from one version of a task, run to this depth.
+
+    `degraded` says that a shallower version answered under overload, as the alias's split names one for it.
+    """
 
     task: str
     version: int
     depth: int
+    degraded: bool = field(default=False, kw_only=True)
 
     @property
     @abstractmethod
@@ -42,6 +46,8 @@ class Prediction(ABC):
         """Return the object that the HTTP API answers as JSON."""
         best = [{"label": label, "score": score} for label, score in self._best(top)]
         answer: dict[str, object] = {"task": self.task, "version": self.version, "depth": self.depth, "top": best}
+        if self.degraded:
+            answer["degraded"] = True
         return {**answer, "logits": list(self.logits)} if logits else answer
 
 
@@ -63,6 +69,7 @@ class ReceivedPrediction(Prediction):
             cast(int, answer["depth"]),
             tuple(LabelScore(cast(str, entry["label"]), cast(float, entry["score"])) for entry in best),
             None if logits is None else tuple(logits),
+            degraded=bool(answer.get("degraded", False)),
         )
 
     @property

@@ -7,14 +7,22 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from serving.addresses import absolute_catalogue, absolute_store
 from serving.cluster.haproxy import find_haproxy
-from serving.cluster.plan import HAPROXY, PYTHON, Replicas, ServerPlan
+from serving.cluster.plan import (
+    HAPROXY,
+    HELD_BY_A_GPU,
+    HELD_BY_A_THREAD,
+    MAX_WAIT_S,
+    PYTHON,
+    Replicas,
+    ServerPlan,
+)
 from serving.config import ServeConfig
 from serving.cpus import usable_cores
 from serving.port import check_port
@@ -49,7 +57,7 @@ def serve(
     port: int = 8265,
     grpc_port: int | None = None,
     catalogue: str | None = None,
-    backbone: str | None = None,
+    backbone: str | Sequence[str] | None = None,
     dtype: str = "auto",
     device: str = "cpu",
     threads: int | None = None,
@@ -57,6 +65,7 @@ def serve(
     schedule: str = DEFAULT_SCHEDULE,
     keys: bool = False,
     rate_limit: float | None = None,
+    max_wait_s: float = MAX_WAIT_S,
     telemetry: TelemetryOptions = NO_TELEMETRY,
     replicas: int | tuple[int, int] | None = None,
     ingress: str = "auto",
@@ -65,28 +74,31 @@ def serve(
     prefix: str = "/",
     insecure: bool = False,
 ) -> AbstractContextManager[RunningServer]:
-    """Return a context in which every task of the store that uses the backbone is served over HTTP.
+    """Return a context in which the tasks of the store are served over HTTP, each replica on all of its backbones.
 
-    Without `backbone`, the store's only one. Without `replicas`, one for each core that this process may use, with one
-    thread each; a pair is the least and the most of them, between which the load decides. With `keys`, every request
-    needs an API key; otherwise everyone who reaches the server may predict and read, so without them a `host` beyond
-    this machine needs `insecure`. `rate_limit` is the images a second of one key, or of all callers without keys, at
-    most, in equal parts for the replicas. With `grpc_port`, the Open Inference Protocol is
-    served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go. `schedule` is stretch,
-    least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one replica. `name` and `prefix`
-    tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an error of the store where it cannot
-    be opened, and on entering `PortTakenError` or `ServerError`.
+    With `backbone`, the tasks of that one, or of those several, alone. Without `replicas`, one for each core that this
+    process may use, with one thread each; a pair is the least and the most of them, between which the load decides.
+    With `keys`, every request needs an API key; otherwise everyone who reaches the server may predict and read, so
+    without them a `host` beyond this machine needs `insecure`. `rate_limit` is the images a second of one key, or
+    of all callers without keys, at most, in equal parts for the replicas. HAProxy gives each replica as many small
+    predictions as fill its batches; the others wait for `max_wait_s` at most. With `grpc_port`, the Open Inference
+    Protocol is served over gRPC there (docs/protocols.md). `telemetry` is where its log and its traces go.
+    `schedule` is stretch, least-work or first-come (docs/engine.md). With `affinity`, a task's requests go to one
+    replica. `name` and `prefix` tell the server from others on the Ray cluster that RAY_ADDRESS names. Raises an
+    error of the store where it cannot be opened, and on entering `PortTakenError` or `ServerError`.
     """
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
     check_reach(host, keys=keys, insecure=insecure)
     if rate_limit is not None and not 0 < rate_limit < float("inf"):
         raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
+    if not 0.01 <= max_wait_s <= 600:
+        raise InvalidSettingError(f"{max_wait_s:g} s to wait for a replica: give 0.01 to 600")
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
         catalogue=absolute_catalogue(catalogue),
-        backbone=backbone,
+        backbone=backbone if backbone is None or isinstance(backbone, str) else list(backbone),
         dtype=dtype,
         device=device,
         threads=threads or (1 if counts.most > 1 else None),
@@ -99,7 +111,15 @@ def serve(
     )
     applications, log = {check_prefix(prefix): config}, telemetry.log
     return running(
-        applications, host=host, port=port, replicas=counts, ingress=ingress, affinity=affinity, name=name, log=log
+        applications,
+        host=host,
+        port=port,
+        replicas=counts,
+        ingress=ingress,
+        affinity=affinity,
+        max_wait_s=max_wait_s,
+        name=name,
+        log=log,
     )
 
 
@@ -112,6 +132,7 @@ def running(
     replicas: Replicas = ONE,
     ingress: str = "auto",
     affinity: bool = False,
+    max_wait_s: float = MAX_WAIT_S,
     name: str = "onetrunk",
     log: str | Path | None = None,
 ) -> Iterator[RunningServer]:
@@ -133,6 +154,8 @@ def running(
         name=name,
         affinity=affinity,
         ray_address=address,
+        held=max(held_by(config) for config in applications.values()),
+        max_wait_s=max_wait_s,
     )
     with open_log(None if address else log) as descriptor:
         process = _start(replace(plan, log=descriptor))
@@ -167,6 +190,11 @@ def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | Non
     if not 1 <= least <= most:
         raise InvalidSettingError(f"replicas {least}:{most}: give a number from 1, or the least and the most of them")
     return Replicas(least, most)
+
+
+def held_by(config: ServeConfig) -> int:
+    """Return how many small predictions a replica has at a time."""
+    return HELD_BY_A_GPU if config.device != "cpu" else HELD_BY_A_THREAD * (config.threads or usable_cores())
 
 
 def choose_ingress(ingress: str, *, affinity: bool) -> str:

@@ -13,9 +13,11 @@ from torch import Tensor
 
 from sls.adapters.model import AdaptedModel
 from sls.data.dataset import Dataset, Labels, Split, Transform
+from sls.scoring.calibration import Logits, calibration_error, fit_temperature
 from sls.scoring.features import BlockFeatures, block_features
 from sls.scoring.ridge import RidgeHead, ridge_head
 from store.records.evidence import Accuracy, PruneIndex
+from store.records.measures import MOST_CONFUSED, MOST_COUNTED, Calibration, ClassCounts
 
 CHUNK = 1024
 """Images whose features after every block are in memory at once while accuracy is measured."""
@@ -83,12 +85,59 @@ def accuracy_of(model: AdaptedModel, split: Split, transform: Transform) -> Accu
 
 
 @torch.inference_mode()
+def logits_of(model: AdaptedModel, split: Split, transform: Transform) -> Logits:
+    """head(vit(x)) in float32, (n, classes)."""
+    found = [np.zeros((0, model.head.out_features), dtype=np.float32)]
+    for rows in _chunks(split):
+        served = torch.from_numpy(block_features(model.vit, split, transform, rows=rows).served[-1])
+        found.append((served @ model.head.weight.T + model.head.bias).numpy())
+    return np.concatenate(found)
+
+
+def accuracy_from(logits: Logits, labels: Labels) -> Accuracy:
+    return Accuracy(int((logits.argmax(axis=1) == labels).sum()), len(labels))
+
+
+def confusion_of(logits: Logits, labels: Labels) -> npt.NDArray[np.int64]:
+    """Return the images of class i that are answered as class j, as (classes, classes)."""
+    classes = logits.shape[1]
+    return np.bincount(labels * classes + logits.argmax(axis=1), minlength=classes**2).reshape(classes, classes)
+
+
+def counts_of(confusion: npt.NDArray[np.int64]) -> ClassCounts:
+    """Return the counts of a confusion matrix; with more than 20 classes without the matrix."""
+    kept = tuple(map(tuple, confusion.tolist())) if len(confusion) <= MOST_CONFUSED else ()
+    images, answered, correct = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    return ClassCounts(tuple(images.tolist()), tuple(answered.tolist()), tuple(correct.tolist()), kept)
+
+
+def certified_counts(confusion: npt.NDArray[np.int64]) -> ClassCounts | None:
+    """Return what a certificate holds; None with more than 100 classes."""
+    return counts_of(confusion) if len(confusion) <= MOST_COUNTED else None
+
+
+def calibration_of(
+    validation: Logits, validation_labels: Labels, test: Logits, test_labels: Labels
+) -> Calibration | None:
+    """Fit the temperature on validation images, measure the error on test images; None without the former."""
+    if not len(validation_labels):
+        return None
+    temperature = fit_temperature(validation, validation_labels)
+    errors = [calibration_error(test, test_labels, factor) for factor in (1.0, temperature)]
+    return Calibration(temperature, len(validation_labels), *errors)
+
+
+def _chunks(split: Split) -> list[npt.NDArray[np.int64]]:
+    return np.array_split(np.arange(len(split)), -(-len(split) // CHUNK)) if len(split) else []
+
+
+@torch.inference_mode()
 def _count(
     vit: VisionTransformer, heads: Sequence[tuple[Tensor, Tensor]], split: Split, transform: Transform
 ) -> tuple[Accuracy, ...]:
     """Accuracy of argmax(weight_i @ pool(norm(x_i)) + bias_i) for the head of every block i."""
     correct = np.zeros(len(heads), dtype=np.int64)
-    for rows in np.array_split(np.arange(len(split)), -(-len(split) // CHUNK)):
+    for rows in _chunks(split):
         served = torch.from_numpy(block_features(vit, split, transform, rows=rows).served)
         for block, (weight, bias) in enumerate(heads):
             predicted = (served[block] @ weight.T + bias).argmax(dim=1).numpy()

@@ -18,7 +18,7 @@ def registry(path: Path) -> None:
         assert_type(onetrunk.verify(store), list[onetrunk.Finding])
         assert_type(onetrunk.collect_garbage(store, dry_run=True), onetrunk.GarbageReport)
         assert_type(onetrunk.storage_report(store), onetrunk.StorageReport)
-        assert_type(onetrunk.adopt_backbone(store, "onetrunk/vit_tiny_64"), onetrunk.Backbone)
+        assert_type(onetrunk.adopt_backbone(store, "onetrunk/vit_tiny_64.v2"), onetrunk.Backbone)
         assert_type(onetrunk.publish_folder(store, "flowers", path, parent="flowers:1"), onetrunk.Version)
     with onetrunk.open_read_only(path) as reader:
         assert_type(reader, onetrunk.ReadOnlyStore)
@@ -29,7 +29,7 @@ def registry(path: Path) -> None:
 def tuning(path: Path) -> None:
     dataset = onetrunk.load_dataset("onetrunk/digits", limit=10)
     assert_type(dataset, onetrunk.Dataset)
-    backbone = onetrunk.load_backbone("onetrunk/vit_tiny_64")
+    backbone = onetrunk.load_backbone("onetrunk/vit_tiny_64.v2")
     config = onetrunk.FitConfig(tune=onetrunk.TrainingConfig(epochs=1), score=onetrunk.ScoreConfig(criterion="cka"))
     result = onetrunk.fit(dataset, backbone, out=path, config=config, progress=show)
     assert_type(result, onetrunk.FitResult)

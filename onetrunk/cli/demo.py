@@ -2,41 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import multiprocessing
-import os
 import random
 import statistics
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from io import BytesIO
-from multiprocessing.connection import Connection
 from pathlib import Path
 
 from rich.console import Console
 
 from onetrunk.cli.output import print_table
+from onetrunk.many.fit_job import FitJob
+from onetrunk.many.fit_many import Watch, fit_many
 from onetrunk.rendering.accuracy import percent
-from onetrunk.rendering.html import Section, to_html
+from onetrunk.rendering.html import to_html
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import sections
 from onetrunk.rendering.tables import Record
 from serving.benchmark.load import LoadRequest, LoadResult, run_load
 from serving.config import ServeConfig
-from serving.runtime.device import set_cpu_threads
 from serving.runtime.predictor import Predictor
 from serving.server import running
 from sls.choose_depth import ScoreConfig
 from sls.data.dataset import Dataset
 from sls.data.loading import load_dataset
-from sls.pipeline.fit import FitConfig, FitResult, fit
+from sls.pipeline.config import FitConfig
 from sls.plots.depth_plot import draw_depths
-from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
 from store.accounting.report import StorageReport, storage_report
+from store.errors import ServerError
 from store.malloc import keep_freed_memory
 from store.records.backbone import DEFAULT_BACKBONE
 from store.registry.store import Store, Version
@@ -56,7 +53,7 @@ class Plan:
     images_per_task: int
     rounds: int
     processes: bool
-    """Tune each task in a process of its own, which takes seconds to start."""
+    """Tune in a process for each core, which take seconds to start."""
     compare: bool
     """Serve the uncut tasks too, beside the cut ones."""
 
@@ -91,7 +88,7 @@ class Demo:
     folder: Path
     out: Console
     err: Console
-    watch: Callable[[Console], AbstractContextManager[Callable[[str], Callable[[Progress], None]]]]
+    watch: Callable[[Console, int], AbstractContextManager[Watch]]
 
     @property
     def store(self) -> Path:
@@ -139,50 +136,23 @@ def fit_tasks(demo: Demo, store: Store, full_store: Store) -> None:
     for opened in (store, full_store):
         opened.add_backbone(backbone.record, encode(backbone))
     present = {version.task for version in store.versions()} & {version.task for version in full_store.versions()}
-    missing = [name for name in demo.plan.tasks if name not in present]
     for name in filter(present.__contains__, demo.plan.tasks):
         demo.err.print(f"{name}: in the store already")
+    jobs = [
+        FitJob(name, f"onetrunk/{name}", demo.plan.config, limit=demo.plan.limit)
+        for name in demo.plan.tasks
+        if name not in present
+    ]
+    if not jobs:
+        return
     # One small model does not fill two cores, and t-SNE uses one: a task a core takes little more than half the time.
-    workers = max(1, min(len(missing), os.cpu_count() or 1)) if demo.plan.processes else 1
-    fit_one = fit_apart if demo.plan.processes else fit_here
-    with demo.watch(demo.err) as watch, ThreadPoolExecutor(workers) as pool, tempfile.TemporaryDirectory() as work:
-        waiting = [pool.submit(fit_one, demo.plan, name, Path(work) / name, workers, watch(name)) for name in missing]
-        for name, fitted in zip(missing, waiting, strict=True):
-            result = fitted.result()
-            assert result.full is not None  # the demo tunes at full depth first
-            full_store.publish(name, result.full)
-            store.publish(name, result.cut)
-            seconds = ", ".join(f"{stage} {taken:.0f} s" for stage, taken in result.seconds.items())
-            depth = f"depth {result.index.depth} of {result.index.blocks}"
-            demo.err.print(f"{name}: {depth} ({seconds})", highlight=False, soft_wrap=True)
-
-
-def fit_apart(plan: Plan, name: str, out: Path, workers: int, report: Callable[[Progress], None]) -> FitResult:
-    """Fit a task in a process of its own, and pass its progress on; threads of one process would share torch's."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=fit_task, args=(plan, name, out, workers, sender), daemon=True)
-    process.start()
-    sender.close()
-    result = None
-    with contextlib.suppress(EOFError):
-        while not isinstance(result := receiver.recv(), FitResult):
-            report(result)
-    process.join()
-    if not isinstance(result, FitResult):
-        raise ChildProcessError(f"tuning {name} ended with exit code {process.exitcode}: run the demo again")
-    return result
-
-
-def fit_here(plan: Plan, name: str, out: Path, _workers: int, report: Callable[[Progress], None]) -> FitResult:
-    return fit(load_embedded(plan, name), load_backbone(DEFAULT_BACKBONE), out=out, config=plan.config, progress=report)
-
-
-def fit_task(plan: Plan, name: str, out: Path, workers: int, sender: Connection) -> None:
-    keep_freed_memory()
-    set_cpu_threads(max(1, (os.cpu_count() or 1) // workers))
-    dataset = load_embedded(plan, name)
-    sender.send(fit(dataset, load_backbone(DEFAULT_BACKBONE), out=out, config=plan.config, progress=sender.send))
+    workers = None if demo.plan.processes else 0
+    with demo.watch(demo.err, len(jobs)) as watch, tempfile.TemporaryDirectory() as work:
+        for outcome in fit_many(store, jobs, out=work, workers=workers, watch=watch):
+            if outcome.problem is not None:
+                raise ServerError(f"tuning {outcome.task} failed ({outcome.problem}): run the demo again")
+            assert outcome.full is not None  # the demo tunes at full depth first
+            full_store.publish(outcome.task, outcome.full)
 
 
 def load_embedded(plan: Plan, name: str) -> Dataset:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from onetrunk.cli.config_file import read_config
 from onetrunk.cli.option_groups import OptionGroup
 from onetrunk.cli.options import Aliases, Parent
 from onetrunk.cli.output import log_to_stderr, terminal
 from onetrunk.cli.progress import show_progress
+from onetrunk.cli.recipe_options import RecipeOptions
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
     from sls.choose_depth import ScoreConfig
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig
+    from sls.pipeline.config import FitConfig
 
 CriterionName = Literal["sls", "sls-authors", "ncm", "ridge", "knn", "silhouette", "cka"]
 MethodName = Literal[
@@ -40,7 +40,8 @@ MethodName = Literal[
     "bitfit",
 ]
 ModeName = Literal["constant", "rewind", "scratch", "head", "none"]
-WhenName = Literal["after", "before"]
+WhenName = Literal["after", "before", "early"]
+DtypeName = Literal["float32", "bfloat16", "float16"]
 PARITY, PARITY_ALPHA = "sls-authors", 0.3
 
 Criterion = Annotated[
@@ -64,7 +65,10 @@ Every = Annotated[bool, typer.Option("--all", help="Score the blocks below the c
 Method = Annotated[MethodName, typer.Option(help="The adapters to tune.")]
 When = Annotated[
     WhenName,
-    typer.Option(help="Cut after tuning, or before it: on the frozen backbone's features, to tune at that depth only."),
+    typer.Option(
+        help="Cut after tuning; before it, by the frozen backbone's features; or early, after one epoch. "
+        "The last two tune at the cut alone from there on."
+    ),
 ]
 Mode = Annotated[
     ModeName | None,
@@ -95,6 +99,9 @@ Out = Annotated[
     Path | None,
     typer.Option(help="Keep the task's folders here. The same command then resumes an interrupted run."),
 ]
+SaveDtype = Annotated[
+    DtypeName, typer.Option(help="Store adapter and head in this dtype; the certificate says what 16 bits cost.")
+]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of initialisation, order and t-SNE.")]
@@ -113,34 +120,6 @@ AllowDuplicates = Annotated[
         help="Go on where two splits, or two classes, have images with the same pixels; the certificate counts them.",
     ),
 ]
-Rate = Annotated[float, typer.Option("--lr", help="The highest learning rate, above 0 and below 1.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Images of one step.")]
-Decay = Annotated[float, typer.Option(min=0, max=0.99, help="Weight decay of AdamW.")]
-Warmup = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the steps in which the rate rises.")]
-Augment = Annotated[
-    str,
-    typer.Option(
-        metavar="POLICY",
-        help="Change training images: none; light (crop, contrast, brightness); or one of timm, as rand-m9-mstd0.5.",
-    ),
-]
-Smoothing = Annotated[float, typer.Option(min=0, max=0.99, help="Share of the target that all classes have.")]
-ClassWeightsName = Literal["none", "balanced"]
-ClassWeights = Annotated[
-    ClassWeightsName, typer.Option(help="balanced: weight each class by the inverse of its images.")
-]
-Mixup = Annotated[
-    float, typer.Option(min=0, metavar="ALPHA", help="Mix pairs of images with shares of Beta(ALPHA, ALPHA).")
-]
-ConfigFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--config",
-        is_eager=True,
-        callback=read_config,
-        help="TOML file of options by their names, as lr = 0.001; the command line goes before it.",
-    ),
-]
 Limit = Annotated[int | None, typer.Option(min=1, help="Take at most this many images of each split.")]
 
 
@@ -152,21 +131,6 @@ class AdapterOptions(OptionGroup):
     rank: Rank = 8
     scale: Scale = 1.0
     from_block: FromBlock = 1
-
-
-@dataclass(frozen=True)
-class RecipeOptions(OptionGroup):
-    """How it is tuned, before the cut and after."""
-
-    lr: Rate = 3e-3
-    batch_size: BatchSize = 8
-    weight_decay: Decay = 1e-4
-    warmup: Warmup = 0.1
-    augment: Augment = "none"
-    label_smoothing: Smoothing = 0.0
-    class_weights: ClassWeights = "none"
-    mixup: Mixup = 0.0
-    config: ConfigFile = None
 
 
 @dataclass(frozen=True)
@@ -203,8 +167,8 @@ class ScheduleOptions(OptionGroup):
     @property
     def retune_mode(self) -> ModeName:
         """How to retune; raises `InvalidSettingError` where there is nothing to retune."""
-        if self.when == "before" and self.retune is not None:
-            raise InvalidSettingError(f"--when before tunes once, at the cut: leave out --retune {self.retune}")
+        if self.when != "after" and self.retune is not None:
+            raise InvalidSettingError(f"--when {self.when} tunes once, at the cut: leave out --retune {self.retune}")
         return self.retune or "rewind"
 
 
@@ -240,6 +204,7 @@ class ResultOptions(OptionGroup):
     """Where the folders, the pictures and the version go."""
 
     out: Out = None
+    save_dtype: SaveDtype = "float16"
     no_publish: NoPublish = False
     plot: Plot = None
     parent: Parent = None
@@ -264,10 +229,16 @@ def _check_folder(option: str, folder: Path, data: str) -> None:
 
 
 def fit_config(
-    adapter: AdapterOptions, recipe: RecipeOptions, score: ScoreOptions, schedule: ScheduleOptions, *, seed: int
+    adapter: AdapterOptions,
+    recipe: RecipeOptions,
+    score: ScoreOptions,
+    schedule: ScheduleOptions,
+    *,
+    seed: int,
+    save_dtype: str,
 ) -> FitConfig:
     """Return the settings of a fit; raises `InvalidSettingError` for options that exclude each other."""
-    from sls.pipeline.fit import FitConfig
+    from sls.pipeline.config import FitConfig
     from sls.training.recipe import TrainingConfig
 
     tune = TrainingConfig(
@@ -294,4 +265,5 @@ def fit_config(
         when=schedule.when,
         retune_mode=schedule.retune_mode,
         max_drop=schedule.max_drop,
+        save_dtype=save_dtype,
     )

@@ -21,8 +21,9 @@ def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfi
 
     config = config.effective
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
-    plan = plan_fit(dataset, backbone, config.trainings)
+    plan = plan_fit(dataset, backbone, config.trainings, dtype=config.save_dtype)
     fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
+    fields["learning rate"] = config.tune.rate
     fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
     fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
     fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}

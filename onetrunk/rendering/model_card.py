@@ -14,7 +14,7 @@ from jinja2 import Environment, StrictUndefined
 from onetrunk.rendering.accuracy import with_counts
 from onetrunk.rendering.tables import size
 from store.adapters.checkpoint import CONFIG, HEAD, LABELS, WEIGHTS, parse_classes
-from store.records.backbone import BackboneRecord, hub_id, source_of, timm_name
+from store.records.backbone import TRANSFORMERS, BackboneRecord, hub_id, source_of, timm_name
 from store.records.blob import Blob
 from store.records.manifest import Manifest
 from store.registry.store import Store, Version
@@ -50,6 +50,7 @@ def model_card(version: Version, backbone: BackboneRecord, labels: bytes) -> str
         preprocessing=backbone.id.preprocessing,
         base_model=hub_id(backbone),
         pretrained=timm_name(backbone),
+        converted=backbone.source.startswith(TRANSFORMERS),
         weights_file=WEIGHTS_FILE,
         command=add_command(backbone, file=WEIGHTS_FILE),
         classes=[*classes[:SHOWN_CLASSES], *(["…"] if len(classes) > SHOWN_CLASSES else [])],

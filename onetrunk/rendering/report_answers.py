@@ -1,11 +1,11 @@
-"""Answers that a storage report gives on request, as sections: retention, costs, what is new, what grew."""
+"""Answers that a storage report gives on request, as sections: retention, costs, requests, what is new, what grew."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from decimal import Decimal
 
-from onetrunk.rendering.html import Section
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import NO_TENANT
 from onetrunk.rendering.tables import Record
 from store.accounting.costs import Costs, focus_rows
@@ -13,8 +13,10 @@ from store.accounting.differences import Difference
 from store.accounting.report import StorageReport
 from store.accounting.retention import Retention
 from store.accounting.since import Since
+from store.accounting.unasked import Unasked
 
 MOST = 50
+MOST_UNASKED = 10
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class Answers:
 
     retention: Retention | None = None
     costs: Costs | None = None
+    unasked: Unasked | None = None
     since: Since | None = None
     difference: Difference | None = None
 
@@ -30,6 +33,7 @@ class Answers:
         made = (
             self.difference and _difference(self.difference),
             self.since and _since(self.since),
+            self.unasked and _unasked(self.unasked),
             self.retention and _retention(self.retention),
             self.costs and _costs(self.costs),
         )
@@ -44,6 +48,8 @@ class Answers:
         tables: dict[str, list[Record]] = {}
         if self.retention is not None:
             tables["retention"] = [vars(task) for task in self.retention.tasks]
+        if self.unasked is not None:
+            tables["unasked"] = [vars(task) for task in self.unasked.tasks]
         if self.costs is not None:
             tables["tenants"] = [vars(row) for row in self.costs.tenants]
             tables["charges"] = list(focus_rows(self.costs, report))
@@ -72,7 +78,31 @@ def _costs(costs: Costs) -> Section:
     )
     text += f", and {costs.resident_nbytes} B in memory for 730 hours." if costs.resident_nbytes else "."
     rows: list[Record] = [{**vars(row), "tenant": row.tenant or NO_TENANT} for row in costs.tenants]
-    return Section("What it costs", text + " Processor time needs a server's statistics.", rows)
+    return Section("What it costs", f"{text} {_engine_time(costs)}", rows)
+
+
+def _engine_time(costs: Costs) -> str:
+    if costs.block_seconds is None:
+        return "Processor time is not in it: that needs a price of it, and a server's statistics or log."
+    cores = f"{costs.cores} cores" if costs.cores > 1 else "one core"
+    text = (
+        f"Processor time is what was used from {costs.used_since} to {costs.used_until}: {costs.block_seconds} "
+        f"block-seconds of an engine with {cores}"
+    )
+    if costs.cpu_seconds is None:
+        return f"{text}."
+    return f"{text}; with all else the servers used {costs.cpu_seconds} s of processor time since they started."
+
+
+def _unasked(found: Unasked) -> Section:
+    text = f"{len(found.tasks)} tasks were not asked for in the {found.days:g} days before {found.until}"
+    if not found.covers:
+        text = f"{len(found.tasks)} tasks were not asked for since {found.since}; of earlier requests nothing is known"
+    text += f" ({found.source}). Removing them all would free {found.freed_nbytes} B."
+    text += f" Of {found.unknown} more tasks the servers' counts say nothing." if found.unknown else ""
+    text += f" The {MOST_UNASKED} that would free most." if len(found.tasks) > MOST_UNASKED else ""
+    rows: list[Record] = [vars(task) for task in found.tasks[:MOST_UNASKED]]
+    return Section("What nobody asked for", text, rows)
 
 
 def _since(since: Since) -> Section:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from onetrunk.rendering.html import Section
+from onetrunk.rendering.section import Section
 from onetrunk.rendering.tables import Record
 from store.accounting.pictures.drawing import Picture
 from store.accounting.report import StorageReport

@@ -103,9 +103,12 @@ class Client:
             if progress is not None:
                 progress(answered, len(paths))
 
-    def statistics(self) -> Mapping[str, object]:
-        """Return what all replicas of the server did and do: `GET /v1/statistics`, see docs/observing.md."""
-        return read_statistics(self._send(requests.statistics()), self._settings.address)
+    def statistics(self, *, tasks: int | None = None) -> Mapping[str, object]:
+        """Return what all replicas of the server did and do: `GET /v1/statistics`, see docs/observing.md.
+
+        `tasks` is how many tasks are in it at most: those that were answered most, 100 by default.
+        """
+        return read_statistics(self._send(requests.statistics(tasks)), self._settings.address)
 
     def _send(self, request: Request) -> Received:
         for attempt in itertools.count():

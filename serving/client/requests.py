@@ -83,8 +83,8 @@ def predict_batch(ref: str, images: Sequence[ImageSource], *, top: int, logits: 
     return Request("POST", _target([ref], top=top, logits=logits), body, headers)
 
 
-def statistics() -> Request:
-    return Request("GET", "/v1/statistics")
+def statistics(tasks: int | None) -> Request:
+    return Request("GET", "/v1/statistics" if tasks is None else f"/v1/statistics?tasks={tasks}")
 
 
 @dataclass(frozen=True)

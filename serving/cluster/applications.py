@@ -153,16 +153,21 @@ def _application(fields: Mapping[str, object], replicas: Replicas) -> ray_serve.
     if replicas.fixed:
         options["num_replicas"] = replicas.least
     else:
-        options["autoscaling_config"] = {
-            "min_replicas": replicas.least,
-            "max_replicas": replicas.most,
-            "target_ongoing_requests": TARGET_ONGOING,
-            "upscale_delay_s": 2.0,
-            "downscale_delay_s": 30.0,
-        }
+        options["autoscaling_config"] = autoscaling(replicas)
     deployment = DEPLOYMENT.options(**options)
     deployment._version = "1"  # without one, each deployment gets another, and replaces the replicas of the one before
     return deployment.bind(ServeConfig.model_validate(fields))
+
+
+def autoscaling(replicas: Replicas) -> dict[str, float]:
+    """Return by which load Ray chooses the number of replicas."""
+    return {
+        "min_replicas": replicas.least,
+        "max_replicas": replicas.most,
+        "target_ongoing_requests": TARGET_ONGOING,
+        "upscale_delay_s": 2.0,
+        "downscale_delay_s": 30.0,
+    }
 
 
 def _prefixes() -> dict[str, str | None]:

@@ -38,7 +38,11 @@ ERRORS: Mapping[int, tuple[str, str, str]] = {
         f"the request did not come in time: {REQUEST_S} s are given for its head, and for a small body",
         "Connection: close",
     ),
-    503: ("OverloadedError", "the server is starting or stopping: ask again in a second", "Retry-After: 1"),
+    503: (
+        "OverloadedError",
+        "no replica was free in time, or the server is starting or stopping: ask again in a second",
+        "Retry-After: 1",
+    ),
 }
 """What HAProxy answers by itself, as a replica words it: the kind, the message and one more header."""
 
@@ -57,7 +61,13 @@ def write_files(plan: ServerPlan, folder: Path) -> None:
     assert program is not None, "the ingress is chosen where it was found"
     host = f"[{plan.host}]" if ":" in plan.host else plan.host
     settings = IngressSettings(
-        str(program), str(folder), f"{host}:{plan.port}", tuple(plan.applications), plan.affinity
+        str(program),
+        str(folder),
+        f"{host}:{plan.port}",
+        tuple(plan.applications),
+        plan.affinity,
+        plan.held,
+        round(1000 * plan.max_wait_s),
     )
     (folder / "ingress.json").write_text(json.dumps(asdict(settings)), "utf-8")
     script = shlex.join([sys.executable, "-IS", haproxy_config.__file__, str(folder / "ingress.json")])

@@ -26,6 +26,18 @@ REQUEST_S = 8
 SMALL_NBYTES = 48 << 10
 """A body up to this size is here, in HAProxy's buffer with the head, before a replica has to do with it."""
 
+SMALL = "txn.small"
+"""The variable that marks a prediction with a small body."""
+
+LANE = "-other"
+"""Ends the name of the second backend of an application, for all but small predictions."""
+
+CLASSES = 16
+"""Keys whose parts of all answers differ by less than one of so many wait in the order of arrival."""
+
+FEW, FEW_OF_A_KEY = 32, 16
+"""Requests that may wait, of all keys or of one, whatever their deadlines."""
+
 PR_SET_PDEATHSIG = 1
 
 
@@ -38,6 +50,10 @@ class IngressSettings:
     address: str
     prefixes: Sequence[str]
     affinity: bool
+    held: int
+    """Small predictions that a replica has at a time; the others wait here."""
+    wait_ms: int
+    """How long they may."""
 
     @classmethod
     def read(cls, path: Path) -> IngressSettings:
@@ -50,7 +66,45 @@ def edit(text: str, settings: IngressSettings) -> str:
         text, count = re.subn(pattern, replacement, text, flags=re.MULTILINE)
         if count != 1:
             raise ValueError(f"the configuration of HAProxy has {count} lines like {pattern!r}, not one")
-    return text
+    return _bound_replicas(text, settings)
+
+
+def _bound_replicas(text: str, settings: IngressSettings) -> str:
+    """Bound the small predictions that each replica has; all else goes by a second backend, to the same replicas.
+
+    A replica that reads all that comes is full before its engine is, and a request then waits for the loop that reads
+    and refuses. What takes long for its client's sake, or asks whether the server is ready, must not take that room.
+    """
+    chosen = re.compile(r"^( *)(use_backend (\S+) if is_\S+)$", re.MULTILINE)
+    names = [name for _, _, name in chosen.findall(text)]
+    text = chosen.sub(rf"\1use_backend \3{LANE} if is_\3 !{{ var({SMALL}) -m found }}\n\1\2", text)
+    sections = re.split(r"^(?=\S)", text, flags=re.MULTILINE)
+    for index, section in enumerate(sections):
+        name = section.split("\n", 1)[0].removeprefix("backend ")
+        if section.startswith("backend ") and name in names:
+            names.remove(name)
+            sections[index] = _with_lane(section, name, settings)
+    if names:
+        raise ValueError(f"the configuration of HAProxy has no backend {names[0]}")
+    return "".join(sections)
+
+
+def _with_lane(section: str, name: str, settings: IngressSettings) -> str:
+    """Return a backend with its replicas bounded, and its second one after it."""
+    servers = re.findall(r"^ *server (\S+) (\S+) check( backup)?", section, re.MULTILINE)
+    if len(servers) != len(re.findall(r"^ *server ", section, re.MULTILINE)):
+        raise ValueError(f"the configuration of HAProxy has a server without a check in backend {name}")
+    replica = re.compile(r"^( *server \S+ \S+ check)(?! backup)(.*)$", re.MULTILINE)
+    bounded = replica.sub(rf"\1\2 maxconn {settings.held}", section)
+    bounds = [
+        f"timeout queue {settings.wait_ms}ms",
+        "http-request return status 503 content-type application/json hdr Retry-After 1 "
+        f"file {settings.folder}/503.json if {{ var(txn.many) -m found }} {{ queue gt {FEW} }}",
+    ]
+    lane = [f"server {server} {address} track {name}/{server}{backup}" for server, address, backup in servers]
+    first = "\n    ".join([bounded.rstrip(), *bounds])
+    second = "\n    ".join([f"backend {name}{LANE}", "http-reuse always", *lane])
+    return f"{first}\n{second}\n"
 
 
 def _edits(settings: IngressSettings) -> Mapping[str, str]:
@@ -58,12 +112,19 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
     folder = settings.folder
     predict = " ".join(f"{prefix.rstrip('/')}{path}" for prefix in settings.prefixes for path in READS)
     served = " ".join(prefix.rstrip("/") or "/" for prefix in settings.prefixes)
+    small = f"if {{ var({SMALL}) -m found }}"
     frontend = [
         rf"    bind {settings.address}",
         # A prediction changes nothing, so one whose replica dies is sent to another; a write is not.
         f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
         # A larger body goes on at once: the replica refuses it by its key or its length before it comes.
         rf"    http-request wait-for-body time {REQUEST_S}s unless {{ req.hdr_val(content-length) gt {SMALL_NBYTES} }}",
+        rf"    http-request set-var({SMALL}) bool(true) if METH_POST {{ path_beg {predict} }} "
+        rf"{{ req.hdr_val(content-length) le {SMALL_NBYTES} }}",
+        # The body is here: from now on it waits for a replica, which takes that from the time that it has.
+        "    http-request del-header x-request-start",
+        f"    http-request set-header x-request-start %[date(0,us)] {small}",
+        *_fair_waiting(small),
         # HAProxy takes any digit for a version.
         rf"    http-request return status 400 content-type application/json file {folder}/400.json "
         r"unless { req.ver 1.0 1.1 2.0 }",
@@ -100,6 +161,32 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
     if settings.affinity:
         edits[r"^( *balance hash .*)$"] = r"\1\n    hash-type consistent"
     return edits
+
+
+def _fair_waiting(small: str) -> Sequence[str]:
+    """Return what lets the key go first that had the fewest answers, and marks what has no chance in its time.
+
+    Of those that wait, the class of a key is its part of all answers of the last second. What its address was refused
+    counts as answers, so that keys that are made up have no part to get. A request with `timeout_ms` has no chance
+    where its key has more requests here than a quarter of what is answered in half of that time, and a few.
+    """
+    return [
+        "    stick-table type binary len 20 size 10k expire 10s store conn_cur,gpc0,gpc0_rate(1s),http_err_rate(1s)",
+        f"    http-request track-sc0 req.hdr(authorization),sha1 {small} {{ req.hdr(authorization) -m found }}",
+        f"    http-request track-sc0 src,sha1 {small} !{{ req.hdr(authorization) -m found }}",
+        f"    http-request track-sc1 src,sha1 {small}",
+        f"    http-request track-sc2 str(all),sha1 {small}",
+        f"    http-request set-var(txn.refused) sc1_http_err_rate {small}",
+        f"    http-request set-var(txn.all) sc2_gpc0_rate,add(1) {small}",
+        f"    http-request set-priority-class sc0_gpc0_rate,add(txn.refused),mul({CLASSES}),div(txn.all) {small}",
+        "    http-response sc-inc-gpc0(0) if { status 200 }",
+        "    http-response sc-inc-gpc0(2) if { status 200 }",
+        f"    http-request set-var(txn.time) urlp(timeout_ms),add(0) {small}",
+        f"    http-request set-var(txn.room) sc2_gpc0_rate,mul(txn.time),div(8000),add({FEW_OF_A_KEY}) {small} "
+        "{ var(txn.time) -m found }",
+        f"    http-request set-var(txn.many) bool(true) {small} {{ var(txn.room) -m found }} "
+        "{ sc0_conn_cur,sub(txn.room) gt 0 }",
+    ]
 
 
 def main() -> None:

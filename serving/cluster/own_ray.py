@@ -13,8 +13,8 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.cluster import fork_client, haproxy
-from serving.cluster.plan import HAPROXY, ServerPlan
+from serving.cluster import fork_client, haproxy, proxy_gate
+from serving.cluster.plan import HAPROXY, PYTHON, ServerPlan
 from store.errors import InvalidSettingError
 
 SOCKET_NBYTES = 107
@@ -25,11 +25,13 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
+REGISTER_S = "30"
+"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this."""
 
 
-def make_folder(plan: ServerPlan) -> Path:
-    """Make the private folder of this server; raise where the sockets in it would have too long a path."""
-    longest = LONGEST_OF_HAPROXY if plan.ingress == HAPROXY else LONGEST
+def make_folder(ingress: str = PYTHON) -> Path:
+    """Make the private folder of this Ray; raise where the sockets in it would have too long a path."""
+    longest = LONGEST_OF_HAPROXY if ingress == HAPROXY else LONGEST
     place = tempfile.gettempdir()
     room = SOCKET_NBYTES - max(len(longest), len(LONGEST)) - len("/ot-00000000")
     if len(os.fsencode(place)) > room:
@@ -42,10 +44,17 @@ def make_folder(plan: ServerPlan) -> Path:
 
 def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
     """Return the variables that every process of this Ray gets; they must be set before Ray is imported."""
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan)
+    forks = {"RAY_worker_register_timeout_seconds": REGISTER_S} if _may_fork(plan) else {}
+    return {**_private(folder), **forks, **ingress}
+
+
+def _private(folder: Path) -> Mapping[str, str]:
+    """Return the variables of a Ray that only this user can reach, with its token in the folder."""
     token = folder / "token"
     token.touch(0o600)
     token.write_text(secrets.token_hex(32), "utf-8")
-    common = {
+    return {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token),
         # Despite its name: off, every process of Ray listens on 127.0.0.1 alone.
@@ -57,8 +66,10 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
         "RAY_TMPDIR": str(folder),
         "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
     }
-    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else {"RAY_SERVE_ENABLE_HA_PROXY": "0"}
-    return {**common, **ingress}
+
+
+def python_proxy(plan: ServerPlan) -> Mapping[str, str]:
+    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan)}
 
 
 def start(plan: ServerPlan, folder: Path) -> None:
@@ -70,17 +81,30 @@ def start(plan: ServerPlan, folder: Path) -> None:
         haproxy.write_files(plan, folder)
     setup_worker_path = _start_fork_server(folder) if _may_fork(plan) else None
     # Ray reads its settings as it is imported.
-    import ray
+    importlib.import_module("ray")
 
     # Serve's modules are loaded while this thread waits for Ray's processes.
     threading.Thread(target=importlib.import_module, args=("ray.serve",), daemon=True).start()
+    _start_node(folder, cpus=CPUS, setup_worker_path=setup_worker_path)
+
+
+def start_for_tasks(folder: Path, *, cpus: int) -> None:
+    """Start Ray without Serve, for so many tasks of one core at a time, and connect to it."""
+    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+        os.environ.pop(name, None)
+    os.environ.update(_private(folder))
+    _start_node(folder, cpus=cpus, setup_worker_path=None)
+
+
+def _start_node(folder: Path, *, cpus: int, setup_worker_path: str | None) -> None:
+    import ray
     from ray._private.parameter import RayParams
 
     from serving.cluster.head_node import HeadNode
 
     parameters = RayParams(
         node_ip_address="127.0.0.1",
-        num_cpus=CPUS,  # Serve places replicas by it; how many there are is decided by the plan
+        num_cpus=cpus,  # Serve places replicas by it; how many there are is decided by the plan
         num_gpus=None,
         include_log_monitor=False,  # type: ignore[arg-type]  # its annotation is wrong
         no_monitor=True,

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 HAPROXY, PYTHON = "haproxy", "python"
+HELD_BY_A_THREAD, HELD_BY_A_GPU = 16, 512
+"""Small predictions in a replica: enough for full batches, few enough for its loop to look at each one at once."""
+
+MAX_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,10 @@ class ServerPlan:
     ray_address: str | None
     log: int | None = None
     """The descriptor to which the lines of requests go, None for nowhere."""
+    held: int = HELD_BY_A_THREAD
+    """Small predictions that HAProxy lets a replica have at a time."""
+    max_wait_s: float = MAX_WAIT_S
+    """How long the others may wait there for a replica."""
 
     def name_of(self, prefix: str) -> str:
         """Return the name of an application in Ray: the server's own, and the prefix where there are several."""

@@ -30,7 +30,7 @@ from serving.console import (
 from serving.console.rendering import plain, render
 from serving.console.requests import check_origin, check_token, read_form, read_query
 from serving.console.state import Answer, ConsoleState, File, Shown, Visit
-from serving.http.browser_sessions import COOKIE, LIFE_S, BrowserSession
+from serving.http.browser_sessions import COOKIE, LIFE_S, BrowserSession, key_of
 from serving.http.errors import TransferError, problem_of
 from serving.telemetry.request_record import KEY, RequestRecord
 from store.errors import OnetrunkError
@@ -144,10 +144,8 @@ class Console:
         if sessions is None:
             return self._visit(request, ANONYMOUS, None, fields)
         session = sessions.of(dict(request.scope["headers"]))
-        key = None if session is None else self._state.store.api_key(session.key_id)
-        if key is None or key.revoked_at is not None:
-            return None
-        return self._visit(request, key, session, fields)
+        key = None if session is None else key_of(session, self._state.store)
+        return None if key is None else self._visit(request, key, session, fields)
 
     def _stranger(self, request: Request, fields: Mapping[str, str] | None = None) -> Visit:
         return self._visit(request, NOBODY, None, fields or {})

@@ -50,7 +50,7 @@ async def show(visit: Visit) -> Answer:
 def _show(visit: Visit, statistics: Mapping[str, object]) -> Answer:
     records = visit.store.backbones()
     name = visit.text("backbone")
-    served = next((record for record in records if record.id.fingerprint == visit.state.backbone), None)
+    served = next((record for record in records if record.id.fingerprint in visit.state.backbones), None)
     record = next((record for record in records if record.name == name), served or (records[0] if records else None))
     if record is None:
         return Shown("backbone.html", {"record": None, "records": records})

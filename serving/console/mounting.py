@@ -12,6 +12,7 @@ from serving.console.storage_source import StorageSource
 from serving.http.api import Api
 from serving.http.auth import AppState
 from serving.http.telemetry_routes import statistics_of
+from serving.telemetry.counters import MOST_NAMES
 
 
 def mount_console(api: Api) -> None:
@@ -23,9 +24,10 @@ def mount_console(api: Api) -> None:
             store=state.store,
             sessions=None if keys is None else state.sessions,
             find_key=None if keys is None else keys.find,
-            backbone=state.predictor.record.id.fingerprint,
+            backbones=tuple(record.id.fingerprint for record in state.predictor.records),
             storage=StorageSource(state.store),
             statistics=partial(statistics_of, state),
+            requests=partial(statistics_of, state, tasks=MOST_NAMES),
         )
     )
     api.router.routes.append(Route("/", to_console, methods=["GET"], include_in_schema=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import urllib.parse
 
 from serving.console.state import Answer, Moved, Shown, Visit
+from serving.http.browser_sessions import end_session
 from store.errors import UnknownKeyError
 
 MOST_NEXT = 400
@@ -30,8 +31,8 @@ async def sign_in(visit: Visit, client: str) -> Answer:
 
 
 def sign_out(visit: Visit) -> Answer:
-    if visit.state.sessions is not None and visit.session is not None:
-        visit.state.sessions.end(visit.session)
+    if visit.session is not None:
+        end_session(visit.session, visit.state.store)
     return Moved("/sign-in", cookie="")
 
 

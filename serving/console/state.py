@@ -24,16 +24,18 @@ Statistics = Callable[[TenantStore], Awaitable[Mapping[str, object]]]
 class ConsoleState:
     """The store, how a visitor signs in, and what else this process knows.
 
-    Without `sessions` there are no API keys: everyone may read, and nobody may change anything. `backbone` is the
-    fingerprint of the one that this process predicts on, None where it does not predict.
+    Without `sessions` there are no API keys: everyone may read, and nobody may change anything. `backbones` are the
+    fingerprints of those that this process predicts on, none where it does not predict.
     """
 
     store: Store
     sessions: BrowserSessions | None = None
     find_key: FindKey | None = None
-    backbone: str | None = None
+    backbones: tuple[str, ...] = ()
     storage: StorageSource | None = None
     statistics: Statistics | None = None
+    requests: Statistics | None = None
+    """The same with every task that was answered."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Visit:
     @property
     def is_operator(self) -> bool:
         """Whether messages may name paths and machines: to the operator's key, and where there is no server."""
-        return self.sees_all and (self.session is not None or self.state.backbone is None)
+        return self.sees_all and (self.session is not None or not self.state.backbones)
 
     def may(self, scope: str) -> bool:
         return self.session is not None and allows(self.store.key, scope)

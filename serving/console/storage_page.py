@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 
 from serving.console.listings import MOST_TASKS, read_tasks
 from serving.console.rendering import plain
 from serving.console.state import Answer, File, Shown, Visit
+from serving.console.storage_source import StorageSource
 from store.accounting.rows import Places
+from store.accounting.unasked import unasked
+from store.accounting.usage import usage_of_statistics
 from store.errors import NotFoundError
 from store.records.listing import Search
 
 MOST_ROWS = 20
+UNASKED_DAYS, MOST_UNASKED = 90, 10
 KINDS = {
     "live": "referenced by a version or a backbone",
     "reclaimable": "unreferenced: garbage collections free it",
@@ -35,11 +41,17 @@ class Part:
     length: float
 
 
-def show(visit: Visit) -> Answer:
+async def show(visit: Visit) -> Answer:
     if visit.state.storage is None or not visit.sees_all:
-        return _own(visit)
-    dated = visit.state.storage.report(again=visit.text("again") == "1")
+        return await run_in_threadpool(_own, visit)
+    counted = None if visit.state.requests is None else await visit.state.requests(visit.store)
+    return await run_in_threadpool(_whole, visit, visit.state.storage, counted)
+
+
+def _whole(visit: Visit, storage: StorageSource, counted: Mapping[str, object] | None) -> Answer:
+    dated = storage.report(again=visit.text("again") == "1")
     report = dated.report
+    usage = None if counted is None else usage_of_statistics(counted, "the statistics of this server")
     return Shown(
         "storage.html",
         {
@@ -50,6 +62,8 @@ def show(visit: Visit) -> Answer:
             "copies": report.comparison.form("full_copies_fp32").nbytes if report.tasks else 0,
             # Markup of our own making, in which every name is escaped.
             "pictures": [(picture, Markup(picture.svg)) for picture in dated.pictures],
+            "unasked": None if usage is None else unasked(dated.account, usage, days=UNASKED_DAYS),
+            "most_unasked": MOST_UNASKED,
             "tenants": [group for group in report.groups if group.by == "tenant"][:MOST_ROWS],
         },
     )

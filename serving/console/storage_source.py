@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from store.accounting.facts import FactsCache
 from store.accounting.pictures.drawing import Picture
 from store.accounting.pictures.gallery import pictures
-from store.accounting.report import StorageReport, storage_report
+from store.accounting.report import Account, StorageReport, account_of
 from store.registry.store import Store
 
 FRESH_S = 60.0
@@ -17,11 +17,15 @@ FRESH_S = 60.0
 
 @dataclass(frozen=True)
 class DatedReport:
-    """A report with its pictures, and when it was made, in seconds since the epoch."""
+    """An account with its pictures, and when it was made, in seconds since the epoch."""
 
-    report: StorageReport
+    account: Account
     pictures: tuple[Picture, ...]
     at: float
+
+    @property
+    def report(self) -> StorageReport:
+        return self.account.report
 
 
 class StorageSource:
@@ -41,7 +45,7 @@ class StorageSource:
                 known_change, known = self._made
                 if known_change == change and time.time() - known.at < FRESH_S:
                     return known
-            report = storage_report(self._store, known=self._facts)
-            made = DatedReport(report, pictures(report), time.time())
+            account = account_of(self._store, known=self._facts)
+            made = DatedReport(account, pictures(account.report), time.time())
             self._made = (change, made)
             return made

@@ -43,6 +43,7 @@ def show(visit: Visit) -> Answer:
         version = _chosen(visit, task, {row.version for row in present})
         values |= {
             "aliases": visit.store.aliases(task),
+            "splits": {split.alias: split.words for split in visit.store.splits(task)},
             "rules": {rule.alias: rule for rule in reversed(visit.store.rules(task))},
             "tags": visit.store.tags(task),
             "own_tags": visit.store.tags(task, version.number),

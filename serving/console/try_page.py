@@ -29,11 +29,11 @@ class PlannedTask:
 
 
 def show(visit: Visit) -> Answer:
-    backbone = visit.state.backbone
-    if backbone is None:
+    backbones = visit.state.backbones
+    if not backbones:
         return Shown("try.html", {"can_predict": False, "tasks": (), "more": False, "chosen": None})
     search = search_of(visit)
-    tasks = read_tasks(visit, Search(text=search.text, backbone=backbone))
+    tasks = read_tasks(visit, Search(text=search.text, backbone=backbones[0] if len(backbones) == 1 else None))
     return Shown(
         "try.html",
         {

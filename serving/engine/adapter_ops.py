@@ -19,11 +19,12 @@ def linear(
 ) -> Tensor:
     """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + b_i (a_i x[i]) + bias_i (+ residual[i]).
 
-    x (n, T, in), deltas one for each row or None, residual and y (n, T, out); y is memory of its own.
+    Where a delta has turns, W sees turned inputs and its outputs are turned, as `Delta` says. x (n, T, in), deltas one
+    for each row or None, residual and y (n, T, out); y is memory of its own.
     """
     groups = list(group_by_shape(deltas))
-    scaled = any(group[0].out_scale is not None for _, group in groups)
-    inputs = _scale_rows(x, groups)
+    scaled = any(group[0].out_scale is not None or group[0].out_turn is not None for _, group in groups)
+    inputs = _turn_rows(_scale_rows(x, groups), groups)
     y = base(inputs) if residual is None or scaled else base.plus(inputs, residual)
     for rows, group in groups:
         _add(x[rows], y[rows], group)
@@ -60,15 +61,35 @@ def _scale_rows(x: Tensor, groups: Sequence[tuple[slice, Sequence[Delta]]]) -> T
     return scaled
 
 
+def _turn_rows(inputs: Tensor, groups: Sequence[tuple[slice, Sequence[Delta]]]) -> Tensor:
+    """Multiply the parts of each row that has turns by them; the inputs of no other row change."""
+    turned = inputs
+    for rows, deltas in groups:
+        if deltas[0].in_turn is not None:
+            turned = turned.clone() if turned is inputs else turned
+            turns = _stack(deltas, "in_turn")  # (n, parts, size, size)
+            parts = inputs[rows].unflatten(2, turns.shape[1:3])  # (n, tokens, parts, size)
+            turned[rows] = torch.einsum("ntpk,npkc->ntpc", parts, turns).flatten(2)
+    return turned
+
+
+def _exchanged(y: Tensor, group: int) -> Tensor:
+    """Return y with the two halves of each group of outputs exchanged."""
+    return y.unflatten(2, (-1, 2, group // 2)).flip(3).flatten(2)
+
+
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:
     """Change y (n, T, out) in place by deltas of one shape."""
     rank, biased, _, scaled = deltas[0].shape
+    turned = None if deltas[0].out_turn is None else _stack(deltas, "out_turn") * _exchanged(y, deltas[0].group)
     if scaled and biased:
         torch.addcmul(_stack(deltas, "bias"), y, _stack(deltas, "out_scale"), out=y)
     elif scaled:
         y *= _stack(deltas, "out_scale")
     elif biased:
         y += _stack(deltas, "bias")
+    if turned is not None:
+        y += turned
     if rank:
         y.baddbmm_(torch.bmm(x, _stack(deltas, "a").mT), _stack(deltas, "b").mT)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -11,8 +11,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from serving.engine.batch_run import Tokens
 from serving.engine.row_plan import EngineRow, EngineTask
-from serving.engine.torch_model import head, pooled, stem
+from serving.engine.split_tokens import Part, SplitTokens
+from serving.engine.torch_model import POOLS, TorchModel, head, stem
 from serving.kernel.kernel import Kernel
 from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
@@ -25,34 +27,46 @@ from store.weights.width import check_kept
 class KernelModel:
     """`vit` is there only where the kernel leaves the stem or the pooling to torch; `skeleton` has no weights.
 
-    Tasks that leave out heads or units run at full width, where these are multiplied by zero.
+    `in_torch` gives the same backbone in torch, which is made when a task turns the inputs or outputs of a map: the
+    kernel does not. Tasks that leave out heads or units run at full width, where these are multiplied by zero.
     """
 
     kernel: Kernel
     vit: VisionTransformer | None
     skeleton: VisionTransformer
+    in_torch: Callable[[], TorchModel]
     packed: dict[int, PackedTask] = field(default_factory=dict)
     """By the identity of task weights that were not prepared, for as long as they live."""
 
-    def prepare(self, weights: TaskWeights) -> PackedTask:
-        """Pack a task; the weights themselves are not needed any more."""
-        forms = weights.forms
-        if forms.kept:
-            check_kept(forms.kept, self.skeleton)
-            wide = widen(forms, head_dim=self.skeleton.blocks[0].attn.head_dim, dtype=torch.bfloat16)
-            weights = replace(weights, forms=wide)
+    def prepare(self, weights: TaskWeights) -> EngineTask:
+        """Pack a task; the weights themselves are not needed any more. Those that torch runs stay as they are."""
+        return self.in_torch().prepare(weights) if weights.forms.has_turns else self._pack(weights)
+
+    def _pack(self, weights: TaskWeights) -> PackedTask:
+        if weights.forms.kept:
+            check_kept(weights.forms.kept, self.skeleton)
+            head_dim = self.skeleton.blocks[0].attn.head_dim
+            weights = replace(weights, forms=widen(weights.forms, head_dim=head_dim, dtype=torch.bfloat16))
         return self.kernel.pack(weights)
 
     def prepared(self, task: EngineTask) -> EngineTask:
-        if not isinstance(task, TaskWeights):
+        if not isinstance(task, TaskWeights) or task.forms.has_turns:
             return task
         if (known := self.packed.get(id(task))) is None:
-            known = self.packed[id(task)] = self.prepare(task)
+            known = self.packed[id(task)] = self._pack(task)
             weakref.finalize(task, self.packed.pop, id(task), None)
         return known
 
-    def begin(self, images: Tensor, tasks: Sequence[PackedTask]) -> KernelTokens:
-        return KernelTokens(self, images, tasks)
+    def begin(self, images: Tensor, tasks: Sequence[PackedTask | TaskWeights]) -> Tokens:
+        turned = [member for member, task in enumerate(tasks) if isinstance(task, TaskWeights)]
+        if not turned:
+            return KernelTokens(self, images, cast(Sequence[PackedTask], tasks))
+        in_torch = self.in_torch().begin(images, cast(Sequence[TaskWeights], tasks))
+        if len(turned) == len(tasks):
+            return in_torch
+        packed = set(range(len(tasks))) - set(turned)
+        in_kernel = KernelTokens(self, images, cast(Sequence[PackedTask], tasks))
+        return SplitTokens(tasks, [Part(in_kernel, packed), Part(in_torch, set(turned))])
 
 
 class KernelTokens:
@@ -124,7 +138,11 @@ class KernelTokens:
     def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
         if not ending:
             return {}
-        tasks = [self._tasks[member] for member, _ in ending]
-        x = self._x[[place for _, place in ending]]
-        features = pooled(cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
-        return {m: head(f, *task.head) for (m, _), f, task in zip(ending, features, tasks, strict=True)}
+        logits = {}
+        for wide in (False, True):
+            own = [(m, place) for m, place in ending if (self._tasks[m].head[0].shape[1] > self._x.shape[2]) == wide]
+            if own:
+                x, tasks = self._x[[place for _, place in own]], [self._tasks[member] for member, _ in own]
+                features = POOLS[wide](cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
+                logits |= {m: head(f, *task.head) for (m, _), f, task in zip(own, features, tasks, strict=True)}
+        return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -39,21 +40,27 @@ def make_model(
     backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool, setting: str | None
 ) -> tuple[KernelChoice, EngineModel]:
     choice = _choose(dtype, device, setting)
+    in_torch = partial(_torch_model, backbone, dtype=dtype, device=device)
     if choice.library is not None:
         vit = backbone.skeleton()
-        covered = coverage(vit)
+        covered = coverage(vit, patch_mean=len(backbone.record.head_widths) > 1)
         if covered.blocks:
             packed = open_packed(backbone, vit, choice.library, covered)
             kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
             whole = covered.stem and covered.pooling
-            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype), vit)
+            beside = cache(partial(in_torch, batch_invariant=True))  # an answer's bytes depend on no neighbour
+            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype), vit, beside)
         choice = KernelChoice(None, f"the kernel does not run {backbone.record.name}: {covered.reason}", None)
+    return choice, in_torch(batch_invariant=batch_invariant)
+
+
+def _torch_model(backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool) -> TorchModel:
     vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
     grid, narrow = vit.patch_embed.grid_size, NarrowMaps(backbone.record.nbytes)
     blocks = [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
     steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
     threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
-    return choice, TorchModel(vit, steps, threads, batch_invariant, narrow)
+    return TorchModel(vit, steps, threads, batch_invariant, narrow)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

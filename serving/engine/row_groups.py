@@ -23,7 +23,7 @@ def group_by_form(forms: Sequence[Form | None]) -> Iterator[tuple[slice, Form | 
 def group_by_shape(deltas: Sequence[Delta | None]) -> Iterator[tuple[slice, list[Delta]]]:
     """Yield the neighbouring rows whose deltas have one shape, and these deltas; rows without a delta are left out."""
     start = 0
-    for _, group in groupby(deltas, lambda delta: None if delta is None else delta.shape):
+    for _, group in groupby(deltas, lambda delta: None if delta is None else (delta.shape, delta.turns)):
         rows = list(group)
         present = [delta for delta in rows if delta is not None]
         if present:

@@ -92,12 +92,17 @@ class TorchTokens:
         sources = [index for index, _ in ending]
         x = self._joined()
         x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
-        norms = [task.forms.norms.get("norm") for task in tasks]
-        (features,) = self._run(partial(pooled, self._model.vit), [x], norms)
-        return {
-            member: head(feature, task.head_weight, task.head_bias)
-            for feature, task, (_, member) in zip(features, tasks, ending, strict=True)
-        }
+        logits = {}
+        for wide in (False, True):
+            places = [place for place, task in enumerate(tasks) if (task.head_weight.shape[1] > x.shape[2]) == wide]
+            if not places:
+                continue
+            norms = [tasks[place].forms.norms.get("norm") for place in places]
+            own = x if len(places) == len(tasks) else x[places]
+            (features,) = self._run(partial(POOLS[wide], self._model.vit), [own], norms)
+            for feature, place in zip(features, places, strict=True):
+                logits[ending[place][1]] = head(feature, tasks[place].head_weight, tasks[place].head_bias)
+        return logits
 
     def _joined(self) -> Tensor:
         return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
@@ -122,6 +127,16 @@ def pooled(vit: VisionTransformer, x: Tensor, norms: Sequence[Norm | None]) -> T
     # A LayerNorm sees one token at a time, so only those before the patches need it where only they are pooled.
     x = x[:, : vit.num_prefix_tokens] if vit.global_pool == "token" else x
     return cast(Tensor, vit.forward_head(layer_norm(x, vit.norm, norms), pre_logits=True))
+
+
+def pooled_with_patches(vit: VisionTransformer, x: Tensor, norms: Sequence[Norm | None]) -> Tensor:
+    """Return the class token and the mean of the patches (n, 2 dim), as heads of DINOv2 take them."""
+    normed = layer_norm(x, vit.norm, norms)
+    return torch.cat([normed[:, 0], normed[:, vit.num_prefix_tokens :].mean(dim=1)], dim=1)
+
+
+POOLS = (pooled, pooled_with_patches)
+"""By whether a head is twice as wide as the tokens."""
 
 
 def head(feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -43,6 +43,8 @@ def read_inference(request: Message) -> Inference:
 def write_answer(answer: Answer, model: str) -> Message:
     response = INFER_RESPONSE(model_name=model, model_version=str(answer.version), id=answer.id)
     response.parameters.add(key="depth").value.int64_param = answer.depth
+    if answer.degraded:
+        response.parameters.add(key="degraded").value.bool_param = True
     for output in answer.outputs:
         response.outputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
         response.raw_output_contents.append(output.raw())

@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 from serving.grpc.calls import Call, Calls, Context, Method
 from serving.grpc.conversion import INFER_RESPONSE, parameters_of, read_inference, write_answer, write_statistics
 from serving.grpc.messages import message
-from serving.http.admission import check_rate_and_room, resolve
+from serving.http.admission import check_rate_and_room, choose
 from serving.http.auth import AppState
 from serving.http.health import Health
 from serving.http.oip_service import LARGE_NBYTES, OipService, ref_of, server_metadata
@@ -87,12 +87,12 @@ class Service(grpc.GenericRpcHandler):  # type: ignore[misc]  # it has no annota
         request = await read(call, "ModelInferRequest")
         ref = ref_of(request.model_name, request.model_version)
         call.caller.check("read", ref)
-        call.record.versions = (version,) = await resolve(self._state, [ref])
+        await choose(self._state, call.record, [ref])
         inference = read_inference(request)
         left_s = None if call.deadline is None else call.deadline - time.monotonic()
         timeout_s = min((each for each in (inference.timeout_s, left_s) if each is not None), default=None)
         given = replace(inference, timeout_s=timeout_s)
-        answer = await self._service.infer(given, version, call.record, call.held, never)
+        answer = await self._service.infer(given, call.record, call.held, never)
         return write_answer(answer, request.model_name)
 
     async def model_statistics(self, call: Call) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 
@@ -25,6 +25,9 @@ from serving.http.limits import HttpLimits
 from serving.http.oip_routes import OipRoutes, answer_oip_error, is_oip
 from serving.http.prediction_routes import PredictionRoutes
 from serving.http.rates import RateLimit
+from serving.http.shadows import Shadows
+from serving.http.split_watch import watching_splits
+from serving.http.stalls import Stalls
 from serving.runtime.predictor import Predictor
 from serving.telemetry.paths import HEALTH, PREDICT
 from serving.telemetry.recorder import Recorder
@@ -49,6 +52,7 @@ class Api(FastAPI):
         self._health = Health(state.predictor, keys=state.api_keys is not None)
         self._oip = OipRoutes(state, self._health)
         self._recorder = state.recorder
+        self._stalls = Stalls(state.limits.stalled)
 
     def snapshot(self) -> Snapshot:
         """Return what this replica knows of itself."""
@@ -83,13 +87,13 @@ class Api(FastAPI):
         try:
             check_headers(scope, self._limits)
             if path == PREDICT or path.startswith(PREDICT + "/"):
-                answer = await self._predictions.answer(scope, receive, path, record)
+                answer = await self._bounded(self._predictions.answer(scope, receive, path, record), record)
                 record.answered()
                 return answer
             if path in HEALTH:
                 return self._answer_health(scope, path, record)
             if is_oip(path):
-                answer = await self._oip.answer(scope, receive, path, record)
+                answer = await self._bounded(self._oip.answer(scope, receive, path, record), record)
                 record.answered()
                 return answer
             check_plain(RequestHeaders.read(scope).encoding)
@@ -98,6 +102,9 @@ class Api(FastAPI):
                 log.exception("%s %s failed", scope["method"], path[:200])
             return answer_oip_error(error, record) if is_oip(path) else answer_of(error, record)
         return None
+
+    def _bounded(self, answer: Awaitable[Response], record: RequestRecord) -> Awaitable[Response]:
+        return self._stalls.bound(answer, record) if record.has_place else answer
 
     def _answer_health(self, scope: Scope, path: str, record: RequestRecord) -> Response:
         if scope["method"] not in ("GET", "HEAD"):
@@ -126,6 +133,7 @@ def make_api(
     `beside` is what serves another protocol meanwhile.
     """
     limits = limits or HttpLimits()
+    recorder = recorder or Recorder("local", predictor.usage)
     state = AppState(
         predictor,
         store,
@@ -135,13 +143,14 @@ def make_api(
         BodyBudget(limits, per_key=keys),
         None if limits.rate_limit is None else RateLimit(limits.rate_limit, burst=2 * limits.rate_limit),
         BrowserSessions(session_secret),
-        recorder or Recorder("local", predictor.usage),
+        recorder,
+        Shadows(predictor, recorder.counters.splits),
         peers,
     )
 
     @asynccontextmanager
     async def lifespan(_api: FastAPI) -> AsyncIterator[None]:
-        async with nullcontext() if beside is None else beside(state):
+        async with nullcontext() if beside is None else beside(state), watching_splits(state):
             yield
         await run_in_threadpool(predictor.close)
 

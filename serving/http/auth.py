@@ -12,10 +12,11 @@ from typing import Annotated, TypeVar, cast
 from fastapi import Depends, Request
 
 from serving.http.bodies import BodyBudget
-from serving.http.browser_sessions import BrowserSessions
+from serving.http.browser_sessions import BrowserSessions, key_of
 from serving.http.errors import too_many
 from serving.http.limits import HttpLimits
 from serving.http.rates import RateLimit
+from serving.http.shadows import Shadows
 from serving.runtime.predictor import Predictor
 from serving.runtime.served_versions import ServedVersions
 from serving.telemetry.recorder import Recorder
@@ -131,6 +132,7 @@ class AppState:
     rate: RateLimit | None
     sessions: BrowserSessions
     recorder: Recorder
+    shadows: Shadows
     peers: Peers | None
     """Asks all replicas, this one among them, for their snapshots; None where this is the only one."""
 
@@ -152,8 +154,8 @@ class AppState:
         session = self.sessions.of_script(headers)
         if session is None:
             raise UnknownKeyError(NO_KEY)
-        key = await asyncio.get_running_loop().run_in_executor(self.workers, self.store.api_key, session.key_id)
-        if key is None or key.revoked_at is not None:
+        key = await asyncio.get_running_loop().run_in_executor(self.workers, key_of, session, self.store)
+        if key is None:
             raise UnknownKeyError(WRONG_KEY)
         return key
 

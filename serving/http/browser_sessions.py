@@ -1,7 +1,8 @@
 """Sessions of browsers: a signed cookie that names an API key, so that the key's secret is sent only once.
 
 Every replica of an application signs with the same secret, so a session made by one is valid at all of them, and
-there is nothing to keep. Who the cookie names is looked up at each request: a revoked key ends its sessions.
+there is nothing to keep. Who the cookie names is looked up at each request, and whether the session was ended: a
+revoked key ends its sessions, and what one replica ends is over at all, since all have the catalogue in common.
 """
 
 from __future__ import annotations
@@ -14,10 +15,12 @@ from dataclasses import dataclass
 
 from starlette.requests import cookie_parser
 
+from store.records.events import ApiKey
+from store.registry.store import Store
+
 COOKIE = "onetrunk_session"
 TOKEN_HEADER = "x-onetrunk-token"
 LIFE_S = 8 * 3600
-MOST_ENDED = 10_000
 MOST_CHARACTERS = 200  # of a cookie that is looked at
 
 
@@ -32,11 +35,10 @@ class BrowserSession:
 
 
 class BrowserSessions:
-    """Signs sessions and reads them back; those that were ended are remembered, up to a bound, until they expire."""
+    """Signs sessions and reads them back."""
 
     def __init__(self, secret: str | None = None) -> None:
         self._secret = (secret or secrets.token_hex(32)).encode()
-        self._ended: dict[str, int] = {}
 
     def start(self, key_id: str) -> str:
         """Return the cookie's value for a new session of this key."""
@@ -44,12 +46,12 @@ class BrowserSessions:
         return f"{payload}.{self._sign('session', payload)}"
 
     def read(self, value: str) -> BrowserSession | None:
-        """Return the session of a cookie, None where it was not made here, has expired or was ended."""
+        """Return the session of a cookie, None where it was not made here or has expired."""
         payload, _, signature = value[:MOST_CHARACTERS].rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign("session", payload).encode()):
             return None
         key_id, expires_at, nonce = payload.split(".")
-        if int(expires_at) <= time.time() or nonce in self._ended:
+        if int(expires_at) <= time.time():
             return None
         return BrowserSession(key_id, int(expires_at), nonce, self._sign("token", payload))
 
@@ -64,13 +66,19 @@ class BrowserSessions:
         given = headers.get(TOKEN_HEADER.encode(), b"")
         return session if session is not None and hmac.compare_digest(given, session.token.encode()) else None
 
-    def end(self, session: BrowserSession) -> None:
-        now = time.time()
-        if len(self._ended) >= MOST_ENDED:
-            self._ended = {nonce: until for nonce, until in self._ended.items() if until > now}
-        if len(self._ended) >= MOST_ENDED:
-            del self._ended[next(iter(self._ended))]
-        self._ended[session.nonce] = session.expires_at
-
     def _sign(self, purpose: str, payload: str) -> str:
         return hmac.digest(self._secret, f"{purpose}\0{payload}".encode(errors="replace"), "sha256").hex()
+
+
+def key_of(session: BrowserSession, store: Store) -> ApiKey | None:
+    """Look up whose session it is; None where it was ended at any replica, or its key was revoked."""
+    if store.session_has_ended(session.nonce):
+        return None
+    key = store.api_key(session.key_id)
+    return None if key is None or key.revoked_at is not None else key
+
+
+def end_session(session: BrowserSession, store: Store) -> None:
+    """Let the session be over at every replica; raise where the catalogue cannot be written."""
+    store.check_writable()
+    store.catalogue.end_session(session.nonce, expires_at=session.expires_at)

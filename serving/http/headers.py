@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from starlette.types import Scope
 
 from serving.http.errors import TransferError
 from serving.http.limits import HttpLimits
+from serving.telemetry.request_record import REQUEST_START
+
+MOST_WAITED_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,15 @@ class RequestHeaders:
             )
         client = scope.get("client")
         return cls(headers, client[0] if client else "", None if length is None else int(length))
+
+    @property
+    def waited_s(self) -> float:
+        """How long the request waited at the ingress, which says when it had all of it; 0 where nothing says so."""
+        start = self.all.get(REQUEST_START, b"")
+        if not (start.isdigit() and len(start) < 20):
+            return 0.0
+        waited_s = time.time() - int(start) / 1e6
+        return waited_s if 0.0 < waited_s < MOST_WAITED_S else 0.0  # beyond it, a clock was set meanwhile
 
     @property
     def content_type(self) -> str:

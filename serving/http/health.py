@@ -44,11 +44,11 @@ class Health:
 
     def __init__(self, predictor: Predictor, *, keys: bool) -> None:
         self._predictor, self._probe = predictor, StoreProbe(predictor.versions)
-        record = predictor.record
-        self._shown = {} if keys else {"backbone": record.name, "fingerprint": record.id.fingerprint}
+        shown = [{"backbone": record.name, "fingerprint": record.id.fingerprint} for record in predictor.records]
+        self._shown: dict[str, object] = {} if keys else {**shown[0]} if len(shown) == 1 else {"backbones": shown}
 
     def alive(self) -> tuple[int, dict[str, object]]:
-        """The process answers; on a server without keys, which backbone it holds."""
+        """The process answers; on a server without keys, which backbones it holds."""
         return 200, {"status": "ok", **self._shown}
 
     def ready(self) -> tuple[int, dict[str, object]]:

@@ -26,6 +26,8 @@ class HttpLimits:
     """Bodies in memory at a time."""
     bodies_of_a_key_nbytes: int = 128 << 20
     """The same of one API key; a server without keys has one budget for all."""
+    stalled: int = 8
+    """Small predictions that are not with the engine after a second."""
     rate_limit: float | None = None
     """Images a second of one API key, None for any number; a key that was quiet may send two seconds' at once."""
     unknown_keys: int = 64

@@ -114,13 +114,13 @@ class OipRoutes:
     ) -> Response:
         state, caller = self._state, record.caller
         assert caller is not None, "the caller is known"
-        record.versions = (version,) = await admit(state, caller, [ref_of(name, number)])
+        await admit(state, caller, record, [ref_of(name, number)])
         with state.bodies.held(caller.key.id) as held:
             body = await read_body(receive, headers.length, held, state.limits)
             record.received = len(body)
             body = await expand(body, headers.encoding, held, state.limits)
             inference = await self._parse(body, headers)
-            answer = await self._service.infer(inference, version, record, held, receive)
+            answer = await self._service.infer(inference, record, held, receive)
         content, head_nbytes = write_answer(answer, name)
         if head_nbytes is None:
             return Response(content, media_type="application/json")

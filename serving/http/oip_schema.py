@@ -86,7 +86,7 @@ async def oip_statistics() -> None:
 
 @routes.post("/v2/repository/index", response_model=list[dict[str, object]], openapi_extra=COMMAND)
 async def oip_index() -> None:
-    """List the tasks of this server's backbone that the caller may see."""
+    """List the tasks of this server's backbones that the caller may see."""
 
 
 @routes.post("/v2/repository/models/{name:path}/load", response_model=dict[str, object], openapi_extra=COMMAND)

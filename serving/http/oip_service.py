@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from importlib.metadata import version as version_of_package
 from typing import cast
@@ -16,6 +18,7 @@ from torch import Tensor
 from serving.http.admission import resolve, share_of
 from serving.http.auth import AppState
 from serving.http.bodies import HeldBody
+from serving.http.degrading import answer_in_time
 from serving.http.image_bodies import check_count
 from serving.http.several_images import predict_each
 from serving.http.telemetry_routes import ask_peers
@@ -54,36 +57,40 @@ class OipService:
     async def infer(
         self,
         inference: Inference,
-        version: Version,
         record: RequestRecord,
         held: HeldBody,
         receive: Receive,
     ) -> Answer:
-        """Answer the images of a request for a version that was admitted; its body is `held`."""
+        """Answer the images of a request that was admitted, by the version that was chosen; its body is `held`."""
         state, caller = self._state, record.caller
         assert caller is not None, "the caller was admitted"
         check_outputs(inference.outputs)
-        images = await self._images(inference, held)
+        images = await self._images(inference, record.versions[0], held)
         if state.rate is not None:
             state.rate.take(caller.key.id, len(images))
         deadline = None if inference.timeout_s is None else time.monotonic() + inference.timeout_s
         queue, share = state.predictor.queue, share_of(caller)
 
-        def submit(image: bytes | Tensor) -> tuple[Future[Prediction], ...]:
+        def submit(versions: Sequence[Version], image: bytes | Tensor) -> tuple[Future[Prediction], ...]:
             origin = Origin(deadline, share, record.begin_image())
             if isinstance(image, bytes):
-                return queue.submit_encoded([version], image, origin)
-            return queue.submit_pixels([version], image, origin)
+                return queue.submit_encoded(versions, image, origin)
+            return queue.submit_pixels(versions, image, origin)
 
-        predictions = cast(list[EnginePrediction], await predict_each(images, submit, receive))
+        answers = await answer_in_time(
+            record, lambda versions: predict_each(images, partial(submit, versions), receive)
+        )
+        state.shadows.ask(record, images, answers, share)
+        predictions = cast(list[EnginePrediction], answers)
         logits = torch.stack([prediction.tensor for prediction in predictions])
         outputs = make_outputs(inference, logits, predictions[0].labels)
-        return Answer(inference.id, version.number, predictions[0].depth, outputs)
+        first = predictions[0]
+        return Answer(inference.id, first.version, first.depth, outputs, first.degraded)
 
-    async def _images(self, inference: Inference, held: HeldBody) -> Images:
+    async def _images(self, inference: Inference, version: Version, held: HeldBody) -> Images:
         given = find_input(inference.inputs)
         check_count(count_images(given), self._state.limits.images)
-        preprocessing = self._state.predictor.record.id.preprocessing
+        preprocessing = self._state.predictor.preprocessing(version)
         if given.name == IMAGE or len(given.content) <= LARGE_NBYTES:
             return images_of(given, preprocessing)
         held.take(len(given.content), len(given.content))  # the images are copies
@@ -93,20 +100,20 @@ class OipService:
         """Return the version that a name, and a number where one is given, mean."""
         ref = ref_of(name, number)
         caller.check("read", ref)
-        (version,) = await resolve(self._state, [ref])
-        return version
+        return await resolve(self._state, ref)
 
     async def model_metadata(self, caller: TenantStore, name: str, number: str) -> ModelMetadata:
         version = await self.version(caller, name, number)
         listed = await run_in_threadpool(caller.list_versions, version.task)
         numbers = [str(number)] if number else [str(row.version) for row in listed]
-        record = self._state.predictor.record
-        return make_metadata(name, numbers, record.id.preprocessing, version.manifest.head.classes)
+        preprocessing = self._state.predictor.preprocessing(version)
+        return make_metadata(name, numbers, preprocessing, version.manifest.head.classes)
 
     async def index(self, caller: TenantStore) -> list[Json]:
-        """List the tasks of this server's backbone that the caller may see, each by its newest version."""
-        search = Search(backbone=self._state.predictor.record.name)
-        return await run_in_threadpool(_index, caller, search)
+        """List the tasks of this server's backbones that the caller may see, each by its newest version."""
+        searches = [Search(backbone=record.name) for record in self._state.predictor.records]
+        rows = [row for search in searches for row in await run_in_threadpool(_index, caller, search)]
+        return sorted(rows, key=lambda row: str(row["name"]))
 
     async def load(self, caller: TenantStore, name: str, parameters: object) -> str:
         """Say that a task is served; raise where it is not, or should be loaded in another way."""

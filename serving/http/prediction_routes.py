@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import partial
 
 from fastapi.responses import Response
 from starlette.types import Receive, Scope
 
-from serving.http.admission import admit, share_of
+from serving.http.admission import admit, check_wait, share_of
 from serving.http.auth import AppState
 from serving.http.bodies import read_body
 from serving.http.cancellation import wait_for
+from serving.http.degrading import answer_in_time
 from serving.http.encodings import expand
 from serving.http.errors import json_response, no_route
 from serving.http.headers import RequestHeaders
@@ -23,6 +26,7 @@ from serving.runtime.request_times import Origin
 from serving.telemetry.paths import PREDICT
 from serving.telemetry.request_record import RequestRecord
 from store.errors import FormatError
+from store.records.version import Version
 from store.registry.tenant_store import TenantStore
 
 
@@ -59,7 +63,8 @@ class PredictionRoutes:
         """
         key, state, limits = caller.key, self._state, self._state.limits
         share = share_of(caller)
-        record.versions = versions = await admit(state, caller, refs)
+        check_wait(headers.waited_s, query.timeout_ms)
+        await admit(state, caller, record, refs)
         with state.bodies.held(key.id) as held:
             body = await read_body(receive, headers.length, held, limits)
             record.received = len(body)
@@ -69,13 +74,19 @@ class PredictionRoutes:
                 raise FormatError(f"several images for {len(refs)} tasks: send one image, or name one task")
             if state.rate is not None:
                 state.rate.take(key.id, len(images or (body,)))
-            deadline = None if query.timeout_ms is None else time.monotonic() + query.timeout_ms / 1000
+            deadline = None
+            if query.timeout_ms is not None:
+                deadline = time.monotonic() + query.timeout_ms / 1000 - headers.waited_s
 
-            def submit(image: bytes) -> tuple[Future[Prediction], ...]:
-                return state.predictor.queue.submit_encoded(
-                    versions, image, Origin(deadline, share, record.begin_image())
-                )
+            def submit(versions: Sequence[Version], image: bytes) -> tuple[Future[Prediction], ...]:
+                origin = Origin(deadline, share, record.begin_image())
+                return state.predictor.queue.submit_encoded(versions, image, origin)
 
-            if images is None:
-                return await wait_for(submit(body), receive), False
-            return await predict_each(images, submit, receive), True
+            async def ask(versions: Sequence[Version]) -> list[Prediction]:
+                if images is None:
+                    return await wait_for(submit(versions, body), receive)
+                return await predict_each(images, partial(submit, versions), receive)
+
+            answers = await answer_in_time(record, ask)
+            state.shadows.ask(record, images or (body,), answers, share)
+            return answers, images is not None

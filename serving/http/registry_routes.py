@@ -16,6 +16,7 @@ from store.records.bounds import MAX_NUMBER, MAX_PAGE, check_list
 from store.records.events import AliasRule, ApiKey
 from store.records.listing import Search
 from store.records.refs import Ref
+from store.records.splits import OVER, SplitOptions, parse_share, parse_shares
 
 Json = dict[str, object]
 Limit = Annotated[int, Query(ge=1, le=MAX_PAGE)]
@@ -43,13 +44,14 @@ def list_tasks(
 
 @routes.get("/v1/tasks/{task:path}")
 def show_task(task: str, caller: Caller, *, removed: bool = False, after: After = 0, limit: Limit = MAX_PAGE) -> Json:
-    """Show a task: its versions after a number, a page at a time, its aliases, their rules, and the task's tags."""
+    """Show a task: its versions after a number, a page at a time, its aliases, their splits and rules, and its tags."""
     versions = caller.list_versions(task, removed=removed, after=after, limit=limit)
     return {
         "task": task,
         "versions": [dataclasses.asdict(row) for row in versions],
         "next": versions[-1].version if len(versions) == limit else None,
         "aliases": caller.aliases(task),
+        "splits": [split.to_dict() for split in caller.splits(task)],
         "rules": [dataclasses.asdict(rule) for rule in caller.rules(task)],
         "tags": caller.tags(task),
     }
@@ -90,7 +92,7 @@ def history(task: str, caller: Caller, after: After = 0, limit: Limit = MAX_PAGE
 @routes.put("/v1/aliases/{ref:path}")
 def set_alias(ref: str, caller: Caller, *, version: int, force: bool = False) -> Json:
     """Point `TASK@ALIAS` at a version."""
-    task, alias = split_alias(ref)
+    task, alias = split_ref(ref)
     caller.set_alias(task, alias, version, force=force)
     return {"task": task, "alias": alias, "version": version}
 
@@ -98,7 +100,7 @@ def set_alias(ref: str, caller: Caller, *, version: int, force: bool = False) ->
 @routes.delete("/v1/aliases/{ref:path}")
 def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
     """Remove the alias `TASK@ALIAS`."""
-    task, alias = split_alias(ref)
+    task, alias = split_ref(ref)
     caller.remove_alias(task, alias, force=force)
     return {"task": task, "alias": alias}
 
@@ -106,8 +108,38 @@ def remove_alias(ref: str, caller: Caller, *, force: bool = False) -> Json:
 @routes.post("/v1/rollback/{ref:path}")
 def rollback(ref: str, caller: Caller, *, force: bool = False) -> Json:
     """Point `TASK@ALIAS` back at the version that it named before."""
-    task, alias = split_alias(ref)
+    task, alias = split_ref(ref)
     return caller.rollback(task, alias, force=force).to_dict()
+
+
+@routes.put("/v1/splits/{ref:path}")
+def split_alias(
+    ref: str,
+    caller: Caller,
+    *,
+    share: Repeated = None,
+    shadow: str | None = None,
+    overload: int | None = None,
+    rule: Repeated = None,
+    over: int = OVER,
+    promote: bool = False,
+    force: bool = False,
+) -> Json:
+    """Split `TASK@ALIAS` among versions: `share` is VERSION=PERCENT, the stable version first, and so is `shadow`.
+
+    A `rule`, such as errors>1%, ends the split once a candidate breaks it within its last `over` requests.
+    """
+    task, alias = split_ref(ref)
+    beside = None if shadow is None else parse_share(shadow)
+    options = SplitOptions(beside, overload, tuple(rule or ()), over, promote)
+    return caller.split_alias(task, alias, parse_shares(share or []), options=options, force=force).to_dict()
+
+
+@routes.delete("/v1/splits/{ref:path}")
+def end_split(ref: str, caller: Caller, *, force: bool = False) -> Json:
+    """End the split of `TASK@ALIAS`: its stable version answers all requests again."""
+    task, alias = split_ref(ref)
+    return caller.end_split(task, alias, force=force).to_dict()
 
 
 @routes.put("/v1/rules/{ref:path}")
@@ -193,7 +225,7 @@ def split_version(ref: str) -> tuple[str, int | None]:
     return parsed.task, parsed.version
 
 
-def split_alias(ref: str) -> tuple[str, str]:
+def split_ref(ref: str) -> tuple[str, str]:
     parsed = Ref.parse(ref)
     if parsed.alias is None:
         raise InvalidNameError(f"{ref[:200]!r} names no alias: write TASK@ALIAS")

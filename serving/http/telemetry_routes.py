@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.concurrency import run_in_threadpool
 
 from serving.http.auth import AppState, Caller, app_state
+from serving.telemetry.counters import MOST_NAMES
 from serving.telemetry.metrics_page import metrics_page
 from serving.telemetry.snapshot import PeerSnapshots
-from serving.telemetry.statistics import server_statistics, tenant_statistics
+from serving.telemetry.statistics import MOST_ROWS, server_statistics, tenant_statistics
 from store.errors import NotAllowedError
 from store.registry.tenant_store import TenantStore
 
@@ -17,12 +20,14 @@ routes = APIRouter()
 
 
 @routes.get("/v1/statistics", response_model=dict[str, object])
-async def statistics(request: Request, caller: Caller) -> dict[str, object]:
+async def statistics(
+    request: Request, caller: Caller, tasks: Annotated[int, Query(ge=1, le=MOST_NAMES)] = MOST_ROWS
+) -> dict[str, object]:
     """Show what all replicas did and do: requests, latencies of the last minute, block-seconds, the last errors.
 
-    A tenant's key sees what is the tenant's own alone.
+    A tenant's key sees what is the tenant's own alone. `tasks` is how many tasks are in it, those answered most.
     """
-    return await statistics_of(app_state(request), caller)
+    return await statistics_of(app_state(request), caller, tasks=tasks)
 
 
 @routes.get("/metrics", response_class=PlainTextResponse)
@@ -36,13 +41,13 @@ async def metrics(request: Request, caller: Caller) -> Response:
     return Response(page.body, media_type=page.content_type)
 
 
-async def statistics_of(state: AppState, caller: TenantStore) -> dict[str, object]:
+async def statistics_of(state: AppState, caller: TenantStore, *, tasks: int = MOST_ROWS) -> dict[str, object]:
     """Return the statistics as this caller may see them; the console shows them too."""
     caller.check("read")
     asked = await ask_peers(state)
     if caller.key.tenant is not None:
-        return tenant_statistics(asked.snapshots, caller.key.tenant)
-    return server_statistics(asked.snapshots, missing=asked.missing)
+        return tenant_statistics(asked.snapshots, caller.key.tenant, tasks=tasks)
+    return server_statistics(asked.snapshots, missing=asked.missing, tasks=tasks)
 
 
 async def ask_peers(state: AppState) -> PeerSnapshots:

@@ -15,7 +15,8 @@ def check_task(weights: TaskWeights, blocks: int, dim: int) -> None:
     if not 1 <= weights.depth <= blocks:
         raise RefusedError(f"a task of {weights.depth} blocks: the backbone has {blocks}; give one of 1 to {blocks}")
     classes = len(weights.head_weight)
-    _check("head weight", weights.head_weight, classes, dim)
+    wide = weights.head_weight.shape[-1] == 2 * dim  # of the class token and the mean of the patches
+    _check("head weight", weights.head_weight, classes, 2 * dim if wide else dim)
     _check("head bias", weights.head_bias, classes)
     if (norm := weights.forms.norms.get("norm")) is not None:
         check_norm("norm", norm, dim)

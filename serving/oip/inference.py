@@ -79,6 +79,8 @@ class Answer:
     version: int
     depth: int
     outputs: Sequence[MadeOutput]
+    degraded: bool = False
+    """Whether a shallower version answered under overload."""
 
 
 def split_elements(raw: bytes, name: str) -> tuple[bytes, ...]:

@@ -69,7 +69,7 @@ def write_answer(answer: Answer, model: str) -> tuple[bytes, int | None]:
         "model_name": model,
         "model_version": str(answer.version),
         **named,
-        "parameters": {"depth": answer.depth},
+        "parameters": {"depth": answer.depth, **({"degraded": True} if answer.degraded else {})},
         "outputs": outputs,
     }
     encoded = json.dumps(head, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import torch
 
 from store.errors import BackboneNotFoundError, InvalidSettingError
@@ -46,17 +49,33 @@ def native_bfloat16(device: str) -> bool:
 
 def choose_backbone(store: Store, name: str | None) -> BackboneRecord:
     """Return the backbone of this name, or the store's only one."""
-    if name is not None:
-        return store.backbone(name)
-    records = store.backbones()
-    if not records:
-        raise BackboneNotFoundError(
-            f"{store.url} holds no backbone: publish a task, or add one with `adopt_backbone(store, name)`"
-        )
+    records = choose_backbones(store, None if name is None else [name])
     if len(records) > 1:
         names = ", ".join(record.name for record in records)
         raise InvalidSettingError(f"{store.url} holds {len(records)} backbones ({names}): choose one with `backbone=`")
     return records[0]
+
+
+def choose_backbones(store: Store, names: Sequence[str] | None) -> list[BackboneRecord]:
+    """Return the backbones of these names, or all of the store; raise where they do not fit into memory together."""
+    records = store.backbones() if names is None else [store.backbone(name) for name in names]
+    if not records:
+        raise BackboneNotFoundError(
+            f"{store.url} holds no backbone: publish a task, or add one with `adopt_backbone(store, name)`"
+        )
+    distinct = list({record.id.fingerprint: record for record in records}.values())
+    nbytes, most = sum(record.weights.nbytes for record in distinct if record.weights is not None), memory_nbytes() // 2
+    if len(distinct) > 1 and nbytes > most:
+        raise InvalidSettingError(
+            f"{len(distinct)} backbones take {nbytes:,} bytes, half of this machine's memory is {most:,}: choose fewer "
+            "with `backbone=`"
+        )
+    return distinct
+
+
+def memory_nbytes() -> int:
+    """Return how much memory this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def max_rows(backbone: Backbone, dtype: torch.dtype) -> int:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import nullcontext
 
 from serving.engine.engine import Engine
 from serving.runtime.call_watch import CallWatch
 from serving.runtime.engine_usage import EngineUsage
 from serving.runtime.prediction_request import PredictionRequest
 from serving.runtime.running_batch import RunningBatch, begin_batch, scheduled_as
+from serving.runtime.turns import Turns
 from serving.scheduling.requests import Batch, Decision, ScheduledRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OnetrunkError, OverloadedError
@@ -18,10 +20,18 @@ from store.errors import OnetrunkError, OverloadedError
 class EngineLoop:
     """One thread that owns the engine; close it to stop."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler[PredictionRequest]) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler[PredictionRequest],
+        *,
+        turns: Turns | None = None,
+        usage: EngineUsage | None = None,
+    ) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self.usage = EngineUsage()
+        self._turns = turns
+        self.usage = usage or EngineUsage()
         self._wake = threading.Condition()
         self._closing = False
         self._watch = CallWatch()
@@ -77,7 +87,8 @@ class EngineLoop:
     def _run(self) -> None:
         while (decision := self._next()) is not None and (batch := decision.batch) is not None:
             try:
-                self._run_blocks(batch, decision)
+                with nullcontext() if self._turns is None else self._turns.taken():
+                    self._run_blocks(batch, decision)
             except BaseException as error:  # the waiting clients must get it, and the next batch must run
                 with self._wake:
                     self._scheduler.fail(batch)

@@ -10,9 +10,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
 class EngineUsage:
-    """Written by the engine's thread alone, read by others."""
+    """Written by the engine's thread alone, read by others; `total` is that of all engines, which take turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, total: EngineUsage | None = None) -> None:
+        self._total = total
         self.busy_s = 0.0
         self.calls = 0
         self.row_blocks = 0
@@ -21,12 +22,17 @@ class EngineUsage:
 
     def count(self, batch: Batch[PredictionRequest], before: int, after: int, seconds: float) -> None:
         """Count a call that ran the blocks after `before` up to `after`, and give each request its part of it."""
-        self.busy_s += seconds
-        self.calls += 1
-        if not before:
-            self.batch_rows.add(batch.rows_by_block[0])
         row_blocks = sum(batch.rows_by_block[before:after])
-        self.row_blocks += row_blocks
+        for usage in (self, self._total):
+            if usage is not None:
+                usage._add(None if before else batch.rows_by_block[0], row_blocks, seconds)
         for request in batch.requests:
             if (times := request.item.times) is not None and row_blocks:
                 times.engine_s += seconds * sum(request.rows[before:after]) / row_blocks
+
+    def _add(self, rows_of_new: int | None, row_blocks: int, seconds: float) -> None:
+        self.busy_s += seconds
+        self.calls += 1
+        self.row_blocks += row_blocks
+        if rows_of_new is not None:
+            self.batch_rows.add(rows_of_new)

@@ -89,6 +89,8 @@ class PredictionQueue:
             triples = zip(versions, weights, futures, strict=True)
             pending = tuple(PendingPrediction(v.task, v.number, loaded, future) for v, loaded, future in triples)
             request = PredictionRequest(image, pending, origin.deadline, pinned.close, origin.tenant, origin.times)
+            if origin.times is not None:
+                origin.times.queued = True
             self._loop.submit(request)
 
         if origin.times is not None:

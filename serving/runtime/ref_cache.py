@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 from queue import SimpleQueue
 from typing import NamedTuple
 
+from serving.runtime.choices import Named, look_up
 from serving.runtime.store_watch import VALID_S, StoreWatch
 from store.errors import StorageError
 from store.registry.store import Store, Version
@@ -19,7 +20,7 @@ LOOK_UP_S = 10.0  # how long a look-up may take while the catalogue answers: a b
 
 class _Known(NamedTuple):
     generation: int
-    version: Version
+    named: Named
 
 
 class RefCache:
@@ -33,28 +34,33 @@ class RefCache:
     def __init__(self, store: Store, watch: StoreWatch) -> None:
         self._store, self._watch = store, watch
         self._known: dict[str, _Known] = {}
-        self._wanted: SimpleQueue[tuple[str, Future[Version]] | None] = SimpleQueue()
+        self._wanted: SimpleQueue[tuple[str, Future[Named]] | None] = SimpleQueue()
         for _ in range(LOOK_UPS):
             threading.Thread(target=self._run, name="refs", daemon=True).start()
 
     def resolve(self, ref: str) -> Version:
+        """Return the version that the ref names, of a split alias the stable one."""
+        return self.find(ref).version
+
+    def find(self, ref: str) -> Named:
+        """Return what the ref names."""
         generation = self._watch.generation()
         known = self._known.get(ref) if isinstance(ref, str) else None
         if known is not None and self._holds(known, generation):
-            return known.version
+            return known.named
         try:
-            version = self._look_up(ref)
+            named = self._look_up(ref)
         except StorageError:
             if known is None or not self._watch.is_recent(known.generation):
                 raise
-            return known.version
-        self._remember(ref, _Known(generation, version))
-        return version
+            return known.named
+        self._remember(ref, _Known(generation, named))
+        return named
 
-    def cached(self, ref: str) -> Version | None:
-        """Return the version where `resolve` would not wait, else None."""
+    def cached(self, ref: str) -> Named | None:
+        """Return what `find` does where that would not wait, else None."""
         generation, known = self._watch.known_generation(), self._known.get(ref)
-        return known.version if known and generation is not None and self._holds(known, generation) else None
+        return known.named if known and generation is not None and self._holds(known, generation) else None
 
     def close(self) -> None:
         for _ in range(LOOK_UPS):
@@ -65,8 +71,8 @@ class RefCache:
             return True
         return self._watch.problem is not None and self._watch.is_recent(known.generation)
 
-    def _look_up(self, ref: str) -> Version:
-        future: Future[Version] = Future()
+    def _look_up(self, ref: str) -> Named:
+        future: Future[Named] = Future()
         self._wanted.put((ref, future))
         end = time.monotonic() + LOOK_UP_S
         while self._watch.problem is None and time.monotonic() < end:
@@ -91,7 +97,7 @@ class RefCache:
                 continue
             known = self._known.get(ref) if isinstance(ref, str) else None
             try:
-                future.set_result(self._store.resolve(ref, known=known and known.version))
+                future.set_result(look_up(self._store, ref, known and known.named))
             except BaseException as error:  # the one who waits must get it
                 future.set_exception(error)
         self._store.release_connections()

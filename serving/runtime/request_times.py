@@ -12,10 +12,12 @@ from typing import Any
 class RequestTimes:
     """Seconds of `time.perf_counter`, None for a stage that was not reached; each is written by who takes it there.
 
+    `queued` says that the image is decoded, the weights are in memory, and the engine has the rest to do.
+
     `engine_s` is its part of the engine's calls: of each call, the share of its row-blocks.
     """
 
-    __slots__ = ("decoded", "engine_s", "finished", "loaded", "started", "submitted")
+    __slots__ = ("decoded", "engine_s", "finished", "loaded", "queued", "started", "submitted")
 
     def __init__(self) -> None:
         self.submitted = time.perf_counter()
@@ -24,6 +26,7 @@ class RequestTimes:
         self.started: float | None = None
         self.finished: float | None = None
         self.engine_s = 0.0
+        self.queued = False
 
     def watch(self, pixels: Future[Any], weights: Sequence[Future[Any]]) -> None:
         """Note when the pixels are there, and the last of the weights that are not in memory."""

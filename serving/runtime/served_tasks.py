@@ -2,38 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
-from serving.engine.engine import Engine
 from serving.engine.row_plan import EngineTask
 from serving.runtime.adapter_cache import AdapterCache, Pin
+from serving.runtime.choices import Choice, Named
+from serving.runtime.served_backbone import ServedBackbone
 from serving.runtime.served_versions import ServedVersions
 from store.errors import BackboneMismatchError, InvalidSettingError
-from store.registry.store import Store, Version
-from store.weights.backbones import Backbone
-from store.weights.load_task import load_task
+from store.registry.store import Version
 
 CACHE_NBYTES = 1 << 30
 
 
 class ServedTasks:
-    """Every version of a store that uses one backbone."""
+    """Every version of a store that uses one of these backbones, which are by their fingerprints."""
 
-    def __init__(self, store: Store, versions: ServedVersions, backbone: Backbone, engine: Engine) -> None:
-        self._store, self._versions, self._backbone, self._engine = store, versions, backbone, engine
+    def __init__(self, versions: ServedVersions, backbones: Mapping[str, ServedBackbone]) -> None:
+        self._versions, self._backbones = versions, backbones
         self.cache = AdapterCache(budget_nbytes=CACHE_NBYTES)
 
     def resolve(self, refs: Sequence[str]) -> list[Version]:
-        """Return the versions that the refs name, which may ask the store; raise where not all are served here."""
-        if not refs:
-            raise InvalidSettingError("the request names no task: give at least one ref")
-        return [self._check(self._versions.resolve(ref)) for ref in refs]
+        """Return the versions that the refs name, which may ask the store; raise where not all are served here.
 
-    def cached(self, refs: Sequence[str]) -> list[Version] | None:
-        """Return what `resolve` does where that takes no time, None where it would ask the store."""
-        versions = [self._versions.cached(ref) for ref in refs]
-        known = [self._check(version) for version in versions if version is not None]
+        Of a split alias, that is the stable version.
+        """
+        check_refs(refs)
+        return [self._check(self._versions.find(ref).version) for ref in refs]
+
+    def choose(self, refs: Sequence[str], key: str) -> list[Choice]:
+        """Return the versions that answer a request with this key, as `resolve` does."""
+        check_refs(refs)
+        return [self._choose(self._versions.find(ref), key) for ref in refs]
+
+    def cached(self, refs: Sequence[str], key: str) -> list[Choice] | None:
+        """Return what `choose` does where that takes no time, None where it would ask the store."""
+        found = [self._versions.cached(ref) for ref in refs]
+        known = [self._choose(named, key) for named in found if named is not None]
         return known if len(known) == len(refs) else None
+
+    def _choose(self, named: Named, key: str) -> Choice:
+        choice = named.choose(key)
+        self._check(choice.version)
+        if choice.shadow is not None and not self._serves(choice.shadow):
+            return replace(choice, shadow=None)
+        return choice
+
+    def _serves(self, version: Version) -> bool:
+        return version.manifest.backbone in self._backbones
 
     def acquire(self, version: Version) -> Pin:
         """Pin the weights of the version, which a thread loads where they are not in memory."""
@@ -41,16 +58,19 @@ class ServedTasks:
         return self.cache.acquire(version.digest, lambda: self._load(version))
 
     def _check(self, version: Version) -> Version:
-        if version.manifest.backbone != self._backbone.record.id.fingerprint:
+        if not self._serves(version):
+            names = " and ".join(repr(backbone.record.name) for backbone in self._backbones.values())
             raise BackboneMismatchError(
                 f"{version.task}:{version.number} uses backbone {version.manifest.backbone_name!r}, "
-                f"this server holds {self._backbone.record.name!r}: ask one that was started with that `backbone=`"
+                f"this server holds {names}: ask one that was started with that `backbone=`"
             )
         return version
 
     def _load(self, version: Version) -> EngineTask:
         self._versions.hold(version)
-        engine, backbone = self._engine, self._backbone.tensors
-        return engine.prepare(
-            load_task(self._store, version.manifest, backbone=backbone, dtype=engine.dtype, device=engine.device)
-        )
+        return self._backbones[version.manifest.backbone].load(version.manifest)
+
+
+def check_refs(refs: Sequence[str]) -> None:
+    if not refs:
+        raise InvalidSettingError("the request names no task: give at least one ref")

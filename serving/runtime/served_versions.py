@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from serving.runtime.choices import Named
 from serving.runtime.ref_cache import RefCache
 from serving.runtime.store_watch import StoreWatch
 from serving.runtime.version_leases import VersionLeases
@@ -27,11 +28,12 @@ class ServedVersions:
         self._refs = RefCache(store, self._watch)
         self._leases = VersionLeases(store)
 
-    def resolve(self, ref: str) -> Version:
-        return self._refs.resolve(ref)
+    def find(self, ref: str) -> Named:
+        """Return what the ref names, which may ask the store."""
+        return self._refs.find(ref)
 
-    def cached(self, ref: str) -> Version | None:
-        """Return the version where `resolve` would not wait, else None."""
+    def cached(self, ref: str) -> Named | None:
+        """Return what `find` does where that would not wait, else None."""
         return self._refs.cached(ref)
 
     def generation(self) -> int:

@@ -63,6 +63,11 @@ class Scheduler(Generic[T]):
         """Requests that wait or run."""
         return len(self._entries)
 
+    @property
+    def fullness(self) -> float:
+        """The rows that wait, as a share of the most that may."""
+        return self._waiting.rows / self._max_waiting
+
     def admit(self, request: ScheduledRequest[T], now: float) -> None:
         """Queue a request.
 

@@ -11,7 +11,9 @@ from typing import NamedTuple, TypeVar
 from serving.histogram import Histogram
 from serving.telemetry.paths import is_prediction
 from serving.telemetry.request_record import RequestRecord
+from serving.telemetry.split_counters import Outcome, SplitCounters
 from serving.telemetry.top_labels import OTHER, TopLabels
+from store.errors import OverloadedError
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 STAGES = ("receive", "decode", "load", "queue", "blocks", "head")
@@ -93,6 +95,8 @@ class RequestCounters:
         """By task; those before it by tenant."""
         self.depths: Counter[int] = Counter()
         """Answers by the depth of their version."""
+        self.saved: Counter[int] = Counter()
+        """Blocks of the backbone that answers of versions of this depth did without."""
         self.row_blocks_asked = 0
         """Blocks of all answers, if no two of them had shared any."""
         self.seconds = {route: Histogram(SECONDS) for route in ("predict", "registry")}
@@ -101,6 +105,9 @@ class RequestCounters:
         self.task_usage: dict[str, TaskUsage] = {}
         self.version_usage: dict[str, VersionUsage] = {}
         """By TASK:NUMBER."""
+        self.splits = SplitCounters()
+        self.degraded = 0
+        """Answers of shallower versions under overload."""
         self.recent: deque[Recent] = deque(maxlen=MOST_RECENT)
 
     def count(self, record: RequestRecord, seconds: float, stages: Mapping[str, float]) -> None:
@@ -129,6 +136,7 @@ class RequestCounters:
             self.stages[stage].add(took)
         for version in record.versions:
             bounded(self.version_usage, f"{version.task}:{version.number}", VersionUsage).add(record, seconds, stages)
+        self._count_splits(record, seconds)
         self.recent.append(Recent(record.at + seconds, tenant, record.status, seconds, stages))
         if record.status == 200:
             self._count_answers(record)
@@ -148,11 +156,23 @@ class RequestCounters:
         for name in self._task_labels.settle():
             self.answers.pop(name, None)
 
+    def _count_splits(self, record: RequestRecord, seconds: float) -> None:
+        """Count the versions of splits, but for what is the client's mistake or the load's."""
+        failed = record.status >= 500
+        if record.status != 200 and (not failed or isinstance(record.cause, OverloadedError)):
+            return
+        self.degraded += sum(choice.degraded for choice in record.choices) * (not failed)
+        outcome = Outcome(record.at + seconds, failed, seconds, None)
+        for choice in record.choices:
+            if choice.split is not None:
+                self.splits.count(choice.split, choice.version.number, choice.part, outcome)
+
     def _count_answers(self, record: RequestRecord) -> None:
         images = record.images or 1
         for version in record.versions:
             depth = version.manifest.depth
             self.depths[depth] += images
+            self.saved[depth] += (version.manifest.prune_index.blocks - depth) * images
             self.row_blocks_asked += depth * images
             self.answers[self._task_labels.label(version.task)] += images
             usage = bounded(self.task_usage, version.task, TaskUsage)

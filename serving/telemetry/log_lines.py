@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from serving.runtime.choices import Choice
 from serving.telemetry.request_ids import parse_traceparent
 from serving.telemetry.request_record import RequestRecord
 from store.errors import OnetrunkError
@@ -29,10 +30,7 @@ def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float],
     }
     if record.caller is not None and record.caller.key.id:
         line["key"] = record.caller.key.id
-    answers = [
-        {"task": version.task, "version": version.number, "digest": version.digest, "depth": version.manifest.depth}
-        for version in record.versions
-    ]
+    answers = [_answer_of(choice) for choice in record.choices]
     if len(answers) == 1:
         line |= answers[0]
     elif answers:
@@ -47,6 +45,13 @@ def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float],
     if record.cause is not None:
         line |= describe(record.cause, status=record.status)
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+
+
+def _answer_of(choice: Choice) -> dict[str, object]:
+    version = choice.version
+    answer: dict[str, object] = {"task": version.task, "version": version.number, "digest": version.digest}
+    answer["depth"] = version.manifest.depth
+    return answer if choice.split is None else {**answer, "alias": choice.split.alias, "split": choice.part}
 
 
 def describe(cause: BaseException, *, status: int) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -18,10 +18,12 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
 from serving.histogram import Buckets
+from serving.runtime.choices import SHADOW
 from serving.telemetry.snapshot import Snapshot
 
 PREFIX = "onetrunk_"
 Value = float | int
+T = TypeVar("T")
 Labelled = Mapping[tuple[str, ...], Value]
 
 
@@ -51,6 +53,7 @@ class SnapshotCollector(Collector):
         yield GaugeMetricFamily(f"{PREFIX}replicas_missing", "Replicas that did not answer.", value=self._missing)
         yield from self._requests()
         yield from self._engine()
+        yield from self._splits()
         yield from self._memory()
         yield from self._store()
         yield self._info()
@@ -69,8 +72,10 @@ class SnapshotCollector(Collector):
         yield counter("received_bytes", "Bytes of bodies.", ("tenant",), ((s, by_name(s.received)) for s in each))
         yield counter("sent_bytes", "Bytes of answers.", ("tenant",), ((s, by_name(s.sent)) for s in each))
         yield counter("answers", "Predictions, by task.", ("task",), ((s, by_name(s.answers)) for s in each))
-        yield histogram("request_seconds", "Time of a request.", "route", ((s, s.seconds) for s in each))
-        yield histogram("stage_seconds", "Time of a prediction in each stage.", "stage", ((s, s.stages) for s in each))
+        yield histogram("request_seconds", "Time of a request.", ("route",), ((s, by_name(s.seconds)) for s in each))
+        yield histogram(
+            "stage_seconds", "Time of a prediction in each stage.", ("stage",), ((s, by_name(s.stages)) for s in each)
+        )
         yield counter(
             "log_lines_dropped", "Log lines that nobody read.", (), ((s, {(): s.lines_dropped}) for s in each)
         )
@@ -82,15 +87,41 @@ class SnapshotCollector(Collector):
         yield counter("blocks", "Blocks run, for each row.", (), ((s, {(): s.predictor.row_blocks}) for s in each))
         yield counter(
             "blocks_saved", "Blocks that answers did without, as their version's depth is below the backbone's.",
-            ("depth",), ((s, saved_blocks(s)) for s in each),
+            ("depth",), ((s, {(str(d),): n for d, n in s.saved.items()}) for s in each),
         )  # fmt: skip
         yield counter(
             "answers_by_depth", "Predictions, by depth.", ("depth",),
             ((s, {(str(d),): n for d, n in s.depths.items()}) for s in each),
         )  # fmt: skip
-        yield histogram("batch_rows", "Rows of a batch.", None, ((s, {"": s.predictor.batch_rows}) for s in each))
+        yield histogram("batch_rows", "Rows of a batch.", (), ((s, {(): s.predictor.batch_rows}) for s in each))
+        yield counter(
+            "backbone_blocks", "Blocks run, by backbone.", ("backbone",),
+            ((s, {(b.name,): b.row_blocks for b in s.predictor.backbones}) for s in each),
+        )  # fmt: skip
+        yield counter(
+            "backbone_busy_seconds", "Time in calls, by backbone.", ("backbone",),
+            ((s, {(b.name,): b.busy_s for b in s.predictor.backbones}) for s in each),
+        )  # fmt: skip
         yield gauge("requests_waiting", "Images in or before the engine.", ((s, s.predictor.waiting) for s in each))
         yield gauge("images_decoding", "Images that wait to be decoded.", ((s, s.predictor.decoding) for s in each))
+
+    def _splits(self) -> Iterator[Metric]:
+        each, names = self._snapshots, ("alias", "version", "part")
+        yield counter(
+            "split_requests", "Requests of split aliases.", (*names, "outcome"), ((s, outcomes_of(s)) for s in each)
+        )
+        yield counter(
+            "split_comparisons", "Answers of shadows.", (*names, "outcome"), ((s, comparisons_of(s)) for s in each)
+        )
+        yield histogram(
+            "split_seconds", "Time of a request of a split alias.", names,
+            ((s, {name: part.seconds for name, part in s.splits.items()}) for s in each),
+        )  # fmt: skip
+        yield counter(
+            "shadows_skipped", "Images that a busy shadow was not asked about.", (),
+            ((s, {(): s.shadows_skipped}) for s in each),
+        )  # fmt: skip
+        yield counter("degraded_answers", "Answers of shallower versions.", (), ((s, {(): s.degraded}) for s in each))
 
     def _memory(self) -> Iterator[Metric]:
         each = self._snapshots
@@ -114,18 +145,25 @@ class SnapshotCollector(Collector):
         info = InfoMetricFamily(f"{PREFIX}replica", "What a replica serves.", labels=("replica",))
         for snapshot in self._snapshots:
             state = snapshot.predictor
-            shown = {"node": snapshot.node, "backbone": state.backbone, "dtype": state.dtype, "device": state.device}
+            names = ", ".join(backbone.name for backbone in state.backbones)
+            shown = {"node": snapshot.node, "backbone": names, "dtype": state.dtype, "device": state.device}
             info.add_metric((snapshot.replica,), shown)
         return info
 
 
-def by_name(values: Mapping[str, Value]) -> Labelled:
+def by_name(values: Mapping[str, T]) -> dict[tuple[str, ...], T]:
     return {(name,): value for name, value in values.items()}
 
 
-def saved_blocks(snapshot: Snapshot) -> Labelled:
-    blocks = snapshot.predictor.blocks
-    return {(str(depth),): (blocks - depth) * count for depth, count in snapshot.depths.items()}
+def outcomes_of(snapshot: Snapshot) -> Labelled:
+    answered: Labelled = {(*name, "answered"): part.requests - part.failed for name, part in snapshot.splits.items()}
+    return {**answered, **{(*name, "failed"): part.failed for name, part in snapshot.splits.items()}}
+
+
+def comparisons_of(snapshot: Snapshot) -> Labelled:
+    shadows = {name: part for name, part in snapshot.splits.items() if name[2] == SHADOW}
+    agreed: Labelled = {(*name, "agrees"): part.agreed for name, part in shadows.items()}
+    return {**agreed, **{(*name, "disagrees"): part.disagreed for name, part in shadows.items()}}
 
 
 def counter(name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Snapshot, Labelled]]) -> Metric:
@@ -144,12 +182,12 @@ def gauge(name: str, text: str, values: Iterable[tuple[Snapshot, Value]]) -> Met
 
 
 def histogram(
-    name: str, text: str, label: str | None, values: Iterable[tuple[Snapshot, Mapping[str, Buckets]]]
+    name: str, text: str, labels: Sequence[str], values: Iterable[tuple[Snapshot, Mapping[tuple[str, ...], Buckets]]]
 ) -> Metric:
-    family = HistogramMetricFamily(f"{PREFIX}{name}", text, labels=("replica", *([label] if label else [])))
+    family = HistogramMetricFamily(f"{PREFIX}{name}", text, labels=("replica", *labels))
     for snapshot, named in values:
-        for value, buckets in named.items():
+        for names, buckets in named.items():
             bounds = [*map(floatToGoString, buckets.bounds), "+Inf"]
             counts = list(zip(bounds, accumulate(buckets.counts), strict=True))
-            family.add_metric((snapshot.replica, *([value] if label else [])), counts, buckets.total)
+            family.add_metric((snapshot.replica, *names), counts, buckets.total)
     return family

@@ -14,6 +14,8 @@ from serving.histogram import Buckets
 from serving.runtime.predictor import Predictor, PredictorState
 from serving.telemetry.counters import RECENT_S, Recent, TaskUsage, TenantUsage, VersionUsage
 from serving.telemetry.recorder import FailedRequest, Recorder, Sample
+from serving.telemetry.split_counters import Outcomes, PartCounts, SeriesName
+from store.records.splits import AliasSplit
 
 STATM = Path("/proc/self/statm")
 
@@ -38,12 +40,18 @@ class Snapshot:
     sent: Mapping[str, int]
     answers: Mapping[str, int]
     depths: Mapping[int, int]
+    saved: Mapping[int, int]
     row_blocks_asked: int
     seconds: Mapping[str, Buckets]
     stages: Mapping[str, Buckets]
     tenant_usage: Mapping[str, TenantUsage]
     task_usage: Mapping[str, TaskUsage]
     version_usage: Mapping[str, VersionUsage]
+    splits: Mapping[SeriesName, PartCounts]
+    outcomes: Mapping[AliasSplit, Outcomes]
+    """The last outcomes of each split with rules."""
+    shadows_skipped: int
+    degraded: int
     recent: Sequence[Recent]
     since: Sample
     """What had been done a minute ago, or when the replica started."""
@@ -85,12 +93,17 @@ def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: in
         sent=dict(counters.sent),
         answers=dict(counters.answers),
         depths=dict(counters.depths),
+        saved=dict(counters.saved),
         row_blocks_asked=counters.row_blocks_asked,
         seconds={route: histogram.buckets() for route, histogram in counters.seconds.items()},
         stages={stage: histogram.buckets() for stage, histogram in counters.stages.items()},
         tenant_usage=dict(counters.tenant_usage),
         task_usage=dict(counters.task_usage),
         version_usage=dict(counters.version_usage),
+        splits=counters.splits.series(),
+        outcomes=counters.splits.outcomes(),
+        shadows_skipped=counters.splits.shadows_skipped,
+        degraded=counters.degraded,
         recent=tuple(recent for recent in counters.recent if recent.at >= at - RECENT_S),
         since=recorder.sample_before(at - RECENT_S),
         now=recorder.sample(at),

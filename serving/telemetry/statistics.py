@@ -11,6 +11,7 @@ from serving.telemetry.counters import RECENT_S, STAGES, Recent, TenantUsage
 from serving.telemetry.log_lines import milliseconds
 from serving.telemetry.recorder import FailedRequest
 from serving.telemetry.snapshot import Snapshot
+from serving.telemetry.split_counters import PartCounts, SeriesName
 
 FORMAT = 1
 QUANTILES = (0.5, 0.9, 0.99)
@@ -18,7 +19,7 @@ MOST_ROWS, MOST_ERRORS = 100, 50
 Json = dict[str, object]
 
 
-def server_statistics(snapshots: Sequence[Snapshot], *, missing: int) -> Json:
+def server_statistics(snapshots: Sequence[Snapshot], *, missing: int, tasks: int = MOST_ROWS) -> Json:
     """Return everything: for the operator, or everyone where there are no keys. `missing` replicas did not answer."""
     recent = [each for snapshot in snapshots for each in snapshot.recent]
     return {
@@ -35,12 +36,13 @@ def server_statistics(snapshots: Sequence[Snapshot], *, missing: int) -> Json:
         "engine": engine(snapshots),
         "cache": cache(snapshots),
         "tenants": tenant_rows(snapshots),
-        "tasks": task_rows(snapshots, tenant=None),
+        **task_rows(snapshots, tenant=None, most=tasks),
+        "splits": split_rows(snapshots, tenant=None),
         "errors": error_rows(snapshots, tenant=None),
     }
 
 
-def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str) -> Json:
+def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str, *, tasks: int = MOST_ROWS) -> Json:
     """Return what the tenant's own requests were."""
     recent = [each for snapshot in snapshots for each in snapshot.recent if each.tenant == tenant]
     rows = [row for row in tenant_rows(snapshots) if row["tenant"] == tenant]
@@ -49,7 +51,8 @@ def tenant_statistics(snapshots: Sequence[Snapshot], tenant: str) -> Json:
         "requests": {"per_s": rate_of(recent), "by_status_lately": by_status(recent)},
         "latency_ms": latencies(recent),
         "tenants": rows,
-        "tasks": task_rows(snapshots, tenant=tenant),
+        **task_rows(snapshots, tenant=tenant, most=tasks),
+        "splits": split_rows(snapshots, tenant=tenant),
         "errors": error_rows(snapshots, tenant=tenant),
     }
 
@@ -67,7 +70,7 @@ def replica_row(snapshot: Snapshot) -> Json:
         "pid": snapshot.pid,
         "started_at": iso(snapshot.started),
         "uptime_s": round(snapshot.at - snapshot.started, 1),
-        "backbone": state.backbone,
+        "backbone": ", ".join(backbone.name for backbone in state.backbones),
         "dtype": state.dtype,
         "device": state.device,
         "waiting": state.waiting,
@@ -139,7 +142,7 @@ def engine(snapshots: Sequence[Snapshot]) -> Json:
     for snapshot in snapshots:
         for depth, count in snapshot.depths.items():
             answers[depth] += count
-            saved[depth] += (snapshot.predictor.blocks - depth) * count
+        saved.update(snapshot.saved)
     return {
         "busy_share": round(sum(rate["busy_share"] for rate in each) / len(each), 4),
         "blocks_per_s": round(sum(rate["blocks_per_s"] for rate in each), 1),
@@ -196,7 +199,7 @@ def tenant_rows(snapshots: Sequence[Snapshot]) -> list[Json]:
     ]
 
 
-def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:
+def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None, most: int) -> Json:
     """Return the tasks that were answered most often since the replicas started, of one tenant or of all."""
     answers: Counter[str] = Counter()
     last: dict[str, float] = {}
@@ -205,7 +208,32 @@ def task_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json
             if tenant is None or task.startswith(f"{tenant}/"):
                 answers[task] += used.answers
                 last[task] = max(used.last_at, last.get(task, 0.0))
-    return [{"task": t, "answers": n, "last_at": iso(last[t])} for t, n in answers.most_common(MOST_ROWS)]
+    rows = [{"task": t, "answers": n, "last_at": iso(last[t])} for t, n in answers.most_common(most)]
+    return {"tasks": rows, "tasks_left_out": len(answers) - len(rows)}
+
+
+def split_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:
+    """Return what each version of a split alias did since the replicas started, of one tenant or of all."""
+    rows: dict[SeriesName, list[PartCounts]] = {}
+    for snapshot in snapshots:
+        for name, part in snapshot.splits.items():
+            if tenant is None or name[0].startswith(f"{tenant}/"):
+                rows.setdefault(name, []).append(part)
+    return [split_row(name, parts) for name, parts in sorted(rows.items())]
+
+
+def split_row(name: SeriesName, parts: Sequence[PartCounts]) -> Json:
+    requests, total_s = sum(part.requests for part in parts), sum(part.seconds.total for part in parts)
+    return {
+        "alias": name[0],
+        "version": name[1],
+        "part": name[2],
+        "requests": requests,
+        "failed": sum(part.failed for part in parts),
+        "mean_ms": milliseconds(total_s / requests) if requests else None,
+        "agreed": sum(part.agreed for part in parts),
+        "disagreed": sum(part.disagreed for part in parts),
+    }
 
 
 def error_rows(snapshots: Sequence[Snapshot], *, tenant: str | None) -> list[Json]:

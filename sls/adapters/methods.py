@@ -24,11 +24,13 @@ from torch import Tensor
 
 from sls.adapters import bitfit, bottleneck, convpass, repadapter, ssf
 from sls.adapters.model import (
+    AdaptedModel,
     StoredAdapter,
     TrainableModel,
     TunedModel,
     adapted_paths,
     build_vit,
+    linear,
     suppress_peft_warnings,
 )
 from sls.adapters.parallel import ParallelAdapterBlock
@@ -135,3 +137,10 @@ CUSTOM_LOADERS: Mapping[str, Loader] = MappingProxyType(
     {CONVPASS: convpass.METHOD.load, BOTTLENECK: bottleneck.load, SSF: ssf.METHOD.load, BITFIT: bitfit.METHOD.load}
 )
 """`peft_type` -> the function that loads the config and tensors of a checked folder, which PEFT cannot read."""
+
+
+def build_adapted(backbone: Backbone, tuned: TunedModel) -> AdaptedModel:
+    """Build the model of a tuned task, in float32 and eval mode, from the tensors as they were trained."""
+    with torch.random.fork_rng(devices=()):
+        vit = METHODS[tuned.method].wrap(backbone, tuned, torch.float32).vit
+    return AdaptedModel(vit.eval(), linear(tuned.weight, tuned.bias))

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import safetensors
+import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load, save
 from timm.models.vision_transformer import VisionTransformer
@@ -17,13 +19,28 @@ from sls.adapters.methods import CUSTOM_LOADERS, METHODS
 from sls.adapters.model import AdaptedModel, TunedModel, build_vit, in_order, linear, suppress_peft_warnings
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS, Checkpoint, read_checkpoint
 from store.adapters.methods.supported import supported_method
-from store.errors import BackboneMismatchError, FormatError, OnetrunkError
+from store.errors import BackboneMismatchError, DataError, FormatError, OnetrunkError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
 
+DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
+    {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+)
+"""What adapter and head may be stored in."""
 
-def write_folder(folder: Path, backbone: Backbone, tuned: TunedModel, classes: tuple[str, ...]) -> None:
-    """Write all files but the card, and remove an old card. Equal tensors give equal bytes."""
+
+def write_folder(
+    folder: Path,
+    backbone: Backbone,
+    tuned: TunedModel,
+    classes: tuple[str, ...],
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
+    """Write all files but the card, and remove an old card. Equal tensors give equal bytes.
+
+    Adapter and head are rounded to `dtype`. Raises `DataError` for a number that it does not hold.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
     stored = METHODS[tuned.method].stored(backbone, tuned)
@@ -31,8 +48,8 @@ def write_folder(folder: Path, backbone: Backbone, tuned: TunedModel, classes: t
     config = {key: in_order(value) if isinstance(value, set) else value for key, value in stored.config.items()}
     config["inference_mode"] = True
     (folder / CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    (folder / WEIGHTS).write_bytes(_encode(stored.tensors))
-    (folder / HEAD).write_bytes(_encode({"weight": tuned.weight, "bias": tuned.bias}))
+    (folder / WEIGHTS).write_bytes(_encode(stored.tensors, dtype))
+    (folder / HEAD).write_bytes(_encode({"weight": tuned.weight, "bias": tuned.bias}, dtype))
     (folder / LABELS).write_text("".join(f"{name}\n" for name in classes), encoding="utf-8")
 
 
@@ -102,7 +119,21 @@ def _read_card(folder: Path) -> Card | None:
     return Card.from_json(path.read_bytes()) if path.is_file() else None
 
 
-def _encode(tensors: Mapping[str, Tensor]) -> bytes:
+def _encode(tensors: Mapping[str, Tensor], dtype: torch.dtype) -> bytes:
+    rounded = {key: _round(key, value, dtype).contiguous() for key, value in tensors.items()}
     # one metadata key: safetensors writes several in an order that changes
-    data: bytes = save({key: value.contiguous() for key, value in tensors.items()}, metadata={"format": "pt"})
+    data: bytes = save(rounded, metadata={"format": "pt"})
     return data
+
+
+def _round(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    rounded = tensor.to(dtype)
+    if not rounded.isfinite().all():
+        kind, largest = str(dtype).removeprefix("torch."), tensor.abs().max().item()
+        raise DataError(
+            f"tensor {name!r} reaches {largest:g}, which {kind} does not hold: tune with a lower learning rate, or "
+            "keep it in float32 with `save_dtype=`"
+        )
+    return rounded

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import parquet
 
-from sls.data.image_source import EncodedImage, EncodedSource, place
+from sls.data.image_source import EncodedImage, EncodedSource, place, read_encoded
 from sls.data.left_out import LeftOut
 from sls.data.raw import RawDataset, part_of
-from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, column, raw_from_rows
+from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, check_label_columns, column, raw_from_rows
 from store.errors import DataError
 
 MAX_NBYTES = 4 << 30  # of encoded images, which are kept in memory
@@ -106,6 +106,9 @@ def _columns(path: Path, schema: pa.Schema) -> Columns:
             raise DataError(f"{where} has columns {' and '.join(found)}, each a {kind}: keep one")
     image = images[0] if images else column("image", names, IMAGES, where)
     label = labels[0] if labels else column("label", names, LABEL_NAMES, where)
+    if label is None:
+        flags = [field.name for field in schema if pa.types.is_boolean(field.type) or pa.types.is_int8(field.type)]
+        check_label_columns(where, dict.fromkeys(flags, "1"))
     if image is None or label is None:
         kind = "image" if image is None else "label"
         raise DataError(f"{where} has columns {', '.join(names[:8])}, none for the {kind}: name one of them {kind}")
@@ -141,3 +144,46 @@ def _image(path: Path, value: object, where: str) -> EncodedSource:
     if isinstance(value, str) and "\0" not in value and (path.parent / value).is_file():
         return path.parent / value
     raise DataError(f"{where}: {value!r:.80} is not an image: give its encoded bytes, or the path of a file")
+
+
+def row_groups(path: Path) -> list[int]:
+    """Return how many rows each group of a Parquet file has; raise `DataError` where no column holds images."""
+    try:
+        file = parquet.ParquetFile(path)
+        _image_column(path, file.schema_arrow)
+        return [file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups)]
+    except UNREADABLE as error:
+        if isinstance(error, DataError):
+            raise
+        line = " ".join(str(error).split())[:200]
+        raise DataError(f"{place(path)} cannot be read ({line}): write it again") from None
+
+
+def read_rows(path: Path, group: int, start: int, count: int) -> Iterator[tuple[str, bytes | DataError]]:
+    """Yield so many rows of a group: each image's name with its encoded bytes, or with its error."""
+    file = parquet.ParquetFile(path)
+    column = _image_column(path, file.schema_arrow)
+    first = sum(file.metadata.row_group(before).num_rows for before in range(group))
+    number = 0
+    for batch in file.iter_batches(BATCH, row_groups=[group], columns=[column]):
+        if number + len(batch) > start:
+            for index, value in enumerate(batch.column(0).to_pylist(), number):
+                if start <= index < start + count:
+                    name = f"{path.name} row {first + index}"
+                    try:
+                        yield name, read_encoded(_image(path, value, name))
+                    except DataError as error:
+                        yield name, error
+        number += len(batch)
+        if number >= start + count:
+            return
+
+
+def _image_column(path: Path, schema: pa.Schema) -> str:
+    features, names = _features(schema), list(schema.names)
+    images = [name for name in names if features.get(name, {}).get("_type") == "Image"]
+    found = images[0] if images else column("image", names, IMAGES, place(path))
+    if found is None:
+        shown = ", ".join(names[:8])
+        raise DataError(f"{place(path)} has columns {shown}, none for the image: name one of them image")
+    return found

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from sls.data.dataset import Labels, Pixels, Split
 from sls.data.left_out import SHOWN, listed
 from sls.data.raw import RawDataset
+from sls.data.rows import NO_REGRESSION, NO_SEVERAL
 from store.errors import DataError
 
 NPZ_KEYS = ("train_x", "train_y", "test_x", "test_y", "classes")
@@ -81,7 +82,9 @@ def _texts(values: Array) -> tuple[str, ...]:
 
 def _split(images: Array, labels: Array, classes: tuple[str, ...], where: str) -> Split:
     if labels.ndim != 1:
-        raise DataError(f"{where}: labels of shape {labels.shape}: give one class index for each image, not one-hot")
+        several = labels.ndim == 2 and labels.dtype.kind in "biuf" and bool((labels.sum(axis=1) > 1).any())
+        rule = f"not one-hot; {NO_SEVERAL}" if several else "not one-hot"
+        raise DataError(f"{where}: labels of shape {labels.shape}: give one class index for each image, {rule}")
     if len(labels) != (len(images) if images.ndim else 0):
         raise DataError(f"{where}: {len(labels)} labels for images {images.shape}: give one label for each image")
     return Split(_pixels(images, where), _indices(labels, classes, where))
@@ -115,6 +118,6 @@ def _indices(labels: Array, classes: tuple[str, ...], where: str) -> Labels:
     indices = labels.astype(np.int64)
     if (indices != labels).any():
         raise DataError(
-            f"{where}: label {labels[indices != labels][0]} is not a whole number: give class indices or class names"
+            f"{where}: label {labels[indices != labels][0]} is not a whole number: {NO_REGRESSION}, by index or name"
         )
     return indices

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,9 +19,14 @@ IMAGE_NAMES = ("path", "image", "img", "image_path", "file", "file_name", "filen
 LABEL_NAMES = ("label", "labels", "class", "class_name", "category", "target")
 PART_NAMES = ("split", "part", "subset", "set", "partition")
 WHOLE = re.compile(r"[+-]?\d{1,15}")
-FRACTION = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?", re.IGNORECASE)
+FRACTION = re.compile(r"[+-]?(\d*\.\d+(e[+-]?\d+)?|\d+e[+-]?\d+)", re.IGNORECASE)
+LISTED = re.compile(r"[\[({].*,.*[\])}]")
 NO_LABEL = (None, "")
-NO_MULTI = "tasks of several labels an image are not supported, give one"
+NO_SEVERAL = "tasks of several labels an image are not supported, give one class"
+NO_REGRESSION = "regression is not supported, give classes"
+FLAGS = ("0", "1", "0.0", "1.0", "true", "false")
+MEASURED = 20
+"""So many different whole numbers, most of them of one image alone, are measurements and not classes."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,7 @@ def _part_of(row: Row) -> str | None:
 
 def _indexed(rows: Sequence[Row], classes: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     for row in rows:
+        _check_single(row)
         if type(row.label) is not int or not 0 <= row.label < len(classes):
             raise DataError(
                 f"{row.place}: label {row.label!r} is not a class: labels reach beyond 0..{len(classes) - 1}"
@@ -97,26 +104,51 @@ def _named(rows: Sequence[Row]) -> tuple[tuple[str, ...], list[str]]:
     """Return the classes, numbers in their order and names in that of their letters, and each row's class."""
     names = [normal(_text(row)) for row in rows]
     known = set(names)
-    for row, name in zip(rows, names, strict=True):
-        several = [piece.strip() for piece in re.split(r"[|;,]", name)]
-        if len(several) > 1 and known.issuperset(several):
-            raise DataError(
-                f"{row.place}: label {name!r} has several classes: tasks of several labels are not supported"
-            )
+    _check_joined(rows, names)
     numbers = all(WHOLE.fullmatch(name) for name in known)
     if not numbers and all(WHOLE.fullmatch(name) or FRACTION.fullmatch(name) for name in known):
         one = next(row for row, name in zip(rows, names, strict=True) if FRACTION.fullmatch(name))
-        raise DataError(f"{one.place}: label {one.label!r} is a number with a fraction: regression is not supported")
+        raise DataError(f"{one.place}: label {one.label!r} is a number with a fraction: {NO_REGRESSION}")
+    if numbers and len(known) >= MEASURED and 2 * len(known) > len(names):
+        raise DataError(
+            f"{rows[0].place}: label {rows[0].label!r} is one of {len(known):,} different numbers of "
+            f"{len(names):,} images: {NO_REGRESSION}"
+        )
     order = sorted(known, key=lambda name: (int(name), name)) if numbers else sorted(known)
     return tuple(order), names
 
 
-def _text(row: Row) -> str:
+def _check_joined(rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Raise where a label joins classes: `cat|dog` beside `cat` and `dog`, or beside another label with `cat|`."""
+    known = set(names)
+    pieces = {
+        name: [piece.strip() for piece in re.split(r"[|;]", name)] for name in known if "|" in name or ";" in name
+    }
+    shared = Counter(piece for several in pieces.values() for piece in set(several))
+    for row, name in zip(rows, names, strict=True):
+        listed = [piece.strip() for piece in re.split(r"[|;,]", name)]
+        joined = len(listed) > 1 and known.issuperset(listed)
+        if joined or any(shared[piece] > 1 for piece in pieces.get(name, ())):
+            raise DataError(f"{row.place}: label {name!r} has several classes: {NO_SEVERAL}")
+
+
+def check_label_columns(where: str, cells: Mapping[str, object]) -> None:
+    """Raise where several columns, in place of one for the label, say yes or no."""
+    flags = [name for name, value in cells.items() if str(value).strip().casefold() in FLAGS]
+    if len(flags) > 1:
+        shown = ", ".join(flags[:4]) + ", …" * (len(flags) > 4)
+        raise DataError(f"{where}: columns {shown} say yes or no, one for each class: {NO_SEVERAL} in a column label")
+
+
+def _check_single(row: Row) -> None:
     label = row.label
-    if isinstance(label, list | tuple | Mapping):
-        raise DataError(
-            f"{row.place}: label {label!r:.80} has several values: tasks of several labels are not supported"
-        )
+    if isinstance(label, list | tuple | Mapping) or (isinstance(label, str) and LISTED.fullmatch(label.strip())):
+        raise DataError(f"{row.place}: label {label!r:.80} has several values: {NO_SEVERAL}")
+
+
+def _text(row: Row) -> str:
+    _check_single(row)
+    label = row.label
     if isinstance(label, float) and label.is_integer():
         label = int(label)
     return str(label).strip()

@@ -10,7 +10,7 @@ from pathlib import Path
 from sls.data.image_source import SUFFIXES, place
 from sls.data.left_out import SHOWN, LeftOut, listed
 from sls.data.raw import RawDataset, part_of
-from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, column, raw_from_rows
+from sls.data.rows import IMAGE_NAMES, LABEL_NAMES, PART_NAMES, Row, check_label_columns, column, raw_from_rows
 from store.errors import DataError
 
 MAX_NBYTES = 1 << 30
@@ -55,7 +55,7 @@ def _rows(path: Path, part: str | None) -> list[Row]:
     missing: list[str] = []
     columns: tuple[str, str, str | None] | None = None
     for number, cells in _cells(path):
-        columns = columns or _columns(path, list(cells))
+        columns = columns or _columns(path, cells)
         image, label, split = columns
         where = f"{place(path)} line {number}"
         source, text = _image(path.parent, cells.get(image), where), cells.get(split) if split else None
@@ -71,9 +71,11 @@ def _rows(path: Path, part: str | None) -> list[Row]:
     return rows
 
 
-def _columns(path: Path, names: list[str]) -> tuple[str, str, str | None]:
-    where = place(path)
+def _columns(path: Path, cells: Cells) -> tuple[str, str, str | None]:
+    where, names = place(path), list(cells)
     image, label = column("image", names, IMAGE_NAMES, where), column("label", names, LABEL_NAMES, where)
+    if label is None:
+        check_label_columns(where, cells)
     if image is None or label is None:
         kind, known = ("image", IMAGE_NAMES) if image is None else ("label", LABEL_NAMES)
         shown = listed([repr(name) for name in names[:8]], len(names))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
 from timm.models.vision_transformer import VisionTransformer
 
+from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel, build_vit
-from sls.adapters.task_folder import read_folder, write_card, write_folder
+from sls.adapters.task_folder import DTYPES, read_folder, write_card, write_folder
 from sls.choose_depth import depth_from_features
 from sls.data.dataset import Dataset, Split
 from sls.evaluation import (
@@ -22,25 +23,48 @@ from sls.evaluation import (
     ridge_curve,
     train_features,
 )
-from sls.pipeline.fit_config import FitConfig, FitResult
+from sls.pipeline.certify import Cut, certify
+from sls.pipeline.config import FitConfig
 from sls.pipeline.git_commit import current_commit
 from sls.pipeline.preflight import check_run
-from sls.pipeline.retune import MODES, CutModel, TrainingContext, untrained
+from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
-from sls.pipeline.width_fit import WidthFit, budget_points, prune_within, search, write
-from sls.progress import ProgressCallback, ignore_progress
+from sls.pipeline.width_fit import WidthFit, budget_points, prune_within, search
+from sls.progress import Progress, ProgressCallback, ignore_progress
+from sls.scoring.calibration import Logits
+from sls.training.feature_cache import FeatureCache
 from sls.width.search import WidthConfig
 from sls.width.trial import WidthPoint
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
+from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
-__all__ = ["FitConfig", "FitResult", "fit", "fit_budgets"]
-
-LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
 DEFAULT = FitConfig()
+LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The prune index, the certificate, and the folders: `full` with all blocks, `cut` at the chosen depth.
+
+    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. Without
+    `max_drop`, and with `when` "before" or "early", no model is tuned at full depth: `full` is None, and unless all
+    blocks are kept, `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `logits`
+    are the test images' at the cut, (n, classes). `seconds` and `curve` do not include the steps of an earlier run that
+    was interrupted.
+    """
+
+    index: PruneIndex
+    certificate: Certificate
+    full: Path | None
+    cut: Path
+    accuracies: tuple[Accuracy, ...]
+    curve: tuple[Progress, ...]
+    seconds: Mapping[str, float]
+    logits: Logits
 
 
 def fit(
@@ -50,16 +74,26 @@ def fit(
     out: str | Path,
     config: FitConfig = DEFAULT,
     progress: ProgressCallback = ignore_progress,
+    cache: FeatureCache | None = None,
 ) -> FitResult:
     """Fit a task and write `out/full` and `out/cut`. The test split measures accuracy; nothing is chosen by it.
 
     An interrupted fit leaves its finished steps in `out/unfinished`; the same fit into the same folder resumes there
-    and ends with the same bytes. Before anything is trained it raises `InvalidSettingError` for `max_drop` without
-    validation images, adapters that begin above the last block, or an `out` that cannot be written; `DataError` for
-    patience without validation images; `StorageError` where the disk has too little room.
+    and ends with the same bytes. `cache` shares what frozen blocks make of images with other fits. Before anything is
+    trained it raises `InvalidSettingError` for `max_drop` without validation images, adapters that begin above the
+    last block, or an `out` that cannot be written; `DataError` for patience without validation images; `StorageError`
+    where the disk has too little room.
     """
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
-    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).run()
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), cache).run()
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What was tuned at full depth before the cut: all epochs, or the first one; None where it was not."""
+
+    full: TunedModel | None
+    first: TunedModel | None
 
 
 def fit_budgets(
@@ -76,16 +110,24 @@ def fit_budgets(
     Returns the validation accuracies: at full width, and with a point for each budget.
     """
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
-    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress)).width_points(budgets)
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), None).width_points(budgets)
 
 
 class _Fit:
     """One run of a fit: its arguments, its finished steps in `stages`, and its steps as methods."""
 
-    def __init__(self, dataset: Dataset, backbone: Backbone, config: FitConfig, out: Path, log: RunLog) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        backbone: Backbone,
+        config: FitConfig,
+        out: Path,
+        log: RunLog,
+        cache: FeatureCache | None,
+    ) -> None:
         self.dataset, self.backbone, self.config, self.out, self.log = dataset, backbone, config, out, log
         self.blocks = backbone.record.blocks
-        self.context = TrainingContext(dataset, backbone, make_transform(backbone.record.id.preprocessing), log)
+        self.context = TrainingContext(dataset, backbone, make_transform(backbone.record.id.preprocessing), log, cache)
         self.lineage = Lineage(
             data=dataset.name,
             data_digest=dataset.digest,
@@ -103,23 +145,32 @@ class _Fit:
         if self.config.width is not None:
             return self._run_width(self.config.width)
         full = self._tune_full("tune") if self.config.when == "after" else None
+        first = self._tune_first() if self.config.when == "early" else None
         with self.log.timed("score"):
-            vit, features = self._block_features(full)
+            vit, features = self._block_features(full, first)
             index = keep_adapted(self.stages.index(lambda: self._score(features)), self.config.tune.from_block)
         if full is None and self.config.max_drop is not None:
             full = self._tune_full("reference")
         with self.log.timed("retune" if self.config.when == "after" else "tune"):
-            index, validation = self._train_cut(index, full, features)
+            cut = self._train_cut(index, Begun(full, first), features)
         with self.log.timed("measure"):
-            known = full is not None or index.depth == self.blocks
+            known = full is not None or cut.index.depth == self.blocks
             accuracies = self._depth_accuracies(self.out / ("full" if full is not None else "cut")) if known else ()
-            test = accuracies[-1] if index.depth == self.blocks else self._cut_accuracy(index.depth)
             curve = ridge_curve(vit, features, self.dataset.validation, self.context.transform)
-        before = accuracies[index.depth - 1] if self.config.when == "after" else None
-        whole = accuracies[-1] if known else None
-        bound, duplicates = self.config.max_drop, self.dataset.duplicates
-        certificate = Certificate(whole, test, before, validation, bound, curve, duplicates)
-        return self._finish(index, certificate, accuracies, full)
+            model = read_folder(self.out / "cut", self.backbone, depth=cut.index.depth)
+            logits, certificate = certify(model, cut, self.context, self.config, accuracies, curve)
+        return self._finish(cut.index, certificate, accuracies, full, logits)
+
+    def _write(self, name: str, tuned: TunedModel, width: WidthIndex | None = None) -> None:
+        dtype = DTYPES[self.config.save_dtype]
+        write_folder(self.out / name, self.backbone.narrow(width), tuned, self.dataset.classes, dtype=dtype)
+
+    def _tune_first(self) -> TunedModel:
+        with self.log.timed("begin"):
+            start = untrained(self.dataset, self.backbone, self.config.first)
+            return self.context.tune(
+                start, self.config.first, stage="begin", checkpoint=self.stages.checkpoint("first")
+            )
 
     def _run_width(self, width: WidthConfig) -> FitResult:
         full, held_out, bound = self._tune_full("tune"), self.dataset.validation, self.config.max_drop
@@ -129,13 +180,15 @@ class _Fit:
         reference = self._full_accuracy(held_out) if len(held_out) else None
         with self.log.timed("retune"):
             made = prune_within(run, importance, reference, bound)
-            write(run, made, self.out / "cut")
+            self._write("cut", made.tuned, made.index.width)
+        validation = None if reference is None or made.validation is None else Validation(reference, made.validation)
         with self.log.timed("measure"):
             accuracies = self._depth_accuracies(self.out / "full")
-        validation = None if reference is None or made.validation is None else Validation(reference, made.validation)
-        known = self.dataset.duplicates
-        certificate = Certificate(accuracies[-1], made.test, made.before, validation, bound, duplicates=known)
-        return self._finish(made.index, certificate, accuracies, full)
+            context = replace(self.context, backbone=self.backbone.narrow(made.index.width))
+            model = read_folder(self.out / "cut", context.backbone, depth=made.index.depth)
+            cut = Cut(made.index, validation, made.tuned)
+            logits, certificate = certify(model, cut, context, self.config, accuracies, ())
+        return self._finish(made.index, replace(certificate, cut_before_retune=made.before), accuracies, full, logits)
 
     def width_fit(self, full: TunedModel, width: WidthConfig) -> WidthFit:
         config = self.config
@@ -156,37 +209,40 @@ class _Fit:
     def _tune_full(self, stage: str) -> TunedModel:
         with self.log.timed(stage):
             full = self._tune(self.blocks, stage, self.stages.checkpoint("full"))
-            write_folder(self.out / "full", self.backbone, full, self.dataset.classes)
+            self._write("full", full)
         return full
 
     def _tune(self, depth: int, stage: str, checkpoint: Path) -> TunedModel:
         start = untrained(self.dataset, self.backbone, self.config.tune, depth)
         return self.context.tune(start, self.config.tune, stage=stage, checkpoint=checkpoint)
 
-    def _block_features(self, full: TunedModel | None) -> tuple[VisionTransformer, TrainFeatures]:
-        """Return the model that is scored, the tuned one or the frozen backbone, and its training features."""
-        if full is None:
-            vit = build_vit(self.backbone, self.blocks).eval()
-        else:
+    def _block_features(
+        self, full: TunedModel | None, first: TunedModel | None
+    ) -> tuple[VisionTransformer, TrainFeatures]:
+        """Return the model that is scored, a tuned one or the frozen backbone, and its training features."""
+        if full is not None:
             vit = read_folder(self.out / "full", self.backbone).vit
+        elif first is not None:
+            vit = build_adapted(self.backbone, first).vit
+        else:
+            vit = build_vit(self.backbone, self.blocks).eval()
         return vit, train_features(vit, self.dataset, self.context.transform, samples=self.config.score.samples)
 
     def _score(self, features: TrainFeatures) -> PruneIndex:
         return depth_from_features(features.scored, features.scored_labels, self.config.score, progress=self.log)
 
-    def _train_cut(
-        self, index: PruneIndex, full: TunedModel | None, features: TrainFeatures
-    ) -> tuple[PruneIndex, Validation | None]:
+    def _train_cut(self, index: PruneIndex, begun: Begun, features: TrainFeatures) -> Cut:
         """Write `out/cut` at the depth of the index, or at the first depth above it that keeps to `max_drop`."""
         bound, held_out = self.config.max_drop, self.dataset.validation
         reference = None
-        if full is not None and len(held_out):
+        if begun.full is not None and len(held_out):
             reference = self._full_accuracy(held_out)
         first: float | None = None
         for depth in range(index.depth, self.blocks + 1):
-            write_folder(self.out / "cut", self.backbone, self._train_at(depth, full, features), self.dataset.classes)
+            tuned = self._train_at(depth, begun, features)
+            self._write("cut", tuned)
             if reference is None:
-                return index, None
+                return Cut(index, None, tuned)
             model = read_folder(self.out / "cut", self.backbone, depth=depth)
             validation = Validation(reference, accuracy_of(model, held_out, self.context.transform))
             first = validation.drop if first is None else first
@@ -195,21 +251,20 @@ class _Fit:
         assert first is not None
         if bound is not None and depth > index.depth:
             index = raised_cut(index, depth, first, bound)
-        return index, validation
+        return Cut(index, validation, tuned)
 
-    def _train_at(self, depth: int, full: TunedModel | None, features: TrainFeatures) -> TunedModel:
+    def _train_at(self, depth: int, begun: Begun, features: TrainFeatures) -> TunedModel:
         """Return the model of the depth, trained as the config says; at full depth it is `full`, if there is one."""
-        if full is not None and depth == self.blocks:
-            return full
+        if begun.full is not None and depth == self.blocks:
+            return begun.full
         checkpoint = self.stages.checkpoint(f"cut-{depth}")
-        if full is None or self.config.when == "before":
+        if begun.first is not None:
+            start = truncated(begun.first, depth)
+            return self.context.tune(start, self.config.rest, stage="tune", checkpoint=checkpoint)
+        if begun.full is None or self.config.when == "before":
             return self._tune(depth, "tune", checkpoint)
-        cut = CutModel(full, depth, self.config.retune, features, self.context)
+        cut = CutModel(begun.full, depth, self.config.retune, features, self.context)
         return MODES[self.config.retune_mode](cut, checkpoint)
-
-    def _cut_accuracy(self, depth: int) -> Accuracy:
-        model = read_folder(self.out / "cut", self.backbone, depth=depth)
-        return accuracy_of(model, self.dataset.test, self.context.transform)
 
     def _depth_accuracies(self, folder: Path) -> tuple[Accuracy, ...]:
         return depth_accuracies(read_folder(folder, self.backbone), self.dataset.test, self.context.transform)
@@ -220,6 +275,7 @@ class _Fit:
         certificate: Certificate,
         accuracies: tuple[Accuracy, ...],
         full: TunedModel | None,
+        logits: Logits,
     ) -> FitResult:
         fingerprint = self.backbone.record.id.fingerprint
         write_card(self.out / "cut", Card(fingerprint, index, certificate, self.lineage))
@@ -231,4 +287,4 @@ class _Fit:
         self.stages.clear()
         folder = None if full is None else self.out / "full"
         curve, seconds = tuple(self.log.curve), dict(self.log.seconds)
-        return FitResult(index, certificate, folder, self.out / "cut", accuracies, curve, seconds)
+        return FitResult(index, certificate, folder, self.out / "cut", accuracies, curve, seconds, logits)

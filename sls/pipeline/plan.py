@@ -12,8 +12,9 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.model import build_vit
+from sls.adapters.task_folder import DTYPES
 from sls.data.dataset import Dataset, Split, Transform
-from sls.pipeline.preflight import FLOAT_NBYTES, trainable_parameters
+from sls.pipeline.preflight import trainable_parameters
 from sls.pipeline.retune import untrained
 from sls.progress import Progress
 from sls.scoring.features import block_features
@@ -39,7 +40,9 @@ class FitPlan:
     nbytes: int
 
 
-def plan_fit(dataset: Dataset, backbone: Backbone, stages: Mapping[str, TrainingConfig]) -> FitPlan:
+def plan_fit(
+    dataset: Dataset, backbone: Backbone, stages: Mapping[str, TrainingConfig], *, dtype: str = "float16"
+) -> FitPlan:
     """Plan the trainings of the stages, such as `tune` and `retune`; nothing is written."""
     splits = {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}
     transform = make_transform(backbone.record.id.preprocessing)
@@ -50,7 +53,7 @@ def plan_fit(dataset: Dataset, backbone: Backbone, stages: Mapping[str, Training
     passes = sum(config.epochs for config in stages.values()) * len(dataset.validation) + len(dataset.train)
     seconds = sum(steps.values()) * a_step + (passes + 2 * len(dataset.test)) * an_image
     images = {part: _by_class(split, dataset.classes) for part, split in splits.items()}
-    return FitPlan(images, steps, seconds, FLOAT_NBYTES * trainable_parameters(dataset, backbone, first))
+    return FitPlan(images, steps, seconds, DTYPES[dtype].itemsize * trainable_parameters(dataset, backbone, first))
 
 
 def _by_class(split: Split, classes: tuple[str, ...]) -> dict[str, int]:

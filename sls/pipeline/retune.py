@@ -13,6 +13,7 @@ from sls.adapters.model import TunedModel, block_of
 from sls.data.dataset import Dataset, Transform
 from sls.evaluation import TrainFeatures
 from sls.progress import ProgressCallback
+from sls.training.feature_cache import FeatureCache
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
 from store.weights.backbones import Backbone
@@ -22,12 +23,13 @@ CONSTANT_RATE = 1e-5
 
 @dataclass(frozen=True)
 class TrainingContext:
-    """What training needs beside a config: dataset, backbone, transform, and the callback for progress."""
+    """What training needs beside a config: dataset, backbone, transform, the callback for progress, and a cache."""
 
     dataset: Dataset
     backbone: Backbone
     transform: Transform
     progress: ProgressCallback
+    cache: FeatureCache | None = None
 
     def tune(
         self, start: TunedModel, config: TrainingConfig, *, stage: str, checkpoint: Path | None = None
@@ -41,6 +43,7 @@ class TrainingContext:
             stage=stage,
             progress=self.progress,
             checkpoint=checkpoint,
+            cache=self.cache,
         )
 
 

@@ -12,7 +12,6 @@ import torch
 
 from sls.adapters.methods import METHODS
 from sls.adapters.model import AdaptedModel, TunedModel, linear
-from sls.adapters.task_folder import write_folder
 from sls.evaluation import accuracy_of, train_features
 from sls.pipeline.retune import MODES, CutModel, TrainingContext
 from sls.training.recipe import TrainingConfig
@@ -112,7 +111,8 @@ def prune(run: WidthFit, importance: Importance, budget: float) -> NarrowTask:
     if run.width.with_depth and budget < 1:
         pairs = choose_both(subject_of(run), importance, budget)
     width = pairs[0].width if pairs else importance.at(budget)
-    context = replace(run.context, backbone=run.context.backbone.narrow(width))
+    # what the cache has of frozen blocks is of the whole ones
+    context = replace(run.context, backbone=run.context.backbone.narrow(width), cache=None)
     start = narrowed_model(run.full, width)
     tuned = run.full if budget == 1 else _tuned_again(run, context, start, budget)
     model, held_out = adapted(tuned, context.backbone), context.dataset.validation
@@ -131,12 +131,6 @@ def budget_points(run: WidthFit, importance: Importance, budgets: Sequence[float
     """Prune to each budget and tune again there; nothing is written but what an interrupted run goes on from."""
     made = {budget: prune(run, importance, budget) for budget in budgets}
     return tuple(WidthPoint(budget, one.width, one.share, one.validation) for budget, one in made.items())
-
-
-def write(run: WidthFit, made: NarrowTask, folder: Path) -> None:
-    """Write the task's folder at the pruned shape, without its card."""
-    backbone = run.context.backbone.narrow(made.index.width)
-    write_folder(folder, backbone, made.tuned, run.context.dataset.classes)
 
 
 def _tuned_again(run: WidthFit, context: TrainingContext, start: TunedModel, budget: float) -> TunedModel:

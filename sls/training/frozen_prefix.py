@@ -12,8 +12,13 @@ from torch import Tensor
 
 from sls.data.dataset import Split, Transform
 from sls.training.augmentation import Augmentation
+from sls.training.feature_cache import FrozenOutputs
 
 BATCH = 64
+INPUT_NBYTES = 1 << 30
+"""Of decoded, resized images that are kept in memory from epoch to epoch; those beyond it are decoded in each."""
+FROZEN_BATCH = 8
+"""Images that frozen blocks run at a time, always so many: what they make of one depends on no other (test)."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +32,9 @@ class Mix:
 class FeatureSource:
     """features(rows) = pool(norm(blocks(stem(images[rows])))); the output of the first `frozen` blocks is kept.
 
-    It takes tokens * dim * 2 bytes for each image. Images that are augmented or mixed need `frozen` to be 0.
+    It takes tokens * dim * 2 bytes for each image. Images that are augmented or mixed need `frozen` to be 0. Where no
+    block is frozen the transformed images are kept, up to `INPUT_NBYTES`, unless they are augmented. With `known`,
+    outputs of frozen blocks are looked up there first, and kept there.
     """
 
     def __init__(
@@ -38,9 +45,12 @@ class FeatureSource:
         *,
         frozen: int,
         augment: Augmentation | None = None,
+        known: FrozenOutputs | None = None,
     ) -> None:
         assert not (frozen and augment)
         self.vit, self.split, self.transform, self.frozen, self.augment = vit, split, transform, frozen, augment
+        self._inputs, self._room = dict[int, Tensor](), 0 if frozen or augment else INPUT_NBYTES
+        self._known = known
         self._kept = self._run_frozen() if frozen and len(split) else None
 
     def features(self, rows: npt.NDArray[np.int64], *, epoch: int = 0, mix: Mix | None = None) -> Tensor:
@@ -58,7 +68,18 @@ class FeatureSource:
     @torch.no_grad()
     def _run_frozen(self) -> Tensor:
         self.vit.eval()
-        return torch.cat([self._through(rows) for rows in batches(len(self.split))])
+        kept: dict[int, Tensor] = {}
+        if self._known is not None:
+            found = [self._known.get(digest, self.vit.embed_dim) for digest in self.split.digests]
+            kept = {row: output for row, output in enumerate(found) if output is not None}
+        missing = np.array([row for row in range(len(self.split)) if row not in kept], dtype=np.int64)
+        for start in range(0, len(missing), FROZEN_BATCH):
+            rows = missing[start : start + FROZEN_BATCH]
+            kept.update(zip(rows.tolist(), self._through(np.resize(rows, FROZEN_BATCH)), strict=False))
+            if self._known is not None:
+                for row in rows.tolist():
+                    self._known.put(self.split.digests[row], kept[row])
+        return torch.stack([kept[row] for row in range(len(self.split))])
 
     def _through(self, rows: npt.NDArray[np.int64]) -> Tensor:
         vit = self.vit
@@ -68,9 +89,17 @@ class FeatureSource:
 
     def _images(self, rows: npt.NDArray[np.int64], epoch: int = 0) -> Tensor:
         if self.augment is None:
-            return self.split.inputs(rows, self.transform).bfloat16()
+            return torch.stack([self._input(row) for row in rows.tolist()])
         changed = (self.augment(self.split.image(row), epoch=epoch, row=row) for row in rows.tolist())
         return torch.stack([self.transform(image) for image in changed]).bfloat16()
+
+    def _input(self, row: int) -> Tensor:
+        kept = self._inputs.get(row)
+        if kept is None:
+            kept = self.transform(self.split.image(row)).bfloat16()
+            if kept.nbytes <= self._room:
+                self._inputs[row], self._room = kept, self._room - kept.nbytes
+        return kept
 
 
 def batches(count: int, size: int = BATCH) -> list[npt.NDArray[np.int64]]:

@@ -28,6 +28,24 @@ SCHEDULES: Mapping[str, Callable[[int, int, float], float]] = MappingProxyType(
 )
 """Name -> function of (step, steps, warmup), with step from 0, that returns the share of the learning rate."""
 CLASS_WEIGHTS = ("none", "balanced")
+RATES: Mapping[str, float] = MappingProxyType(
+    {
+        "lora": 3e-3,
+        "rslora": 3e-3,
+        "dora": 3e-3,
+        "ia3": 3e-2,
+        "vera": 1e-1,
+        "ln": 3e-2,
+        "repadapter": 3e-3,
+        "convpass": 1e-2,
+        "adaptformer": 1e-2,
+        "houlsby": 1e-2,
+        "adapter+": 3e-3,
+        "ssf": 1e-2,
+        "bitfit": 1e-2,
+    }
+)
+"""Method -> its learning rate where none is given, as `benchmarks/sls/rates.py` found it."""
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
@@ -44,6 +62,8 @@ def check_real(name: str, value: object) -> None:
 class TrainingConfig:
     """AdamW over batches in an order drawn from the seed; `method`, `from_block` and `scale` apply to fresh adapters.
 
+    `learning_rate` is the highest; None stands for that of the method in `RATES`.
+
     The schedule "cosine" is a linear warm-up over the first `warmup` of the steps, a tenth by default, then a half
     cosine to zero; "constant" is flat. Blocks below `from_block` are not adapted, and their output is computed once
     for each image. With `patience`, training stops after that many epochs without a better validation accuracy, and
@@ -56,7 +76,7 @@ class TrainingConfig:
     """
 
     epochs: int = 8
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     batch: int = 8
     weight_decay: float = 1e-4
     rank: int = 8
@@ -73,6 +93,11 @@ class TrainingConfig:
     mixup: float = 0.0
 
     @property
+    def rate(self) -> float:
+        """The highest learning rate: the one given, or else the method's own."""
+        return RATES[self.method] if self.learning_rate is None else self.learning_rate
+
+    @property
     def varies(self) -> bool:
         """Whether an image differs from epoch to epoch, so that the output of frozen blocks cannot be kept."""
         return self.augment != NONE or self.mixup > 0
@@ -82,14 +107,16 @@ class TrainingConfig:
             check_number(name, getattr(self, name), least=1)
         check_number("patience", self.patience)
         check_number("seed", self.seed, most=MAX_SEED)
-        for name in ("learning_rate", "weight_decay", "scale", "warmup", "label_smoothing", "mixup"):
+        for name in ("weight_decay", "scale", "warmup", "label_smoothing", "mixup"):
             check_real(name, getattr(self, name))
-        if not 0 < self.learning_rate < 1 or not 0 <= self.weight_decay < 1:
+        if self.learning_rate is not None:
+            check_real("learning_rate", self.learning_rate)
+        check_choice("method", self.method, METHODS)
+        if not 0 < self.rate < 1 or not 0 <= self.weight_decay < 1:
             raise InvalidSettingError(
-                f"learning_rate {self.learning_rate}, weight_decay {self.weight_decay}: give a rate above 0 and below "
+                f"learning_rate {self.rate}, weight_decay {self.weight_decay}: give a rate above 0 and below "
                 "1, a decay of at least 0 and below 1"
             )
-        check_choice("method", self.method, METHODS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("class_weights", self.class_weights, CLASS_WEIGHTS)
         if not isinstance(self.augment, str):

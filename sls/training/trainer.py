@@ -78,9 +78,7 @@ class Trainer:
         self.parameters = trainable(model)
         # small updates would be lost in bfloat16, so the optimizer works on float32 copies
         self.masters = [weight.requires_grad_() for weight in weights]
-        self.optimizer = torch.optim.AdamW(
-            self.masters, lr=config.learning_rate, weight_decay=config.weight_decay, foreach=True
-        )
+        self.optimizer = torch.optim.AdamW(self.masters, lr=config.rate, weight_decay=config.weight_decay, foreach=True)
         self.epoch, self.best = 0, BestEpoch(0, -1.0, ())
 
     @property
@@ -123,7 +121,7 @@ class Trainer:
             assert parameter.grad is not None
             master.grad, parameter.grad = parameter.grad.float(), None
         share = SCHEDULES[self.config.schedule](step, self.config.epochs * self.batches, self.config.warmup)
-        self.optimizer.param_groups[0]["lr"] = self.config.learning_rate * share
+        self.optimizer.param_groups[0]["lr"] = self.config.rate * share
         self.optimizer.step()
         self._round()
 

@@ -16,6 +16,7 @@ from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, ProgressCallback
 from sls.training.augmentation import NONE, Augmentation
 from sls.training.checkpoint import TrainingCheckpoint, run_of
+from sls.training.feature_cache import FeatureCache, FrozenOutputs
 from sls.training.frozen_prefix import FeatureSource, batches
 from sls.training.recipe import TrainingConfig
 from sls.training.trainer import Trainer, to_bfloat16
@@ -34,11 +35,13 @@ def tune(
     stage: str,
     progress: ProgressCallback,
     checkpoint: Path | None = None,
+    cache: FeatureCache | None = None,
 ) -> TunedModel:
     """Train from `start`, at its depth; the backbone's own weights do not change.
 
     A start without tensors gets fresh adapters, as the config says. Each epoch is written to the file `checkpoint`; an
-    interrupted run resumes from it and ends with the same bits as a run without interruption.
+    interrupted run resumes from it and ends with the same bits as a run without interruption. `cache` shares what
+    frozen blocks make of images with other trainings, and changes no bit of the result.
 
     Raises `DataError` for patience without validation images, `InvalidSettingError` if no block is adapted,
     `ConflictError` for a checkpoint of another config, backbone, start or data, `FormatError` for a damaged one.
@@ -53,9 +56,10 @@ def tune(
     weights, frozen = to_bfloat16(model), start.from_block - 1
     augment = Augmentation(config.augment, seed=config.seed) if config.augment != NONE else None
     kept = 0 if config.varies else frozen
-    source = FeatureSource(model.vit, dataset.train, transform, frozen=kept, augment=augment)
+    known = FrozenOutputs(cache, backbone.record.id.fingerprint, frozen) if cache and frozen else None
+    source = FeatureSource(model.vit, dataset.train, transform, frozen=kept, augment=augment, known=known)
     trainer = Trainer(model, weights, source, config)
-    validation = FeatureSource(model.vit, dataset.validation, transform, frozen=frozen)
+    validation = FeatureSource(model.vit, dataset.validation, transform, frozen=frozen, known=known)
     saved = TrainingCheckpoint(checkpoint, run_of(dataset, backbone, start, config)) if checkpoint else None
     if saved and (state := saved.read()):
         trainer.restore(state)

@@ -13,7 +13,6 @@ from store.adapters.safetensors_header import header_nbytes, parse_header
 from store.backends.base import Backend
 from store.backends.layout import blob_key
 from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
-from store.records.blob import Blob
 from store.records.manifest import MANIFEST_FORMAT
 from store.records.width import WidthIndex
 
@@ -67,14 +66,14 @@ class FactsReader:
         self._headers: dict[bytes, TensorFacts] = {}
         self._blocks: dict[tuple[str, ...], int] = {}
 
-    def read(self, task: str, manifest: Blob) -> VersionFacts:
+    def read(self, task: str, manifest: NamedBlob) -> VersionFacts:
         """Return the facts, or raise an `OnetrunkError` that says why the bytes of the version cannot be divided."""
         found = self._known.get(manifest.sha256)
         if found is None:
             found = self._known[manifest.sha256] = self._read(task, manifest)
         return found
 
-    def _read(self, task: str, manifest: Blob) -> VersionFacts:
+    def _read(self, task: str, manifest: NamedBlob) -> VersionFacts:
         key = blob_key(manifest.sha256)
         try:
             data = self._backend.read(key)
@@ -122,7 +121,7 @@ class FactsReader:
             facts = self._headers[header] = _parse(header, blob.nbytes, self._backend.locate(key))
         return facts
 
-    def _decode(self, data: bytes, manifest: Blob, task: str) -> Mapping[str, Any]:
+    def _decode(self, data: bytes, manifest: NamedBlob, task: str) -> Mapping[str, Any]:
         """Decode without the checks of `Manifest`, which take five times as long: the digest says it is the same."""
         if hashlib.sha256(data).hexdigest() != manifest.sha256:
             where = self._backend.locate(blob_key(manifest.sha256))
@@ -130,7 +129,7 @@ class FactsReader:
                 f"{where} is not what its digest names: restore it from a copy, or publish {task} again"
             )
         try:
-            value = json.loads(data)
+            value = json.loads(data.decode())
         except ValueError:
             value = None
         if not isinstance(value, dict):

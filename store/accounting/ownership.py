@@ -10,6 +10,9 @@ from functools import cached_property
 Place = tuple[str, int]
 """A version: its task and number."""
 
+Reference = tuple[Place, str, int]
+"""A version with the digest and the size of a blob of it."""
+
 
 @dataclass
 class Totals:
@@ -58,22 +61,30 @@ class Ownership:
 
     @cached_property
     def own(self) -> dict[Place, Totals]:
-        """The totals of each version alone."""
-        totals = {place: Totals() for place in self.blobs_of}
-        for digest, users in self.users_of.items():
-            nbytes = self.sizes[digest]
-            for user in users:
-                totals[user].nbytes += nbytes
-            if len(users) == 1 and digest not in self.of_backbones:
-                found = totals[users[0]]
-                found.unique_nbytes += nbytes
-                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        """The totals of each version alone: its bytes, without those that are common, without those that stay."""
+        size, common, kept = self.sizes.__getitem__, self._common, self._kept
+        totals = {}
+        for place, digests in self.blobs_of.items():
+            nbytes = sum(map(size, digests))
+            unique = nbytes - sum([size(digest) for digest in digests if digest in common])
+            stays = sum([kept[digest] for digest in digests if digest in kept and digest not in common])
+            totals[place] = Totals(nbytes, unique, unique - stays)
         return totals
 
     @cached_property
-    def _common(self) -> list[str]:
+    def _common(self) -> set[str]:
         """The blobs that several versions reference, or a version and a backbone: few, of the many there are."""
-        return [d for d, users in self.users_of.items() if len(users) > 1 or d in self.of_backbones]
+        return {d for d, users in self.users_of.items() if len(users) > 1 or d in self.of_backbones}
+
+    @cached_property
+    def _kept(self) -> dict[str, int]:
+        """By how much less than its size removing a blob frees, where that is not 0: it is leased, or not there."""
+        present, leased = self.present, self.leased
+        return {
+            digest: nbytes - (0 if digest in leased else present.get(digest, 0))
+            for digest, nbytes in self.sizes.items()
+            if digest in leased or present.get(digest) != nbytes
+        }
 
     def totals(self, name_of: Mapping[Place, str]) -> dict[str, Totals]:
         """Return the totals of groups, each version being in the group that is named: as if counted blob by blob."""
@@ -95,18 +106,21 @@ class Ownership:
 
 
 def ownership_of(
-    references: Iterable[tuple[Place, str, int]],
+    references: Iterable[Reference],
     *,
     present: Mapping[str, int],
     of_backbones: Mapping[str, int],
     leased: Collection[str],
 ) -> Ownership:
-    """Collect references, each a version with the digest and the size of a blob."""
+    """Collect the references, each version's own one after the other where that can be."""
     blobs_of: defaultdict[Place, list[str]] = defaultdict(list)
     users_of: defaultdict[str, list[Place]] = defaultdict(list)
     sizes = dict(of_backbones)
+    last: Place | None = None
     for place, digest, nbytes in references:
-        blobs_of[place].append(digest)
+        if place is not last:  # most versions come with all of their blobs at once
+            blobs, last = blobs_of[place], place
+        blobs.append(digest)
         users_of[digest].append(place)
         sizes[digest] = nbytes
     return Ownership(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from store.accounting.rows import Places
 from store.backends.base import StoredFile
-from store.backends.layout import BLOBS, CATALOGUE, JOURNAL, is_temporary, kind_of
+from store.backends.layout import CATALOGUE, JOURNAL, digest_of, is_temporary, kind_of
 
 
 @dataclass(frozen=True)
@@ -26,16 +26,16 @@ def count_files(files: Iterable[StoredFile]) -> Files:
     others: Counter[str] = Counter()
     garbage: list[str] = []
     count = 0
-    for file in files:
+    for path, nbytes, _ in files:
         count += 1
-        digest = file.sha256 if file.path.startswith(BLOBS) else None
+        digest = digest_of(path)
         if digest is not None:
-            blobs[digest] = file.nbytes
+            blobs[digest] = nbytes
             continue
-        kind = _kind(file.path)
-        others[kind] += file.nbytes
+        kind = _kind(path)
+        others[kind] += nbytes
         if kind in ("garbage", "orphaned", "quarantine"):
-            garbage.append(file.path)
+            garbage.append(path)
     return Files(blobs, others, tuple(sorted(garbage)), count)
 
 

@@ -16,6 +16,7 @@ from store.errors import FormatError
 HOURS_A_MONTH = 730
 CURRENCY = re.compile(r"[A-Z]{3}")
 MOST = Decimal(10) ** 9
+MOST_CORES = 4096
 MAX_NBYTES = 1 << 16
 UNITS: Mapping[str, Mapping[str, int]] = {
     "storage": {"GB-month": 10**9, "GiB-month": 2**30, "TB-month": 10**12, "TiB-month": 2**40},
@@ -37,12 +38,13 @@ class Price:
 
 @dataclass(frozen=True)
 class Prices:
-    """What resources cost in one currency; None where the file has no price."""
+    """What resources cost in one currency; None where the file has no price. An engine has `cores` processors."""
 
     currency: str
     storage: Price
     memory: Price | None = None
     compute: Price | None = None
+    cores: int = 1
 
 
 def read_prices(path: Path) -> Prices:
@@ -69,8 +71,14 @@ def parse_prices(value: Mapping[str, Any], source: str) -> Prices:
         raise FormatError(f"{source}: currency {currency!r:.40} is not a code of ISO 4217: write such as EUR or USD")
     if "storage" not in value:
         raise FormatError(f"{source} has no price of storage: write {EXAMPLE}")
+    cores, compute = 1, value.get("compute")
+    if isinstance(compute, Mapping) and "cores" in compute:
+        cores = compute["cores"]
+        if type(cores) is not int or not 1 <= cores <= MOST_CORES:
+            raise FormatError(f"{source}: compute has cores {cores!s:.40}: write a whole number from 1 to {MOST_CORES}")
+        value = {**value, "compute": {key: item for key, item in compute.items() if key != "cores"}}
     priced = {resource: _price(value[resource], resource, source) for resource in UNITS if resource in value}
-    return Prices(currency, **priced)
+    return Prices(currency, **priced, cores=cores)
 
 
 def _price(table: object, resource: str, source: str) -> Price:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from store.accounting.growth import Moment
-from store.accounting.ownership import Ownership, Place, ownership_of
+from store.accounting.ownership import Ownership, Place, Reference, ownership_of
 from store.accounting.places import Files, count_files
 from store.accounting.rows import Problem
 from store.backends.layout import blob_key
@@ -69,10 +69,7 @@ def _look(store: ReadOnlyStore) -> tuple[Seen, object]:
         by_backbone: dict[str, dict[str, int]] = {row.name: {} for row in rows}
         for name, blob in queries.backbone_blobs():
             by_backbone[name][blob.sha256] = blob.nbytes
-        there: list[tuple[Place, str, int]] = []
-        gone: list[tuple[Place, str, int]] = []
-        for task, version, digest, nbytes, is_removed in queries.blob_references():
-            (gone if is_removed else there).append(((task, version), digest, nbytes))
+        there, gone = _divided(queries)
     leased = _leased(store)
     # Close the catalogue before files are counted: its log is then part of its file.
     store.release_connections()
@@ -102,6 +99,20 @@ def _look(store: ReadOnlyStore) -> tuple[Seen, object]:
         changed=False,
         problems=tuple(problems),
     ), last
+
+
+def _divided(queries: Queries) -> tuple[list[Reference], list[Reference]]:
+    """Return the references of versions that are there, and of removed ones; those of one version share its place."""
+    removed = queries.removed_versions()
+    there: list[Reference] = []
+    gone: list[Reference] = []
+    last: tuple[str, int] | None = None
+    for task, version, digest, nbytes in queries.blob_references():
+        if last is None or version != last[1] or task != last[0]:
+            last = (task, version)
+            chosen = gone if last in removed else there
+        chosen.append((last, digest, nbytes))
+    return there, gone
 
 
 def _leased(store: ReadOnlyStore) -> set[str]:

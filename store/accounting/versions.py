@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from store.accounting.counterfactuals import ComparedTask, saved_by_cut
-from store.accounting.facts import FactsCache, FactsReader, VersionFacts
+from store.accounting.facts import FactsCache, FactsReader, NamedBlob, VersionFacts
 from store.accounting.flops import block_flops, saved_by_width
 from store.accounting.ownership import Ownership, Place, Totals
 from store.accounting.rows import PARTS, Problem, TaskReport, VersionReport
@@ -14,7 +14,6 @@ from store.accounting.seen import Seen
 from store.backends.base import Backend
 from store.errors import OnetrunkError
 from store.records.backbone import BackboneRecord
-from store.records.blob import Blob
 from store.records.listing import VersionSize
 from store.records.refs import tenant_of
 
@@ -75,7 +74,7 @@ def read_facts(
 
     def read(version: VersionSize) -> VersionFacts | OnetrunkError:
         try:
-            return reader.read(version.task, Blob(version.digest, version.manifest_nbytes))
+            return reader.read(version.task, NamedBlob(version.digest, version.manifest_nbytes))
         except OnetrunkError as error:
             return error
 
@@ -131,7 +130,9 @@ def _parts(version: VersionSize, facts: VersionFacts | None) -> dict[str, int]:
     blobs = (facts.adapter, facts.head, facts.config, facts.labels)
     digests = [version.digest, *(blob.sha256 for blob in blobs)]
     adapter, head, config, labels = (
-        digest not in digests[: number + 1] for number, digest in enumerate(digests[1:])
+        (True,) * 4
+        if len(set(digests)) == len(digests)
+        else (digest not in digests[: number + 1] for number, digest in enumerate(digests[1:]))
     )  # whether it is the first of its digest
     weights, logits = facts.adapter_tensors, facts.head_tensors
     parts = {

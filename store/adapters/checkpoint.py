@@ -5,14 +5,29 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from store.adapters.methods.spec import block_number
 from store.adapters.methods.supported import FLOATS, Method, matches, supported_method
-from store.adapters.regular_file import read_regular
-from store.adapters.safetensors_header import TensorInfo, check_header, check_tensors
+from store.adapters.module_names import LAYER
+from store.adapters.safetensors_header import TensorInfo, check_tensors
+from store.adapters.stored_tensors import read_stored, write_stored
+from store.adapters.task_files import (
+    CARD,
+    CONFIG,
+    HEAD,
+    LABELS,
+    LIMITS,
+    MODEL,
+    WEIGHTS,
+    parse_config,
+    read_file,
+    read_label_names,
+    refuse_pickle,
+)
+from store.adapters.tuned_folder import TunedFolder, head_of, unwrap
 from store.adapters.widths import check_width, narrowed_shapes
 from store.errors import (
     AdapterMismatchError,
@@ -25,13 +40,12 @@ from store.errors import (
 from store.records.backbone import BackboneRecord
 from store.records.manifest import Card
 
-CONFIG = "adapter_config.json"
-WEIGHTS = "adapter_model.safetensors"
-HEAD = "head.safetensors"
-LABELS = "classes.txt"
-CARD = "onetrunk.json"
-LIMITS = {CONFIG: 1 << 20, WEIGHTS: 1 << 32, HEAD: 1 << 32, LABELS: 1 << 22, CARD: 1 << 20}  # bytes
-PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy"})
+__all__ = [
+    "CARD", "CONFIG", "HEAD", "LABELS", "LIMITS", "WEIGHTS", "AdapterSummary", "Checkpoint", "check", "check_complete",
+    "drop_above",
+    "labels_file", "parse_checkpoint", "parse_classes", "read_card", "read_checkpoint", "read_head", "read_labels",
+    "require_folder",
+]  # fmt: skip
 
 STEM = "patch_embed.proj"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ufeff]")  # and what turns text around
@@ -50,6 +64,8 @@ class Checkpoint:
     adapter_infos: Mapping[str, TensorInfo]
     head_infos: Mapping[str, TensorInfo]
     classes: tuple[str, ...]
+    changes: tuple[str, ...] = ()
+    """What was changed of the folder that it was read from, in words; no number is."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +77,91 @@ class AdapterSummary:
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
+    """Read a task's folder as PEFT on a timm ViT left it, or a training loop that wrapped the model.
+
+    Raises `NotFoundError`, `FormatError` or a `RefusedError`.
+    """
+    require_folder(folder)
+    config, weights = read_file(folder / CONFIG), read_file(folder / WEIGHTS)
+    settings, stored = parse_config(config), read_stored(weights, WEIGHTS)
+    tuned = unwrap(settings, stored)
+    if tuned.names is not None and not tuned.names.is_timm:
+        raise UnservedAdapterError(
+            f"{folder} was tuned with transformers, and its base model has to be converted with it: "
+            "publish it with `publish_folder(store, task, folder)`"
+        )
+    files = {
+        CONFIG: config if tuned.settings == settings else json.dumps(tuned.settings, indent=2).encode(),
+        WEIGHTS: weights if list(tuned.tensors) == list(stored) else write_stored(tuned.tensors),
+        **read_card(folder),
+    }
+    head, changes = read_head(folder, tuned)
+    checkpoint = parse_checkpoint({**files, HEAD: head, LABELS: read_labels(folder)})
+    return replace(checkpoint, changes=(*tuned.changes, *changes))
+
+
+def require_folder(folder: Path) -> None:
     if not folder.is_dir():
         raise NotFoundError(f"no folder {folder}: give the one that holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}")
-    for name in (WEIGHTS, HEAD):
-        _refuse_pickle(folder, name)
-    if not (folder / HEAD).exists() and (folder / CONFIG).exists():
-        supported_method(_parse_config(_read(folder / CONFIG)))  # it may say where the head is
-    names = (CONFIG, WEIGHTS, HEAD, LABELS, *([CARD] if os.path.lexists(folder / CARD) else []))
-    return parse_checkpoint({name: _read(folder / name) for name in names})
+    refuse_pickle(folder, WEIGHTS)
+
+
+def read_card(folder: Path) -> dict[str, bytes]:
+    return {CARD: read_file(folder / CARD)} if os.path.lexists(folder / CARD) else {}
+
+
+def read_head(folder: Path, tuned: TunedFolder) -> tuple[bytes, tuple[str, ...]]:
+    """Return the head's file, and what was changed: it may lie in `modules_to_save` or in a timm state dict."""
+    if tuned.head is not None:
+        if os.path.lexists(folder / HEAD):
+            raise HeadMismatchError(f"{folder} has a head in {WEIGHTS} and in {HEAD}: keep one of the two")
+        return write_stored(tuned.head), ()
+    source = HEAD if os.path.lexists(folder / HEAD) or not (folder / MODEL).is_file() else MODEL
+    refuse_pickle(folder, source)
+    data = read_file(folder / source)
+    stored = read_stored(data, source)
+    head = head_of(stored, source)
+    if head is stored:
+        return data, ()
+    return write_stored(head), (f"took the head from the state dict in {source}",)
+
+
+def read_labels(folder: Path) -> bytes:
+    """Return the class names of `classes.txt`, or as such a file those of the model's `config.json`."""
+    if os.path.lexists(folder / LABELS):
+        return read_file(folder / LABELS)
+    names = read_label_names(folder)
+    return read_file(folder / LABELS) if names is None else labels_file(names)
+
+
+def labels_file(names: Sequence[str]) -> bytes:
+    return "".join(f"{name}\n" for name in names).encode(errors="replace")
+
+
+def drop_above(checkpoint: Checkpoint, depth: int) -> Checkpoint:
+    """Return the checkpoint without the adapters of the blocks above the depth, which do not run."""
+    stored = read_stored(checkpoint.weights, WEIGHTS)
+    kept = {name: tensor for name, tensor in stored.items() if _block_of(name) <= depth}
+    if len(kept) == len(stored):
+        return checkpoint
+    if checkpoint.settings.get("peft_type") == "TINYLORA":
+        raise UnservedAdapterError(
+            "TinyLoRA shares numbers by the count of its modules, so that none of them can be dropped: tune it on the "
+            f"blocks up to {depth}, or publish it deeper"
+        )
+    blocks = sorted({_block_of(name) for name in stored if name not in kept})
+    weights = write_stored(kept)
+    return replace(
+        checkpoint,
+        weights=weights,
+        adapter_infos=check_tensors(weights, WEIGHTS),
+        changes=(*checkpoint.changes, f"dropped the adapters of blocks {', '.join(map(str, blocks))}"),
+    )
+
+
+def _block_of(tensor: str) -> int:
+    match = LAYER.search(tensor)
+    return 0 if match is None else int(match["number"]) + 1
 
 
 def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
@@ -82,7 +175,7 @@ def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
         head=files[HEAD],
         labels=files[LABELS],
         card=Card.from_json(files[CARD]) if CARD in files else None,
-        settings=_parse_config(files[CONFIG]),
+        settings=parse_config(files[CONFIG]),
         adapter_infos=check_tensors(files[WEIGHTS], WEIGHTS),
         head_infos=check_tensors(files[HEAD], HEAD),
         classes=parse_classes(files[LABELS]),
@@ -122,7 +215,7 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
     shapes = _shapes(checkpoint.card, record, depth)
     ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, shapes)
     _check_depth(ranks, depth)
-    _check_complete(checkpoint.settings, method, ranks, record, depth)
+    check_complete(checkpoint.settings, method, ranks, record.modules, depth)
     _check_head(checkpoint, record)
     modules = sorted(ranks, key=lambda module: (block_number(module), module))
     return AdapterSummary(method.name_for(checkpoint.settings), {module: ranks[module] for module in modules})
@@ -135,34 +228,6 @@ def _shapes(card: Card | None, record: BackboneRecord, depth: int) -> Mapping[st
         return record.modules
     check_width(width, record, depth)
     return narrowed_shapes(record, width)
-
-
-def _refuse_pickle(folder: Path, name: str) -> None:
-    pickles = [] if (folder / name).exists() else [path for path in folder.iterdir() if path.suffix in PICKLES]
-    if pickles:
-        raise FormatError(
-            f"{folder} has no {name}, and {min(pickles).name} is a pickle, which can run code and is not read: "
-            "load it where you trust it and save it as safetensors, PEFT's with save_pretrained()"
-        )
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return read_regular(path, limit=LIMITS[path.name], check=check_header if path.name in (WEIGHTS, HEAD) else None)
-    except FileNotFoundError:
-        raise FormatError(
-            f"{path.parent} has no {path.name}: a task's folder holds {CONFIG}, {WEIGHTS}, {HEAD} and {LABELS}"
-        ) from None
-
-
-def _parse_config(data: bytes) -> Mapping[str, object]:
-    try:
-        settings = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{CONFIG} is not JSON ({error}): save the adapter with PEFT again") from None
-    if not isinstance(settings, dict):
-        raise FormatError(f"{CONFIG} is not an object: save the adapter with PEFT again")
-    return settings
 
 
 def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:
@@ -189,20 +254,25 @@ def _check_depth(ranks: Mapping[str, int], depth: int) -> None:
     if block_number(deepest) > depth:
         raise AdapterMismatchError(
             f"module {deepest!r} is in block {block_number(deepest)}, above depth {depth}: "
-            f"remove the adapters above it, or publish at depth {block_number(deepest)}"
+            f"drop the adapters above it with `drop_above_depth=True`, or publish at depth {block_number(deepest)}"
         )
 
 
-def _check_complete(
-    settings: Mapping[str, object], method: Method, ranks: Mapping[str, int], record: BackboneRecord, depth: int
+def check_complete(
+    settings: Mapping[str, object],
+    method: Method,
+    ranks: Mapping[str, int],
+    modules: Mapping[str, tuple[int, int]],
+    depth: int,
 ) -> None:
+    """Raise `AdapterMismatchError` where the config names a module, in the blocks up to the depth, without tensors."""
     # PEFT fills a missing factor with fresh random numbers and says nothing, so the answers would not be the task's.
     if matches(settings, STEM):
         raise AdapterMismatchError(
             f"target_modules names {STEM!r} too, which every task shares: name modules by full path, such as "
             "'blocks.0.attn.proj'"
         )
-    for module in method.modules(record.modules):
+    for module in method.modules(modules):
         if block_number(module) <= depth and module not in ranks and matches(settings, module):
             raise AdapterMismatchError(
                 f"target_modules names {module!r}, {WEIGHTS} has no tensors for it: save both with PEFT again"
@@ -221,7 +291,8 @@ def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
         raise HeadMismatchError(
             f"the head is {weight[0]} wide, {LABELS} names {classes} classes: they must be equal and at least 2"
         )
-    if weight[1] != record.dim:
+    if weight[1] not in record.head_widths:
+        widths = " or ".join(map(str, record.head_widths))
         raise HeadMismatchError(
-            f"the head takes {weight[1]} features, {record.name} gives {record.dim}: train it on that backbone"
+            f"the head takes {weight[1]} features, {record.name} gives {widths}: train it on that backbone"
         )

@@ -57,7 +57,7 @@ def build_manifest(
         ),
         head=Head(
             classes=len(checkpoint.classes),
-            dim=record.dim,
+            dim=checkpoint.head_infos["weight"].shape[1],
             weights=keep(checkpoint.head),
             labels=keep(checkpoint.labels),
             weights_blake3=second_digest(checkpoint.head),

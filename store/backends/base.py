@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from store.backends.layout import digest_of
 
 
-@dataclass(frozen=True)
-class StoredFile:
-    """An object under the root: its key there, its size, and when it was written, in seconds since the epoch."""
+class StoredFile(NamedTuple):
+    """An object under the root: its key there, its size, and when it was written, in seconds since the epoch.
+
+    A tuple, as a store may have a million of them.
+    """
 
     path: str
     nbytes: int

@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from io import FileIO
+from operator import attrgetter
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +19,7 @@ from store.errors import StorageError
 T = TypeVar("T")
 
 TRIES = 10
+NAME = attrgetter("name")
 
 
 class LocalBackend:
@@ -46,20 +47,14 @@ class LocalBackend:
         return str(self.root / key)
 
     def read(self, key: str) -> bytes:
-        with self._reading(key) as path, FileIO(path) as file:
-            return file.readall()
+        return self._read(key, None)
 
     def view(self, key: str) -> memoryview:
         with self._reading(key) as path:
             return map_file(path)
 
     def read_prefix(self, key: str, nbytes: int) -> bytes:
-        with self._reading(key) as path:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                return _read(file, nbytes)
-            finally:
-                os.close(file)
+        return self._read(key, nbytes)
 
     def size(self, key: str) -> int | None:
         try:
@@ -119,7 +114,7 @@ class LocalBackend:
     def _list(self, folder: str, prefix: str, unseen: Callable[[str], None]) -> Iterator[StoredFile]:
         """Yield the folder's files; paths are joined as text, for `Path` takes longer than the file system."""
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            entries = sorted(os.scandir(folder), key=NAME)
         except PermissionError:  # a volume's lost+found is root's alone
             unseen(folder)
             return
@@ -140,17 +135,36 @@ class LocalBackend:
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[str]:
-        path = f"{self.root}/{check_key(key)}"  # no `Path`, which takes longer to make than a small file to read
+        path = self._file(key)
         try:
             yield path
             self._is_store |= key == IDENTITY
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            self._check_there()
-            raise FileNotFoundError(f"{path} is missing") from None
         except OSError as error:
-            raise StorageError(
-                f"{path} cannot be read ({error.strerror}): check the disk and the file's permissions"
-            ) from None
+            raise self._unread(path, error) from None
+
+    def _read(self, key: str, nbytes: int | None) -> bytes:
+        """Read so many bytes, or all: with few calls, as a report reads many small files."""
+        path = self._file(key)
+        try:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = _read(file, os.fstat(file).st_size if nbytes is None else nbytes)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise self._unread(path, error) from None
+        self._is_store |= key == IDENTITY
+        return data
+
+    def _file(self, key: str) -> str:
+        return f"{self.root}/{check_key(key)}"  # no `Path`, which takes longer to make than a small file to read
+
+    def _unread(self, path: str, error: OSError) -> Exception:
+        """Return what to raise for a file that could not be read."""
+        if isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError):
+            self._check_there()
+            return FileNotFoundError(f"{path} is missing")
+        return StorageError(f"{path} cannot be read ({error.strerror}): check the disk and the file's permissions")
 
     @contextmanager
     def _temporary(self, key: str, data: bytes) -> Iterator[tuple[Path, Path]]:

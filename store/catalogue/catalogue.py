@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeVar
 
@@ -12,9 +12,10 @@ from store.catalogue.aliases import check_protected, rollback_target, rule_of
 from store.catalogue.api_keys import put_key, revoke_key
 from store.catalogue.backbones import put_backbone, remove_backbone
 from store.catalogue.database import Database
-from store.catalogue.leases import end_lease, release_lease, serve_lease, take_lease
+from store.catalogue.leases import end_lease, end_session, release_lease, serve_lease, take_lease
 from store.catalogue.removal import Removal, removable_versions, removal_of
 from store.catalogue.schema import meta, rules, schema, tags
+from store.catalogue.splits import put_split, remove_split, settle_split
 from store.catalogue.transaction import Transaction
 from store.catalogue.versions import add_version, purge_version, require_version, set_removed
 from store.errors import ClosedStoreError, VersionNotFoundError
@@ -25,6 +26,7 @@ from store.records.events import LATEST, AliasRule, ApiKey, BackboneRow, Event
 from store.records.evidence import Certificate
 from store.records.listing import CatalogueEntry, VersionRow
 from store.records.refs import Ref
+from store.records.splits import AliasSplit
 
 T = TypeVar("T")
 
@@ -133,9 +135,18 @@ class Catalogue:
     def rollback(
         self, task: str, alias: str, certify: Callable[[VersionRow], Certificate | None], *, force: bool
     ) -> VersionRow:
-        """Point the alias at the version before its current one; `certify` reads the certificate of a version."""
+        """Point the alias at the version before its current one; `certify` reads the certificate of a version.
+
+        A split alias goes back to its stable version.
+        """
 
         def change(transaction: Transaction) -> VersionRow:
+            split = transaction.queries.split(task, alias)
+            if split is not None:
+                remove_split(transaction, split, force=force, details={"rollback": True})
+                row = require_version(transaction.queries, task, split.stable)
+                certify(row)
+                return row
             available = {row.version for row in transaction.queries.versions(task)}
             target = rollback_target(transaction.queries.history(task), alias, available)
             if target is None:
@@ -147,6 +158,28 @@ class Catalogue:
             return require_version(transaction.queries, task, target)
 
         return self.write(change)
+
+    def split_alias(
+        self, split: AliasSplit, certificates: Mapping[int, Certificate | None], *, force: bool
+    ) -> AliasSplit:
+        """Split the alias, whose rule every version that answers must keep; return the split with its number."""
+        return self.write(lambda transaction: put_split(transaction, split, certificates, force=force))
+
+    def end_split(self, task: str, alias: str, *, force: bool) -> AliasSplit:
+        """Send all requests to the stable version again; return what the split was."""
+
+        def change(transaction: Transaction) -> AliasSplit:
+            split = transaction.queries.split(task, alias)
+            if split is None:
+                raise VersionNotFoundError(f"{task}@{alias} is not split: see `store.splits(task)`")
+            remove_split(transaction, split, force=force)
+            return split
+
+        return self.write(change)
+
+    def settle_split(self, split: AliasSplit, evidence: Mapping[str, object], *, promote: bool) -> bool:
+        """End this very split by its own rules, unless it has ended already; return whether it was ended here."""
+        return self.write(lambda transaction: settle_split(transaction, split, evidence, promote=promote))
 
     def remove_alias(self, task: str, alias: str, *, force: bool) -> None:
         def change(transaction: Transaction) -> None:
@@ -245,6 +278,10 @@ class Catalogue:
             lambda transaction: take(transaction, identifier, digests, holder=holder, expires_at=expires_at),
             historic=False,
         )
+
+    def end_session(self, identifier: str, *, expires_at: float) -> None:
+        """Let a browser's session be over for every server over this catalogue, until it would have expired."""
+        self.write(lambda transaction: end_session(transaction, identifier, expires_at=expires_at), historic=False)
 
     def release(self, identifier: str) -> None:
         self.write(lambda transaction: release_lease(transaction, identifier), historic=False)

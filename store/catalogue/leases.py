@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from store.catalogue.schema import holds, leases, versions
 from store.catalogue.transaction import Transaction
 from store.errors import ConflictError, VersionNotFoundError
+from store.queries.reader import ENDED_SESSION
 
 PUBLISHING = "publish"
 """The holder of the blobs of a publish in flight: they stay, but versions that have them already may be removed."""
@@ -28,6 +29,9 @@ AVAILABLE = (
 )
 END_HOLDS = holds.delete().where(holds.c.lease == sa.bindparam("of_lease"))
 END_LEASE = leases.delete().where(leases.c.id == sa.bindparam("of_lease"))
+FORGET_SESSIONS = leases.delete().where(
+    leases.c.holder == sa.bindparam("session"), leases.c.expires_at <= sa.bindparam("now")
+)
 END_VALID = END_LEASE.where(leases.c.expires_at > sa.bindparam("now"))
 
 
@@ -51,6 +55,13 @@ def serve_lease(
     if dropped := held - served:
         transaction.execute(DROP, *({"of_lease": lease, "of_digest": digest} for digest in sorted(dropped)))
     _insert(transaction, lease, served - held)
+
+
+def end_session(transaction: Transaction, session: str, *, expires_at: float) -> None:
+    """Note that a session was ended, and forget those that have expired since."""
+    transaction.execute(FORGET_SESSIONS, {"session": ENDED_SESSION, "now": time.time()})
+    if transaction.connection.scalar(EXPIRES, {"lease": session}) is None:
+        take_lease(transaction, session, (), holder=ENDED_SESSION, expires_at=expires_at)
 
 
 def release_lease(transaction: Transaction, lease: str) -> None:

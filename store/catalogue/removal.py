@@ -58,6 +58,12 @@ def _check_unused(queries: Queries, row: VersionRow, *, ignore: tuple[str, ...])
         raise InUseError(
             f"{row.task}:{row.version} has {plural('alias', aliases)} {', '.join(aliases)}: {whole if only else move}"
         )
+    for split in queries.splits(row.task):
+        if row.version in split.versions:
+            raise InUseError(
+                f"{row.task}:{row.version} is part of a split of {split.ref} ({split.words}): end it first, with "
+                "`end_split(store, task, alias)`"
+            )
     holders = [h for h in queries.holders(row.manifest.sha256, now_s=time.time()) if h != PUBLISHING]
     if holders:
         raise InUseError(

@@ -91,6 +91,10 @@ def _alias_rm(state: CatalogueState, event: Event) -> None:
     del state.aliases[event.subject, cast(str, event.alias)]
 
 
+def _nothing(_state: CatalogueState, _event: Event) -> None:
+    """Change no table: what an alias's last event says of its split is the split."""
+
+
 def _rule(state: CatalogueState, event: Event) -> None:
     rule = AliasRule(event.subject, cast(str, event.alias), **cast(dict[str, bool], _details(event)))
     if rule == AliasRule(rule.task, rule.alias):
@@ -156,6 +160,8 @@ APPLY: Mapping[str, Callable[[CatalogueState, Event], None]] = {
     "publish": _publish,
     "alias": _alias,
     "alias-rm": _alias_rm,
+    "split": _nothing,
+    "split-rm": _nothing,
     "rule": _rule,
     "tag": _tag,
     "rm": _rm,

@@ -81,20 +81,37 @@ class Transaction:
         force: bool,
         rollback: bool = False,
     ) -> None:
-        """Point the alias at the version, unless it does so already; raise where its rule does not allow it."""
+        """Point the alias at the version alone, unless it does so already; raise where its rule does not allow it."""
         current = self.queries.aliases(task).get(alias)
-        if current == version:
+        if current == version and self.queries.split(task, alias) is None:
             return
         check_rule(rule_of(self.queries, task, alias), f"{task}:{version}", certificate, force=force)
-        self.write_alias(task, alias, version, current=current, rollback=rollback)
+        if current == version:
+            self.record("split-rm", task, version=version, alias=alias)
+        else:
+            self.write_alias(task, alias, version, current=current, rollback=rollback)
 
-    def write_alias(self, task: str, alias: str, version: int, *, current: int | None, rollback: bool = False) -> None:
-        """Point the alias at the version, whatever its rule; `current` is the version that it points at now."""
+    def write_alias(
+        self,
+        task: str,
+        alias: str,
+        version: int,
+        *,
+        current: int | None,
+        rollback: bool = False,
+        evidence: Mapping[str, object] | None = None,
+    ) -> None:
+        """Point the alias at the version, whatever its rule; `current` is the version that it points at now.
+
+        A split of the alias ends with it. `evidence` is why a server did it.
+        """
         if current is None:
             self.execute(INSERT_ALIAS, {"task": task, "alias": alias, "version": version})
         else:
             self.execute(UPDATE_ALIAS, {"of_task": task, "of_alias": alias, "to_version": version})
-        details = {"from": current, **({"rollback": True} if rollback else {})}
+        details: dict[str, object] = {"from": current, **({"rollback": True} if rollback else {})}
+        if evidence is not None:
+            details["evidence"] = evidence
         self.record("alias", task, version=version, alias=alias, details=details)
 
     def delete_alias(self, task: str, alias: str) -> None:

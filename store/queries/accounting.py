@@ -27,13 +27,14 @@ class AccountingQueries(QueryBase):
                 )
             ]
 
-    def blob_references(self) -> Iterator[tuple[str, int, str, int, bool]]:
-        """Yield task, version, digest and size for each blob of each version, and whether the version is removed."""
+    def blob_references(self) -> Iterator[tuple[str, int, str, int]]:
+        """Yield task, version, digest and size for each blob of each version, removed ones too."""
         with self.connect() as select:
-            yield from select(
-                "SELECT n.task, n.version, n.digest, n.nbytes, v.removed_at IS NOT NULL FROM named n "
-                "JOIN versions v ON v.task = n.task AND v.version = n.version"
-            )
+            yield from select("SELECT task, version, digest, nbytes FROM named")
+
+    def removed_versions(self) -> set[tuple[str, int]]:
+        with self.connect() as select:
+            return set(select("SELECT task, version FROM versions WHERE removed_at IS NOT NULL"))
 
     def moves(self) -> list[tuple[str, str, str, int | None]]:
         """Return time, action, subject and version of each event that changes which blobs are referenced."""

@@ -7,6 +7,10 @@ from collections.abc import Iterator
 from store.queries.sql import EVENT, QueryBase, event_of, scalar, without_none
 from store.records.bounds import MAX_NUMBER
 from store.records.events import TASK_ACTIONS, Event
+from store.records.splits import AliasSplit
+
+OF_ALIAS = "('alias', 'alias-rm', 'split', 'split-rm')"
+"""Actions that decide who answers for an alias: the last one counts."""
 
 
 class HistoryQueries(QueryBase):
@@ -54,6 +58,28 @@ class HistoryQueries(QueryBase):
             )
             return next((event_of(row) for row in rows), None)
 
+    def split(self, task: str, alias: str) -> AliasSplit | None:
+        """Return how the alias is split, None where its last event is not a split."""
+        with self.connect() as select:
+            rows = select(
+                f"SELECT {EVENT} FROM history WHERE subject = :task AND alias = :alias AND action IN {OF_ALIAS} "
+                "ORDER BY number DESC LIMIT 1",
+                task=task,
+                alias=alias,
+            )
+            return next((_split_of(event_of(row)) for row in rows if row[2] == "split"), None)
+
+    def splits(self, task: str) -> list[AliasSplit]:
+        """Return the splits of the task's aliases, by the names of these."""
+        with self.connect() as select:
+            rows = select(
+                f"SELECT {EVENT} FROM history h WHERE subject = :task AND action = 'split' AND NOT EXISTS ("
+                "SELECT 1 FROM history l WHERE l.subject = h.subject AND l.number > h.number AND l.alias = h.alias "
+                f"AND l.action IN {OF_ALIAS}) ORDER BY alias",
+                task=task,
+            )
+            return [_split_of(event_of(row)) for row in rows]
+
     def version_at(self, task: str, alias: str, at: str) -> int | None:
         """Return the version that the alias pointed at then (ISO 8601, UTC, milliseconds), or None."""
         with self.connect() as select:
@@ -77,3 +103,7 @@ class HistoryQueries(QueryBase):
                 )
             )
             return None if digest is None else str(digest)
+
+
+def _split_of(event: Event) -> AliasSplit:
+    return AliasSplit.from_details(event.subject, event.alias or "", event.details or {}, number=event.number)

@@ -17,6 +17,9 @@ from store.records.blob import Blob
 from store.records.events import AliasRule, ApiKey, BackboneRow
 from store.records.listing import Lease
 
+ENDED_SESSION = "ended session"
+"""The holder of a lease on nothing: a browser's session that was ended, until it would have expired."""
+
 CATALOGUE_FORMAT = 2
 """Raise it when the tables change, and add the step to `store.maintenance.migrate`."""
 
@@ -99,11 +102,21 @@ class Queries(VersionQueries, HistoryQueries, AccountingQueries):
         digests = defaultdict(list)
         with self.connect() as select:
             rows = list(
-                select("SELECT id, holder, expires_at FROM leases WHERE expires_at > :now ORDER BY id", now=now_s)
+                select(
+                    "SELECT id, holder, expires_at FROM leases "
+                    "WHERE expires_at > :now AND holder <> :session ORDER BY id",
+                    now=now_s,
+                    session=ENDED_SESSION,
+                )
             )
             for lease, digest in select("SELECT lease, digest FROM holds ORDER BY digest"):
                 digests[lease].append(digest)
         return [Lease(i, holder, expires_at, tuple(digests[i])) for i, holder, expires_at in rows]
+
+    def has_ended(self, session: str) -> bool:
+        with self.connect() as select:
+            rows = select("SELECT 1 FROM leases WHERE id = :id AND holder = :holder", id=session, holder=ENDED_SESSION)
+            return next(iter(rows), None) is not None
 
     def marks(self) -> dict[str, float]:
         """Return the digests that a collection has marked, and since when, in seconds since the epoch."""

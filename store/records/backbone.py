@@ -9,7 +9,7 @@ from store.errors import FormatError, InvalidNameError
 from store.records.blob import SHA256, Blob
 from store.records.refs import BACKBONE_NAME
 
-DEFAULT_BACKBONE = "onetrunk/vit_tiny_64"
+DEFAULT_BACKBONE = "onetrunk/vit_tiny_64.v2"
 """The packaged backbone, which needs no download."""
 
 
@@ -60,6 +60,11 @@ class BackboneRecord:
     modules: Mapping[str, tuple[int, int]]
     """Full path of each linear map in the blocks -> (out_features, in_features)."""
 
+    @property
+    def head_widths(self) -> tuple[int, ...]:
+        """How many features a head may take."""
+        return (self.dim, 2 * self.dim) if self.id.arguments.get(PATCH_MEAN) is True else (self.dim,)
+
     def __post_init__(self) -> None:
         if not BACKBONE_NAME.fullmatch(self.name) or ".." in self.name:
             raise InvalidNameError(
@@ -70,7 +75,11 @@ class BackboneRecord:
             raise FormatError(f"backbone {self.name!r}: blocks, dim and nbytes must be above 0")
 
 
+PATCH_MEAN = "patch_mean"
+"""The argument of a backbone whose heads may read the mean of the patches after the class token, as DINOv2's do."""
 PREFIXES = ("hf-hub:", "local-dir:")
+TRANSFORMERS = "transformers:"
+"""Before the source of a backbone whose weights were converted from a model of transformers."""
 MAX_REMEDY = 1000  # characters; a record from elsewhere may hold anything
 
 
@@ -84,7 +93,10 @@ def timm_name(record: BackboneRecord) -> str | None:
 def hub_id(record: BackboneRecord) -> str | None:
     """Return the repository of the weights on the Hub where the source alone tells it."""
     name = timm_name(record)
-    if name is None or name.startswith("local-dir:"):
+    name = name or record.source.removeprefix(TRANSFORMERS)
+    if not name.startswith("hf-hub:") and timm_name(record) is None:
+        return None
+    if name.startswith("local-dir:"):
         return None
     if name.startswith("hf-hub:"):
         return name.removeprefix("hf-hub:").partition("@")[0]
@@ -108,6 +120,9 @@ def source_of(record: BackboneRecord, *, file: str | None = None) -> BackboneSou
     """Return what the backbone is loaded from; weights from a file are in `file`, or where they were."""
     if record.source == "package":
         return BackboneSource(record.name)
+    if record.source.startswith(TRANSFORMERS):
+        name = record.source.removeprefix(TRANSFORMERS)
+        return BackboneSource(name, label=None if name == record.name else record.name)
     name = timm_name(record)
     label = None if name == record.name else record.name
     if name is not None:

@@ -15,7 +15,7 @@ from store.records.blob import canonical_json
 GENESIS = "0" * 64
 LATEST = "latest"
 SINCE_FORMAT_2 = ("actor", "details", "batch")
-TASK_ACTIONS = frozenset({"publish", "alias", "alias-rm", "rule", "tag", "rm", "restore", "purge"})
+TASK_ACTIONS = frozenset({"publish", "alias", "alias-rm", "split", "split-rm", "rule", "tag", "rm", "restore", "purge"})
 """Actions whose subject is a task; backbones and keys may have the same names."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from store.errors import FormatError
+from store.records.measures import Calibration, ClassCounts
 from store.records.width import WidthIndex
 
 
@@ -97,6 +98,14 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """The 16-bit dtype in which adapter and head are stored, and the test accuracy at the cut before the rounding."""
+
+    dtype: str
+    before: Accuracy
+
+
+@dataclass(frozen=True)
 class Certificate:
     """Test accuracy of the task, by which nothing is chosen: at full depth, and at the cut before and after retuning.
 
@@ -104,6 +113,7 @@ class Certificate:
     bound, in points, that `validation` was held to. `curve[i]` is the validation accuracy at depth i + 1 with a
     closed-form ridge head there: cheap, and comparable among depths. `duplicates` counts the images with the pixels
     of one in another split or under another label, which the user allowed; None where nobody looked for them.
+    `rounding`, `class_counts` and `calibration` are of the test images at the cut; None where they were not measured.
     """
 
     full: Accuracy | None
@@ -113,8 +123,17 @@ class Certificate:
     max_drop: float | None = None
     curve: tuple[Accuracy, ...] = ()
     duplicates: int | None = None
+    rounding: Rounding | None = None
+    class_counts: ClassCounts | None = None
+    calibration: Calibration | None = None
 
     def __post_init__(self) -> None:
+        counts = self.class_counts
+        if counts is not None and (sum(counts.correct), sum(counts.images)) != (self.cut.correct, self.cut.total):
+            raise FormatError(
+                f"counts by class of {sum(counts.correct)}/{sum(counts.images)} for accuracy "
+                f"{self.cut.correct}/{self.cut.total}: count them again"
+            )
         if self.duplicates is not None and self.duplicates < 0:
             raise FormatError(f"{self.duplicates} duplicates: give a count, or None where nobody looked")
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:

@@ -23,18 +23,26 @@ MANIFEST_FORMAT = 7
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
 6: a certificate counts the duplicates that the user allowed.
-7: a prune index may have a width. From here on, a key without a value is left out.
+7: a certificate has the cost of a 16-bit dtype, counts by class, and calibration, a prune index a width; keys that
+came with this format or later are left out where they have no value.
 """
+LEFT_OUT_SINCE = 7
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
     "prune_index": {"tolerance": 3, "candidates": 3, "width": 7},
-    "certificate": {"validation": 3, "max_drop": 3, "curve": 3, "duplicates": 6},
+    "certificate": {
+        "validation": 3,
+        "max_drop": 3,
+        "curve": 3,
+        "duplicates": 6,
+        "rounding": 7,
+        "class_counts": 7,
+        "calibration": 7,
+    },
     "adapter": {"weights_blake3": 5},
     "head": {"weights_blake3": 5},
 }
 """Part of a card or manifest -> key -> the format that it came with."""
-OMITTED = 7
-"""Keys since this format are left out where they have no value, so that a version without them is as before."""
 
 T = TypeVar("T")
 
@@ -109,6 +117,9 @@ class Manifest:
     def __post_init__(self) -> None:
         check_name(self.task, "task")
         _check_format(self)
+        counts = self.certificate and self.certificate.class_counts
+        if counts and len(counts.images) != self.head.classes:
+            raise FormatError(f"counts of {len(counts.images)} classes for a head of {self.head.classes}: count again")
 
     @property
     def depth(self) -> int:
@@ -150,9 +161,11 @@ def _check_format(record: Card | Manifest) -> None:
 
 def _without_newer_keys(value: dict[str, typing.Any]) -> dict[str, typing.Any]:
     for name, keys in SINCE.items():
+        part = value.get(name)
+        if part is None:
+            continue
         for key, since in keys.items():
-            part = value.get(name)
-            if part is not None and (since > value["format"] or (since >= OMITTED and part[key] is None)):
+            if since > value["format"] or (since >= LEFT_OUT_SINCE and part[key] is None):
                 del part[key]
     return value
 

@@ -39,6 +39,9 @@ def preview_alias(store: Store, task: str, alias: str, version: int, *, force: b
 def preview_rollback(store: Store, task: str, alias: str, *, force: bool = False) -> AliasPreview:
     """Return what `store.rollback` with the same arguments would do."""
     store.require_task(task)
+    split = store.split(task, check_name(alias, "alias"))
+    if split is not None:
+        return _preview(store, task, alias, split.stable, force=force)
     available = {row.version for row in store.queries.versions(task)}
     target = rollback_target(store.queries.history(task), check_name(alias, "alias"), available)
     return _preview(store, task, alias, target, force=force)

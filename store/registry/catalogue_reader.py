@@ -20,6 +20,7 @@ from store.records.bounds import MAX_PAGE, check_number, check_text
 from store.records.events import AliasRule, ApiKey, Event
 from store.records.listing import Lease, Page, Search, VersionListing
 from store.records.refs import NEAR, check_name, suggest, tenant_of
+from store.records.splits import AliasSplit
 from store.registry.opening import catalogue_path, check_catalogue, check_compatible, check_format, may_write
 
 
@@ -131,6 +132,15 @@ class CatalogueReader:
     def rules(self, task: str | None = None) -> list[AliasRule]:
         return self.queries.rules(task)
 
+    def split(self, task: str, alias: str) -> AliasSplit | None:
+        """Return how the alias is split among versions, None where one version answers."""
+        return self.queries.split(task, alias)
+
+    def splits(self, task: str) -> list[AliasSplit]:
+        """Return how aliases of the task are split among versions, of those that are."""
+        self.require_task(task)
+        return self.queries.splits(task)
+
     def tags(self, task: str, version: int | None = None) -> dict[str, str]:
         """Return the tags of a version, or those of the task itself."""
         self.require_task(task)
@@ -143,6 +153,10 @@ class CatalogueReader:
     def leases(self) -> list[Lease]:
         """Return the leases that have not expired."""
         return self.queries.leases(now_s=time.time())
+
+    def session_has_ended(self, session: str) -> bool:
+        """Say whether a browser's session was ended at any server over this catalogue."""
+        return self.queries.has_ended(session)
 
     def leased_versions(self, lease: Lease) -> list[str]:
         """Return the versions (`TASK:NUMBER`) whose manifests the lease holds."""

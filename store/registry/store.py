@@ -196,7 +196,7 @@ class Store(ReadOnlyStore):
         self.catalogue.set_rule(rule)
 
     def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
-        """Point the alias at the version before its current one; each rollback goes back further."""
+        """Point the alias at the version before its current one, or end its split; each rollback goes back further."""
         self.check_writable()
         self.require_task(task)
         manifests: dict[VersionRow, Manifest] = {}

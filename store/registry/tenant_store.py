@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import BinaryIO
 
 from store.adapters.checkpoint import Checkpoint, parse_classes
@@ -27,16 +27,19 @@ from store.errors import (
 )
 from store.records.backbone import BackboneRecord
 from store.records.bounds import MAX_PAGE
-from store.records.events import LATEST, AliasRule, ApiKey, Event
+from store.records.events import LATEST, AliasRule, ApiKey
 from store.records.listing import Page, Search, VersionListing
 from store.records.refs import Ref, tenant_of
+from store.records.splits import NO_OPTIONS, AliasSplit, SplitOptions
 from store.records.version import Version
 from store.registry.alias_preview import AliasPreview, preview_alias, preview_rollback
 from store.registry.api_keys import ANONYMOUS, SCOPES, allows, authenticate, new_key
 from store.registry.bundle import export_bundle, import_bundle
 from store.registry.diff import Difference, diff
 from store.registry.publish import DEFAULT, PublishOptions
+from store.registry.splits import end_split, split_alias
 from store.registry.store import Removal, Store
+from store.registry.task_events import TaskEvent, TaskLease
 
 __all__ = ["SCOPES", "ApiKey", "TaskEvent", "TaskLease", "TenantStore", "authenticate", "new_key"]
 
@@ -52,37 +55,6 @@ SHOWN = (
     RefusedError,
 )
 """Errors about the caller's own tasks and files; of any other error a tenant sees the kind alone."""
-
-
-@dataclass(frozen=True)
-class TaskEvent:
-    """A change of one task, numbered from the task's first event; its place in the whole history is left out."""
-
-    number: int
-    at: str
-    actor: str | None
-    action: str
-    version: int | None
-    alias: str | None
-    digest: str | None
-    details: Mapping[str, object]
-
-    @classmethod
-    def of(cls, number: int, event: Event, *, operator: bool) -> TaskEvent:
-        """Number the event; who is not the operator sees 'operator' instead of a user and a machine."""
-        actor = event.actor if operator or (event.actor or "").startswith("key ") else "operator"
-        target = (event.version, event.alias, event.digest)
-        return cls(number, event.at, actor, event.action, *target, dict(event.details or {}))
-
-
-@dataclass(frozen=True)
-class TaskLease:
-    """A server that holds a version of a task, until `expires_at` (seconds since the epoch) unless it asks again."""
-
-    task: str
-    version: int
-    holder: str
-    expires_at: float
 
 
 class TenantStore:
@@ -145,6 +117,10 @@ class TenantStore:
     def aliases(self, task: str) -> dict[str, int]:
         with self.authorized("read", task) as store:
             return store.aliases(task)
+
+    def splits(self, task: str) -> list[AliasSplit]:
+        with self.authorized("read", task) as store:
+            return store.splits(task)
 
     def rules(self, task: str) -> list[AliasRule]:
         with self.authorized("read", task) as store:
@@ -243,6 +219,22 @@ class TenantStore:
     def remove_alias(self, task: str, alias: str, *, force: bool = False) -> None:
         with self.authorized("admin" if force else "promote", task) as store:
             store.remove_alias(task, alias, force=force)
+
+    def split_alias(
+        self,
+        task: str,
+        alias: str,
+        shares: Mapping[int, float] | None = None,
+        *,
+        options: SplitOptions = NO_OPTIONS,
+        force: bool = False,
+    ) -> AliasSplit:
+        with self.authorized("admin" if force else "promote", task) as store:
+            return split_alias(store, task, alias, shares, options=options, force=force)
+
+    def end_split(self, task: str, alias: str, *, force: bool = False) -> AliasSplit:
+        with self.authorized("admin" if force else "promote", task) as store:
+            return end_split(store, task, alias, force=force)
 
     def rollback(self, task: str, alias: str = LATEST, *, force: bool = False) -> Version:
         with self.authorized("admin" if force else "promote", task) as store:

@@ -39,6 +39,10 @@ class Delta(Form):
     a is (1, rank, in) and b (1, out, rank), both or neither; in_scale is (1, 1, in), out_scale and bias are
     (1, 1, out), each where there is one: rows of a batch are joined along the first axis. Any scaling of the method's
     own is within b.
+
+    in_turn (1, parts, size, size) multiplies each part of x, a row vector of `size` numbers, from the right before
+    W sees it. out_turn (1, 1, out) adds out_turn * h' to out_scale * h, where h = W x + bias_W and h' is h with the two
+    halves of each group of `group` numbers exchanged.
     """
 
     a: Tensor | None = None
@@ -46,10 +50,20 @@ class Delta(Form):
     bias: Tensor | None = None
     in_scale: Tensor | None = None
     out_scale: Tensor | None = None
+    in_turn: Tensor | None = None
+    out_turn: Tensor | None = None
+    group: int = 0
 
     @property
     def rank(self) -> int:
         return 0 if self.a is None else self.a.shape[1]
+
+    @cached_property
+    def turns(self) -> tuple[tuple[int, ...] | None, int] | None:
+        """The sizes of in_turn and the group of out_turn, None where there is neither."""
+        if self.in_turn is None and self.out_turn is None:
+            return None
+        return None if self.in_turn is None else tuple(self.in_turn.shape[1:]), self.group
 
     @cached_property
     def shape(self) -> tuple[int, bool, bool, bool]:
@@ -128,6 +142,11 @@ class Forms:
     def nbytes(self) -> int:
         forms = (*self.deltas.values(), *self.norms.values(), *self.bottlenecks.values())
         return sum(form.nbytes for form in forms)
+
+    @cached_property
+    def has_turns(self) -> bool:
+        """Say whether a map's inputs or outputs are turned, which only the engine in torch does."""
+        return any(delta.turns is not None for delta in self.deltas.values())
 
     @property
     def first_block(self) -> int | None:

@@ -8,7 +8,7 @@ import torch
 
 from store.adapters.widths import FC1, FC2, PROJ, QKV
 from store.errors import InvalidSettingError
-from store.weights.backbones import Backbone, describe_backbone
+from store.weights.description import Backbone, describe
 from store.weights.width import Tensors
 
 Orders = Sequence[Sequence[int]]
@@ -32,7 +32,15 @@ def order_backbone(backbone: Backbone, heads: Orders, units: Orders, *, label: s
     tensors = dict(backbone.tensors)
     for block, (head_order, unit_order) in enumerate(zip(heads, units, strict=True)):
         tensors |= _ordered(backbone.tensors, f"blocks.{block}", head_order, unit_order)
-    return describe_backbone(backbone, label, tensors, source=f"ordered:{backbone.record.id.fingerprint}")
+    identity = backbone.record.id
+    return describe(
+        label,
+        model,
+        tensors,
+        identity.arguments,
+        source=f"ordered:{identity.fingerprint}",
+        preprocessing=identity.preprocessing,
+    )
 
 
 def is_ordered(backbone: Backbone) -> bool:

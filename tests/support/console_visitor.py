@@ -22,13 +22,13 @@ FIELD = re.compile(r'<input type="hidden" name="([^"]+)" value="([^"]*)">')
 TAGS = re.compile(r"<[^>]*>")
 
 
-def make_application(store: Store, *, keys: bool = True) -> Starlette:
-    """Return the console over the store, without predictions and statistics."""
+def make_application(store: Store, *, keys: bool = True, secret: str | None = None) -> Starlette:
+    """Return the console over the store, without predictions and statistics; replicas have the same secret."""
 
     async def find_key(secret: str, _client: str) -> ApiKey:
         return authenticate(store, secret)
 
-    sessions = BrowserSessions() if keys else None
+    sessions = BrowserSessions(secret) if keys else None
     state = ConsoleState(store, sessions, find_key if keys else None, storage=StorageSource(store))
     return Starlette(routes=[Mount("/console", make_console(state))])
 

@@ -7,12 +7,14 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from serving.engine.engine import Engine
 from serving.engine.kernel_model import KernelModel
+from serving.engine.torch_model import TorchModel
 from serving.kernel.backbone import pack_backbone
 from serving.kernel.instruction_sets import choose_kernel
 from serving.kernel.kernel import Kernel
@@ -130,8 +132,9 @@ def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Eng
     assert covered.blocks, covered.reason
     packed = pack_backbone(load_library(library), vit, covered)
     kernel = Kernel(library, vit, packed, covered, threads=threads)
-    engine = Engine(backbone, dtype=torch.bfloat16, kernel="off")
-    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, vit)
+    engine = Engine(backbone, dtype=torch.bfloat16, kernel="off", batch_invariant=True)
+    in_torch = cast(TorchModel, engine._model)
+    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, vit, lambda: in_torch)
     return engine
 
 

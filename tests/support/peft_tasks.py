@@ -8,6 +8,7 @@ from types import MappingProxyType
 from peft import (
     AdaLoraConfig,
     BeftConfig,
+    BOFTConfig,
     DeftConfig,
     DeloraConfig,
     GloraConfig,
@@ -19,9 +20,11 @@ from peft import (
     LoKrConfig,
     LoraConfig,
     MissConfig,
+    OFTConfig,
     PeanutConfig,
     PeftConfig,
     PveraConfig,
+    RoadConfig,
     TinyLoraConfig,
     UniLoraConfig,
     VBLoRAConfig,
@@ -95,6 +98,15 @@ CONFIGS: Mapping[str, Configure] = MappingProxyType(
         "glora, weights alone": lambda t, _: GloraConfig(
             target_modules=t, config_A_B="vector", config_C="vector", config_D_E="none"
         ),
+        "oft": lambda t, _: OFTConfig(oft_block_size=8, target_modules=t),
+        "oft, shared": lambda t, _: OFTConfig(
+            r=6, oft_block_size=0, block_share=True, use_cayley_neumann=False, target_modules=t
+        ),
+        "oft, few terms": lambda t, _: OFTConfig(oft_block_size=4, num_cayley_neumann_terms=3, target_modules=t),
+        "boft": lambda t, _: BOFTConfig(boft_block_size=4, target_modules=t),
+        "road": lambda t, _: RoadConfig(group_size=16, target_modules=t),
+        "road, an angle each": lambda t, _: RoadConfig(group_size=8, variant="road_2", target_modules=t),
+        "road, four numbers": lambda t, _: RoadConfig(group_size=16, variant="road_4", target_modules=t),
     }
 )
 """By a name that starts with the method's."""

@@ -22,6 +22,7 @@ from obstore.store import S3Store
 
 START_S = 90.0
 BUCKET = "onetrunk"
+LOOPBACK = "127.0.0.1"
 STOP = "stop"
 
 
@@ -42,10 +43,11 @@ class Postgres:
     port: int
     binaries: Path
     folder: Path
+    host: str = LOOPBACK
 
     def start(self) -> None:
         # Without a log file the server would hold our pipe open for ever.
-        options = f"-p {self.port} -k {self.folder} -c listen_addresses=127.0.0.1 -c max_connections=200"
+        options = f"-p {self.port} -k {self.folder} -c listen_addresses={self.host} -c max_connections=200"
         _as_postgres([*self.control(), "-l", self.folder / "log", "-o", options, "start"], self.folder)
 
     def stop(self) -> None:
@@ -57,8 +59,12 @@ class Postgres:
     def database(self) -> str:
         """Make a fresh database and return its SQLAlchemy URL."""
         name = f"t{secrets.token_hex(8)}"
-        _as_postgres([self.binaries / "createdb", "-h", "127.0.0.1", "-p", str(self.port), name], self.folder)
-        return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
+        self.run("createdb", name)
+        return f"postgresql+psycopg://postgres@{self.host}:{self.port}/{name}"
+
+    def run(self, program: str, *words: str) -> None:
+        """Run one of PostgreSQL's programs on this server."""
+        _as_postgres([self.binaries / program, "-h", self.host, "-p", str(self.port), *words], self.folder)
 
 
 def find_weed() -> Path | None:
@@ -75,14 +81,14 @@ def find_postgres() -> Path | None:
 
 
 @contextlib.contextmanager
-def seaweed(weed: Path) -> Iterator[Bucket]:
-    """Serve one bucket until the end of the block."""
+def seaweed(weed: Path, *, host: str = LOOPBACK) -> Iterator[Bucket]:
+    """Serve one bucket at an address of this machine until the end of the block."""
     names = ("master.port", "master.port.grpc", "volume.port", "volume.port.grpc")
     names += ("filer.port", "filer.port.grpc", "s3.port", "s3.port.grpc")
     ports = dict(zip(names, free_ports(len(names)), strict=True))
     key, secret = secrets.token_hex(8), secrets.token_hex(16)
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{ports['s3.port']}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{ports['s3.port']}",
         "AWS_ALLOW_HTTP": "true",
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": key,
@@ -90,7 +96,7 @@ def seaweed(weed: Path) -> Iterator[Bucket]:
     }
     with _place("s3") as folder:
         (folder / "s3.json").write_text(json.dumps(_identity(key, secret)))
-        command = [str(weed), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
+        command = [str(weed), "server", f"-dir={folder}", f"-ip={host}", f"-ip.bind={host}"]
         # One master needs no election, which is most of the time that it takes to start.
         command += ["-master.peers=none", "-master.telemetry=false", "-master.volumeSizeLimitMB=512", "-volume.max=16"]
         command += ["-filer", f"-filer.localSocket={folder / 'filer.sock'}", "-s3.port.iceberg=0", "-s3.port.lance=0"]
@@ -109,16 +115,18 @@ def seaweed(weed: Path) -> Iterator[Bucket]:
 
 
 @contextlib.contextmanager
-def postgres(binaries: Path) -> Iterator[Postgres]:
+def postgres(binaries: Path, *, host: str = LOOPBACK, port: int | None = None) -> Iterator[Postgres]:
     """Serve databases until the end of the block; every commit is synced to disk."""
     with _place("pg") as folder:
         if os.getuid() == 0:
             shutil.chown(folder, "postgres")
         data = folder / "data"
-        server = Postgres(free_port(), binaries, folder)
+        server = Postgres(port or free_port(), binaries, folder, host)
         _as_postgres(
             [binaries / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"], folder
         )
+        with (data / "pg_hba.conf").open("a") as access:
+            access.write(f"host all all {host}/24 trust\n")  # whoever reaches it: this machine, or a test's nodes
         (folder / STOP).write_text(shlex.join(_command([*server.control(), "-m", "immediate", "stop"])))
         server.start()
         yield server

@@ -50,6 +50,7 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "resolve": ("read", lambda s, task: s.resolve(f"{task}@latest")),
     "list_versions": ("read", lambda s, task: s.list_versions(task)),
     "aliases": ("read", lambda s, task: s.aliases(task)),
+    "splits": ("read", lambda s, task: s.splits(task)),
     "rules": ("read", lambda s, task: s.rules(task)),
     "tags": ("read", lambda s, task: s.tags(task)),
     "history": ("read", lambda s, task: s.history(task)),
@@ -65,6 +66,8 @@ VERBS: dict[str, tuple[str, Callable[[TenantStore, str], object]]] = {
     "restore": ("publish", lambda s, task: s.restore(task)),
     "set_alias": ("promote", lambda s, task: s.set_alias(task, "prod", 1)),
     "remove_alias": ("promote", lambda s, task: s.remove_alias(task, "prod")),
+    "split_alias": ("promote", lambda s, task: s.split_alias(task, "prod", {1: 50, 2: 50})),
+    "end_split": ("promote", lambda s, task: s.end_split(task, "prod")),
     "rollback": ("promote", lambda s, task: s.rollback(task)),
     "set_rule": ("admin", lambda s, task: s.set_rule(AliasRule(task, "prod", protected=True))),
     "authorized": ("read", lambda s, task: enter(s.authorized("read", task))),
@@ -84,6 +87,8 @@ STRICTER: dict[str, Callable[[TenantStore, str], object]] = {
     "removal of all": lambda s, task: s.remove(task, all_versions=True),
     "forced alias": lambda s, task: s.set_alias(task, "prod", 1, force=True),
     "forced removal of an alias": lambda s, task: s.remove_alias(task, "prod", force=True),
+    "forced split": lambda s, task: s.split_alias(task, "prod", {1: 50, 2: 50}, force=True),
+    "forced end of a split": lambda s, task: s.end_split(task, "prod", force=True),
     "forced rollback": lambda s, task: s.rollback(task, force=True),
 }
 

@@ -20,11 +20,14 @@ SCRIPTS = sorted(
     for path in (ROOT / "benchmarks").glob("*/*.py")
     if 'if __name__ == "__main__":' in path.read_text("utf-8")
 )
-SHORT = tuple(f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "observability", "console"))
+SERVERS = tuple(
+    f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "flips", "observability", "console")
+)
+SHORT = (*SERVERS, "benchmarks.serving.score", "benchmarks.sls.fit_many")
 
 
 @pytest.mark.parametrize("script", SHORT)
-def test_a_short_run_of_a_real_server_writes_its_figures_and_goals(script: str, tmp_path: Path) -> None:
+def test_a_short_run_writes_its_figures_and_goals(script: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", script, "--quick", "--out", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, env=importing(), capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -77,5 +80,5 @@ def test_the_gpu_script_goes_on_after_a_step_that_fails_and_says_so(
 
 def test_the_page_has_a_row_for_each_benchmark_and_no_other() -> None:
     page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
-    commands = re.findall(r"\| `((?:engine|serving|registry|sls)\.\w+)`", page)
+    commands = re.findall(r"\| `((?:engine|serving|registry|sls|backbone)\.\w+)`", page)
     assert sorted(f"benchmarks.{command}" for command in commands) == SCRIPTS

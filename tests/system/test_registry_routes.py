@@ -147,6 +147,8 @@ def routes(served: Served) -> dict[tuple[str, str], Route]:
         ("PUT", "/v1/tags/{ref}"): Route("/v1/tags/acme/cars:1?key=team&value=vision", "publish"),
         ("DELETE", "/v1/tags/{ref}"): Route("/v1/tags/acme/cars:1?key=team", "publish"),
         ("PUT", "/v1/aliases/{ref}"): Route("/v1/aliases/acme/cars@prod?version=1", "promote"),
+        ("PUT", "/v1/splits/{ref}"): Route("/v1/splits/acme/cars@prod?share=1=90&share=2=10", "promote"),
+        ("DELETE", "/v1/splits/{ref}"): Route("/v1/splits/acme/cars@prod", "promote"),
         ("DELETE", "/v1/aliases/{ref}"): Route("/v1/aliases/acme/cars@prod", "promote"),
         ("POST", "/v1/rollback/{ref}"): Route("/v1/rollback/acme/cars@latest", "promote"),
         ("DELETE", "/v1/versions/{ref}"): Route("/v1/versions/acme/cars:2", "publish"),

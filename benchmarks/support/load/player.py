@@ -38,6 +38,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(self._player.plan.requests[request])
 
     def data_received(self, data: bytes) -> None:
+        if self._ask is None:  # a server that gives up an idle connection may say so before it closes it
+            self.close()
+            return
         self._received += data
         end = self._received.find(b"\r\n\r\n")
         if end < 0:

@@ -1,4 +1,4 @@
-"""Commands for aliases and for the rules of moving them."""
+"""Commands for aliases, for splitting them among versions and for the rules of moving them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import typer
 
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import Force, command_group, example
-from onetrunk.cli.output import print_rows
+from onetrunk.cli.output import log_to_stderr, print_record, print_rows
 from onetrunk.rendering.tables import Record
 from store.errors import InvalidSettingError
+from store.records.splits import LEAST_OVER, MOST_OVER, OVER, SplitOptions, parse_share, parse_shares
 
 if TYPE_CHECKING:
     from store.records.events import AliasRule
@@ -66,11 +67,13 @@ def alias_rows(store: ReadOnlyStore, task: str) -> list[Record]:
     rules: dict[str, AliasRule] = {}
     for rule in store.rules(task):  # a task's own come first
         rules.setdefault(rule.alias, rule)
+    splits = {split.alias: split.words for split in store.splits(task)} if versions else {}
     blank = {"rule": None, "protected": False, "max_drop": None, "min_accuracy": None}
     return [
         {
             "alias": alias,
             "version": versions.get(alias),
+            "split": splits.get(alias),
             **(rule_row(rules[alias], of_task=True) if alias in rules else blank),
         }
         for alias in sorted({*versions, *rules})
@@ -80,6 +83,59 @@ def alias_rows(store: ReadOnlyStore, task: str) -> list[Record]:
 def rule_row(rule: AliasRule, *, of_task: bool = False) -> Record:
     place = {"rule": f"{rule.task}@{rule.alias}"} if of_task else {"task": rule.task, "alias": rule.alias}
     return {**place, "protected": rule.protected, "max_drop": rule.max_drop, "min_accuracy": rule.min_accuracy}
+
+
+@alias_app.command("split", epilog=example(
+    "alias split flowers prod 3=90 4=10",
+    "alias split flowers prod 3=95 4=5 --rollback-if 'errors>1%' --rollback-if 'p99_ms>250' --over 1000",
+    "alias split flowers prod --shadow 4=10 --rollback-if 'disagreement>5%'",
+    "alias split flowers prod --overload 2",
+    "alias split flowers prod --end",
+))  # fmt: skip
+@with_store(write=True)
+def split_alias(
+    options: StoreOptions,
+    task: str,
+    alias: str,
+    shares: Annotated[
+        list[str] | None,
+        typer.Argument(help="VERSION=PERCENT, the stable version first; default: the alias's own with 100."),
+    ] = None,
+    shadow: Annotated[
+        str | None,
+        typer.Option(metavar="VERSION=PERCENT", help="Ask this version too, compare its answer and never send it."),
+    ] = None,
+    overload: Annotated[
+        int | None, typer.Option(metavar="VERSION", help="Shallower version that answers what would come too late.")
+    ] = None,
+    rollback_if: Annotated[
+        list[str] | None,
+        typer.Option(metavar="RULE", help="End the split on 'errors>1%', 'disagreement>5%' or 'p99_ms>250'."),
+    ] = None,
+    over: Annotated[
+        int, typer.Option(min=LEAST_OVER, max=MOST_OVER, help="Requests of a candidate that a rule looks at.")
+    ] = OVER,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="After so many requests within the rules, move the alias to it.")
+    ] = False,
+    end: Annotated[bool, typer.Option("--end", help="Send every request to the stable version again.")] = False,
+    force: Force = False,
+) -> None:
+    """Split the requests for an alias among versions. It holds until the alias moves, or a rule ends it."""
+    from store.registry.splits import end_split
+    from store.registry.splits import split_alias as split
+
+    given = SplitOptions(
+        None if shadow is None else parse_share(shadow), overload, tuple(rollback_if or ()), over, promote
+    )
+    if end and (shares or given != SplitOptions(over=over)):
+        raise InvalidSettingError("the split is ended or made: leave out --end, or everything else")
+    with options.open() as store:
+        if end:
+            log_to_stderr(f"all requests go to version {end_split(store, task, alias, force=force).stable}")
+            return
+        made = split(store, task, alias, parse_shares(shares or []), options=given, force=force)
+    print_record(made.to_dict(), options.fmt, {"task": task, "alias": alias, "split": made.words})
 
 
 @alias_app.command("rule", epilog=example(

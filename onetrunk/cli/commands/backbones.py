@@ -27,7 +27,7 @@ app.add_typer(backbone_app, name="backbone")
 
 
 @backbone_app.command("add", epilog=example(
-    "backbone add onetrunk/vit_tiny_64",
+    "backbone add onetrunk/vit_tiny_64.v2",
     "backbone add vit_base_patch16_224.augreg_in21k",
     "backbone add vit_small_patch16_224 --weights my.safetensors --arg img_size=96 --as mine/vit_small_96",
 ))  # fmt: skip
@@ -90,7 +90,7 @@ def list_backbones(options: StoreOptions) -> None:
         print_rows([backbone_row(record) for record in store.backbones()], options.fmt)
 
 
-@backbone_app.command("show", epilog=example("backbone show onetrunk/vit_tiny_64"))
+@backbone_app.command("show", epilog=example("backbone show onetrunk/vit_tiny_64.v2"))
 @with_store(fmt=False)
 def show_backbone(options: StoreOptions, name: str) -> None:
     """Show a backbone's record as JSON."""
@@ -98,7 +98,7 @@ def show_backbone(options: StoreOptions, name: str) -> None:
         typer.echo(to_json(asdict(store.backbone(name))))
 
 
-@backbone_app.command("rm", epilog=example("backbone rm onetrunk/vit_tiny_64 --dry-run"))
+@backbone_app.command("rm", epilog=example("backbone rm onetrunk/vit_tiny_64.v2 --dry-run"))
 @with_store(write=True)
 def remove_backbone(
     options: StoreOptions,

@@ -27,9 +27,9 @@ def demo(
 ) -> None:
     """Tune, cut, store and serve the embedded tasks, end to end. A second run reuses what exists."""
     from onetrunk.cli.demo import QUICK, WHOLE, Demo, run
-    from onetrunk.cli.progress import show_progress
+    from onetrunk.cli.progress import show_many
 
     plan, default = (QUICK, "demo-quick") if quick else (WHOLE, "demo")
     place = (folder or Path(default)).resolve()
-    job = Demo(plan, place, terminal(), terminal(stderr=True), show_progress)
+    job = Demo(plan, place, terminal(), terminal(stderr=True), show_many)
     run(job, host=host, port=port, wait=wait_for_signal if keep else None)

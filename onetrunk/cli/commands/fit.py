@@ -16,12 +16,12 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     Plot,
-    RecipeOptions,
     ResultOptions,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
 )
+from onetrunk.cli.fit_pictures import draw_fit
 from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
 from onetrunk.cli.options import BackboneName, DryRun, command_group, example
 from onetrunk.cli.output import (
@@ -35,9 +35,11 @@ from onetrunk.cli.output import (
 )
 from onetrunk.cli.plan_output import print_plan
 from onetrunk.cli.progress import show_progress
+from onetrunk.cli.recipe_options import RecipeOptions
 from onetrunk.cli.width_options import SearchOptions, WidthOptions, parse_budgets
-from onetrunk.cli.width_output import draw_index, draw_points, log_width, print_points
+from onetrunk.cli.width_output import draw_points, log_width, print_points
 from onetrunk.rendering.accuracy import with_interval
+from onetrunk.rendering.measures import describe_measures
 from onetrunk.rendering.tables import Record, to_json
 from onetrunk.workflows import (
     adopt_backbone,
@@ -52,7 +54,8 @@ from store.records.backbone import DEFAULT_BACKBONE
 if TYPE_CHECKING:
     from sls.choose_depth import DepthChoice
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig, FitResult
+    from sls.pipeline.config import FitConfig
+    from sls.pipeline.fit import FitResult
     from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
     from store.weights.backbones import Backbone
@@ -68,7 +71,7 @@ app = command_group()
 @app.command(epilog=example(
     "fit digits onetrunk/digits",
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
-    "fit flowers ./flowers --when before --patience 3 --out work",
+    "fit flowers ./flowers --when early --criterion cka --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
     "fit flowers ./flowers --width vit-slim --budget 0.7 --plot pictures",
     "fit flowers ./flowers --width taylor --budgets 0.3,0.5,0.7",
@@ -100,7 +103,7 @@ def fit(
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed, save_dtype=output.save_dtype)
     config = replace(config, width=width.config(search, max_drop=schedule.max_drop))
     shares = None if width.budgets is None else parse_budgets(width.budgets)
     output.check(data)
@@ -131,9 +134,9 @@ def fit(
         else:
             version = publish_folder(new, task, result.cut, aliases=aliases, parent=output.parent)
             print_versions([version], options.fmt)
-    log_result(result)
+    log_result(result, dataset.classes)
     if output.plot is not None:
-        draw_fit(task, result, output.plot)
+        draw_fit(task, result, dataset, output.plot)
 
 
 def show_budgets(
@@ -179,7 +182,7 @@ def progress_of(title: str) -> Iterator[ProgressCallback]:
 @app.command(epilog=example(
     "cut digits onetrunk/digits",
     "cut digits onetrunk/digits --parity --format json",
-    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --criterion ridge --all --plot pictures",
+    "cut ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64.v2 --criterion ridge --all --plot pictures",
 ))  # fmt: skip
 @with_store()
 @with_groups
@@ -222,15 +225,6 @@ def print_index(index: PruneIndex, fmt: Format) -> None:
     log_index(index)
 
 
-def draw_fit(task: str, result: FitResult, folder: Path) -> None:
-    from sls.plots.depth_plot import draw_depths
-
-    certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
-    picture = draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies)
-    log_to_stderr(f"picture: {picture}")
-    draw_index(task, result.index, folder)
-
-
 def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder: Path) -> None:
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
@@ -254,7 +248,7 @@ def describe_fit(task: str, result: FitResult) -> Record:
     }
 
 
-def log_result(result: FitResult) -> None:
+def log_result(result: FitResult, classes: Sequence[str]) -> None:
     log_index(result.index)
     if result.certificate.full is None:
         log_to_stderr(
@@ -267,6 +261,8 @@ def log_result(result: FitResult) -> None:
         log_to_stderr(
             f"validation accuracy at the cut, against full depth: {-result.certificate.validation.drop:+.2f} points"
         )
+    for name, value in describe_measures(result.certificate, classes).items():
+        log_to_stderr(f"{name}: {value}")
 
 
 def log_index(index: PruneIndex) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,14 +15,17 @@ from onetrunk.cli.options import REF_HELP, At, command_group, example
 from onetrunk.cli.output import VERSION_COLUMNS, Format, log_to_stderr, print_fields, print_rows
 from onetrunk.cli.parsing import parse_pairs
 from onetrunk.rendering.accuracy import percent, with_interval
+from onetrunk.rendering.measures import describe_measures
 from onetrunk.rendering.tables import Record, cell, to_json
-from store.errors import InvalidSettingError
+from store.adapters.checkpoint import parse_classes
+from store.errors import InvalidSettingError, NotFoundError, StorageError
 
 if TYPE_CHECKING:
     from store.records.evidence import Certificate
     from store.records.listing import Search, VersionListing
     from store.registry.catalogue_reader import CatalogueReader
     from store.registry.diff import Difference
+    from store.registry.read_only_store import ReadOnlyStore
     from store.registry.store import Version
 
 PAGE = 50
@@ -104,15 +108,26 @@ def show(
     with options.open_read_only() as store:
         version = store.resolve(ref, at=at)
         tags = store.effective_tags(version.task, version.number)
+        classes = class_names(store, version)
+        splits = [split for split in store.splits(version.task) if version.number in split.versions]
+    described = {**describe(version, tags, classes), **{f"split of {split.alias}": split.words for split in splits}}
     if options.fmt is Format.JSON:
         typer.echo(to_json(json.loads(version.manifest.to_json())))
     elif options.fmt is Format.CSV:
-        print_rows([{"field": key, "value": value} for key, value in describe(version, tags).items()], options.fmt)
+        print_rows([{"field": key, "value": value} for key, value in described.items()], options.fmt)
     else:
-        print_fields(describe(version, tags))
+        print_fields(described)
 
 
-def describe(version: Version, tags: dict[str, str]) -> Record:
+def class_names(store: ReadOnlyStore, version: Version) -> Sequence[str]:
+    """Return the names of the classes; numbers where the store no longer has them."""
+    head = version.manifest.head
+    with contextlib.suppress(StorageError, NotFoundError):
+        return parse_classes(store.read(head.labels))
+    return [f"class {number}" for number in range(head.classes)]
+
+
+def describe(version: Version, tags: dict[str, str], classes: Sequence[str]) -> Record:
     """Return what `show` prints of a version."""
     manifest, index, lineage = version.manifest, version.manifest.prune_index, version.manifest.lineage
     fields: dict[str, object] = {**version.to_dict(), "removed_at": version.removed_at, "tags": tags}
@@ -125,8 +140,11 @@ def describe(version: Version, tags: dict[str, str]) -> Record:
         fields["units kept, block 1 first"] = " ".join(map(str, index.width.units_kept))
         fields["width_nbytes"] = index.width.nbytes
     if manifest.certificate:
-        fields |= describe_certificate(manifest.certificate)
+        fields |= {**describe_certificate(manifest.certificate), **describe_measures(manifest.certificate, classes)}
     if lineage:
+        tuned = lineage.recipe.get("tune")
+        if isinstance(tuned, Mapping):
+            fields["learning rate"] = tuned.get("learning_rate")
         fields |= {"data": lineage.data, "data digest": lineage.data_digest}
         fields |= {"code commit": lineage.code_commit, "parent": lineage.parent}
     return fields

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,7 +14,7 @@ from onetrunk.cli.options import REF_HELP, Device, Dtype, DtypeOption, command_g
 from onetrunk.cli.output import Format, log_to_stderr, print_rows, terminal
 from onetrunk.cli.progress import show_count
 from onetrunk.rendering.tables import Record, to_json
-from store.errors import ImageError, InvalidSettingError
+from store.errors import ImageError, InvalidSettingError, OnetrunkError, ServerError
 
 if TYPE_CHECKING:
     from serving.client import Client
@@ -57,7 +58,7 @@ def predict(
     refs = [ref, *(further or [])]
     failed: list[Path] = []
     if url is None:
-        answers = predict_here(options, refs, images, dtype=dtype, device=device)
+        answers = predict_here(options, refs, images, failed, dtype=dtype, device=device)
     else:
         answers = predict_by_server(url, key, refs, images, failed, top=top, logits=logits)
     rows = [{"image": str(path), **answer.to_dict(top=top, logits=logits)} for path, answer in answers]
@@ -70,17 +71,21 @@ def predict(
 
 
 def predict_here(
-    options: StoreOptions, refs: Sequence[str], images: Sequence[Path], *, dtype: str, device: str
+    options: StoreOptions, refs: Sequence[str], images: Sequence[Path], failed: list[Path], *, dtype: str, device: str
 ) -> Iterator[tuple[Path, Prediction]]:
-    """Yield each image with its predictions from this process, in the order of the refs."""
+    """Yield each image with its predictions from this process, in the order of the refs; say which have none, and why.
+
+    What is wrong with the refs is raised before the first image.
+    """
     from serving.runtime.predictor import Predictor
 
     with options.open() as store:
         backbone = store.resolve(refs[0]).manifest.backbone
         with Predictor(store, backbone=backbone, dtype=dtype, device=device) as predictor:
+            predictor.tasks.resolve(refs)
             for path in images:
-                for future in predictor.submit_many(refs, path):
-                    yield path, future.result()
+                with naming(path, failed, ImageError, alone=len(images) == 1):
+                    yield from [(path, future.result()) for future in predictor.submit_many(refs, path)]
 
 
 def predict_by_server(
@@ -101,8 +106,20 @@ def predict_by_server(
             if path.is_dir():
                 yield from predict_folder(client, refs[0], path, failed, top=top, logits=logits)
                 continue
-            for prediction in client.predict_many(refs, path, top=top, logits=logits):
-                yield path, prediction
+            with naming(path, failed, ImageError, ServerError, alone=len(images) == 1):
+                yield from [(path, one) for one in client.predict_many(refs, path, top=top, logits=logits)]
+
+
+@contextmanager
+def naming(path: Path, failed: list[Path], *errors: type[OnetrunkError], alone: bool) -> Iterator[None]:
+    """Note a file that got no answer, and say why: others still get theirs; for one alone it is the error."""
+    try:
+        yield
+    except errors as error:
+        if alone:
+            raise type(error)(f"{path}: {error}") from None
+        failed.append(path)
+        log_to_stderr(f"{path}: {error}")
 
 
 def predict_folder(

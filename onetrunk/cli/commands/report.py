@@ -24,9 +24,13 @@ if TYPE_CHECKING:
 
     from onetrunk.rendering.report_answers import Answers
     from store.accounting.report import Account, StorageReport
+    from store.accounting.usage import Usage
 
 SHOWN_TASKS = {"table": 20, "md": 100, "html": 100}
 """How many tasks the longest table of a format has; CSV and JSON have all."""
+
+MOST_TASKS = 10_000
+"""How many tasks a server tells of at most."""
 
 app = command_group()
 
@@ -48,6 +52,7 @@ class Rows(enum.StrEnum):
     BACKBONES = "backbones"
     CHARGES = "charges"
     TENANTS = "tenants"
+    UNASKED = "unasked"
     RETENTION = "retention"
     SINCE = "since"
     REASONS = "reasons"
@@ -66,6 +71,19 @@ class Questions(OptionGroup):
     prices: Annotated[
         Path | None, typer.Option(help="Prices in TOML: what a month costs each tenant; see docs/report.md.")
     ] = None
+    statistics: Annotated[
+        str | None,
+        typer.Option(help="Statistics of a server, its URL or a file: who asked, for how much of the engine's time."),
+    ] = None
+    key: Annotated[
+        str | None, typer.Option(envvar="ONETRUNK_KEY", help="Secret of an operator's API key, for --statistics URL.")
+    ] = None
+    request_log: Annotated[
+        list[Path] | None, typer.Option(help="The same from a server's log of requests; .gz too; may be repeated.")
+    ] = None
+    unasked_for: Annotated[
+        str, typer.Option(help="List tasks that nobody asked for so long, by --statistics or --request-log.")
+    ] = "90d"
     since: Annotated[str | None, typer.Option(help="Count what was published since this time: ISO 8601, UTC.")] = None
     diff: Annotated[
         Path | None, typer.Option(help="An older report, saved as JSON: say what grew since then, and why.")
@@ -79,6 +97,8 @@ class Questions(OptionGroup):
         "report --format html > report.html",
         "report --keep-last 3 --older-than 90d",
         "report --prices prices.toml --format csv > charges.csv",
+        "report --statistics http://127.0.0.1:8265 --unasked-for 30d",
+        "report --request-log requests.jsonl --prices prices.toml",
         "report --format json > today.json && onetrunk report --diff today.json",
         "report --format csv --rows versions",
         "report --pictures pictures",
@@ -143,9 +163,12 @@ def ask(questions: Questions) -> Callable[[Account], Answers]:
     from store.accounting.prices import read_prices
     from store.accounting.retention import retention
     from store.accounting.since import published_since
+    from store.accounting.unasked import unasked
     from store.registry.read_only_store import parse_time
 
     prices = read_prices(questions.prices) if questions.prices else None
+    usage = read_usage(questions)
+    unasked_days = parse_duration(questions.unasked_for) / 86_400
     old = read_report(questions.diff) if questions.diff else None
     since = parse_time(questions.since) if questions.since else None
     before = None if questions.older_than is None else _ago(questions.older_than)
@@ -155,12 +178,35 @@ def ask(questions: Questions) -> Callable[[Account], Answers]:
         keep = retention(account, keep_last=questions.keep_last, published_before=before) if has_rule else None
         return Answers(
             retention=keep,
-            costs=costs_of(account.report, prices) if prices else None,
+            costs=costs_of(account.report, prices, usage) if prices else None,
+            unasked=unasked(account, usage, days=unasked_days) if usage else None,
             since=published_since(account, since) if since else None,
             difference=compare_reports(old, account.report, str(questions.diff)) if old is not None else None,
         )
 
     return answer
+
+
+def read_usage(questions: Questions) -> Usage | None:
+    """Read what servers were asked, where a source of it is named."""
+    if questions.statistics is not None and questions.request_log:
+        raise InvalidSettingError("--statistics and --request-log would count requests twice: give one of them")
+    if questions.request_log:
+        from onetrunk.request_log import read_lines
+        from store.accounting.usage import usage_of_log
+
+        names = ", ".join(map(str, questions.request_log))
+        return usage_of_log((line for log in questions.request_log for line in read_lines(log)), names)
+    if questions.statistics is None:
+        return None
+    from store.accounting.usage import read_statistics, usage_of_statistics
+
+    if not questions.statistics.startswith(("http://", "https://")):
+        return read_statistics(Path(questions.statistics))
+    from serving.client import Client
+
+    with Client(questions.statistics, api_key=questions.key or None, timeout_s=10) as client:
+        return usage_of_statistics(client.statistics(tasks=MOST_TASKS), questions.statistics)
 
 
 def _ago(duration: str) -> str:
@@ -192,6 +238,7 @@ def table_of(report: StorageReport, answers: Answers, rows: Rows | None) -> list
 NEEDS = {
     Rows.CHARGES: "--prices FILE",
     Rows.TENANTS: "--prices FILE",
+    Rows.UNASKED: "--statistics URL or --request-log FILE",
     Rows.RETENTION: "--keep-last N or --older-than AGE",
     Rows.SINCE: "--since TIME",
     Rows.REASONS: "--diff FILE",

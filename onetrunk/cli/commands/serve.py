@@ -11,7 +11,6 @@ import typer
 from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, with_store
 from onetrunk.cli.options import (
     PORT,
-    BackboneName,
     Device,
     Dtype,
     DtypeOption,
@@ -45,6 +44,10 @@ class Affinity(enum.StrEnum):
     TASK = "task"
 
 
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="Serve its tasks alone; may be repeated; default: every backbone of the store."),
+]
 Host = Annotated[str, typer.Option(help="Address to listen on; beyond this machine it needs --keys or --insecure.")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="CPU threads of each replica; default: 1, or all cores for one replica.")
@@ -67,6 +70,10 @@ AffinityOption = Annotated[
 RateLimit = Annotated[
     float | None,
     typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
+]
+MaxWait = Annotated[
+    float,
+    typer.Option(min=0.01, max=600, help="Seconds that a prediction may wait for a replica before it is refused."),
 ]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
 GrpcPort = Annotated[
@@ -116,7 +123,7 @@ def serve(
     host: Host = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = PORT,
     grpc_port: GrpcPort = None,
-    backbone: BackboneName = None,
+    backbone: Backbones = None,
     dtype: DtypeOption = Dtype.AUTO,
     device: Device = "cpu",
     threads: Threads = None,
@@ -124,6 +131,7 @@ def serve(
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
     rate_limit: RateLimit = None,
+    max_wait: MaxWait = 5.0,
     telemetry: Telemetry,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
@@ -151,6 +159,7 @@ def serve(
         schedule=schedule,
         keys=keys,
         rate_limit=rate_limit,
+        max_wait_s=max_wait,
         telemetry=telemetry.options(),
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,

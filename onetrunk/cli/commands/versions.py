@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,17 +15,22 @@ from onetrunk.rendering.tables import size
 from onetrunk.workflows import publish_folder
 from store.errors import InvalidSettingError
 
+if TYPE_CHECKING:
+    from store.registry.store import Store
+
 app = command_group()
 
 
 class Layout(enum.StrEnum):
     PEFT = "peft"
     HUB = "hub"
+    TRANSFORMERS = "transformers"
 
 
 @app.command(epilog=example(
-    "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64 --depth 7 --alias prod",
-    "publish flowers ./pruned --backbone onetrunk/vit_tiny_64 --pruning-history history.json",
+    "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64.v2 --depth 7 --alias prod",
+    "publish flowers ./lora-vit-base --backbone hf-hub:google/vit-base-patch16-224-in21k",
+    "publish flowers ./pruned --backbone onetrunk/vit_tiny_64.v2 --pruning-history history.json",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
 @with_store(write=True)
@@ -34,13 +39,16 @@ def publish(
     task: str,
     folder: Annotated[
         Path,
-        typer.Argument(help="PEFT's two files, head.safetensors, classes.txt, and onetrunk.json if it exists."),
+        typer.Argument(help="PEFT's two files on a timm ViT or a ViT, DeiT or DINOv2 of transformers; head; classes."),
     ],
     depth: Annotated[int | None, typer.Option(min=1, help="Blocks that run; default: onetrunk.json's, or all.")] = None,
     backbone: BackboneName = None,
     alias: Aliases = None,
     parent: Parent = None,
     code_commit: Annotated[str | None, typer.Option(help="Git commit of the code that tuned it.")] = None,
+    drop_above_depth: Annotated[
+        bool, typer.Option("--drop-above-depth", help="Leave out adapters of blocks above the depth.")
+    ] = False,
     pruning_history: Annotated[
         Path | None, typer.Option(help="What Torch-Pruning's pruning_history() says it took, as JSON.")
     ] = None,
@@ -58,6 +66,8 @@ def publish(
             force=force,
             parent=parent,
             code_commit=code_commit,
+            drop_above_depth=drop_above_depth,
+            tell=log_to_stderr,
             pruning_history=pruning_history,
         )
     print_versions([version], options.fmt)
@@ -83,7 +93,7 @@ def import_versions(
     aliases = tuple(alias or ())
     with options.open(create=True) as store:
         if task is not None and path.is_dir():
-            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases)]
+            versions = [publish_folder(store, task, path, backbone=backbone, aliases=aliases, tell=log_to_stderr)]
         else:
             from store.registry.bundle import import_bundle
 
@@ -94,20 +104,31 @@ def import_versions(
 @app.command(epilog=example(
     "export flowers@prod ./flowers",
     "export flowers@prod ./flowers --layout hub",
+    "export flowers@prod ./flowers --layout transformers",
+    "export flowers@prod ./flowers --merged",
+    "export flowers@prod flowers.onnx --onnx",
     "export flowers@prod roses@prod garden.bundle --bundle",
 ))  # fmt: skip
 @with_store(fmt=False)
 def export(
     options: StoreOptions,
     refs: Annotated[list[str], typer.Argument(metavar="REF...", help=f"{REF_HELP} A bundle takes several.")],
-    target: Annotated[Path, typer.Argument(help="A new folder, or with --bundle a new file.")],
-    layout: Annotated[Layout, typer.Option(help="hub: with a model card, for the Hugging Face Hub.")] = Layout.PEFT,
+    target: Annotated[Path, typer.Argument(help="A new folder, or with --bundle or --onnx a new file.")],
+    layout: Annotated[
+        Layout, typer.Option(help="hub: with a model card. transformers: for that and PEFT, with a base model.")
+    ] = Layout.PEFT,
+    merged: Annotated[
+        bool, typer.Option("--merged", help="A plain timm model: cut, the adapter in its weights.")
+    ] = False,
+    onnx: Annotated[bool, typer.Option("--onnx", help="One ONNX file, from normalised images to logits.")] = False,
     bundle: Annotated[bool, typer.Option("--bundle", help="One self-contained file that `import` takes.")] = False,
     without_backbone: Annotated[
         bool, typer.Option("--without-backbone", help="Leave the backbone's weights out of the bundle.")
     ] = False,
 ) -> None:
-    """Write a version as a folder for stock PEFT, or as a bundle. Byte for byte as it was published."""
+    """Write a version as a folder for stock PEFT, byte for byte as it was published; as a bundle; or as a model."""
+    if merged + onnx + bundle + (layout is not Layout.PEFT) > 1 and not (bundle and layout is not Layout.PEFT):
+        raise InvalidSettingError("--merged, --onnx, --bundle and --layout exclude each other: give one of them")
     if not bundle and (len(refs) > 1 or without_backbone):
         raise InvalidSettingError("a folder holds one version and no backbone: add --bundle, or give one REF alone")
     if bundle and layout is not Layout.PEFT:
@@ -117,6 +138,8 @@ def export(
             from store.registry.bundle import export_bundle
 
             export_bundle(store, refs, target, with_backbone=not without_backbone)
+        elif merged or onnx or layout is Layout.TRANSFORMERS:
+            _export_model(store, refs[0], target, merged=merged, onnx=onnx)
         elif layout is Layout.HUB:
             from onetrunk.rendering.model_card import export_hub
 
@@ -124,6 +147,14 @@ def export(
         else:
             store.export(refs[0], target)
     typer.echo(str(target))
+
+
+def _export_model(store: Store, ref: str, target: Path, *, merged: bool, onnx: bool) -> None:
+    from store.weights.converted.leaving import export_merged, export_onnx
+    from store.weights.converted.transformers_export import export_transformers
+
+    write = export_merged if merged else export_onnx if onnx else export_transformers
+    write(store, ref, target)
 
 
 @app.command(epilog=example("rm flowers:3 --dry-run", "rm flowers:3", "rm flowers --all-versions --yes"))

@@ -66,8 +66,8 @@ class PointerTables:
         Raises `InvalidSettingError` for tensors that are not of the engine's dtype, device and sizes.
         """
         if id(forms) not in self._tables:
-            fits = not (forms.bottlenecks or forms.kept)
-            fits = fits and all(delta.rank <= MAX_RANK for delta in forms.deltas.values())
+            plain = not forms.bottlenecks and not forms.has_turns and not forms.kept
+            fits = plain and all(delta.rank <= MAX_RANK for delta in forms.deltas.values())
             self._tables[id(forms)] = self._make(forms) if fits else None
             weakref.finalize(forms, self._tables.pop, id(forms), None).atexit = False
         return self._tables[id(forms)]

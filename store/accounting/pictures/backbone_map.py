@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from xml.sax.saxutils import escape
+from html import escape
 
 from store.accounting.pictures.drawing import CHARACTER, Picture, canvas, element, label, line, tooltip
 from store.accounting.pictures.scales import count

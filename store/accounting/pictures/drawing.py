@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
+from html import escape
 
 from store.accounting.pictures.style import css
 
@@ -31,7 +31,7 @@ class Picture:
 def element(name: str, text: str = "", **attributes: object) -> str:
     """Return an element; `cls` is its class, `_` in other names becomes `-`, and None leaves an attribute out."""
     given = {"class" if key == "cls" else key.replace("_", "-"): value for key, value in attributes.items()}
-    shown = "".join(f" {key}={quoteattr(_value(value))}" for key, value in given.items() if value is not None)
+    shown = "".join(f' {key}="{escape(_value(value))}"' for key, value in given.items() if value is not None)
     return f"<{name}{shown}>{text}</{name}>" if text else f"<{name}{shown}/>"
 
 

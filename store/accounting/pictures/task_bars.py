@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from xml.sax.saxutils import escape
+from html import escape
 
 from store.accounting.pictures.drawing import Picture, canvas, element, label, line, shorten, tooltip
 from store.accounting.pictures.scales import linear_ticks, size

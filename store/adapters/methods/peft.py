@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from store.adapters.methods import low_rank, products, scales
+from store.adapters.methods import low_rank, products, scales, turns
 from store.adapters.methods.spec import Method, TensorSpec
 
 # what the adapter is and where it came from, and which modules it adapts
 ANY = frozenset({"peft_type", "peft_version", "base_model_name_or_path", "revision", "auto_mapping", "task_type"}) | {
-    *("inference_mode", "target_modules")
+    *("inference_mode", "target_modules", "fan_in_fan_out")  # PEFT turns the last off on a linear map
 }
 INIT = frozenset({"init_weights"})
 LAYERS = frozenset({"layers_to_transform", "layers_pattern"})
@@ -29,18 +29,22 @@ LORA = Method(
     name="lora",
     # the last two have no effect while the option that each belongs to is off
     free=_free("r", "rank_pattern", "lora_alpha", "alpha_pattern", "use_rslora", "lora_dropout")
-    | {"megatron_core", "qalora_group_size"},
+    | {"megatron_core", "qalora_group_size", "eva_config"},
     limited={
         "bias": ("none", "lora_only"),
         "lora_bias": (True, False),
         "use_dora": (True, False),
         # The others change the base weights as well, which are not here to be changed.
-        "init_lora_weights": (True, False, None, "gaussian", "orthogonal"),
+        "init_lora_weights": (True, False, None, "gaussian", "orthogonal", "eva"),
     },
     ranks=TensorSpec(
         "LoRA", r"lora_A\.weight|lora_B\.weight|lora_B\.bias|lora_magnitude_vector|base_layer\.bias", low_rank.lora
     ),
-    remedies={"bias": "tune with bias 'none' or 'lora_only', for 'all' also trains what every task shares"},
+    remedies={
+        "bias": "tune with bias 'none' or 'lora_only', for 'all' also trains what every task shares",
+        "init_lora_weights": "it changes the base weights too, so save the adapter with "
+        "path_initial_model_for_weight_conversion, which makes a plain LoRA of it",
+    },
     variant=lambda config: "dora" if config.get("use_dora") else "lora",
 )
 ADALORA = Method(
@@ -175,24 +179,50 @@ GLORA = Method(
     limited=NO_BIAS,
     ranks=TensorSpec("GLoRA", r"glora_[A-E]\.(?:X|Xd|Xu|zeros)", scales.glora),
 )
+OFT = Method(
+    name="oft",
+    free=_free("init_weights", "r", "oft_block_size", "module_dropout", "eps", "block_share")
+    | {"use_cayley_neumann", "num_cayley_neumann_terms"},
+    limited=NO_BIAS,
+    ranks=TensorSpec("OFT", r"oft_R\.weight", turns.oft),
+    remedies={"coft": "set it to false once the adapter is trained: it changes the numbers again at every answer"},
+)
+BOFT = Method(
+    name="boft",
+    free=_free("init_weights", "boft_block_size", "boft_block_num", "boft_n_butterfly_factor", "boft_dropout"),
+    limited=NO_BIAS,
+    ranks=TensorSpec("BOFT", "boft_[Rs]", turns.boft),
+)
+ROAD = Method(
+    name="road",
+    free=ANY | INIT | {"variant", "group_size"},
+    limited={},
+    ranks=TensorSpec("RoAd", "road_(?:theta|alpha)", turns.road),
+)
 
 PEFT: Mapping[str, Method] = MappingProxyType(
     {
         "LORA": LORA, "ADALORA": ADALORA, "VERA": VERA, "PVERA": PVERA, "DELORA": DELORA, "GRALORA": GRALORA,
         "VBLORA": VBLORA, "UNILORA": UNILORA, "TINYLORA": TINYLORA, "LOHA": LOHA, "LOKR": LOKR, "HRA": HRA,
         "MISS": MISS, "DEFT": DEFT, "PEANUT": PEANUT, "IA3": IA3, "BEFT": BEFT, "LN_TUNING": LN_TUNING, "GLORA": GLORA,
+        "OFT": OFT, "BOFT": BOFT, "ROAD": ROAD,
     }
 )  # fmt: skip
 """By peft_type."""
 
-_FULL = "it changes a map by a matrix of full rank, which costs a copy of the map for each task"
+_FULL = "it changes a map by a matrix of full rank, for which the engine has no form that is smaller than the map"
+_CIRCULANT = "it adds circulant matrices of full rank, for which the engine has no form"
+_SPARSE = "it adds a sparse matrix of full rank, for which the engine has no form"
+_SEEDED = "its file lacks the places of its numbers, which PEFT draws again from a seed at every load"
 _AT_LOAD = "PEFT derives part of it again from W at every load, so that the file alone does not say what it is"
 _TOKENS = "it works on the tokens or the layers of a language model"
 
 REASONS: Mapping[str, str] = MappingProxyType(
     {
-        **dict.fromkeys(("BOFT", "C3A", "FOURIERFT", "FROD", "HIRA", "OFT", "RANDLORA", "ROAD", "SHIRA"), _FULL),
-        **dict.fromkeys(("SUPERTUNING", "WAVEFT"), _FULL),
+        **dict.fromkeys(("FROD", "HIRA", "RANDLORA", "SUPERTUNING"), _FULL),
+        **dict.fromkeys(("FOURIERFT", "WAVEFT"), _SEEDED),
+        "C3A": _CIRCULANT,
+        "SHIRA": _SPARSE,
         **dict.fromkeys(("ADAMSS", "OSF", "PSOFT"), _AT_LOAD),
         **dict.fromkeys(("ADAPTION_PROMPT", "CARTRIDGE", "CPT", "MULTITASK_PROMPT_TUNING", "PREFIX_TUNING"), _TOKENS),
         **dict.fromkeys(("PROMPT_TUNING", "P_TUNING", "SHADOW", "TRAINABLE_TOKENS"), _TOKENS),

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from store.adapters.methods.spec import LINEAR, PREFIX
 from store.adapters.methods.targets import Config
+from store.adapters.module_names import SEPARATE
 from store.errors import AdapterMismatchError
 from store.weights.forms import Delta, Forms
 
@@ -16,7 +17,7 @@ Tensors = Mapping[str, Tensor]
 Lowering = Callable[[Config, Tensors, Tensors], Forms]
 """(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
 
-ORDER = {kind: position for position, kind in enumerate(LINEAR)}
+ORDER = {kind: position for position, kind in enumerate((*SEPARATE, *LINEAR))}
 
 
 def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from store.adapters.methods.targets import Config
 from store.errors import FormatError
 from store.weights.forms import Forms, TaskWeights
-from store.weights.lowering import low_rank, products, scales
+from store.weights.lowering import low_rank, products, scales, turns
 from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
 from store.weights.lowering.finite import all_finite, not_finite, require_finite, require_finite_file
@@ -80,7 +80,7 @@ LOWERINGS: Mapping[str, Lowering] = MappingProxyType(
         "LOHA": products.lower_loha, "LOKR": products.lower_lokr, "HRA": products.lower_hra,
         "MISS": products.lower_miss, "DEFT": products.lower_deft, "PEANUT": products.lower_peanut,
         "IA3": scales.lower_ia3, "BEFT": scales.lower_beft, "LN_TUNING": scales.lower_ln, "GLORA": scales.lower_glora,
-        **CUSTOM_LOWERINGS,
+        "OFT": turns.lower_oft, "BOFT": turns.lower_boft, "ROAD": turns.lower_road, **CUSTOM_LOWERINGS,
     }
 )  # fmt: skip
 """By peft_type."""

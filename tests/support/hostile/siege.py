@@ -19,12 +19,14 @@ from store.registry.store import Store
 from store.registry.tenant_store import new_key
 from store.weights.backbones import encode
 from support.hostile.attack import Exchange, run_attacks
-from support.hostile.cases import Case
+from support.hostile.cases import ANSWERED, CUT_OFF, PREDICT, Case, authorized, get, post
+from support.hostile.lengths import LINE, MEBIBYTE
+from support.hostile.pictures import flat, photo, saved, write
 from support.oracle import make_backbone, make_task
 from support.processes import importing
 from support.server_process import memory_of
 
-WARM_S = 3.0  # the well-behaved client alone, before memory is measured
+STEADY_S, WARM_S = 3.0, 60.0  # memory is steady if it changes by less than a hundredth in so long; the most to wait
 SETTLE_S = 20.0  # memory comes back within this
 SIDE = 224  # of the model's input: the larger, the more a strip would cost
 
@@ -77,13 +79,38 @@ def lay_siege(port: int, pid: int, besieged: Besieged, image: bytes, cases: Sequ
     exchanges: dict[str, list[Exchange]] = {}
     most = [0]
     with _neighbour(port, besieged.neighbour, image) as report:
-        time.sleep(WARM_S)
+        _warm_up(port, pid, besieged)
         before = memory_of(pid)
         for part in parts:
             exchanges |= asyncio.run(_watched(run_attacks(port, besieged.attacker, part), pid, most))
         after = _settled(pid, before)
     said = report()
     return Siege(exchanges, said["predictions"], said["health"], said["wrong"], before, max(most), after)
+
+
+def _warm_up(port: int, pid: int, besieged: Besieged) -> None:
+    """Let every replica start, and do once what clients ask for: a server in use is what is compared."""
+    _steady(pid)
+    work = [
+        Case("photos", lambda: [post(PREDICT, saved("JPEG"))] * 8, ANSWERED, copies=32),
+        Case("progressive photos", lambda: [post(PREDICT, write(photo(), "JPEG", progressive=True))] * 4, ANSWERED,
+             copies=16),
+        Case("large photos", lambda: [post(PREDICT, flat("L", 4_000, 4_000)())], ANSWERED, copies=8),
+        Case(
+            "unfinished uploads", lambda: [authorized(LINE, f"Content-Length: {2 << 20}"), MEBIBYTE], CUT_OFF, copies=8
+        ),
+        Case("lists", lambda: [get("/v1/tasks")] * 4, ANSWERED, copies=16),
+    ]  # fmt: skip
+    for case in work:
+        asyncio.run(run_attacks(port, besieged.attacker, [case]))
+    _steady(pid)
+
+
+def _steady(pid: int) -> None:
+    end, before = time.monotonic() + WARM_S, 0
+    while abs((now := memory_of(pid)) - before) > now / 100 and time.monotonic() < end:
+        before = now
+        time.sleep(STEADY_S)
 
 
 async def _watched(attacks: object, pid: int, most: list[int]) -> dict[str, list[Exchange]]:

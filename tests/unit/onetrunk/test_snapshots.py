@@ -116,6 +116,7 @@ def test_report(world, form):
     done = shell(world, f"report --format {form}")
     text = re.sub(r"\d+(?:[.,]\d+)*", "N", done.out + done.err)  # sizes of the database differ from machine to machine
     text = re.sub(r"\bN tasks\b|\bnever\b", "K", text)  # and so does from how many tasks on they pay
+    text = re.sub(r"(.*N-N-NTN:N:N.*\n)+", "a row for each second\n", text)  # one or two, as the store was made
     check_snapshot(f"report.{form}", re.sub(r"─+", "─", re.sub(r" {2,}", "  ", text)))
 
 

@@ -84,12 +84,12 @@ def test_without_haproxy_rays_own_proxy_is_in_front(monkeypatch):
 def test_a_temporary_folder_that_is_too_long_for_sockets_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / ("x" * 60)))
     with pytest.raises(InvalidSettingError, match=r"x{60}, is too long for the sockets in it: set TMPDIR"):
-        make_folder(plan())
+        make_folder(plan().ingress)
 
 
 def test_the_folder_of_a_server_is_private(monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", "/tmp")
-    folder = make_folder(plan())
+    folder = make_folder(plan().ingress)
     try:
         assert folder.stat().st_mode & 0o777 == 0o700
     finally:

@@ -116,6 +116,22 @@ def test_predict_answers_in_process_with_the_fields_that_others_build_on(publish
     assert len(answer["logits"]) == 4
 
 
+def test_predict_answers_what_it_can_and_names_each_file_that_it_cannot(published, tmp_path):
+    paths = [str(tmp_path / f"{name}.png") for name in "abc"]
+    for path in paths:
+        Image.new("RGB", (64, 64), "teal").save(path)
+    Path(paths[1]).write_bytes(Path(paths[1]).read_bytes()[:60])
+    done = call("predict", "shapes", *paths, "--dtype", "float32", "--format", "json", store=published)
+    assert done.code == 1
+    assert [answer["image"] for answer in json.loads(done.out)] == [paths[0], paths[2]]
+    named, last = done.err.splitlines()
+    assert named.startswith(f"{paths[1]}: ")
+    assert last == "ImageError: 1 of the files got no answer: each is named above with the reason"
+    alone = call("predict", "shapes", paths[1], store=published)
+    assert (alone.code, alone.out) == (1, "")
+    assert alone.err.startswith(f"ImageError: {paths[1]}: ")
+
+
 def test_report_in_every_format_tells_the_same_total(published):
     gc.collect()  # a catalogue that an earlier test left open keeps SQLite's log, which is gone once all are closed
     call("report", store=published)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from support.cli import Shell, loaded
 from support.odd_sources import pets
 from support.toy_backbone import Toy
@@ -17,9 +20,11 @@ from support.toy_datasets import haze
 import onetrunk.cli.fit_options as onetrunk_options
 from onetrunk.cli.commands.fit import log_index
 from sls.adapters.methods import METHODS
-from sls.pipeline.fit import WHEN
+from sls.adapters.task_folder import DTYPES
+from sls.pipeline.config import WHEN
 from sls.pipeline.retune import MODES
 from sls.scoring.criteria import CRITERIA
+from sls.training.recipe import RATES
 from store.adapters.checkpoint import CARD
 from store.records.evidence import PruneIndex
 from store.records.manifest import Card
@@ -53,6 +58,7 @@ def published(shop: Shell, data: str, tmp_path_factory: pytest.TempPathFactory) 
     """A task `haze`, fitted and published; what was said on stderr; and the folder of `full`, `cut` and `plots`."""
     out = tmp_path_factory.mktemp("out")
     words = ("--retune", "head", "--max-drop", "100", "--out", str(out), "--plot", str(out / "plots"))
+    words += ("--save-dtype", "float16")
     done = shop("fit", "haze", data, *QUICK, *words, "--format", "json")
     assert [row["task"] for row in done.json] == ["haze"]
     return shop, done.err, out
@@ -66,6 +72,7 @@ def test_a_fit_tells_its_stages_the_cut_and_what_it_costs(published):
     assert "score 4/4, score" in told
     assert "ridge, threshold" in told
     assert f"validation accuracy at the cut, against full depth: {gained:+.2f} points" in told
+    assert re.search(r"macro F1: \d+\.\d%\nweakest classes: \w+ \(F1 ", told)
 
 
 def test_show_tells_the_whole_certificate(published):
@@ -87,7 +94,29 @@ def test_show_tells_the_whole_certificate(published):
 def test_a_fit_draws_its_scores(published):
     _, told, out = published
     assert f"picture: {out / 'plots' / 'depths.svg'}" in told
-    assert {path.name for path in (out / "plots").iterdir()} == {"depths.svg", "depths.png"}
+    assert f"table of the classes: {out / 'plots' / 'classes.csv'}" in told
+    pictures = ("depths", "curves", "confusion", "worst", "calibration")
+    drawn = {f"{name}.{kind}" for name in pictures for kind in ("svg", "png")}
+    assert {path.name for path in (out / "plots").iterdir()} == {*drawn, "classes.csv"}
+
+
+def test_show_tells_the_classes_the_calibration_and_what_16_bits_cost(published):
+    shop, _, out = published
+    found = shop.json("show", "haze")
+    counts, calibration = found["certificate"]["class_counts"], found["certificate"]["calibration"]
+    shown = dict(line.split("  ", 1) for line in shop("show", "haze").out.splitlines() if "  " in line)
+    assert sum(counts["images"]) == len(haze().test)
+    assert {name for name in haze().classes if name in shown["weakest classes"]} == {"red", "green", "blue"}
+    assert f"at temperature {calibration['temperature']:g}, which is not served" in shown["calibration error"]
+    assert "held-out images" in shown["points lost by float16"]
+    assert found["certificate"]["rounding"]["dtype"] == "float16"
+    assert float(shown["learning rate"]) == found["lineage"]["recipe"]["tune"]["learning_rate"] == RATES["lora"]
+    exported = out / "exported"
+    shop("export", "haze", str(exported))
+    tensors = load_file(exported / "adapter_model.safetensors")
+    assert {value.dtype for value in tensors.values()} == {torch.float16}
+    for name in ("adapter_model.safetensors", "head.safetensors"):
+        assert (exported / name).read_bytes() == (out / "cut" / name).read_bytes()
 
 
 def test_cut_scores_from_the_top_and_with_all_every_block(published, data):
@@ -141,6 +170,13 @@ def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
     assert not (tmp_path / "full").exists()
 
 
+def test_an_early_cut_begins_with_one_epoch_at_full_depth(shop, data, tmp_path):
+    done = shop("fit", "sooner", data, *QUICK, "--when", "early", "--out", str(tmp_path))
+    assert "begin 1/1, loss" in done.err
+    assert "tune 1/1, loss" in done.err
+    assert shop.json("show", "sooner")["lineage"]["recipe"]["when"] == "early"
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -148,7 +184,8 @@ def test_before_tuning_what_was_not_measured_is_said(shop, data, tmp_path):
         (["--no-publish"], "add --out DIR for the folders"),
         (["--no-publish", "--out", "here", "--alias", "prod"], "leave out --alias and --parent"),
         (["--when", "before", "--retune", "head"], "leave out --retune head"),
-        (["--when", "later"], "'later' is not one of 'after', 'before'"),
+        (["--when", "early", "--retune", "head"], "leave out --retune head"),
+        (["--when", "later"], "'later' is not one of 'after', 'before', 'early'"),
         (["--method", "prefix"], "'prefix' is not one of 'lora', 'rslora'"),
         (["--retune", "again"], "'again' is not one of 'constant', 'rewind'"),
         (["--tolerance", "1"], "1.0 is not in the range"),
@@ -223,6 +260,7 @@ def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(
         (onetrunk_options.MethodName, METHODS),
         (onetrunk_options.ModeName, MODES),
         (onetrunk_options.WhenName, WHEN),
+        (onetrunk_options.DtypeName, DTYPES),
     ],
 )
 def test_the_command_line_offers_what_there_is(names, table):

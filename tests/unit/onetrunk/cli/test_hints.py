@@ -14,7 +14,7 @@ from support.source_strings import SourceString, source_strings
 from onetrunk.cli.app import FILES, assemble
 from onetrunk.cli.hints import HINTS, with_hint
 
-LIBRARY = ("store", "serving", "sls")
+LIBRARY = ("store", "serving", "sls", "onetrunk/many")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 COMMAND = re.compile(rf"`onetrunk |\bonetrunk (?:{'|'.join(FILES)})\b")
 OTHER_PROGRAMS = {

@@ -7,6 +7,7 @@ from support.cli import Shell
 from support.odd_sources import pets
 from support.toy_backbone import Toy
 
+from sls.training.recipe import RATES
 from store.registry.store import Store
 
 QUICK = ("--backbone", "toy/vit", "--epochs", "1", "--retune-epochs", "1", "--criterion", "cka")
@@ -101,6 +102,19 @@ def test_a_dry_run_makes_no_store(shop, data, tmp_path):
     nowhere = Shell(tmp_path / "nowhere", tmp_path, shop.toy)
     nowhere("fit", "plan", data, "--epochs", "1", "--dry-run")
     assert not (tmp_path / "nowhere").exists()
+
+
+def test_the_plan_says_the_methods_own_rate_or_the_one_that_is_given(shop, data):
+    words = ("fit", "plan", data, *QUICK, "--method", "bitfit", "--dry-run")
+    assert shop.json(*words)["learning rate"] == RATES["bitfit"]
+    assert shop.json(*words, "--lr", "0.002")["learning rate"] == 0.002
+
+
+def test_the_plan_of_an_early_cut_begins_with_one_epoch_and_16_bits_take_half_the_bytes(shop, data):
+    plan = shop.json("fit", "plan", data, *QUICK, "--when", "early", "--dry-run")
+    assert [key for key in plan if key.startswith("steps to")] == ["steps to begin", "steps to tune"]
+    words = ("fit", "plan", data, *QUICK, "--dry-run", "--save-dtype")
+    assert 2 * shop.json(*words, "bfloat16")["nbytes"] == shop.json(*words, "float32")["nbytes"]
 
 
 def test_the_plan_of_one_training_has_one_stage(shop, data):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -39,6 +41,16 @@ def published(store: Store, folder: Path) -> Path:
 def prices(tmp_path: Path) -> Path:
     (tmp_path / "prices.toml").write_text(PRICES)
     return tmp_path / "prices.toml"
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> list[str]:
+    """The options for a server's log: a request long after everything was published, and one that failed."""
+    line = {"time": "2099-01-01T00:00:00.000Z", "status": 200, "tenant": "acme", "task": "flowers", "images": 1}
+    lines = [{**line, "block_seconds": 7200}, {**line, "tenant": "(anyone)", "status": 503, "block_seconds": 0.5}]
+    text = "".join(f"{json.dumps(each)}\n" for each in lines) + "cut sho"
+    (tmp_path / "requests.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    return ["--request-log", str(tmp_path / "requests.jsonl.gz"), "--unasked-for", "36h"]
 
 
 class Page(HTMLParser):
@@ -98,12 +110,47 @@ def test_a_bill_adds_up_to_what_the_table_of_tenants_says(published, prices):
 
 
 @pytest.mark.parametrize(
-    "rows", ["tasks", "versions", "groups", "growth", "forms", "backbones", "retention", "since", "charges", "tenants"]
+    "rows",
+    [
+        "tasks",
+        "versions",
+        "groups",
+        "growth",
+        "forms",
+        "backbones",
+        "retention",
+        "since",
+        "charges",
+        "tenants",
+        "unasked",
+    ],
 )
-def test_every_table_is_to_be_had_as_csv(published, prices, rows):
-    done = call("report", "--format", "csv", "--rows", rows, *asking(prices), store=published)
+def test_every_table_is_to_be_had_as_csv(published, prices, log, rows):
+    done = call("report", "--format", "csv", "--rows", rows, *asking(prices), *log, store=published)
     assert done.code == 0
     assert len(list(csv.DictReader(io.StringIO(done.out)))) > 0
+
+
+def test_requests_say_who_pays_for_the_engine_and_what_nobody_asked_for(published, prices, log, tmp_path):
+    prices.write_text(PRICES + '[compute]\nprice = 0.05\nper = "vCPU-hour"\ncores = 2\n')
+    told = call("report", "--format", "json", "--prices", str(prices), *log, store=published).json
+    assert [(row["tenant"], row["compute"]) for row in told["costs"]["tenants"]] == [
+        ("", "0"), ("(anyone)", "0.000013889"), ("acme", "0.200000000"),
+    ]  # fmt: skip
+    assert [row["task"] for row in told["unasked"]["tasks"]] == ["acme/cars"]
+    text = call("report", "--prices", str(prices), *log, store=published).out
+    assert "What nobody asked for" in text
+    value = {
+        "format": 1, "at": "2099-01-01T00:00:00.000Z", "tenant": None, "replicas_missing": 0, "tasks_left_out": 0,
+        "replicas": [{"started_at": "2098-12-31T00:00:00.000Z", "cpu_s": 9.5}], "tasks": [],
+        "tenants": [{"tenant": "acme", "block_seconds": 36}],
+    }  # fmt: skip
+    (tmp_path / "statistics.json").write_text(json.dumps(value))
+    asking = ["--prices", str(prices), "--statistics", str(tmp_path / "statistics.json")]
+    done = call("report", *asking, store=published)
+    assert "not asked for since 2098-12-31T00:00:00.000+00:00; of earlier requests nothing is known" in done.err
+    assert "36 block-seconds of an engine with 2 cores; with all else the servers used 9.5 s" in done.err
+    assert len(call("report", *asking, "--format", "json", store=published).json["unasked"]["tasks"]) == 2
 
 
 def test_an_older_report_is_compared_with_the_store_of_today(published, folder, tmp_path):
@@ -133,6 +180,12 @@ def test_pictures_are_written_with_their_data(published, tmp_path):
         (["--older-than", "99999999d"], "--older-than 99999999d is before the year 1"),
         (["--since", "soon"], "time 'soon' is not ISO 8601"),
         (["--prices", "none.toml"], "none.toml cannot be read (No such file or directory)"),
+        (["--statistics", "none.json"], "none.json cannot be read (No such file or directory)"),
+        (["--statistics", "http://127.0.0.1:1"], "127.0.0.1:1"),
+        (["--request-log", "none.jsonl"], "no log 'none.jsonl': give a file that a server wrote"),
+        (["--request-log", "."], "log '.' cannot be read"),
+        (["--request-log", "a", "--statistics", "b"], "would count requests twice: give one of them"),
+        (["--format", "csv", "--rows", "unasked"], "--rows unasked needs --statistics URL or --request-log FILE"),
         (["--diff", "none.json"], "none.json cannot be read (No such file or directory)"),
     ],
 )

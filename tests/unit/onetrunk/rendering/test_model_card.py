@@ -22,6 +22,7 @@ from store.errors import ConflictError
 from store.records.backbone import hub_id, timm_name
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.records.manifest import Card
+from store.records.measures import ClassCounts
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
@@ -148,6 +149,18 @@ def test_the_body_tells_depth_accuracy_classes_and_digests(store: Store, folder:
     assert "onetrunk backbone add vit_tiny_patch16_224 --weights backbone.safetensors --arg depth=4" in text
     assert all(digest in text for digest in (version.digest, version.manifest.backbone))
     assert all(blob.sha256 in text for blob in version.manifest.blobs)
+
+
+def test_a_task_that_was_never_tuned_at_full_depth_has_no_accuracy_there(
+    store: Store, folder: Path, tmp_path: Path
+) -> None:
+    counts = ClassCounts((20, 20, 10), (22, 18, 10), (18, 16, 10))
+    card = Card(store.backbones()[0].id.fingerprint, INDEX, Certificate(None, Accuracy(44, 50), class_counts=counts))
+    (folder / "onetrunk.json").write_bytes(card.to_json())
+    store.publish("flowers", folder)
+    text = (export_hub(store, "flowers", tmp_path / "out") / "README.md").read_text("utf-8")
+    assert "the same at all" not in text
+    assert f"| macro F1, held out | {100 * counts.macro_f1:.1f}% |" in text
 
 
 def test_a_task_without_evidence_has_a_card_that_claims_none(store: Store, folder: Path, tmp_path: Path) -> None:

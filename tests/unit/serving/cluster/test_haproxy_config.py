@@ -41,7 +41,7 @@ def rendered(folder: Path, *, balance: str = "leastconn") -> str:
 
 
 def settings(folder: Path, *, affinity: bool = False, address: str = "0.0.0.0:18001") -> IngressSettings:
-    return IngressSettings(str(find_haproxy()), str(folder), address, PREFIXES, affinity)
+    return IngressSettings(str(find_haproxy()), str(folder), address, PREFIXES, affinity, held=16, wait_ms=5000)
 
 
 @pytest.fixture
@@ -78,6 +78,32 @@ def test_a_line_that_is_there_twice_is_refused(text, tmp_path):
     (bind,) = re.findall(r"^ *bind 127\.0\.0\.1:\d+$", text, re.MULTILINE)
     with pytest.raises(ValueError, match="2 lines like"):
         edit(text.replace(bind, f"{bind}\n{bind}"), settings(tmp_path))
+
+
+def test_small_predictions_are_bounded_in_each_replica_and_all_else_is_not(text, tmp_path):
+    edited = edit(text, settings(tmp_path))
+    for name in ("http-0", "http-1"):
+        small, other = (backend(edited, each) for each in (name, f"{name}-other"))
+        replicas = re.findall(r"server (replica\S+) (\S+) check .* maxconn 16$", small, re.MULTILINE)
+        assert len(replicas) == 2
+        assert "timeout queue 5000ms" in small
+        assert re.findall(r"server (replica\S+) (\S+) track", other) == replicas
+        assert "maxconn" not in other
+        assert re.findall(r"server (fallback) \S+ (?:check|track \S+) backup$", small + other, re.M) == 2 * ["fallback"]
+        first, second = re.findall(rf"use_backend (\S+) if is_{name}\b.*", edited)
+        assert (first, second) == (f"{name}-other", name)
+
+
+def test_a_replica_that_cannot_be_bounded_is_refused(text, tmp_path):
+    with pytest.raises(ValueError, match="without a check in backend http-1"):
+        edit(text.replace("127.0.0.1:30000 check", "127.0.0.1:30000"), settings(tmp_path))
+    with pytest.raises(ValueError, match="no backend http-0"):
+        edit(text.replace("backend http-0\n", "backend http-9\n"), settings(tmp_path))
+
+
+def backend(text: str, name: str) -> str:
+    """The lines of one backend."""
+    return text.partition(f"\nbackend {name}\n")[2].partition("\nbackend ")[0]
 
 
 @pytest.mark.skipif(find_haproxy() is None, reason="ray[serve] brings HAProxy on Linux only")

@@ -98,6 +98,26 @@ def test_the_servers_page_shows_what_was_counted_and_to_a_tenant_its_own_alone(c
     assert "acme" in everything
 
 
+def test_the_storage_page_has_what_nobody_asked_for_and_statistics_as_many_tasks_as_are_asked_for(client, built, image):
+    token = sign_in(client, built.secrets["reader"])
+    for task in ("acme/cars", "acme/birds"):
+        client.post(f"/v1/predict?ref={task}", content=image, headers={TOKEN_HEADER: token})
+    assert "What nobody asked for" not in client.get("/console/storage").text
+    client.cookies.clear()
+    sign_in(client, built.secrets["operator"])
+    page = text_of(client.get("/console/storage").text)
+    told = page.partition("What nobody asked for")[2].partition("in other forms")[0]
+    assert "of earlier requests this server knows nothing" in told
+    assert "acme/plain not known" in told
+    assert "acme/cars" not in told
+    headers = {"authorization": f"Bearer {built.secrets['operator']}"}
+    one, whole = (client.get(f"/v1/statistics{query}", headers=headers).json() for query in ("?tasks=1", ""))
+    assert len(one["tasks"]) == 1
+    assert one["tasks_left_out"] == len(whole["tasks"]) - 1
+    assert whole["tasks_left_out"] == 0
+    assert client.get("/v1/statistics?tasks=0", headers=headers).status_code == 400
+
+
 def test_pages_work_below_a_prefix(api, built):
     client = TestClient(api, base_url="http://console.test", root_path="/vision", follow_redirects=False)
     assert client.get("/vision/").headers["location"] == "/vision/console/"

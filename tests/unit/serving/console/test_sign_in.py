@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from support.console_visitor import Visitor, make_application, text_of
 
+from store.errors import StorageError
 from store.registry.store import Store
 
 
@@ -36,9 +39,9 @@ def test_the_cookie_is_for_the_server_alone_and_does_not_hold_the_secret(built, 
     answer = visitor.post("/sign-in", key=secret)
     cookie = answer.headers["set-cookie"]
     assert {"HttpOnly", "SameSite=strict", "Path=/", "Max-Age=28800"} <= set(cookie.split("; "))
-    for part in secret.split("_")[2:]:
-        assert part not in cookie
-        assert part not in visitor.page("/tasks")
+    hidden = secret.split("_", 2)[2]
+    assert hidden not in cookie
+    assert hidden not in visitor.page("/tasks")
     behind_tls = visitor.client.post("/console/sign-in", data={"key": secret}, headers={"x-forwarded-proto": "https"})
     assert "Secure" in behind_tls.headers["set-cookie"]
 
@@ -52,12 +55,44 @@ def test_a_revoked_key_ends_its_sessions_at_once(built, changer, own_store: Stor
     assert visitor.post("/sign-in", key=built.secrets["reader"]).status_code == 401
 
 
-def test_a_session_that_was_ended_is_over_though_its_cookie_is_kept(visitor):
+def test_a_session_that_was_ended_at_one_replica_is_over_at_all_though_its_cookie_is_kept(built, own_store):
+    with Store.open(own_store.root) as other_store:
+        one, other = (make_application(store, secret="5" * 64) for store in (own_store, other_store))
+        reader, copy, again = (Visitor(one, built.secrets["reader"]), Visitor(other), Visitor(other))
+        token, kept = reader.token(), dict(reader.client.cookies)
+        copy.client.cookies.update(kept)
+        copy.page("/tasks")
+        again.client.cookies.update(Visitor(one, built.secrets["reader"]).client.cookies)
+        assert reader.post("/sign-out", token=token).headers["location"] == "/console/sign-in"
+        reader.client.cookies.update(kept)
+        assert [visitor.get("/tasks").status_code for visitor in (reader, copy)] == [303, 303]
+        again.page("/tasks")  # another session of the same key goes on
+    with Store.open(own_store.root) as started_again:
+        later = Visitor(make_application(started_again, secret="5" * 64))
+        later.client.cookies.update(kept)
+        assert later.get("/tasks").status_code == 303
+        assert started_again.leases() == []
+
+
+def test_sessions_that_would_have_expired_are_forgotten(own_store):
+    own_store.catalogue.end_session("old", expires_at=time.time() - 1)
+    assert own_store.session_has_ended("old")
+    own_store.catalogue.end_session("new", expires_at=time.time() + 60)
+    own_store.catalogue.end_session("new", expires_at=time.time() + 60)
+    assert not own_store.session_has_ended("old")
+    assert own_store.session_has_ended("new")
+
+
+def test_a_sign_out_that_cannot_be_remembered_says_so_and_ends_nothing(visitor, shared_store, monkeypatch):
     reader = visitor("reader")
-    token, kept = reader.token(), dict(reader.client.cookies)
-    assert reader.post("/sign-out", token=token).headers["location"] == "/console/sign-in"
-    reader.client.cookies.update(kept)
-    assert reader.get("/tasks").status_code == 303
+    token = reader.token()
+
+    def fail(*_: object, **__: object) -> None:
+        raise StorageError("the catalogue does not answer: try again later")
+
+    monkeypatch.setattr(shared_store.catalogue, "end_session", fail)
+    assert reader.post("/sign-out", token=token).status_code == 503
+    reader.page("/tasks")
 
 
 def test_signing_out_needs_the_sessions_token(visitor):

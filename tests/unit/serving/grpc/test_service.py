@@ -100,7 +100,7 @@ def test_an_image_gets_the_answer_of_the_rest_route(api: Any) -> None:
 def test_values_may_be_in_the_message_itself(
     api: Any, predictor: Predictor, name: str, datatype: str, field: str, shape: Any, values: Any
 ) -> None:
-    p = predictor.record.id.preprocessing
+    p = predictor.records[0].id.preprocessing
     shape = shape or [1, 3, p.height, p.width]
     request = message("ModelInferRequest")(model_name=TASK)
     tensor = request.inputs.add(name=name, datatype=datatype, shape=shape)

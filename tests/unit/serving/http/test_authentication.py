@@ -14,10 +14,27 @@ from serving.grpc.server import grpc_server
 from serving.grpc.service import Service
 from serving.http.api import Api, make_api
 from serving.runtime.predictor import Predictor
+from store.registry.api_keys import SCOPES
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
 
 OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
+NEEDS = {
+    **dict.fromkeys([("POST", "/v1/bundles/{}"), ("PUT", "/v1/tags/{}"), ("DELETE", "/v1/tags/{}"),
+                     ("DELETE", "/v1/versions/{}"), ("POST", "/v1/restore/{}")], "publish"),
+    **dict.fromkeys([("PUT", "/v1/aliases/{}"), ("DELETE", "/v1/aliases/{}"), ("POST", "/v1/rollback/{}")], "promote"),
+    **dict.fromkeys([("PUT", "/v1/rules/{}"), ("DELETE", "/v1/tasks/{}"), ("GET", "/v1/keys"), ("POST", "/v1/keys"),
+                     ("DELETE", "/v1/keys/{}"), ("GET", "/metrics")], "admin"),
+    ("GET", "/openapi.json"): "any",
+}  # fmt: skip
+"""The scope that a route needs where it is not `read`."""
+ARGUMENTS = "version=1&key=team&value=x&tenant=acme&scope=read&ref=acme/cars"
+NAMED = {
+    **dict.fromkeys(("ServerMetadata", "RepositoryIndex"), b""),
+    **dict.fromkeys(("ModelReady", "ModelMetadata", "ModelStatistics", "ModelInfer"), b"\n\tacme/cars"),
+    **dict.fromkeys(("RepositoryModelLoad", "RepositoryModelUnload"), b"\x12\tacme/cars"),
+}
+"""A message of each method of gRPC: a field with the name of a task where it has one."""
 VALUES = {"ref": "acme/cars", "task": "acme/cars", "name": "acme/cars", "identifier": "k"}
 
 
@@ -87,3 +104,43 @@ def test_every_method_of_grpc_but_health_refuses_who_has_no_key(api: Any, strang
 
     assert asyncio.run(ask_all()) == ["UNAUTHENTICATED"] * len(strangers) * len(methods)
     assert len(methods) == 9
+
+
+def test_every_method_of_grpc_needs_a_key_that_may_read(api: Any, store: Store) -> None:
+    """A key that may publish and promote alone is told that it may not; no method answers it."""
+    state = api.state.app_state
+    key, secret = new_key("acme", ("publish", "promote"))
+    store.put_key(key)
+    methods = list(Service(state).methods)
+
+    async def ask_all() -> dict[str, str]:
+        codes = {}
+        async with (
+            grpc_server(state, address="127.0.0.1:0") as port,
+            grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel,
+        ):
+            for method in methods:
+                call = channel.unary_unary(method)(
+                    NAMED[method.rpartition("/")[2]], metadata=(("authorization", f"Bearer {secret}"),), timeout=60
+                )
+                codes[method.rpartition("/")[2]] = (await call.code()).name
+        return codes
+
+    codes = asyncio.run(ask_all())
+    assert codes.keys() == NAMED.keys()
+    assert set(codes.values()) == {"PERMISSION_DENIED"}, codes
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_every_route_refuses_the_scopes_that_do_not_include_its_own(api: Api, store: Store, scope: str) -> None:
+    key, secret = new_key("acme", (scope,))
+    store.put_key(key)
+    refused = set()
+    for method, path in routes(api):
+        needed = NEEDS.get((method, path.replace("acme/cars", "{}").replace("/k", "/{}")), "read")
+        if path in OPEN or needed == "any" or scope in (needed, "admin"):
+            continue
+        reply = ask(api, method, f"{path}?{ARGUMENTS}", headers={"authorization": f"Bearer {secret}"})
+        assert reply.status == 403, (method, path, reply.content)
+        refused.add((method, path))
+    assert bool(refused) == (scope != "admin")

@@ -57,15 +57,3 @@ def test_a_script_needs_the_token_beside_the_cookie():
     assert sessions.of_script({**cookie(value), header: b"0" * 64}) is None
     assert sessions.of_script({header: session.token.encode()}) is None
     assert session.token not in value
-
-
-def test_sessions_that_were_ended_are_remembered_up_to_a_bound(monkeypatch):
-    monkeypatch.setattr(browser_sessions, "MOST_ENDED", 3)
-    sessions = BrowserSessions("s")
-    values = [sessions.start(KEY) for _ in range(5)]
-    for value in values:
-        session = sessions.read(value)
-        assert session is not None
-        sessions.end(session)
-        assert sessions.read(value) is None
-    assert len(sessions._ended) == 3

@@ -31,8 +31,8 @@ def test_the_store_that_fails_is_503_without_its_path(predictor: Predictor, stor
     def fail(*_: object, **__: object) -> None:
         raise StorageError(f"{store.url}/catalogue.db: disk I/O error")
 
-    monkeypatch.setattr(predictor.tasks, "resolve", fail)
-    monkeypatch.setattr(predictor.tasks, "cached", lambda _: None)
+    monkeypatch.setattr(predictor.tasks, "choose", fail)
+    monkeypatch.setattr(predictor.tasks, "cached", lambda *_: None)
     reply = ask(make_api(predictor, store, keys=False), "POST", "/v1/predict/acme/cars", body=IMAGE)
     assert (reply.status, reply.body["error"], reply.headers["retry-after"]) == (503, "StorageError", "1")
     assert str(store.url) not in reply.content.decode()

@@ -92,7 +92,7 @@ def request_of(kind: str, images: list[bytes], predictor: Predictor) -> tuple[di
     if kind.startswith("pixels"):
         tensor, name, datatype = pixels, "pixels", "UINT8"
     else:
-        preprocessing = predictor.record.id.preprocessing
+        preprocessing = predictor.records[0].id.preprocessing
         fitted = [fit(Image.fromarray(each), preprocessing).tobytes() for each in pixels]
         tensor = np.stack([Normalise(preprocessing)(each).numpy() for each in fitted])
         name, datatype = "normalised", "FP32"
@@ -209,7 +209,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(api: Any, head: Any, sta
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e6])
 def test_what_is_not_normalised_is_refused(api: Any, predictor: Predictor, value: float) -> None:
-    preprocessing = predictor.record.id.preprocessing
+    preprocessing = predictor.records[0].id.preprocessing
     tensor = np.full((1, 3, preprocessing.height, preprocessing.width), value, np.float32)
     given = {"name": "normalised", "datatype": "FP32", "shape": list(tensor.shape)}
     reply = infer(api, {"inputs": [{**given, "parameters": {"binary_data_size": tensor.nbytes}}]}, tensor.tobytes())
@@ -239,7 +239,7 @@ def test_what_a_model_takes_and_gives_is_described(api: Any, predictor: Predicto
     described = ask(api, "GET", f"/v2/models/{TASK}").body
     assert (described["name"], described["versions"], described["platform"]) == (TASK, ["1", "2"], "onetrunk")
     assert {tensor["name"]: (tensor["datatype"], tensor["shape"]) for tensor in described["inputs"]}["normalised"] == (
-        "FP32", [-1, 3, predictor.record.id.preprocessing.height, predictor.record.id.preprocessing.width],
+        "FP32", [-1, 3, predictor.records[0].id.preprocessing.height, predictor.records[0].id.preprocessing.width],
     )  # fmt: skip
     assert described["outputs"][0] == {"name": "logits", "datatype": "FP32", "shape": [-1, 3]}
     assert ask(api, "GET", f"/v2/models/{TASK}/versions/2").body["versions"] == ["2"]

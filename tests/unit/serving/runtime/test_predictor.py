@@ -13,7 +13,9 @@ from support.cli import call
 from support.oracle import TaskFolder, lowered, make_backbone, make_task, png, reference_logits
 
 from serving.engine.engine import Engine
+from serving.runtime import device
 from serving.runtime.predictor import Predictor
+from serving.runtime.served_backbone import ServedBackbone
 from store.errors import (
     BackboneMismatchError,
     BackboneNotFoundError,
@@ -44,6 +46,10 @@ def store(backbone, tmp_path):
         yield opened
 
 
+def first(predictor: Predictor) -> ServedBackbone:
+    return next(iter(predictor._backbones.values()))
+
+
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
 
 
@@ -70,7 +76,7 @@ def test_an_image_may_be_bytes_a_file_or_a_pillow_image(store, tmp_path):
 def test_an_exported_folder_gives_stock_peft_the_logits_that_are_served(store, backbone, tmp_path):
     with Predictor(store, dtype="float32") as predictor:
         served = torch.tensor(predictor.predict("long", IMAGE).logits)
-        pixels = predictor._decoding.decode(IMAGE)
+        pixels = first(predictor).decoding.decode(IMAGE)
     exported = TaskFolder(store.export("long", tmp_path / "exported"), depth=4)
     (alone,) = reference_logits(backbone, exported, pixels[None])
     torch.testing.assert_close(served, alone, atol=1e-5, rtol=0)
@@ -80,7 +86,7 @@ def test_many_threads_asking_at_once_get_what_each_would_get_alone(store, backbo
     with Predictor(store, dtype="float32") as predictor, ThreadPoolExecutor(8) as clients:
         refs = ["short", "long"] * 20
         answers = list(clients.map(lambda ref: predictor.predict(ref, IMAGE), refs))
-        pixels = predictor._decoding.decode(IMAGE)[None]
+        pixels = first(predictor).decoding.decode(IMAGE)[None]
     for ref in ("short", "long"):
         depth = 4 if ref == "long" else 2
         made = make_task(backbone, tmp_path / f"{ref} again", depth=depth, classes=3, seed=depth)
@@ -158,16 +164,52 @@ def test_a_damaged_blob_is_named_and_never_served(store):
         assert predictor.predict("long", IMAGE).task == "long"
 
 
-def test_a_task_of_another_backbone_is_refused_and_which_one_to_serve_must_be_said(store, tmp_path):
+@pytest.fixture
+def two_backbones(store, tmp_path):
+    """The store with a second backbone of half the blocks, and the task `odd` on it."""
     other = make_backbone(tmp_path / "other", depth=2)
     other = type(other)(dataclasses.replace(other.record, name="other/vit"), other.tensors)
     store.add_backbone(other.record, encode(other))
     made = make_task(other, tmp_path / "odd", depth=1, classes=2)
     store.publish("odd", made.folder, backbone="other/vit", depth=1)
-    with pytest.raises(InvalidSettingError, match=r"holds 2 backbones .* `backbone=`"):
-        Predictor(store)
-    with Predictor(store, backbone="random/vit") as predictor, pytest.raises(BackboneMismatchError, match="other/vit"):
+    return store
+
+
+def test_every_backbone_is_served_and_one_image_may_be_for_tasks_of_several(two_backbones):
+    alone = {}
+    for backbone, refs in (("random/vit", ("short", "long")), ("other/vit", ("odd",))):
+        with Predictor(two_backbones, backbone=backbone, dtype="float32") as predictor:
+            alone |= {ref: predictor.predict(ref, IMAGE) for ref in refs}
+    refs = ["odd", "short", "long", "odd"] * 10
+    with Predictor(two_backbones, dtype="float32") as predictor, ThreadPoolExecutor(4) as clients:
+        answers = [answer.result() for answer in predictor.submit_many(refs, IMAGE)]
+        answers += clients.map(lambda ref: predictor.predict(ref, IMAGE), refs)
+        for ref, answer in zip(refs * 2, answers, strict=True):
+            assert (answer.task, answer.depth, answer.labels) == (ref, alone[ref].depth, alone[ref].labels)
+            assert answer.logits == pytest.approx(alone[ref].logits, abs=1e-5)
+        predictor.check()
+        state = predictor.state()
+        assert {each.name: each.row_blocks > 0 for each in state.backbones} == {"other/vit": True, "random/vit": True}
+        assert state.row_blocks == sum(each.row_blocks for each in state.backbones)
+        assert state.engine_calls == sum(each.engine_calls for each in state.backbones)
+        for version in predictor.tasks.resolve(["odd", "short"]):
+            assert predictor.preprocessing(version).height == 32
+
+
+def test_a_task_of_a_backbone_that_is_not_served_is_refused(two_backbones):
+    with (
+        Predictor(two_backbones, backbone="random/vit") as predictor,
+        pytest.raises(BackboneMismatchError, match="other/vit"),
+    ):
         predictor.predict("odd", IMAGE)
+
+
+def test_backbones_that_do_not_fit_into_memory_together_are_refused(two_backbones, monkeypatch):
+    monkeypatch.setattr(device, "memory_nbytes", lambda: 1000)
+    with pytest.raises(InvalidSettingError, match=r"2 backbones take [\d,]+ bytes, .* `backbone=`"):
+        Predictor(two_backbones)
+    with Predictor(two_backbones, backbone=["other/vit"]) as predictor:
+        assert predictor.predict("odd", IMAGE).depth == 1
 
 
 def test_an_empty_store_and_an_unknown_dtype_are_refused(tmp_path, store):

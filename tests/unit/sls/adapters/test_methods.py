@@ -7,17 +7,20 @@ from pathlib import Path
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file
 from support.custom_tasks import CUSTOM
 from support.toy_datasets import InterruptionError, colours, same, toy_backbone
 
+from serving.engine.engine import Engine
 from sls.adapters.methods import METHODS
 from sls.adapters.model import TunedModel, block_of, linear
-from sls.adapters.task_folder import read_folder, write_folder
+from sls.adapters.task_folder import DTYPES, read_folder, write_folder
 from sls.progress import Progress
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
-from store.adapters.checkpoint import check, read_checkpoint
+from store.adapters.checkpoint import HEAD, WEIGHTS, check, read_checkpoint
 from store.errors import InvalidSettingError
+from store.weights.lowering.lower import lower
 from store.weights.preprocessing import make_transform
 
 BACKBONE = toy_backbone()
@@ -118,6 +121,26 @@ def test_equal_tensors_are_written_as_equal_bytes(tmp_path, method):
         write_folder(tmp_path / name, BACKBONE, each, DATASET.classes)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+@every_method
+@pytest.mark.parametrize("name", ["bfloat16", "float16"])
+def test_a_folder_of_16_bits_holds_the_rounded_numbers_and_the_engine_reads_them(tmp_path, method, name):
+    whole, dtype = truncated(tuned(method)[0], 2), DTYPES[name]
+    for stem, kind in (("exact", torch.float32), ("rounded", dtype)):
+        write_folder(tmp_path / stem, BACKBONE, whole, DATASET.classes, dtype=kind)
+    for file in (WEIGHTS, HEAD):
+        exact, rounded = load_file(tmp_path / "exact" / file), load_file(tmp_path / "rounded" / file)
+        assert {value.dtype for value in rounded.values()} == {dtype}
+        assert all(torch.equal(value.to(dtype), rounded[key]) for key, value in exact.items())
+    assert (tmp_path / "rounded" / WEIGHTS).stat().st_size < 0.7 * (tmp_path / "exact" / WEIGHTS).stat().st_size
+    model, made = read_folder(tmp_path / "rounded", BACKBONE, depth=2), read_checkpoint(tmp_path / "rounded")
+    files = {"config": made.config, "adapter": made.weights, "head": made.head, "labels": made.labels}
+    weights = lower(**files, depth=2, backbone=BACKBONE.tensors)
+    with torch.inference_mode():
+        expected = model.head(model.vit(IMAGES))
+    served = torch.stack(Engine(BACKBONE).forward(IMAGES, [weights] * len(IMAGES)))
+    torch.testing.assert_close(served, expected, atol=1e-4, rtol=0)
 
 
 @every_method

@@ -13,7 +13,7 @@ from sls.adapters.methods import METHODS
 from sls.adapters.model import TunedModel
 from sls.adapters.task_folder import read_folder, write_folder
 from store.adapters.checkpoint import CONFIG, WEIGHTS
-from store.errors import AdapterMismatchError, FormatError, UnservedAdapterError
+from store.errors import AdapterMismatchError, DataError, FormatError, UnservedAdapterError
 
 OPTIONS = {
     "lora": {"layer_replication": [[0, 2]]},
@@ -41,6 +41,14 @@ def test_a_tensor_that_lacks_is_named_and_not_made_up(tmp_path, method):
     save_file({key: value for key, value in tensors.items() if key != gone}, folder / WEIGHTS)
     with pytest.raises((FormatError, AdapterMismatchError), match=gone.replace(".", r"\.")):
         read_folder(folder, make_backbone(tmp_path / "backbone"), depth=2)
+
+
+def test_a_number_that_the_dtype_does_not_hold_is_refused_and_named(tmp_path):
+    backbone = make_backbone(tmp_path / "backbone")
+    start = TunedModel(1, 8, {}, torch.full((3, backbone.record.dim), 7e4), torch.zeros(3), "ln")
+    adapter = {k: v.detach() for k, v in METHODS["ln"].wrap(backbone, start, torch.float32).collect().items()}
+    with pytest.raises(DataError, match="tensor 'weight' reaches 70000, which float16 does not hold"):
+        write_folder(tmp_path, backbone, replace(start, adapter=adapter), ("a", "b", "c"), dtype=torch.float16)
 
 
 @pytest.mark.parametrize("method", OPTIONS)

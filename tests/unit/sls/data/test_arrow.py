@@ -57,6 +57,10 @@ TABLES: dict[str, tuple[dict[str, list[object]], str]] = {
     "no image": ({"label": LABELS}, "none for the image"),
     "two labels": ({"image": IMAGES, "label": LABELS, "class": LABELS}, "label and class, both for the label"),
     "several labels an image": ({"image": IMAGES, "label": [["cat"]] * 8}, "has several values"),
+    "a yes or no for each class": (
+        {"image": IMAGES, "cat": [True, False] * 4, "dog": [False, True] * 4},
+        "columns cat, dog say yes or no, one for each class: tasks of several labels",
+    ),
     "a measurement": ({"image": IMAGES, "label": [0.5] * 8}, "regression is not supported"),
     "pixels": ({"image": [[1, 2]] * 8, "label": LABELS}, r"\[1, 2\] is not an image"),
     "a torn image": ({"image": [IMAGES[0][:90], *IMAGES[1:]], "label": LABELS}, "row 0: image cannot be decoded"),

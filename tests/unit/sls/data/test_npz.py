@@ -42,7 +42,7 @@ def test_labels_of_any_dtype_that_says_the_class_are_the_same_task(tmp_path, lab
 ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "too few labels": ({"train_y": LABELS[:3]}, r"train: 3 labels for images \(20, 8, 8, 3\)"),
     "too many labels": ({"test_y": LABELS}, "test: 20 labels for images"),
-    "halves": ({"train_y": LABELS + 0.5}, r"train: label 0\.5 is not a whole number"),
+    "halves": ({"train_y": LABELS + 0.5}, r"train: label 0\.5 is not a whole number: regression is not supported"),
     "NaN": ({"train_y": np.where(LABELS, np.nan, 0)}, r"label nan is not a class: labels reach beyond 0\.\.1"),
     "infinity": ({"train_y": np.where(LABELS, np.inf, 0)}, "label inf is not a class"),
     "below 0": ({"train_y": LABELS - 1}, "label -1 is not a class"),
@@ -50,6 +50,7 @@ ARRAYS: dict[str, tuple[dict[str, object], str]] = {
     "beyond int64": ({"train_y": LABELS.astype(np.uint64) + 2**63}, "label 9223372036854775808 is not a class"),
     "a name that is no class": ({"train_y": np.array(["cat", "cow"])[LABELS]}, "label 'cow' is not among the classes"),
     "one-hot": ({"train_y": np.eye(2)[LABELS]}, r"labels of shape \(20, 2\): give one class index for each"),
+    "many-hot": ({"train_y": np.ones((20, 2))}, "not one-hot; tasks of several labels an image are not supported"),
     "one label": ({"train_y": np.int64(1)}, r"labels of shape \(\)"),
     "complex labels": ({"train_y": LABELS * 1j}, "labels of complex128: give class indices or class names"),
     "dates": ({"train_y": LABELS.astype("datetime64[s]")}, r"labels of datetime64\[s\]"),

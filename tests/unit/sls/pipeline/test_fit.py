@@ -14,7 +14,8 @@ from sls.adapters.model import block_of
 from sls.adapters.task_folder import backbone_of, read_folder
 from sls.choose_depth import ScoreConfig, choose_depth
 from sls.data.dataset import Dataset, Split
-from sls.pipeline.fit import FitConfig, FitResult, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import FitResult, fit
 from sls.pipeline.stages import Stages
 from sls.progress import Progress, ProgressCallback
 from sls.training.recipe import TrainingConfig
@@ -46,7 +47,7 @@ def logits_of_stock_peft(folder: Path, depth: int, split: Split) -> torch.Tensor
     """The slow twin: timm, PEFT's own loader, the head by hand, then the upper blocks cut off."""
     model = PeftModel.from_pretrained(BACKBONE.build(), str(folder)).eval()
     model.base_model.model.blocks = model.base_model.model.blocks[:depth]
-    head = load_file(folder / HEAD)
+    head = {name: value.float() for name, value in load_file(folder / HEAD).items()}
     with torch.inference_mode():
         return model(split.inputs(range(len(split)), TRANSFORM)) @ head["weight"].T + head["bias"]
 

@@ -7,7 +7,8 @@ from collections import namedtuple
 import pytest
 from support.toy_datasets import colours, toy_backbone
 
-from sls.pipeline.fit import FitConfig, fit
+from sls.pipeline.config import FitConfig
+from sls.pipeline.fit import fit
 from sls.pipeline.preflight import trainable_parameters
 from sls.training.recipe import TrainingConfig
 from store.errors import InvalidSettingError, StorageError
@@ -31,7 +32,7 @@ def test_a_disk_without_room_is_refused(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("method", ["lora", "repadapter", "ssf", "bitfit"])
 def test_what_is_trained_is_what_the_folder_of_the_full_model_holds(tmp_path, method):
-    config = FitConfig(tune=TrainingConfig(epochs=1, method=method), retune_mode="none")
+    config = FitConfig(tune=TrainingConfig(epochs=1, method=method), retune_mode="none", save_dtype="float32")
     count = trainable_parameters(colours(), BACKBONE, config.tune)
     result = fit(colours(), BACKBONE, out=tmp_path, config=config)
     assert result.full is not None

@@ -124,7 +124,7 @@ def test_the_other_ways_are_counted_from_the_real_model(three: Store) -> None:
     assert ways.form("uncut_adapters").nbytes == 4 * whole + payload + 2 * (payload_of(three, "cars") - 4 * head)
     masks = 3 * BLOCKS * (DIM + 4 * DIM) // 8  # a bit for each head dimension and hidden unit
     assert ways.form("pruned_index").nbytes == 4 * whole + payload + masks
-    assert ways.form("depgraph_copies").nbytes == 4 * (3 * whole * 2205 // 8660 + 3 * head)
+    assert ways.form("depgraph_copies").nbytes == 4 * (3 * whole * 21_665_664 // 85_798_656 + 3 * head // 2)
 
 
 def test_resident_tasks_share_one_backbone(three: Store, toy: Toy) -> None:

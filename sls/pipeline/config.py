@@ -1,20 +1,18 @@
-"""How a fit goes, and what it returns."""
+"""How a task is tuned, scored, cut and tuned again, and in which dtype it is stored."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+from sls.adapters.task_folder import DTYPES
 from sls.choose_depth import ScoreConfig
 from sls.pipeline.retune import MODES
-from sls.progress import Progress
 from sls.training.recipe import TrainingConfig, check_choice, check_real
 from sls.width.search import WidthConfig
 from store.errors import InvalidSettingError
-from store.records.evidence import Accuracy, Certificate, PruneIndex
 
-WHEN = ("after", "before")
+WHEN = ("after", "before", "early")
 
 
 @dataclass(frozen=True)
@@ -22,13 +20,16 @@ class FitConfig:
     """How a task is tuned, scored, cut and retuned.
 
     `when`: "after" tunes at full depth, scores, cuts and retunes, in the paper's order. "before" scores the frozen
-    backbone and tunes once, at the chosen depth: `retune` and `retune_mode` are not used.
+    backbone and tunes once, at the chosen depth: `retune` and `retune_mode` are not used. "early" tunes at full depth
+    for one epoch, scores, cuts, and goes on at that depth for as many epochs as "after" has in all: `retune` says
+    only how many of these there are.
 
     `max_drop` is the greatest loss, in points of validation accuracy below the model tuned at full depth; the cut is
-    raised until it loses no more. With "before" a full-depth model is then tuned as the reference, which costs the
-    training that "before" would save.
+    raised until it loses no more. With "before" and "early" a full-depth model is then tuned as the reference, which
+    costs the training that these would save.
 
-    `retune` trains with the method, the rank, the scale and the first adapted block of `tune`.
+    `retune` trains with the method, the rank, the scale and the first adapted block of `tune`. Adapter and head are
+    stored in `save_dtype`; in one of 16 bits, the certificate says what the rounding costs.
 
     With `width`, heads and units of the blocks are pruned to its budget, which `max_drop` raises; the depth stays, or
     is chosen together with it. `score` is not used then.
@@ -40,12 +41,14 @@ class FitConfig:
     when: str = "after"
     retune_mode: str = "rewind"
     max_drop: float | None = None
+    save_dtype: str = "float16"
     width: WidthConfig | None = None
 
     def __post_init__(self) -> None:
         check_choice("when", self.when, WHEN)
-        if self.width is not None and self.when == "before":
-            raise InvalidSettingError("a width is chosen from a tuned model: leave out when='before'")
+        if self.width is not None and self.when != "after":
+            raise InvalidSettingError(f"a width is chosen from a tuned model: leave out when={self.when!r}")
+        check_choice("save_dtype", self.save_dtype, DTYPES)
         check_choice("retune_mode", self.retune_mode, MODES)
         if self.max_drop is not None:
             check_real("max_drop", self.max_drop)
@@ -60,33 +63,28 @@ class FitConfig:
     @property
     def trainings(self) -> Mapping[str, TrainingConfig]:
         """The trainings by the names of their stages; that of `max_drop` may go through several depths."""
+        reference = {} if self.max_drop is None else {"reference": self.tune}
         if self.when == "before":
-            return {"tune": self.tune} | ({} if self.max_drop is None else {"reference": self.tune})
+            return {"tune": self.tune} | reference
+        if self.when == "early":
+            return {"begin": self.first, "tune": self.rest} | reference
         retunes = self.retune_mode not in ("head", "none")
         return {"tune": self.tune} | ({"retune": self.retune} if retunes else {})
 
     @property
+    def first(self) -> TrainingConfig:
+        """The epoch of "early" at full depth."""
+        return replace(self.tune, epochs=1, patience=0)
+
+    @property
+    def rest(self) -> TrainingConfig:
+        """The epochs of "early" at the chosen depth."""
+        return replace(self.tune, epochs=self.tune.epochs + self.retune.epochs - 1)
+
+    @property
     def effective(self) -> FitConfig:
         """The config that the run follows and the lineage records."""
-        tune, mode = self.tune, "none" if self.when == "before" else self.retune_mode
+        tune, mode = self.tune, self.retune_mode if self.when == "after" else "none"
         retune = replace(self.retune, method=tune.method, rank=tune.rank, from_block=tune.from_block, scale=tune.scale)
-        return replace(self, retune=retune, retune_mode=mode)
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """The prune index, the certificate, and the folders: `full` with all blocks, `cut` at the chosen depth.
-
-    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. With `when`
-    "before" and no `max_drop` no model is tuned at full depth: `full` is None, and unless all blocks are kept,
-    `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `seconds` and `curve` do
-    not include the steps of an earlier run that was interrupted.
-    """
-
-    index: PruneIndex
-    certificate: Certificate
-    full: Path | None
-    cut: Path
-    accuracies: tuple[Accuracy, ...]
-    curve: tuple[Progress, ...]
-    seconds: Mapping[str, float]
+        tune, retune = (replace(config, learning_rate=config.rate) for config in (tune, retune))
+        return replace(self, tune=tune, retune=retune, retune_mode=mode)

@@ -1,0 +1,47 @@
+"""What a certificate says beside accuracy, as text: classes, calibration, and the cost of the stored dtype."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from onetrunk.rendering.accuracy import with_interval
+from onetrunk.rendering.tables import Record
+from store.records.evidence import Certificate
+from store.records.measures import ClassCounts
+
+SHOWN = 3
+
+
+def describe_measures(certificate: Certificate, classes: Sequence[str]) -> Record:
+    """Return one line for each measure; a measure that was not taken has none."""
+    fields: dict[str, object] = {}
+    counts, calibration, rounding = certificate.class_counts, certificate.calibration, certificate.rounding
+    if counts is not None:
+        fields["macro F1"] = f"{counts.macro_f1:.1%}"
+        fields["weakest classes"] = ", ".join(_weakest(counts, classes))
+        if counts.confusion:
+            fields["most confused"] = ", ".join(_most_confused(counts, classes)) or "none"
+    if calibration is not None:
+        fields["calibration error"] = (
+            f"{calibration.ece:.1%}; at temperature {calibration.temperature:g}, which is not served, "
+            f"{calibration.ece_scaled:.1%}"
+        )
+    if rounding is not None:
+        lost = 100 * (rounding.before.value - certificate.cut.value)
+        fields[f"points lost by {rounding.dtype}"] = f"{lost:.2f}, from {with_interval(rounding.before)}"
+    return fields
+
+
+def _weakest(counts: ClassCounts, classes: Sequence[str]) -> list[str]:
+    known = [(f1, place) for place, f1 in enumerate(counts.f1) if f1 is not None]
+    return [f"{classes[place]} (F1 {f1:.1%})" for f1, place in sorted(known)[:SHOWN]]
+
+
+def _most_confused(counts: ClassCounts, classes: Sequence[str]) -> list[str]:
+    pairs = [
+        (-count, true, answered)
+        for true, row in enumerate(counts.confusion)
+        for answered, count in enumerate(row)
+        if count and true != answered
+    ]
+    return [f"{classes[true]} as {classes[answered]} ({-count})" for count, true, answered in sorted(pairs)[:SHOWN]]

@@ -1,0 +1,156 @@
+"""A timm model as a backbone: created from its arguments, described, and fingerprinted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import cast
+
+import timm
+import torch
+from safetensors.torch import save
+from timm.data import resolve_model_data_config
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from store.adapters.backbone_fingerprint import Leaf, fingerprint_of
+from store.adapters.widths import check_width, narrowed_shapes
+from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError
+from store.records.backbone import PATCH_MEAN, BackboneId, BackboneRecord, Preprocessing
+from store.records.blob import Blob
+from store.records.width import WidthIndex
+from store.weights.supported import check_supported
+from store.weights.width import NarrowedTensors, narrow_model
+
+CLASSIFIER_KEYS = ("head.", "head_dist.")
+NORM_EPS = "norm_eps"
+"""Not timm's own argument: what its layer norms add to the variance, as JSON cannot name a layer."""
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """A record and the backbone's tensors as stored: no classifier, any float dtype."""
+
+    record: BackboneRecord
+    tensors: Mapping[str, Tensor]
+    width: WidthIndex | None = None
+    """What its blocks keep of their heads and units; record and tensors are of these."""
+
+    def skeleton(self) -> VisionTransformer:
+        """Build the model without its weights: its modules and their shapes, on torch's meta device."""
+        with torch.device("meta"):
+            model = create_model(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+        return model if self.width is None else narrow_model(model, self.width)
+
+    def narrow(self, width: WidthIndex | None) -> Backbone:
+        """Return the backbone with the heads and units of the index alone; with None, itself.
+
+        Raises `BackboneMismatchError` where the index is of another backbone. It has the fingerprint of the whole one.
+        """
+        if width is None:
+            return self
+        check_width(width, self.record, width.blocks)
+        record = replace(self.record, modules=narrowed_shapes(self.record, width))
+        return Backbone(record, NarrowedTensors(self.tensors, width), width)
+
+    def build(
+        self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
+    ) -> VisionTransformer:
+        """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
+        model = self.skeleton()
+        model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
+        if classes:
+            model.reset_classifier(classes)
+            model.to(device, dtype)  # a distilled model has two heads
+        return model.eval().requires_grad_(False)
+
+
+def create_model(architecture: str, arguments: Mapping[str, object]) -> VisionTransformer:
+    """Create the architecture with random weights; raise where timm cannot, or where the engine does not serve it."""
+    options = {key: value for key, value in arguments.items() if key not in (NORM_EPS, PATCH_MEAN)}
+    try:
+        if NORM_EPS in arguments:
+            options["norm_layer"] = partial(nn.LayerNorm, eps=float(cast(float, arguments[NORM_EPS])))
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **options)
+    except RuntimeError as error:
+        raise BackboneNotFoundError(
+            f"{architecture!r} is not a timm architecture ({error}): see timm.list_models()"
+        ) from None
+    except (TypeError, ValueError, AssertionError, ArithmeticError) as error:
+        line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InvalidSettingError(f"arguments {dict(arguments)} do not fit {architecture!r}: {line}") from None
+    return check_supported(model, architecture)
+
+
+def without_classifier(tensors: Mapping[str, Tensor], model: VisionTransformer, source: str) -> dict[str, Tensor]:
+    """Drop the classifier and check names and shapes against the model."""
+    expected = {k: v.shape for k, v in model.state_dict().items()}
+    kept = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER_KEYS)}
+    wrong = sorted(kept.keys() ^ expected.keys()) or sorted(k for k in expected if kept[k].shape != expected[k])
+    if wrong:
+        raise FormatError(
+            f"{source}: tensor {wrong[0]!r} is missing, unknown or of another shape than the architecture's "
+            f"({len(wrong)} such): give the matching architecture and arguments"
+        )
+    return kept
+
+
+def describe(
+    name: str,
+    model: nn.Module,
+    tensors: Mapping[str, Tensor],
+    arguments: Mapping[str, object],
+    *,
+    source: str,
+    preprocessing: Preprocessing | None = None,
+) -> Backbone:
+    """Describe the model with these tensors; without preprocessing given, timm's own of this model."""
+    vit = check_supported(model, name)
+    preprocessing = preprocessing or _preprocessing(vit)
+    architecture = vit.pretrained_cfg["architecture"]
+    identity = BackboneId(
+        architecture, dict(arguments), preprocessing, fingerprint(architecture, arguments, preprocessing, tensors)
+    )
+    record = BackboneRecord(
+        name=name,
+        id=identity,
+        blocks=len(vit.blocks),
+        dim=vit.embed_dim,
+        parameters=sum(t.numel() for t in tensors.values()),
+        block_parameters=sum(p.numel() for p in vit.blocks[0].parameters()),
+        nbytes=sum(t.nbytes for t in tensors.values()),
+        source=source,
+        weights=Blob.of(save(dict(tensors))),
+        modules={
+            path: (module.out_features, module.in_features)
+            for path, module in vit.named_modules()
+            if path.startswith("blocks.") and isinstance(module, nn.Linear)
+        },
+    )
+    return Backbone(record, tensors)
+
+
+def _preprocessing(model: VisionTransformer) -> Preprocessing:
+    config = resolve_model_data_config(model)
+    height, width = model.patch_embed.img_size  # an img_size argument changes the model, not timm's data config
+    mean, std = (cast(tuple[float, float, float], tuple(map(float, config[key]))) for key in ("mean", "std"))
+    return Preprocessing(
+        height, width, config["interpolation"], mean, std, float(config["crop_pct"]), config["crop_mode"]
+    )
+
+
+def fingerprint(
+    architecture: str, arguments: Mapping[str, object], preprocessing: Preprocessing, tensors: Mapping[str, Tensor]
+) -> str:
+    """Compute `fingerprint_of` over tensors in memory."""
+    return fingerprint_of(architecture, arguments, preprocessing, leaves_in(tensors))
+
+
+def leaves_in(tensors: Mapping[str, Tensor]) -> list[Leaf]:
+    return [Leaf(name, str(t.dtype), tuple(t.shape), _sha256(t)) for name, t in tensors.items()]
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data).hexdigest()
