@@ -137,8 +137,9 @@ def publish_folder(
         changes.append(f"added backbone {added.record.name} to the store")
     options = PublishOptions(backbone=name, depth=depth, aliases=aliases, force=force)
     version = store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
-    for change in changes if tell is not None else ():
-        tell(change)
+    if tell is not None:
+        for change in changes:
+            tell(change)
     return version
 
 

@@ -66,14 +66,14 @@ def _turn_rows(inputs: Tensor, groups: Sequence[tuple[slice, Sequence[Delta]]]) 
         if deltas[0].in_turn is not None:
             turned = turned.clone() if turned is inputs else turned
             turns = _stack(deltas, "in_turn")  # (n, parts, size, size)
-            parts = inputs[rows].unflatten(2, turns.shape[1:3])  # (n, tokens, parts, size)
+            parts = inputs[rows].reshape(len(turns), -1, *turns.shape[1:3])  # (n, tokens, parts, size)
             turned[rows] = torch.einsum("ntpk,npkc->ntpc", parts, turns).flatten(2)
     return turned
 
 
 def _exchanged(y: Tensor, group: int) -> Tensor:
     """Return y with the two halves of each group of outputs exchanged."""
-    return y.unflatten(2, (-1, 2, group // 2)).flip(3).flatten(2)
+    return y.reshape(*y.shape[:2], -1, 2, group // 2).flip(3).flatten(2)
 
 
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:

@@ -128,7 +128,7 @@ class KernelTokens:
     def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
         if not ending:
             return {}
-        logits = {}
+        logits: dict[int, Tensor] = {}
         for wide in (False, True):
             own = [(m, place) for m, place in ending if (self._tasks[m].head[0].shape[1] > self._x.shape[2]) == wide]
             if own:

@@ -96,7 +96,7 @@ def fit(
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, recipe, score, schedule, seed=images.seed, save_dtype=output.save_dtype)
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
