@@ -10,7 +10,7 @@ from onetrunk.cli.output import Format, log_dry_run, print_record, print_rows
 
 if TYPE_CHECKING:
     from sls.data.dataset import Dataset
-    from sls.pipeline.fit import FitConfig
+    from sls.pipeline.config import FitConfig
     from store.weights.backbones import Backbone
 
 

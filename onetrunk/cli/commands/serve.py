@@ -76,16 +76,17 @@ Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vis
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
 
 
+RateLimit = Annotated[
+    float | None,
+    typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
+]
+
+
 @dataclass(frozen=True)
 class Bounds(OptionGroup):
     """How much a key may ask for, and how long a request waits."""
 
-    rate_limit: Annotated[
-        float | None,
-        typer.Option(
-            help="Images a second that one API key, or without keys all callers, may send; default: any number."
-        ),
-    ] = None
+    rate_limit: RateLimit = None
     max_wait_s: Annotated[
         float,
         typer.Option(
