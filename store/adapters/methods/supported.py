@@ -13,6 +13,7 @@ from store.errors import UnservedAdapterError
 
 __all__ = ["FLOATS", "OFF", "PREFIX", "SUPPORTED", "Config", "Method", "matches", "resolve_pattern", "supported_method"]
 
+
 def supported_method(config: Config) -> Method:
     """Return the method of the config, or raise `UnservedAdapterError` where no form of it would be exact."""
     kind = config.get("peft_type")

@@ -140,7 +140,8 @@ def test_every_route_refuses_the_scopes_that_do_not_include_its_own(api: Api, st
         needed = NEEDS.get((method, path.replace("acme/cars", "{}").replace("/k", "/{}")), "read")
         if path in OPEN or needed == "any" or scope in (needed, "admin"):
             continue
-        reply = ask(api, method, f"{path}?{ARGUMENTS}", headers={"authorization": f"Bearer {secret}"})
+        named = f"{path}@prod" if "/aliases/" in path or "/rollback/" in path else path
+        reply = ask(api, method, f"{named}?{ARGUMENTS}", headers={"authorization": f"Bearer {secret}"})
         assert reply.status == 403, (method, path, reply.content)
         refused.add((method, path))
     assert bool(refused) == (scope != "admin")
