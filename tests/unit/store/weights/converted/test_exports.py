@@ -17,14 +17,18 @@ from support.custom_tasks import make_custom_task
 from support.oracle import MODULES, TaskFolder, make_backbone, make_peft_task
 from support.peft_tasks import CONFIGS
 from support.transformers_tasks import make_base, paths, tune
+from transformers.models.bit.image_processing_pil_bit import BitImageProcessorPil
 
 from onetrunk.workflows import add_backbone, publish_folder
 from serving.engine.engine import Engine
 from sls.adapters.model import suppress_peft_warnings
 from store.errors import ConflictError, InvalidSettingError, UnservedAdapterError, UnservedBackboneError
+from store.records.backbone import Preprocessing
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone, open_backbone
+from store.weights.converted.image_processor import preprocessing_of
 from store.weights.converted.leaving import export_merged, export_onnx
+from store.weights.converted.to_transformers import image_processor
 from store.weights.converted.transformers_export import export_transformers
 from store.weights.load_task import load_task
 from store.weights.preprocessing import make_transform
@@ -112,17 +116,16 @@ def test_a_task_of_transformers_comes_back_as_it_was(store: Store, tmp_path: Pat
             export_merged(store, ref, tmp_path / "merged")
 
 
-def test_the_exported_image_processor_gives_the_pixels_that_the_backbone_takes(
-    store: Store, backbone: Backbone, tmp_path: Path
-) -> None:
-    version = published(store, backbone, tmp_path / "task", "lora")
-    folder = export_transformers(store, f"flowers:{version.number}", tmp_path / "hf")
-    processor = transformers.AutoImageProcessor.from_pretrained(folder / "base", backend="pil")
-    pixels = torch.randint(0, 256, (48, 64, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+@pytest.mark.parametrize("crop_mode", ["center", "squash"])
+def test_the_image_processor_of_a_preprocessing_gives_its_pixels_and_the_same_preprocessing(crop_mode: str) -> None:
+    half = (0.5, 0.4, 0.3)
+    preprocessing = Preprocessing(32, 32, "bicubic", half, half, 0.8, crop_mode)  # resized to 40: an even rest
+    settings = image_processor(preprocessing)
+    assert preprocessing_of(settings, "here") == preprocessing
+    pixels = torch.randint(0, 256, (48, 60, 3), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     image = Image.fromarray(pixels.numpy())
-    ours = make_transform(backbone.record.id.preprocessing)(image)
-    theirs = torch.as_tensor(processor(images=image, return_tensors="pt").pixel_values[0])
-    assert (ours - theirs).abs().max() < 1e-4
+    theirs = BitImageProcessorPil(**settings)(images=image, return_tensors="pt").pixel_values[0]
+    assert (make_transform(preprocessing)(image) - theirs).abs().max() < 1e-4
 
 
 def test_what_others_cannot_load_is_refused_in_one_line(store: Store, backbone: Backbone, tmp_path: Path) -> None:
