@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from serving.engine.kernels import Linear
+from serving.engine.kernels import JoinedLinear, Linear
 from serving.engine.row_groups import group_by_form, group_by_shape
 from store.weights.forms import Delta, Forms, Norm
 
 
-def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, base: Linear | JoinedLinear, deltas: Sequence[Delta | None], residual: Tensor | None = None
+) -> Tensor:
     """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + b_i (a_i x[i]) + bias_i (+ residual[i]).
 
     Where a delta has turns, W sees turned inputs and its outputs are turned, as `Delta` says. x (n, T, in), deltas one

@@ -20,7 +20,7 @@ from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError
 from store.records.backbone import DEFAULT_BACKBONE, BackboneRecord, Preprocessing, source_of
 from store.records.manifest import decode
 from store.registry.read_only_store import ReadOnlyStore
-from store.weights.converted.base_model import base_folder, load_base
+from store.weights.base_models.base_model import base_folder, load_base
 from store.weights.description import (
     Backbone,
     create_model,

@@ -1,1 +1,1 @@
-"""Models and adapters that others made or will load: in the layouts of transformers, timm and ONNX."""
+"""Adapters that others made or will load, and tasks that leave: in the layouts of transformers, timm and ONNX."""

@@ -14,8 +14,8 @@ from store.records.blob import SHA256
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Store
 from store.weights.backbones import PACKAGED, Backbone, load_backbone, open_backbone
-from store.weights.converted.base_model import HUB, LOCAL, BaseModel, base_folder, load_base
-from store.weights.converted.image_processor import parse_processor, preprocessing_of
+from store.weights.base_models.base_model import HUB, LOCAL, BaseModel, base_folder, load_base
+from store.weights.base_models.image_processor import parse_processor, preprocessing_of
 from store.weights.converted.task import convert_task
 
 

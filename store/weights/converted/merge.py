@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from store.errors import UnservedAdapterError
 from store.records.backbone import PATCH_MEAN
-from store.weights.backbones import Backbone
-from store.weights.description import NORM_EPS, create_model
+from store.weights.description import NORM_EPS, Backbone, create_model
 from store.weights.forms import Delta, TaskWeights
 
 TIMM_EPS = 1e-6

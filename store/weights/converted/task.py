@@ -35,7 +35,7 @@ from store.adapters.task_files import LABELS as LABELS_FILE
 from store.adapters.task_files import read_label_names
 from store.adapters.tuned_folder import TunedFolder
 from store.errors import AdapterMismatchError, HeadMismatchError, UnservedAdapterError
-from store.weights.converted.base_model import BaseModel
+from store.weights.base_models.base_model import BaseModel
 from store.weights.converted.peft_files import encode_forms
 from store.weights.forms import Delta, Forms
 from store.weights.lowering.finite import require_finite, require_finite_file

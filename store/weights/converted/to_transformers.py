@@ -14,7 +14,7 @@ from store.adapters.module_names import SEPARATE, SPELLINGS
 from store.errors import UnservedBackboneError
 from store.images.fitting import resized_size
 from store.records.backbone import Preprocessing
-from store.weights.converted.image_processor import RESAMPLING
+from store.weights.base_models.image_processor import RESAMPLING
 
 CLASSES = {
     "vit": "ViTForImageClassification",

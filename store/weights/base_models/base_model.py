@@ -19,7 +19,7 @@ from store.adapters.module_names import FAMILIES, LAYER, SEPARATE, TAILS
 from store.adapters.task_files import MODEL, MODEL_CONFIG, PROCESSOR, label_names, read_file
 from store.errors import BackboneNotFoundError, FormatError, UnservedBackboneError
 from store.records.backbone import PATCH_MEAN, TRANSFORMERS, Preprocessing
-from store.weights.converted.image_processor import parse_processor, preprocessing_of
+from store.weights.base_models.image_processor import parse_processor, preprocessing_of
 from store.weights.description import NORM_EPS, Backbone, create_model, describe, without_classifier
 
 LOCAL, HUB = "local-dir:", "hf-hub:"
