@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from onetrunk.rendering.model_card import export_hub
     from onetrunk.request_log import AnsweredRequest, AnsweringVersion, find_request
     from onetrunk.stores import open_read_only, open_store
-    from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, publish_folder
+    from onetrunk.workflows import add_backbone, adopt_backbone, fit_and_publish, order_backbone, publish_folder
     from serving.client import AsyncClient, Client, ImageAnswer
     from serving.prediction import Prediction
     from serving.runtime.predictor import Predictor
@@ -31,11 +31,14 @@ if TYPE_CHECKING:
     from sls.data.dataset import Dataset
     from sls.data.loading import load_dataset
     from sls.pipeline.config import FitConfig
-    from sls.pipeline.fit import FitResult, fit
+    from sls.pipeline.fit import FitResult, fit, fit_budgets
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
     from sls.progress import Progress
     from sls.training.recipe import TrainingConfig
+    from sls.width.of_folder import width_of_folder
+    from sls.width.search import WidthConfig
+    from sls.width.trial import WidthPoint
     from store import errors
     from store.accounting.report import StorageReport, storage_report
     from store.errors import OnetrunkError
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     from store.records.refs import Ref
     from store.records.splits import AliasSplit, SplitOptions
     from store.records.version import Version
+    from store.records.width import WidthIndex
     from store.registry.api_keys import new_key
     from store.registry.bundle import export_bundle, import_bundle
     from store.registry.diff import Difference, diff
@@ -102,6 +106,9 @@ _MODULES = {
     "TenantStore": "store.registry.tenant_store",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
+    "WidthConfig": "sls.width.search",
+    "WidthIndex": "store.records.width",
+    "WidthPoint": "sls.width.trial",
     "add_backbone": "onetrunk.workflows",
     "adopt_backbone": "onetrunk.workflows",
     "choose_depth": "sls.choose_depth",
@@ -120,6 +127,7 @@ _MODULES = {
     "find_request": "onetrunk.request_log",
     "fit": "sls.pipeline.fit",
     "fit_and_publish": "onetrunk.workflows",
+    "fit_budgets": "sls.pipeline.fit",
     "fit_many": "onetrunk.many.fit_many",
     "import_bundle": "store.registry.bundle",
     "load_backbone": "store.weights.backbones",
@@ -128,6 +136,7 @@ _MODULES = {
     "new_key": "store.registry.api_keys",
     "open_read_only": "onetrunk.stores",
     "open_store": "onetrunk.stores",
+    "order_backbone": "onetrunk.workflows",
     "publish_folder": "onetrunk.workflows",
     "rebuild": "store.maintenance.rebuild",
     "score": "onetrunk.many.score",
@@ -135,6 +144,7 @@ _MODULES = {
     "split_alias": "store.registry.splits",
     "storage_report": "store.accounting.report",
     "verify": "store.maintenance.verify",
+    "width_of_folder": "sls.width.of_folder",
 }
 """The module of each public name."""
 
@@ -178,6 +188,9 @@ __all__ = [
     "TenantStore",
     "TrainingConfig",
     "Version",
+    "WidthConfig",
+    "WidthIndex",
+    "WidthPoint",
     "add_backbone",
     "adopt_backbone",
     "choose_depth",
@@ -196,6 +209,7 @@ __all__ = [
     "find_request",
     "fit",
     "fit_and_publish",
+    "fit_budgets",
     "fit_many",
     "import_bundle",
     "load_backbone",
@@ -204,6 +218,7 @@ __all__ = [
     "new_key",
     "open_read_only",
     "open_store",
+    "order_backbone",
     "publish_folder",
     "rebuild",
     "score",
@@ -211,6 +226,7 @@ __all__ = [
     "split_alias",
     "storage_report",
     "verify",
+    "width_of_folder",
 ]
 
 

@@ -106,6 +106,7 @@ def publish_folder(
     parent: str | None = None,
     code_commit: str | None = None,
     drop_above_depth: bool = False,
+    pruning_history: str | Path | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Version:
     """Publish a task's folder as `Store.publish` does, with a parent version or a code commit added to its lineage.
@@ -113,8 +114,9 @@ def publish_folder(
     It may also be one that PEFT left on a ViT, DeiT or DINOv2 of transformers: its adapter and base model are
     converted. `backbone` names a backbone of the store, or one that is loaded and added: the packaged one, a folder or
     `hf-hub:…`. `drop_above_depth` leaves out adapters of blocks that do not run. `parent` is a ref of the version that
-    this one was made from, `code_commit` what git calls the code that tuned it. `tell` gets, in words, what was
-    changed of the folder and which backbone was added.
+    this one was made from, `code_commit` what git calls the code that tuned it. `pruning_history` is what
+    Torch-Pruning says it took from a backbone of the store, as JSON; the adapter is of the pruned shape. `tell` gets,
+    in words, what was changed of the folder and which backbone was added.
     """
     from store.adapters.checkpoint import check, drop_above
     from store.adapters.lineage import with_lineage
@@ -128,6 +130,8 @@ def publish_folder(
     if record is not None:
         blocks = depth or (checkpoint.card.prune_index.depth if checkpoint.card else record.blocks)
         checkpoint = drop_above(checkpoint, blocks) if drop_above_depth else checkpoint
+        if pruning_history is not None:
+            checkpoint = _with_history(store, checkpoint, record, Path(pruning_history), depth)
         check(checkpoint, record, blocks)
         parent_version = None if parent is None else store.resolve(parent)
         checkpoint = with_lineage(checkpoint, record, depth=depth, parent=parent_version, code_commit=code_commit)
@@ -137,8 +141,9 @@ def publish_folder(
         changes.append(f"added backbone {added.record.name} to the store")
     options = PublishOptions(backbone=name, depth=depth, aliases=aliases, force=force)
     version = store.publish_checkpoint(task, checkpoint, where=str(folder), options=options)
-    for change in changes if tell is not None else ():
-        tell(change)
+    if tell is not None:
+        for change in changes:
+            tell(change)
     return version
 
 
@@ -198,6 +203,35 @@ def add_backbone(store: Store, backbone: Backbone, *, by_reference: bool = False
     return store.add_backbone(backbone.record, None if by_reference else encode(backbone))
 
 
+def order_backbone(
+    store: Store,
+    name: str,
+    label: str,
+    *,
+    tasks: Mapping[str, Dataset] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+) -> BackboneRecord:
+    """Add a copy of a backbone whose heads and units are ordered by importance, under another name; return its record.
+
+    `tasks` are refs of tasks on this backbone, of full depth and width, with their data: the order is the one that
+    suits them together. Without any it is by the weights. Tasks that are tuned on the copy keep the first heads and
+    units, which takes three bytes a block.
+    """
+    import tempfile
+
+    from sls.progress import ignore_progress
+    from sls.width.order import order_by_importance
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = {
+            store.export(ref, Path(scratch) / str(number)): dataset
+            for number, (ref, dataset) in enumerate((tasks or {}).items())
+        }
+        backbone = adopt_backbone(store, name)
+        ordered = order_by_importance(backbone, folders, label=label, progress=progress or ignore_progress)
+    return add_backbone(store, ordered)
+
+
 def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None) -> Backbone:
     """Open a backbone of the store at this address, or load it by name; the store stays as it is, or absent."""
     from store.weights.backbones import load_backbone
@@ -207,6 +241,21 @@ def borrow_backbone(url: str | Path, name: str, *, catalogue: str | None = None)
         if known is not None:
             return known
     return load_backbone(name)
+
+
+def _with_history(
+    store: Store, checkpoint: Checkpoint, record: BackboneRecord, path: Path, depth: int | None
+) -> Checkpoint:
+    from store.adapters.pruning_history import with_pruning_history
+
+    return with_pruning_history(checkpoint, record, path, heads=_heads_of(store, record), depth=depth)
+
+
+def _heads_of(store: Store, record: BackboneRecord) -> int:
+    """Return how many attention heads a block has, which the record alone may not tell."""
+    from store.weights.backbones import open_backbone
+
+    return int(open_backbone(store, record).skeleton().blocks[0].attn.num_heads)
 
 
 def _open_known(store: Store, name: str) -> Backbone | None:

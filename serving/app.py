@@ -77,7 +77,7 @@ class Replica:
 
 def count_nodes() -> int:
     """Return on how many machines of this cluster a replica may run; a head that lends no core runs none."""
-    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())  # type: ignore[no-untyped-call]
 
 
 async def ask_replicas() -> PeerSnapshots:

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from serving.addresses import absolute_catalogue, absolute_store
@@ -90,10 +91,7 @@ def serve(
     check_schedule(schedule)
     Store.open(store_url, catalogue=catalogue).close()
     check_reach(host, keys=keys, insecure=insecure)
-    if rate_limit is not None and not 0 < rate_limit < float("inf"):
-        raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
-    if not 0.01 <= max_wait_s <= 600:
-        raise InvalidSettingError(f"{max_wait_s:g} s to wait for a replica: give 0.01 to 600")
+    check_bounds(rate_limit, max_wait_s)
     counts = count_replicas(replicas, threads=threads, device=device)
     config = ServeConfig(
         store=absolute_store(store_url),
@@ -109,18 +107,9 @@ def serve(
         grpc=None if grpc_port is None else grpc_address(host, grpc_port),
         **{**vars(telemetry), "log": None if telemetry.log is None else "-"},
     )
-    applications, log = {check_prefix(prefix): config}, telemetry.log
-    return running(
-        applications,
-        host=host,
-        port=port,
-        replicas=counts,
-        ingress=ingress,
-        affinity=affinity,
-        max_wait_s=max_wait_s,
-        name=name,
-        log=log,
-    )
+    start = partial(running, host=host, port=port, name=name, log=telemetry.log)
+    applications = {check_prefix(prefix): config}
+    return start(applications, replicas=counts, ingress=ingress, affinity=affinity, max_wait_s=max_wait_s)
 
 
 @contextmanager
@@ -190,6 +179,13 @@ def count_replicas(replicas: int | tuple[int, int] | None, *, threads: int | Non
     if not 1 <= least <= most:
         raise InvalidSettingError(f"replicas {least}:{most}: give a number from 1, or the least and the most of them")
     return Replicas(least, most)
+
+
+def check_bounds(rate_limit: float | None, max_wait_s: float) -> None:
+    if rate_limit is not None and not 0 < rate_limit < float("inf"):
+        raise InvalidSettingError(f"a rate of {rate_limit:g} images a second: give a number above 0")
+    if not 0.01 <= max_wait_s <= 600:
+        raise InvalidSettingError(f"{max_wait_s:g} s to wait for a replica: give 0.01 to 600")
 
 
 def held_by(config: ServeConfig) -> int:

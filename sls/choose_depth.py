@@ -105,12 +105,12 @@ def choose_depth(
     Scoring starts at the folder's last block: the blocks above an earlier cut are gone. Raises `DataError` where the
     dataset's class names are not the folder's.
     """
-    _check_classes(Path(folder), dataset)
+    check_classes(Path(folder), dataset)
     transform = make_transform(backbone.record.id.preprocessing)
     return choose_depth_of_model(read_folder(Path(folder), backbone).vit, dataset, config, transform, progress)
 
 
-def _check_classes(folder: Path, dataset: Dataset) -> None:
+def check_classes(folder: Path, dataset: Dataset) -> None:
     classes = parse_classes(read_regular(folder / LABELS, limit=LIMITS[LABELS])) if (folder / LABELS).exists() else ()
     if classes and set(classes) != set(dataset.classes):
         extra, missing = sorted(set(dataset.classes) - set(classes)), sorted(set(classes) - set(dataset.classes))

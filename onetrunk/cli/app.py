@@ -23,6 +23,7 @@ FILES = {
     "fit": "fit",
     "fit-many": "many",
     "cut": "fit",
+    "width": "width",
     "serve": "serve",
     "serve-config": "serve_config",
     "console": "console",

@@ -41,7 +41,6 @@ MethodName = Literal[
 ]
 ModeName = Literal["constant", "rewind", "scratch", "head", "none"]
 WhenName = Literal["after", "before", "early"]
-DtypeName = Literal["float32", "bfloat16", "float16"]
 PARITY, PARITY_ALPHA = "sls-authors", 0.3
 
 Criterion = Annotated[
@@ -98,9 +97,6 @@ Patience = Annotated[
 Out = Annotated[
     Path | None,
     typer.Option(help="Keep the task's folders here. The same command then resumes an interrupted run."),
-]
-SaveDtype = Annotated[
-    DtypeName, typer.Option(help="Store adapter and head in this dtype; the certificate says what 16 bits cost.")
 ]
 NoPublish = Annotated[bool, typer.Option("--no-publish", help="Publish nothing; the folders stay at --out.")]
 Plot = Annotated[Path | None, typer.Option(help="Write pictures into this folder, SVG and PNG.")]
@@ -204,7 +200,6 @@ class ResultOptions(OptionGroup):
     """Where the folders, the pictures and the version go."""
 
     out: Out = None
-    save_dtype: SaveDtype = "float16"
     no_publish: NoPublish = False
     plot: Plot = None
     parent: Parent = None
@@ -235,7 +230,6 @@ def fit_config(
     schedule: ScheduleOptions,
     *,
     seed: int,
-    save_dtype: str,
 ) -> FitConfig:
     """Return the settings of a fit; raises `InvalidSettingError` for options that exclude each other."""
     from sls.pipeline.config import FitConfig
@@ -265,5 +259,5 @@ def fit_config(
         when=schedule.when,
         retune_mode=schedule.retune_mode,
         max_drop=schedule.max_drop,
-        save_dtype=save_dtype,
+        save_dtype=recipe.save_dtype,
     )

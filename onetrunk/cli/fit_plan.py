@@ -15,13 +15,13 @@ import typer
 from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
-    RecipeOptions,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
 )
 from onetrunk.cli.option_groups import with_groups
 from onetrunk.cli.options import Aliases, Parent
+from onetrunk.cli.recipe_options import RecipeOptions
 from store.adapters.regular_file import read_regular
 from store.errors import FormatError, InvalidSettingError, OnetrunkError
 from store.records.backbone import DEFAULT_BACKBONE
@@ -187,7 +187,7 @@ class RowParser:
                 parent,
                 images.limit,
                 images.seed,
-                images.data_root and str(images.data_root),
+                None if images.data_root is None else str(images.data_root),
                 images.allow_duplicates,
                 place=place,
             )

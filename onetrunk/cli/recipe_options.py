@@ -33,6 +33,10 @@ ClassWeights = Annotated[
 Mixup = Annotated[
     float, typer.Option(min=0, metavar="ALPHA", help="Mix pairs of images with shares of Beta(ALPHA, ALPHA).")
 ]
+DtypeName = Literal["float32", "bfloat16", "float16"]
+SaveDtype = Annotated[
+    DtypeName, typer.Option(help="Store adapter and head in this dtype; the certificate says what 16 bits cost.")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -56,4 +60,5 @@ class RecipeOptions(OptionGroup):
     label_smoothing: Smoothing = 0.0
     class_weights: ClassWeights = "none"
     mixup: Mixup = 0.0
+    save_dtype: SaveDtype = "float16"
     config: ConfigFile = None

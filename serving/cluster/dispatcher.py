@@ -36,12 +36,13 @@ class Dispatcher:
     def __init__(self, plan: TaskPlan) -> None:
         self._plan = plan
         self._task = ray.remote(num_cpus=plan.threads, max_retries=0)(run_task)
-        self._actor = ray.remote(num_cpus=plan.threads)(Worker)
+        self._actor: Any = ray.remote(num_cpus=plan.threads)(Worker)
         self._idle: list[Any] = []
         self._of: dict[Any, tuple[int, Any]] = {}  # generator -> job, actor
         self._most = plan.workers or UNBOUNDED
         if plan.actors and plan.workers is None:
-            self._most = max(1, int(ray.cluster_resources().get("CPU", 1)) // plan.threads)
+            cpus = ray.cluster_resources().get("CPU", 1)  # type: ignore[no-untyped-call]
+            self._most = max(1, int(cpus) // plan.threads)
 
     @property
     def running(self) -> bool:

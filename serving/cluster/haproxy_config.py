@@ -107,13 +107,12 @@ def _with_lane(section: str, name: str, settings: IngressSettings) -> str:
     return f"{first}\n{second}\n"
 
 
-def _edits(settings: IngressSettings) -> Mapping[str, str]:
-    """Return what each line, given as a pattern, becomes."""
+def _frontend(settings: IngressSettings) -> list[str]:
+    """Return what comes in the place of the address on which Ray lets HAProxy listen."""
     folder = settings.folder
     predict = " ".join(f"{prefix.rstrip('/')}{path}" for prefix in settings.prefixes for path in READS)
-    served = " ".join(prefix.rstrip("/") or "/" for prefix in settings.prefixes)
     small = f"if {{ var({SMALL}) -m found }}"
-    frontend = [
+    lines = [
         rf"    bind {settings.address}",
         # A prediction changes nothing, so one whose replica dies is sent to another; a write is not.
         f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
@@ -136,10 +135,18 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
     ]
     if settings.affinity:
-        frontend += [
+        lines += [
             r"    http-request set-var(txn.task) path,url_dec,regsub('^.*/v1/predict/',''),regsub('[@:].*$','')",
             r"    http-request set-var(txn.task) urlp(ref),url_dec,regsub('[@:].*$','') if { urlp(ref) -m found }",
         ]
+    return lines
+
+
+def _edits(settings: IngressSettings) -> Mapping[str, str]:
+    """Return what each line, given as a pattern, becomes."""
+    folder = settings.folder
+    served = " ".join(prefix.rstrip("/") or "/" for prefix in settings.prefixes)
+    frontend = "\n".join(_frontend(settings)).replace("\\", "\\\\")
     edits = {
         r"^( *stats socket \S+) mode 666 ": r"\1 mode 600 ",
         r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {REQUEST_S}s",
@@ -151,7 +158,7 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
         # Ray's metrics and statistics listen on every interface: here they are in the private folder.
         r"^( *)bind :\d+$": rf"\1bind unix@{folder}/prometheus.sock mode 600",
         r"^( *)bind \*:\d+$": rf"\1bind unix@{folder}/stats.sock mode 600",
-        r"^ *bind 127\.0\.0\.1:\d+$": "\n".join(line.replace("\\", "\\\\") for line in frontend),
+        r"^ *bind 127\.0\.0\.1:\d+$": frontend,
         # No application under a path that is served means that it is starting or stopping, not that it is unknown.
         r"^( *http-request return status 404 .*)$": (
             rf"    http-request return status 503 content-type application/json hdr Retry-After 1 "

@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from serving.engine.kernels import Linear
+from serving.engine.kernels import JoinedLinear, Linear
 from serving.engine.row_groups import group_by_form, group_by_shape
 from store.weights.forms import Delta, Forms, Norm
 
 
-def linear(x: Tensor, base: Linear, deltas: Sequence[Delta | None], residual: Tensor | None = None) -> Tensor:
+def linear(
+    x: Tensor, base: Linear | JoinedLinear, deltas: Sequence[Delta | None], residual: Tensor | None = None
+) -> Tensor:
     """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + b_i (a_i x[i]) + bias_i (+ residual[i]).
 
     Where a delta has turns, W sees turned inputs and its outputs are turned, as `Delta` says. x (n, T, in), deltas one
@@ -66,14 +68,14 @@ def _turn_rows(inputs: Tensor, groups: Sequence[tuple[slice, Sequence[Delta]]]) 
         if deltas[0].in_turn is not None:
             turned = turned.clone() if turned is inputs else turned
             turns = _stack(deltas, "in_turn")  # (n, parts, size, size)
-            parts = inputs[rows].unflatten(2, turns.shape[1:3])  # (n, tokens, parts, size)
+            parts = inputs[rows].reshape(len(turns), -1, *turns.shape[1:3])  # (n, tokens, parts, size)
             turned[rows] = torch.einsum("ntpk,npkc->ntpc", parts, turns).flatten(2)
     return turned
 
 
 def _exchanged(y: Tensor, group: int) -> Tensor:
     """Return y with the two halves of each group of outputs exchanged."""
-    return y.unflatten(2, (-1, 2, group // 2)).flip(3).flatten(2)
+    return y.reshape(*y.shape[:2], -1, 2, group // 2).flip(3).flatten(2)
 
 
 def _add(x: Tensor, y: Tensor, deltas: Sequence[Delta]) -> None:

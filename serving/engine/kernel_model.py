@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import torch
@@ -19,31 +19,41 @@ from serving.kernel.kernel import Kernel
 from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
+from store.weights.widening import widen
+from store.weights.width import check_kept
 
 
 @dataclass(frozen=True)
 class KernelModel:
-    """`vit` is there only where the kernel leaves the stem or the pooling to torch.
+    """`vit` is there only where the kernel leaves the stem or the pooling to torch; `skeleton` has no weights.
 
     `in_torch` gives the same backbone in torch, which is made when a task turns the inputs or outputs of a map: the
-    kernel does not.
+    kernel does not. Tasks that leave out heads or units run at full width, where these are multiplied by zero.
     """
 
     kernel: Kernel
     vit: VisionTransformer | None
+    skeleton: VisionTransformer
     in_torch: Callable[[], TorchModel]
     packed: dict[int, PackedTask] = field(default_factory=dict)
     """By the identity of task weights that were not prepared, for as long as they live."""
 
     def prepare(self, weights: TaskWeights) -> EngineTask:
         """Pack a task; the weights themselves are not needed any more. Those that torch runs stay as they are."""
-        return self.in_torch().prepare(weights) if weights.forms.has_turns else self.kernel.pack(weights)
+        return self.in_torch().prepare(weights) if weights.forms.has_turns else self._pack(weights)
+
+    def _pack(self, weights: TaskWeights) -> PackedTask:
+        if weights.forms.kept:
+            check_kept(weights.forms.kept, self.skeleton)
+            head_dim = self.skeleton.blocks[0].attn.head_dim
+            weights = replace(weights, forms=widen(weights.forms, head_dim=head_dim, dtype=torch.bfloat16))
+        return self.kernel.pack(weights)
 
     def prepared(self, task: EngineTask) -> EngineTask:
         if not isinstance(task, TaskWeights) or task.forms.has_turns:
             return task
         if (known := self.packed.get(id(task))) is None:
-            known = self.packed[id(task)] = self.kernel.pack(task)
+            known = self.packed[id(task)] = self._pack(task)
             weakref.finalize(task, self.packed.pop, id(task), None)
         return known
 
@@ -128,7 +138,7 @@ class KernelTokens:
     def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
         if not ending:
             return {}
-        logits = {}
+        logits: dict[int, Tensor] = {}
         for wide in (False, True):
             own = [(m, place) for m, place in ending if (self._tasks[m].head[0].shape[1] > self._x.shape[2]) == wide]
             if own:

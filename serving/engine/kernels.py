@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from store.weights.forms import Kept
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -19,11 +21,14 @@ class Linear:
 
     @classmethod
     def of(cls, linear: nn.Linear) -> Linear:
-        weight, bias = linear.weight.detach(), linear.bias
+        return cls.make(linear.weight.detach(), None if linear.bias is None else linear.bias.detach())
+
+    @classmethod
+    def make(cls, weight: Tensor, bias: Tensor | None) -> Linear:
         packed = weight.device.type == "cpu" and weight.dtype == torch.bfloat16
         if packed:
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-        return cls(weight, None if bias is None else bias.detach(), packed)
+        return cls(weight, bias, packed)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.packed:
@@ -37,6 +42,30 @@ class Linear:
             y: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
             return y
         return F.linear(x, self.weight, self.bias).add_(residual)
+
+
+@dataclass(frozen=True)
+class JoinedLinear:
+    """y = the parts' results side by side: q, k and v of the first heads, each a view of the backbone's weight."""
+
+    parts: tuple[Linear, ...]
+
+    @classmethod
+    def of_heads(cls, qkv: nn.Linear, kept: Kept) -> JoinedLinear:
+        weight = torch.unflatten(qkv.weight.detach(), 0, (3, kept.total, -1))[:, : kept.count]
+        biases = [None] * 3 if qkv.bias is None else torch.unflatten(qkv.bias.detach(), 0, (3, kept.total, -1))
+        parts = [
+            Linear(part.flatten(0, 1), None if bias is None else bias[: kept.count].flatten(), packed=False)
+            for part, bias in zip(weight, biases, strict=True)
+        ]
+        return cls(tuple(parts))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([part(x) for part in self.parts], dim=-1)
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Return residual + self(x)."""
+        return self(x).add_(residual)
 
 
 def explicit_attention_is_faster(weight: Tensor) -> bool:

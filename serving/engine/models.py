@@ -14,6 +14,7 @@ from serving.engine.block import ServedBlock
 from serving.engine.core_threads import CoreThreads
 from serving.engine.cuda.captured_blocks import on_cuda
 from serving.engine.kernel_model import KernelModel
+from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineTask
 from serving.engine.torch_model import TorchModel
 from serving.kernel.instruction_sets import KernelChoice, choose_kernel
@@ -48,18 +49,18 @@ def make_model(
             kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
             whole = covered.stem and covered.pooling
             beside = cache(partial(in_torch, batch_invariant=True))  # an answer's bytes depend on no neighbour
-            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype), beside)
+            return choice, KernelModel(kernel, None if whole else backbone.build(dtype=dtype), vit, beside)
         choice = KernelChoice(None, f"the kernel does not run {backbone.record.name}: {covered.reason}", None)
     return choice, in_torch(batch_invariant=batch_invariant)
 
 
 def _torch_model(backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool) -> TorchModel:
     vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
-    grid = vit.patch_embed.grid_size
-    blocks = [ServedBlock(block, f"blocks.{index}", grid) for index, block in enumerate(vit.blocks)]
+    grid, narrow = vit.patch_embed.grid_size, NarrowMaps(backbone.record.nbytes)
+    blocks = [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
     steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
     threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
-    return TorchModel(vit, steps, threads, batch_invariant)
+    return TorchModel(vit, steps, threads, batch_invariant, narrow)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

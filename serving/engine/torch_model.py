@@ -15,8 +15,10 @@ from torch.nn import functional as F
 
 from serving.engine.adapter_ops import layer_norm
 from serving.engine.core_threads import CoreThreads
+from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineRow
 from store.weights.forms import Forms, Norm, TaskWeights
+from store.weights.width import check_kept
 
 T = TypeVar("T")
 UNADAPTED = Forms()
@@ -24,14 +26,20 @@ UNADAPTED = Forms()
 
 @dataclass(frozen=True)
 class TorchModel:
-    """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour."""
+    """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour.
+
+    `narrow` keeps the linear maps of tasks that leave out heads or units.
+    """
 
     vit: VisionTransformer
     blocks: Sequence[Callable[[Tensor, Sequence[Forms]], Tensor]]
     threads: CoreThreads
     one_by_one: bool
+    narrow: NarrowMaps
 
     def prepare(self, weights: TaskWeights) -> TaskWeights:
+        """Return the task; raise a `RefusedError` where its width index is not one of this backbone."""
+        check_kept(weights.forms.kept, self.vit)
         return weights
 
     def prepared(self, task: TaskWeights) -> TaskWeights:

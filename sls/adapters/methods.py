@@ -19,7 +19,7 @@ from peft import (
     get_peft_model_state_dict,
     set_peft_model_state_dict,
 )
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor
 
 from sls.adapters import bitfit, bottleneck, convpass, repadapter, ssf
@@ -33,6 +33,7 @@ from sls.adapters.model import (
     linear,
     suppress_peft_warnings,
 )
+from sls.adapters.parallel import ParallelAdapterBlock
 from store.adapters.methods.custom import BITFIT, BOTTLENECK, CONVPASS, SSF
 from store.adapters.methods.spec import LINEAR, NORMS
 from store.weights.backbones import Backbone
@@ -106,6 +107,11 @@ def _vera(targets: list[str], rank: int) -> PeftConfig:
 
 def _ln(targets: list[str], _: int) -> PeftConfig:
     return LNTuningConfig(target_modules=targets)
+
+
+def plain_blocks(vit: VisionTransformer) -> list[Block]:
+    """Return timm's blocks of a model with adapters: parallel ones stand around their block."""
+    return [block.block if isinstance(block, ParallelAdapterBlock) else block for block in vit.blocks]
 
 
 METHODS: Mapping[str, TuningMethod] = MappingProxyType(

@@ -9,6 +9,7 @@ from sls.adapters.task_folder import DTYPES
 from sls.choose_depth import ScoreConfig
 from sls.pipeline.retune import MODES
 from sls.training.recipe import TrainingConfig, check_choice, check_real
+from sls.width.search import WidthConfig
 from store.errors import InvalidSettingError
 
 WHEN = ("after", "before", "early")
@@ -29,6 +30,9 @@ class FitConfig:
 
     `retune` trains with the method, the rank, the scale and the first adapted block of `tune`. Adapter and head are
     stored in `save_dtype`; in one of 16 bits, the certificate says what the rounding costs.
+
+    With `width`, heads and units of the blocks are pruned to its budget, which `max_drop` raises; the depth stays, or
+    is chosen together with it. `score` is not used then.
     """
 
     tune: TrainingConfig = field(default_factory=TrainingConfig)
@@ -38,9 +42,12 @@ class FitConfig:
     retune_mode: str = "rewind"
     max_drop: float | None = None
     save_dtype: str = "float16"
+    width: WidthConfig | None = None
 
     def __post_init__(self) -> None:
         check_choice("when", self.when, WHEN)
+        if self.width is not None and self.when != "after":
+            raise InvalidSettingError(f"a width is chosen from a tuned model: leave out when={self.when!r}")
         check_choice("save_dtype", self.save_dtype, DTYPES)
         check_choice("retune_mode", self.retune_mode, MODES)
         if self.max_drop is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel, build_vit
 from sls.adapters.task_folder import DTYPES, read_folder, write_card, write_folder
 from sls.choose_depth import depth_from_features
-from sls.data.dataset import Dataset
+from sls.data.dataset import Dataset, Split
 from sls.evaluation import (
     TrainFeatures,
     accuracy_of,
@@ -30,11 +30,15 @@ from sls.pipeline.preflight import check_run
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
+from sls.pipeline.width_fit import WidthFit, budget_points, prune_within, search
 from sls.progress import Progress, ProgressCallback, ignore_progress
 from sls.scoring.calibration import Logits
 from sls.training.feature_cache import FeatureCache
+from sls.width.search import WidthConfig
+from sls.width.trial import WidthPoint
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
 from store.records.manifest import Card
+from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
@@ -92,6 +96,23 @@ class Begun:
     first: TunedModel | None
 
 
+def fit_budgets(
+    dataset: Dataset,
+    backbone: Backbone,
+    budgets: Sequence[float],
+    *,
+    out: str | Path,
+    config: FitConfig,
+    progress: ProgressCallback = ignore_progress,
+) -> tuple[Accuracy | None, tuple[WidthPoint, ...]]:
+    """Tune once, search the width once, prune to each budget and tune again there; `out/cut` is not written.
+
+    Returns the validation accuracies: at full width, and with a point for each budget.
+    """
+    check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
+    return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), None).width_points(budgets)
+
+
 class _Fit:
     """One run of a fit: its arguments, its finished steps in `stages`, and its steps as methods."""
 
@@ -121,6 +142,8 @@ class _Fit:
         self.stages = Stages(out, inputs)
 
     def run(self) -> FitResult:
+        if self.config.width is not None:
+            return self._run_width(self.config.width)
         full = self._tune_full("tune") if self.config.when == "after" else None
         first = self._tune_first() if self.config.when == "early" else None
         with self.log.timed("score"):
@@ -138,9 +161,9 @@ class _Fit:
             logits, certificate = certify(model, cut, self.context, self.config, accuracies, curve)
         return self._finish(cut.index, certificate, accuracies, full, logits)
 
-    def _write(self, name: str, tuned: TunedModel) -> None:
+    def _write(self, name: str, tuned: TunedModel, width: WidthIndex | None = None) -> None:
         dtype = DTYPES[self.config.save_dtype]
-        write_folder(self.out / name, self.backbone, tuned, self.dataset.classes, dtype=dtype)
+        write_folder(self.out / name, self.backbone.narrow(width), tuned, self.dataset.classes, dtype=dtype)
 
     def _tune_first(self) -> TunedModel:
         with self.log.timed("begin"):
@@ -148,6 +171,40 @@ class _Fit:
             return self.context.tune(
                 start, self.config.first, stage="begin", checkpoint=self.stages.checkpoint("first")
             )
+
+    def _run_width(self, width: WidthConfig) -> FitResult:
+        full, held_out, bound = self._tune_full("tune"), self.dataset.validation, self.config.max_drop
+        run = self.width_fit(full, width)
+        with self.log.timed("search"):
+            importance = search(run)
+        reference = self._full_accuracy(held_out) if len(held_out) else None
+        with self.log.timed("retune"):
+            made = prune_within(run, importance, reference, bound)
+            self._write("cut", made.tuned, made.index.width)
+        validation = None if reference is None or made.validation is None else Validation(reference, made.validation)
+        with self.log.timed("measure"):
+            accuracies = self._depth_accuracies(self.out / "full")
+            context = replace(self.context, backbone=self.backbone.narrow(made.index.width))
+            model = read_folder(self.out / "cut", context.backbone, depth=made.index.depth)
+            cut = Cut(made.index, validation, made.tuned)
+            logits, certificate = certify(model, cut, context, self.config, accuracies, ())
+        return self._finish(made.index, replace(certificate, cut_before_retune=made.before), accuracies, full, logits)
+
+    def width_fit(self, full: TunedModel, width: WidthConfig) -> WidthFit:
+        config = self.config
+        return WidthFit(
+            self.context, full, config.tune, config.retune, config.retune_mode, width, self.stages.checkpoint
+        )
+
+    def width_points(self, budgets: Sequence[float]) -> tuple[Accuracy | None, tuple[WidthPoint, ...]]:
+        assert self.config.width is not None
+        run = self.width_fit(self._tune_full("tune"), self.config.width)
+        points = budget_points(run, search(run), budgets)
+        self.stages.clear()
+        return self._full_accuracy(self.dataset.validation) if len(self.dataset.validation) else None, points
+
+    def _full_accuracy(self, split: Split) -> Accuracy:
+        return accuracy_of(read_folder(self.out / "full", self.backbone), split, self.context.transform)
 
     def _tune_full(self, stage: str) -> TunedModel:
         with self.log.timed(stage):
@@ -179,7 +236,7 @@ class _Fit:
         bound, held_out = self.config.max_drop, self.dataset.validation
         reference = None
         if begun.full is not None and len(held_out):
-            reference = accuracy_of(read_folder(self.out / "full", self.backbone), held_out, self.context.transform)
+            reference = self._full_accuracy(held_out)
         first: float | None = None
         for depth in range(index.depth, self.blocks + 1):
             tuned = self._train_at(depth, begun, features)

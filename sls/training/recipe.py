@@ -35,7 +35,7 @@ RATES: Mapping[str, float] = MappingProxyType(
         "dora": 3e-3,
         "ia3": 3e-2,
         "vera": 1e-1,
-        "ln": 3e-2,
+        "ln": 1e-2,
         "repadapter": 3e-3,
         "convpass": 1e-2,
         "adaptformer": 1e-2,

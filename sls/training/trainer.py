@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,12 +55,21 @@ def balanced_weights(labels: Tensor, classes: int) -> Tensor:
 
 
 class Trainer:
-    """Train the parameters of a model after `to_bfloat16`; `epoch` counts the finished epochs."""
+    """Train the parameters of a model after `to_bfloat16`; `epoch` counts the finished epochs.
+
+    `penalty` is added to the loss of every batch.
+    """
 
     def __init__(
-        self, model: AdaptedModel, weights: list[Tensor], source: FeatureSource, config: TrainingConfig
+        self,
+        model: AdaptedModel,
+        weights: list[Tensor],
+        source: FeatureSource,
+        config: TrainingConfig,
+        *,
+        penalty: Callable[[], Tensor] | None = None,
     ) -> None:
-        self.model, self.source, self.config = model, source, config
+        self.model, self.source, self.config, self.penalty = model, source, config, penalty
         self.labels = torch.from_numpy(source.split.labels)
         balanced = config.class_weights == "balanced"
         self.weights = balanced_weights(self.labels, model.head.out_features) if balanced else None
@@ -86,6 +95,7 @@ class Trainer:
             mix = self._draw_mix(len(rows)) if self.config.mixup else None
             logits = self.model.head(self.source.features(rows, epoch=self.epoch, mix=mix).float())
             loss = self._loss(logits, self.labels[torch.from_numpy(rows)], mix)
+            loss = loss if self.penalty is None else loss + self.penalty()
             torch.autograd.backward(loss)
             self._step(self.epoch * self.batches + batch)
             losses.append(loss.item())

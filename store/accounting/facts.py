@@ -14,6 +14,7 @@ from store.backends.base import Backend
 from store.backends.layout import blob_key
 from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
 from store.records.manifest import MANIFEST_FORMAT
+from store.records.width import WidthIndex
 
 PREFIX_NBYTES = 1 << 14  # most headers are shorter; the others take a second read
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
@@ -49,6 +50,7 @@ class VersionFacts:
     adapted_blocks: int
     adapter_tensors: TensorFacts
     head_tensors: TensorFacts
+    width: WidthIndex | None = None
 
 
 FactsCache = MutableMapping[str, VersionFacts]
@@ -92,6 +94,7 @@ class FactsReader:
                 adapted_blocks=self._adapted_blocks(modules),
                 adapter_tensors=self._tensors(weights),
                 head_tensors=self._tensors(logits),
+                width=_width(value["prune_index"].get("width")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, OnetrunkError):
@@ -154,6 +157,10 @@ def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
         elements += count
     in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name)
     return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
+
+
+def _width(value: Mapping[str, Any] | None) -> WidthIndex | None:
+    return None if value is None else WidthIndex(**value)
 
 
 def _blob(value: Mapping[str, Any]) -> NamedBlob:

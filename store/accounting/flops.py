@@ -6,6 +6,7 @@ import re
 
 from store.adapters.methods.spec import block_number
 from store.records.backbone import BackboneRecord
+from store.records.width import WidthIndex
 
 PATCH = re.compile(r"patch(\d+)")
 CLASS_TOKEN = 1
@@ -30,3 +31,14 @@ def block_flops(record: BackboneRecord) -> int | None:
         return None
     first = sum(out * fan_in for path, (out, fan_in) in record.modules.items() if block_number(path) == 1)
     return 2 * tokens * first + 4 * tokens**2 * record.dim
+
+
+def saved_by_width(record: BackboneRecord, width: WidthIndex | None) -> int | None:
+    """Return the operations of one image that the heads and units which are left out would take; 0 at full width."""
+    tokens = tokens_of(record)
+    if width is None or tokens is None:
+        return None if tokens is None else 0
+    heads = width.blocks * width.heads - sum(width.heads_kept)
+    units = width.blocks * width.units - sum(width.units_kept)
+    size = record.modules["blocks.0.attn.proj"][1] // width.heads
+    return heads * size * (8 * tokens * record.dim + 4 * tokens**2) + units * 4 * tokens * record.dim

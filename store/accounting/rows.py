@@ -35,7 +35,8 @@ class VersionReport:
     """A version's bytes at rest, by what they are: the parts add up to `nbytes`, and so do unique and shared ones.
 
     Adapter and head are tensors, headers what safetensors puts before them. Shared bytes are of blobs that another
-    version or a backbone references too. `unknown_nbytes` are of blobs whose part could not be read.
+    version or a backbone references too. `unknown_nbytes` are of blobs whose part could not be read. `width_nbytes` are
+    those of the manifest that say which heads and units are kept, 0 at full width.
     """
 
     task: str
@@ -64,6 +65,8 @@ class VersionReport:
     saved_by_cut_blocks: int
     saved_by_cut_flops: int | None
     freed_if_deleted_nbytes: int
+    width_nbytes: int
+    saved_by_width_flops: int | None
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,8 @@ class TaskReport:
     saved_by_cut_blocks: int
     saved_by_cut_flops: int | None
     freed_if_deleted_nbytes: int
+    width_nbytes: int
+    saved_by_width_flops: int | None
 
     @property
     def payload_nbytes(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from store.accounting.counterfactuals import ComparedTask, saved_by_cut
 from store.accounting.facts import FactsCache, FactsReader, NamedBlob, VersionFacts
-from store.accounting.flops import block_flops
+from store.accounting.flops import block_flops, saved_by_width
 from store.accounting.ownership import Ownership, Place, Totals
 from store.accounting.rows import PARTS, Problem, TaskReport, VersionReport
 from store.accounting.seen import Seen
@@ -59,6 +59,7 @@ def count_versions(seen: Seen, backend: Backend, known: FactsCache) -> Counted:
                 found,
                 totals.get(place, Totals()),
                 flops.get(version.fingerprint),
+                seen.records.get(version.fingerprint),
                 leased=version.digest in leased,
             )
         )
@@ -86,9 +87,15 @@ def read_facts(
 
 
 def _row(
-    version: VersionSize, facts: VersionFacts | None, totals: Totals, flops: int | None, *, leased: bool
+    version: VersionSize,
+    facts: VersionFacts | None,
+    totals: Totals,
+    flops: int | None,
+    record: BackboneRecord | None,
+    *,
+    leased: bool,
 ) -> VersionReport:
-    cut = version.blocks - version.depth
+    cut, width = version.blocks - version.depth, facts.width if facts else None
     return VersionReport(
         task=version.task,
         version=version.version,
@@ -110,6 +117,8 @@ def _row(
         saved_by_cut_blocks=cut,
         saved_by_cut_flops=None if flops is None else cut * flops,
         freed_if_deleted_nbytes=totals.freed_nbytes,
+        width_nbytes=width.nbytes if width else 0,
+        saved_by_width_flops=None if record is None else saved_by_width(record, width),
     )
 
 
@@ -153,7 +162,7 @@ def count_tasks(rows: Sequence[VersionReport], owned: Ownership) -> tuple[TaskRe
 SAME = (
     *("task", "tenant", "version", "backbone", "method", "dtype", "depth", "blocks", "nbytes"),
     *NBYTES,
-    *("saved_by_cut_nbytes", "saved_by_cut_blocks", "saved_by_cut_flops"),
+    *("saved_by_cut_nbytes", "saved_by_cut_blocks", "saved_by_cut_flops", "width_nbytes", "saved_by_width_flops"),
 )
 """What a task's row has from that of its latest version."""
 

@@ -28,6 +28,7 @@ from store.adapters.task_files import (
     refuse_pickle,
 )
 from store.adapters.tuned_folder import TunedFolder, head_of, unwrap
+from store.adapters.widths import check_width, narrowed_shapes
 from store.errors import (
     AdapterMismatchError,
     BackboneMismatchError,
@@ -211,12 +212,22 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
     if checkpoint.card is not None:
         _check_card(checkpoint.card, record, depth)
     method = supported_method(checkpoint.settings)
-    ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, record.modules)
+    shapes = _shapes(checkpoint.card, record, depth)
+    ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, shapes)
     _check_depth(ranks, depth)
     check_complete(checkpoint.settings, method, ranks, record.modules, depth)
     _check_head(checkpoint, record)
     modules = sorted(ranks, key=lambda module: (block_number(module), module))
     return AdapterSummary(method.name_for(checkpoint.settings), {module: ranks[module] for module in modules})
+
+
+def _shapes(card: Card | None, record: BackboneRecord, depth: int) -> Mapping[str, tuple[int, int]]:
+    """Return the shapes of the linear maps that the adapter changes: the backbone's, or those that its width leaves."""
+    width = card.prune_index.width if card else None
+    if width is None:
+        return record.modules
+    check_width(width, record, depth)
+    return narrowed_shapes(record, width)
 
 
 def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:

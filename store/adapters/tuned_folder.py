@@ -22,6 +22,7 @@ from store.errors import AdapterMismatchError, HeadMismatchError
 
 Tensors = Mapping[str, StoredTensor]
 SAVED = re.compile(r"modules_to_save\.(?:[\w-]+\.)?")
+HEADS = ("head", "classifier", "fc", "score")  # PEFT names some that a model may not have
 NAMING = ("target_modules", "exclude_modules", "feedforward_modules", "rank_pattern", "alpha_pattern", "lambda_pattern")
 
 
@@ -56,7 +57,7 @@ def read_tuned(folder: Path) -> TunedFolder:
 def unwrap(settings: Config, stored: Tensors) -> TunedFolder:
     """Take away what wrapped the model: prefixes, the adapter's name, and the head among its tensors."""
     names, changes = find_names(stored), []
-    rest = {name: tensor for name, tensor in stored.items() if not _is_head(name)}
+    rest: Tensors = {name: tensor for name, tensor in stored.items() if not _is_head(name)}
     head = _saved_head({name: tensor for name, tensor in stored.items() if _is_head(name)})
     if head is not None:
         changes.append("took the head from modules_to_save")
@@ -69,7 +70,8 @@ def unwrap(settings: Config, stored: Tensors) -> TunedFolder:
     if word is not None:
         changes.append(f"took the adapter's name {word!r} from the names of its tensors")
     settings = dict(settings)
-    if isinstance(settings.get("modules_to_save"), list):
+    saved = settings.get("modules_to_save")
+    if isinstance(saved, list) and all(isinstance(name, str) and name.rpartition(".")[2] in HEADS for name in saved):
         settings["modules_to_save"] = None
     if names is not None and names.is_timm and names.inner:
         settings = _without_inner(settings, names, rest)
@@ -154,7 +156,7 @@ def _without_adapter_name(settings: Config, tensors: Tensors) -> tuple[str | Non
 
 def _extra_words(name: str, part: re.Pattern[str]) -> dict[str, str]:
     """Return each word without which the name is that of a part, with that name."""
-    words, fitting = name.split("."), {}
+    words, fitting = name.split("."), dict[str, str]()
     if part.fullmatch(name) is not None:
         return {}
     for index in range(4, len(words)):

@@ -123,10 +123,10 @@ def source_of(record: BackboneRecord, *, file: str | None = None) -> BackboneSou
     if record.source.startswith(TRANSFORMERS):
         name = record.source.removeprefix(TRANSFORMERS)
         return BackboneSource(name, label=None if name == record.name else record.name)
-    name = timm_name(record)
-    label = None if name == record.name else record.name
-    if name is not None:
-        return BackboneSource(name, None, record.id.arguments, label)
+    known = timm_name(record)
+    label = None if known == record.name else record.name
+    if known is not None:
+        return BackboneSource(known, None, record.id.arguments, label)
     return BackboneSource(record.id.architecture, file or record.source, record.id.arguments, label)
 
 

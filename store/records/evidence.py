@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from store.errors import FormatError
 from store.records.measures import Calibration, ClassCounts
+from store.records.width import WidthIndex
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class PruneIndex:
     `scores[i]` belongs to block i + 1 and is None where the scan did not reach it; `threshold` is
     None and `reason` is set where the rule is undefined and nothing was pruned. `tolerance` replaces
     `alpha` where the threshold is not a share of the last score. `candidates` are the depths, this one
-    among them, that scores within their noise of the threshold leave open; empty where it is decided.
+    among them, that scores within their noise of the threshold leave open; empty where it is decided. `width` is
+    what each of these blocks keeps of its heads and units, None where it keeps all.
     """
 
     depth: int
@@ -31,8 +33,13 @@ class PruneIndex:
     reason: str | None = None
     tolerance: float | None = None
     candidates: tuple[int, ...] = ()
+    width: WidthIndex | None = None
 
     def __post_init__(self) -> None:
+        if self.width is not None and self.width.blocks != self.depth:
+            raise FormatError(
+                f"width index of {self.width.blocks} blocks at depth {self.depth}: give one for each block that runs"
+            )
         if self.candidates and (
             self.depth not in self.candidates or not all(1 <= depth <= self.blocks for depth in self.candidates)
         ):

@@ -99,7 +99,7 @@ class AliasSplit:
                 )
         if len(self.shares) == 1 and self.shadow is None and self.overload is None:
             raise InvalidSettingError(
-                f"version {self.stable} alone is no split: give another a share, name a shadow or one for overload, or "
+                f"version {self.stable} alone does not split an alias: give another a share, a shadow or overload, or "
                 "move the alias with `store.set_alias(task, alias, version)`"
             )
 

@@ -19,7 +19,7 @@ from store.adapters.backbone_fingerprint import check_fingerprint, check_leaves
 from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError, UnservedBackboneError
 from store.records.backbone import DEFAULT_BACKBONE, BackboneRecord, Preprocessing, source_of
 from store.records.manifest import decode
-from store.registry.store import Store
+from store.registry.read_only_store import ReadOnlyStore
 from store.weights.converted.base_model import base_folder, load_base
 from store.weights.description import (
     Backbone,
@@ -85,7 +85,7 @@ def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:
     return Backbone(record, load(data))
 
 
-def open_backbone(store: Store, record: BackboneRecord) -> Backbone:
+def open_backbone(store: ReadOnlyStore, record: BackboneRecord) -> Backbone:
     """Open a backbone of the store, from its blob or, where the weights stayed at their source, from there.
 
     Where the blob is a file it is mapped, not read: the tensors take memory that the system may take back, and that

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import cast
 
@@ -16,10 +16,13 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from store.adapters.backbone_fingerprint import Leaf, fingerprint_of
+from store.adapters.widths import check_width, narrowed_shapes
 from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError
 from store.records.backbone import PATCH_MEAN, BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
+from store.records.width import WidthIndex
 from store.weights.supported import check_supported
+from store.weights.width import NarrowedTensors, narrow_model
 
 CLASSIFIER_KEYS = ("head.", "head_dist.")
 NORM_EPS = "norm_eps"
@@ -32,11 +35,25 @@ class Backbone:
 
     record: BackboneRecord
     tensors: Mapping[str, Tensor]
+    width: WidthIndex | None = None
+    """What its blocks keep of their heads and units; record and tensors are of these."""
 
     def skeleton(self) -> VisionTransformer:
         """Build the model without its weights: its modules and their shapes, on torch's meta device."""
         with torch.device("meta"):
-            return create_model(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+            model = create_model(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
+        return model if self.width is None else narrow_model(model, self.width)
+
+    def narrow(self, width: WidthIndex | None) -> Backbone:
+        """Return the backbone with the heads and units of the index alone; with None, itself.
+
+        Raises `BackboneMismatchError` where the index is of another backbone. It has the fingerprint of the whole one.
+        """
+        if width is None:
+            return self
+        check_width(width, self.record, width.blocks)
+        record = replace(self.record, modules=narrowed_shapes(self.record, width))
+        return Backbone(record, NarrowedTensors(self.tensors, width), width)
 
     def build(
         self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"

@@ -101,21 +101,41 @@ class Bottleneck(Form):
 
 
 @dataclass(frozen=True)
+class Kept:
+    """The heads or units that a task keeps of `total`: bit i of the mask stands for the i-th."""
+
+    mask: int
+    total: int
+
+    @cached_property
+    def count(self) -> int:
+        return self.mask.bit_count()
+
+    @property
+    def is_prefix(self) -> bool:
+        """Whether the first ones are kept, so that a view of the weights has them."""
+        return self.mask & (self.mask + 1) == 0
+
+
+@dataclass(frozen=True)
 class Forms:
     """All forms of an adapter: deltas of linear maps and norms by full path, bottlenecks by `blocks.N.attn` or `.mlp`.
 
-    The last norm of the backbone, `norm`, may be among the norms.
+    The last norm of the backbone, `norm`, may be among the norms. `kept` says by the same two paths which heads and
+    units there are, where not all; the deltas there are of the kept shapes.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     norms: Mapping[str, Norm] = field(default_factory=dict)
     bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
+    kept: Mapping[str, Kept] = field(default_factory=dict)
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Forms:
         return Forms(
             {path: form.to(device, dtype) for path, form in self.deltas.items()},
             {path: form.to(device, dtype) for path, form in self.norms.items()},
             {path: form.to(device, dtype) for path, form in self.bottlenecks.items()},
+            self.kept,
         )
 
     @property
@@ -130,8 +150,8 @@ class Forms:
 
     @property
     def first_block(self) -> int | None:
-        """The lowest block that is adapted, counted from 1; None where no block is."""
-        paths = (path for forms in (self.deltas, self.norms, self.bottlenecks) for path in forms)
+        """The lowest block that is adapted or narrowed, counted from 1; None where no block is."""
+        paths = (path for forms in (self.deltas, self.norms, self.bottlenecks, self.kept) for path in forms)
         return min(filter(None, map(block_number, paths)), default=None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import torch
 
@@ -12,6 +13,7 @@ from store.weights.forms import TaskWeights
 from store.weights.lowering.lower import ADAPTER, HEAD, Tensors, lower_tensors, with_head
 from store.weights.lowering.stacked_lora import lower_blocks
 from store.weights.tensor_views import tensors_in
+from store.weights.width import NarrowedTensors, kept_of
 
 
 def load_task(
@@ -29,7 +31,8 @@ def load_task(
     `RefusedError` where a number is not finite in this dtype. The weights are memory of their own, and no file stays
     open or mapped.
     """
-    adapter, head = manifest.adapter, manifest.head
+    adapter, head, width = manifest.adapter, manifest.head, manifest.prune_index.width
+    backbone = backbone if width is None else NarrowedTensors(backbone, width)
     blobs = adapter.weights, head.weights, adapter.config, head.labels
     with store.viewing(*blobs, blake3=manifest.blake3) as (weights, top, config, labels):
         settings = json.loads(bytes(config))
@@ -38,4 +41,6 @@ def load_task(
             # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
             tensors = tensors_in(memoryview(bytearray(weights)), ADAPTER)
             forms = lower_tensors(settings, tensors, backbone, dtype, device)
+        if width is not None:
+            forms = replace(forms, kept=kept_of(width))
         return with_head(forms, tensors_in(top, HEAD), bytes(labels), manifest.depth, dtype, device)

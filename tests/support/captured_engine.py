@@ -10,6 +10,7 @@ from serving.engine.cuda.captured_blocks import BUCKETS, CapturedBlocks
 from serving.engine.cuda.captures import Capture, call_directly
 from serving.engine.cuda.row_ops import RowOps, StaticRows, TorchRowOps
 from serving.engine.engine import Engine
+from serving.engine.narrow_maps import NarrowMaps
 
 
 def captured_blocks(
@@ -26,7 +27,8 @@ def captured_blocks(
 def with_torch_path(engine: Engine) -> Engine:
     """Have the engine run its blocks in the torch path, whatever its device."""
     vit = engine._model.vit
-    blocks = [ServedBlock(block, f"blocks.{i}", vit.patch_embed.grid_size) for i, block in enumerate(vit.blocks)]
+    grid, narrow = vit.patch_embed.grid_size, NarrowMaps(0)
+    blocks = [ServedBlock(block, f"blocks.{i}", grid, narrow) for i, block in enumerate(vit.blocks)]
     engine._model = replace(engine._model, blocks=blocks)
     return engine
 

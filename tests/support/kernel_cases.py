@@ -134,7 +134,7 @@ def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Eng
     kernel = Kernel(library, vit, packed, covered, threads=threads)
     engine = Engine(backbone, dtype=torch.bfloat16, kernel="off", batch_invariant=True)
     in_torch = cast(TorchModel, engine._model)
-    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, lambda: in_torch)
+    engine._model = KernelModel(kernel, None if covered.stem and covered.pooling else vit, vit, lambda: in_torch)
     return engine
 
 

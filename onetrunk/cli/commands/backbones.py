@@ -13,8 +13,9 @@ import typer
 from onetrunk.cli.option_groups import StoreOptions, with_store
 from onetrunk.cli.options import DryRun, Yes, command_group, example
 from onetrunk.cli.output import confirm, log_dry_run, print_rows
+from onetrunk.cli.parsing import parse_pairs
 from onetrunk.rendering.tables import Record, to_json
-from onetrunk.workflows import add_backbone
+from onetrunk.workflows import add_backbone, order_backbone
 from store.errors import InvalidSettingError
 
 if TYPE_CHECKING:
@@ -55,6 +56,29 @@ def add_to_store(
         raise InvalidSettingError("--by-reference cannot find a local file again: leave out one of the two options")
     with options.open(create=True) as store:
         record = add_backbone(store, backbone, by_reference=by_reference)
+    print_rows([backbone_row(record)], options.fmt)
+
+
+@backbone_app.command("order", epilog=example(
+    "backbone order onetrunk/vit_tiny_64 --as mine/ordered",
+    "backbone order onetrunk/vit_tiny_64 --as mine/ordered --by digits=onetrunk/digits --by blobs=./blobs",
+))  # fmt: skip
+@with_store(write=True)
+def order_in_store(
+    options: StoreOptions,
+    name: Annotated[str, typer.Argument(help="A backbone of the store, a packaged one, or a timm name.")],
+    label: Annotated[str, typer.Option("--as", help="Name of the copy.")],
+    by: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REF=DATA", help="Order by what this task needs; may be repeated. Default: the weights."),
+    ] = None,
+) -> None:
+    """Add a copy whose heads and MLP units are ordered by importance. Its tasks keep the first ones of each block."""
+    from sls.data.loading import load_dataset
+
+    tasks = {ref: load_dataset(data) for ref, data in parse_pairs(by or [], option="--by").items()}
+    with options.open(create=True) as store:
+        record = order_backbone(store, name, label, tasks=tasks)
     print_rows([backbone_row(record)], options.fmt)
 
 

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,11 +21,11 @@ from onetrunk.cli.fit_options import (
     ScoreOptions,
     fit_config,
 )
+from onetrunk.cli.fit_pictures import draw_fit
 from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
 from onetrunk.cli.options import BackboneName, DryRun, command_group, example
 from onetrunk.cli.output import (
     Format,
-    log_dry_run,
     log_notes,
     log_to_stderr,
     print_record,
@@ -33,8 +33,11 @@ from onetrunk.cli.output import (
     print_versions,
     terminal,
 )
+from onetrunk.cli.plan_output import print_plan
 from onetrunk.cli.progress import show_progress
 from onetrunk.cli.recipe_options import RecipeOptions
+from onetrunk.cli.width_options import SearchOptions, WidthOptions, parse_budgets
+from onetrunk.cli.width_output import draw_points, log_width, print_points
 from onetrunk.rendering.accuracy import with_interval
 from onetrunk.rendering.measures import describe_measures
 from onetrunk.rendering.tables import Record, to_json
@@ -70,6 +73,8 @@ app = command_group()
     "fit flowers ./flowers --backbone vit_base_patch16_224.augreg_in21k --criterion ridge --max-drop 1",
     "fit flowers ./flowers --when early --criterion cka --patience 3 --out work",
     "fit flowers ./flowers --method adaptformer --retune head --plot pictures",
+    "fit flowers ./flowers --width vit-slim --budget 0.7 --plot pictures",
+    "fit flowers ./flowers --width taylor --budgets 0.3,0.5,0.7",
     "fit flowers flowers.csv --config recipe.toml --lr 1e-3 --augment light --dry-run",
 ))  # fmt: skip
 @with_store(write=True)
@@ -86,6 +91,8 @@ def fit(
     recipe: RecipeOptions,
     score: ScoreOptions,
     schedule: ScheduleOptions,
+    width: WidthOptions,
+    search: SearchOptions,
     images: DataOptions,
     output: ResultOptions,
     dry_run: DryRun = False,
@@ -96,7 +103,9 @@ def fit(
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
-    config = fit_config(adapter, recipe, score, schedule, seed=images.seed, save_dtype=output.save_dtype)
+    config = fit_config(adapter, recipe, score, schedule, seed=images.seed)
+    config = replace(config, width=width.config(search, max_drop=schedule.max_drop))
+    shares = None if width.budgets is None else parse_budgets(width.budgets)
     output.check(data)
     aliases = tuple(output.alias or ())
     check = functools.partial(check_publishable, parent=output.parent, drop_known=config.measures_drop)
@@ -107,6 +116,9 @@ def fit(
     dataset = images.load(data)
     if dry_run:
         print_plan(task, dataset, borrow(options, backbone), config, options.fmt)
+        return
+    if shares is not None:
+        show_budgets(task, dataset, borrow(options, backbone), config, shares, output, options.fmt)
         return
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_what_is_kept())
@@ -127,27 +139,24 @@ def fit(
         draw_fit(task, result, dataset, output.plot)
 
 
-def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
-    """Print what the fit would do."""
-    from sls.pipeline.plan import plan_fit
-    from sls.pipeline.preflight import check_run
+def show_budgets(
+    task: str,
+    dataset: Dataset,
+    backbone: Backbone,
+    config: FitConfig,
+    budgets: Sequence[float],
+    output: ResultOptions,
+    fmt: Format,
+) -> None:
+    """Tune once, search once, tune again at each budget; publish nothing."""
+    from sls.pipeline.fit import fit_budgets
+    from sls.pipeline.work_folder import work_folder
 
-    config = config.effective
-    check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
-    plan = plan_fit(dataset, backbone, config.trainings, dtype=config.save_dtype)
-    fields: dict[str, object] = {"task": task, "backbone": backbone.record.name, "method": config.tune.method}
-    fields["learning rate"] = config.tune.rate
-    fields |= {"classes": len(dataset.classes), **{part: sum(plan.images[part].values()) for part in plan.images}}
-    fields |= {f"steps to {stage}": steps for stage, steps in plan.steps.items()}
-    fields |= {"minutes, about": round(plan.seconds / 60, 1), "nbytes": plan.nbytes}
-    if fmt is Format.TABLE:
-        print_rows(
-            [{"class": name, **{part: plan.images[part][name] for part in plan.images}} for name in dataset.classes],
-            fmt,
-        )
-        typer.echo()
-    print_record({**fields, "images": plan.images, "notes": dataset.notes}, fmt, fields)
-    log_dry_run()
+    with telling_what_is_kept(), work_folder(output.out) as work, progress_of(task) as progress:
+        full, points = fit_budgets(dataset, backbone, budgets, out=work, config=config, progress=progress)
+    print_points(points, fmt)
+    if output.plot is not None:
+        draw_points(task, points, output.plot, full=full)
 
 
 @contextlib.contextmanager
@@ -216,31 +225,6 @@ def print_index(index: PruneIndex, fmt: Format) -> None:
     log_index(index)
 
 
-def draw_fit(task: str, result: FitResult, dataset: Dataset, folder: Path) -> None:
-    """Draw the depths, the epochs and what the task does with the test images; a table has the classes."""
-    from sls.evaluation import confusion_of, counts_of
-    from sls.plots.confusion import draw_confusion, write_classes
-    from sls.plots.depth_plot import draw_depths
-    from sls.plots.learning_curves import draw_curves
-    from sls.plots.reliability import draw_reliability
-    from sls.plots.worst_images import draw_worst
-
-    certificates, accuracies = {task: result.certificate}, {task: result.accuracies}
-    test, classes, calibration = dataset.test, dataset.classes, result.certificate.calibration
-    confusion = confusion_of(result.logits, test.labels)
-    pictures = [
-        draw_depths({task: result.index}, folder / "depths", certificates=certificates, accuracies=accuracies),
-        draw_curves(result.curve, folder / "curves"),
-        draw_confusion(confusion, classes, folder / "confusion"),
-        draw_worst(result.logits, test, classes, folder / "worst"),
-    ]
-    if calibration is not None:
-        pictures.append(draw_reliability(result.logits, test.labels, calibration, folder / "calibration"))
-    for picture in pictures:
-        log_to_stderr(f"picture: {picture}")
-    log_to_stderr(f"table of the classes: {write_classes(counts_of(confusion), classes, folder / 'classes.csv')}")
-
-
 def draw_choice(target: str, choice: DepthChoice, classes: Sequence[str], folder: Path) -> None:
     from sls.plots.depth_plot import draw_depths
     from sls.plots.tsne_maps import draw_maps
@@ -290,5 +274,6 @@ def log_index(index: PruneIndex) -> None:
         log_to_stderr(
             f"undecided: scores within their noise of the threshold leave depths {both} open; {index.depth} is taken"
         )
+    log_width(index)
     if index.reason:
         log_to_stderr(index.reason)

@@ -135,6 +135,10 @@ def describe(version: Version, tags: dict[str, str], classes: Sequence[str]) -> 
     fields |= {"criterion": index.criterion, "alpha": index.alpha, "tolerance": index.tolerance}
     fields |= {"threshold": index.threshold, "undecided depths": index.candidates, "reason": index.reason}
     fields["scores, block 1 first"] = " ".join(cell("score", score) for score in index.scores)
+    if index.width is not None:
+        fields["heads kept, block 1 first"] = " ".join(map(str, index.width.heads_kept))
+        fields["units kept, block 1 first"] = " ".join(map(str, index.width.units_kept))
+        fields["width_nbytes"] = index.width.nbytes
     if manifest.certificate:
         fields |= {**describe_certificate(manifest.certificate), **describe_measures(manifest.certificate, classes)}
     if lineage:

@@ -15,7 +15,6 @@ from onetrunk.cli.fit_options import (
     AdapterOptions,
     DataOptions,
     NoPublish,
-    RecipeOptions,
     ScheduleOptions,
     ScoreOptions,
     fit_config,
@@ -26,6 +25,7 @@ from onetrunk.cli.option_groups import OptionGroup, StoreOptions, with_groups, w
 from onetrunk.cli.options import Aliases, DryRun, command_group, example
 from onetrunk.cli.output import log_dry_run, log_to_stderr, print_rows, terminal
 from onetrunk.cli.progress import show_many
+from onetrunk.cli.recipe_options import RecipeOptions
 from store.errors import DataError, InvalidSettingError, OnetrunkError, StoreNotFoundError
 from store.records.backbone import DEFAULT_BACKBONE
 

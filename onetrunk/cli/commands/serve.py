@@ -67,14 +67,6 @@ AffinityOption = Annotated[
     Affinity,
     typer.Option(help="task: one replica answers for a task, when all tasks do not fit in the memory of each."),
 ]
-RateLimit = Annotated[
-    float | None,
-    typer.Option(help="Images a second that one API key, or without keys all callers, may send; default: any number."),
-]
-MaxWait = Annotated[
-    float,
-    typer.Option(min=0.01, max=600, help="Seconds that a prediction may wait for a replica before it is refused."),
-]
 Name = Annotated[str, typer.Option(help="Name of the application on the Ray cluster.")]
 GrpcPort = Annotated[
     int | None,
@@ -82,6 +74,27 @@ GrpcPort = Annotated[
 ]
 Prefix = Annotated[str, typer.Option(help="Path under which the routes are: /vision answers /vision/v1/predict/TASK.")]
 Insecure = Annotated[bool, typer.Option("--insecure", help="Let everyone who reaches the host predict and read.")]
+
+
+@dataclass(frozen=True)
+class Bounds(OptionGroup):
+    """How much a key may ask for, and how long a request waits."""
+
+    rate_limit: Annotated[
+        float | None,
+        typer.Option(
+            help="Images a second that one API key, or without keys all callers, may send; default: any number."
+        ),
+    ] = None
+    max_wait_s: Annotated[
+        float,
+        typer.Option(
+            "--max-wait",
+            min=0.01,
+            max=600,
+            help="Seconds that a prediction may wait for a replica before it is refused.",
+        ),
+    ] = 5.0
 
 
 @dataclass(frozen=True)
@@ -130,8 +143,7 @@ def serve(
     batch_invariant: BatchInvariant = False,
     schedule: ScheduleOption = Schedule.STRETCH,
     keys: Keys = False,
-    rate_limit: RateLimit = None,
-    max_wait: MaxWait = 5.0,
+    bounds: Bounds,
     telemetry: Telemetry,
     replicas: ReplicaCount = None,
     ingress: IngressOption = Ingress.AUTO,
@@ -158,8 +170,7 @@ def serve(
         batch_invariant=batch_invariant,
         schedule=schedule,
         keys=keys,
-        rate_limit=rate_limit,
-        max_wait_s=max_wait,
+        **vars(bounds),
         telemetry=telemetry.options(),
         replicas=None if replicas is None else parse_range(replicas, option="--replicas"),
         ingress=ingress,

@@ -30,6 +30,7 @@ class Layout(enum.StrEnum):
 @app.command(epilog=example(
     "publish flowers ./checkpoint --backbone onetrunk/vit_tiny_64.v2 --depth 7 --alias prod",
     "publish flowers ./lora-vit-base --backbone hf-hub:google/vit-base-patch16-224-in21k",
+    "publish flowers ./pruned --backbone onetrunk/vit_tiny_64.v2 --pruning-history history.json",
     "publish flowers ./checkpoint --parent flowers@prod --code-commit $(git rev-parse HEAD)",
 ))  # fmt: skip
 @with_store(write=True)
@@ -48,6 +49,9 @@ def publish(
     drop_above_depth: Annotated[
         bool, typer.Option("--drop-above-depth", help="Leave out adapters of blocks above the depth.")
     ] = False,
+    pruning_history: Annotated[
+        Path | None, typer.Option(help="What Torch-Pruning's pruning_history() says it took, as JSON.")
+    ] = None,
     force: Force = False,
 ) -> None:
     """Publish a PEFT checkpoint and a head as a new version. What cannot be served exactly is refused."""
@@ -64,6 +68,7 @@ def publish(
             code_commit=code_commit,
             drop_above_depth=drop_above_depth,
             tell=log_to_stderr,
+            pruning_history=pruning_history,
         )
     print_versions([version], options.fmt)
 

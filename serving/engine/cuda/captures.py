@@ -59,10 +59,10 @@ class GraphCapture:
         with torch.cuda.stream(self._stream):
             step()  # kernels are compiled and libraries opened here: neither may happen within a capture
         torch.cuda.current_stream(self._stream.device).wait_stream(self._stream)
-        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+        torch._C._cuda_clearCublasWorkspaces()
         graph = torch.cuda.CUDAGraph()
         # "thread_local": threads that load tasks meanwhile may allocate
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             step()
-        torch._C._cuda_clearCublasWorkspaces()  # type: ignore[attr-defined]
+        torch._C._cuda_clearCublasWorkspaces()
         return graph.replay

@@ -66,7 +66,7 @@ class PointerTables:
         Raises `InvalidSettingError` for tensors that are not of the engine's dtype, device and sizes.
         """
         if id(forms) not in self._tables:
-            plain = not forms.bottlenecks and not forms.has_turns
+            plain = not forms.bottlenecks and not forms.has_turns and not forms.kept
             fits = plain and all(delta.rank <= MAX_RANK for delta in forms.deltas.values())
             self._tables[id(forms)] = self._make(forms) if fits else None
             weakref.finalize(forms, self._tables.pop, id(forms), None).atexit = False

@@ -10,7 +10,7 @@ from store.accounting.pictures.drawing import CHARACTER, Picture, canvas, elemen
 from store.accounting.pictures.scales import count
 from store.accounting.rows import BackboneReport, TaskReport
 
-WIDTH, LEFT, BAND, TOP, ROW = 860, 96, 150, 46, 28
+WIDTH, LEFT, BAND, TOP, ROW = 860, 116, 150, 46, 28
 LEVELS = ("soft", "f5", "f0", "f4", "f1")
 """Fills of a block by its load, from none to all of the time."""
 
@@ -66,8 +66,8 @@ def _block(block: int, share: float, load: float | None) -> list[str]:
     return [
         element("rect", tooltip(told), **box, cls="box"),
         element("rect", tooltip(told), **{**box, "width": BAND * share}, cls=fill),
-        label(LEFT - 8, y + 16, f"block {block}", "end"),
-        label(LEFT + BAND - 6, y + 16, f"{share:.0%}", "end halo"),
+        label(LEFT - 52, y + 16, f"block {block}", "end"),
+        label(LEFT - 8, y + 16, f"{share:.0%}", "muted end"),
     ]
 
 

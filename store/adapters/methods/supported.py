@@ -13,11 +13,6 @@ from store.errors import UnservedAdapterError
 
 __all__ = ["FLOATS", "OFF", "PREFIX", "SUPPORTED", "Config", "Method", "matches", "resolve_pattern", "supported_method"]
 
-SPLIT_HEAD = (
-    "move its tensors base_model.model.head.weight and .bias from adapter_model.safetensors to head.safetensors, "
-    "as weight and bias, and set modules_to_save to null in adapter_config.json"
-)
-
 
 def supported_method(config: Config) -> Method:
     """Return the method of the config, or raise `UnservedAdapterError` where no form of it would be exact."""
@@ -31,8 +26,6 @@ def supported_method(config: Config) -> Method:
     for option, value in config.items():
         if option not in method.free and value not in method.limited.get(option, OFF):
             remedy = method.remedies.get(option, f"tune {kind} without it")
-            if option == "modules_to_save" and value == ["head"]:
-                remedy = SPLIT_HEAD
             raise UnservedAdapterError(f"option {option[:80]!r} = {shorten(value)} has no exact form: {remedy}")
     check_patterns(config)
     return method

@@ -42,7 +42,7 @@ def preprocessing_of(settings: Settings, where: str) -> Preprocessing:
     return Preprocessing(
         height,
         width,
-        RESAMPLING[cast(int, resample)],
+        RESAMPLING[resample],
         _channels(settings, "image_mean", where),
         _channels(settings, "image_std", where),
         _crop_pct((height, width), resized, where),

@@ -95,14 +95,14 @@ def _merge_map(module: nn.Linear, delta: Delta) -> None:
         bias = module.bias.data.clone()
     if delta.in_turn is not None:
         turns = delta.in_turn[0]
-        parts = weight.unflatten(1, turns.shape[:2])
+        parts = weight.reshape(len(weight), *turns.shape[:2])
         weight = torch.einsum("opc,pkc->opk", parts, turns).flatten(1)
     if delta.in_scale is not None:
         weight = weight * delta.in_scale.reshape(1, -1)
     plain = torch.cat([weight, bias[:, None]], dim=1)  # the bias is one more input, which is 1
     changed = plain if delta.out_scale is None else plain * delta.out_scale.reshape(-1, 1)
     if delta.out_turn is not None:
-        exchanged = plain.unflatten(0, (-1, 2, delta.group // 2)).flip(1).flatten(0, 2)
+        exchanged = plain.reshape(-1, 2, delta.group // 2, plain.shape[1]).flip(1).flatten(0, 2)
         changed = changed + delta.out_turn.reshape(-1, 1) * exchanged
     weight, bias = changed[:, :-1], changed[:, -1]
     if delta.a is not None and delta.b is not None:

@@ -35,7 +35,7 @@ def encode_forms(forms: Forms, backbone: Tensors) -> tuple[Settings, dict[str, T
 def encode_norms(norms: Mapping[str, Norm], path_of: PathOf = str) -> tuple[Settings, dict[str, Tensor]]:
     paths = {module: path_of(module) for module in norms}
     expression = "|".join(re.escape(path) for path in paths.values())  # a list would take in every module named `norm`
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, norm in norms.items():
         stem = f"{PREFIX}{paths[module]}.ln_tuning_layers"
         tensors |= {f"{stem}.weight": norm.weight.clone(), f"{stem}.bias": norm.bias.clone()}
@@ -85,7 +85,7 @@ def _encode_turns(deltas: Mapping[str, Delta], path_of: PathOf) -> tuple[Setting
     if len(groups) > 1 or any(d.rank or d.bias is not None or d.out_turn is None for d in deltas.values()):
         raise UnservedAdapterError("it turns some maps and changes others otherwise, which RoAd does not: use one")
     (group,) = groups
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for module, delta in deltas.items():
         second = _row(delta.out_turn).reshape(-1, 2, group // 2) * torch.tensor([-1.0, 1.0])[:, None]
         first = torch.ones(second.numel()) if delta.out_scale is None else _row(delta.out_scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import cast
 
 import torch
@@ -59,12 +60,13 @@ def lower_road(config: Config, tensors: Tensors, _: Tensors) -> Forms:
 
 def _size_of(elements: int) -> int:
     """Return the size of a matrix with so many elements above its diagonal."""
-    return round((1 + (1 + 8 * elements) ** 0.5) / 2)
+    return (1 + math.isqrt(1 + 8 * elements)) // 2
 
 
 def _cayley(skew: Tensor) -> Tensor:
     unit = torch.eye(skew.shape[-1]).expand_as(skew)
-    return torch.linalg.solve(unit + skew, unit - skew, left=False)
+    turn: Tensor = torch.linalg.solve(unit + skew, unit - skew, left=False)
+    return turn
 
 
 def _neumann(skew: Tensor, config: Config) -> Tensor:

@@ -123,6 +123,6 @@ def test_report(world, form):
 def test_schema_of_the_http_api():
     from serving.http.api import make_api  # torch is loaded here alone
 
-    predictor = SimpleNamespace(versions=None, record=None, usage=None)  # which the schema does not depend on
+    predictor = SimpleNamespace(versions=None, records=(), usage=None)  # which the schema does not depend on
     schema = make_api(predictor, None, keys=True).openapi()
     check_snapshot("openapi.json", json.dumps(schema, indent=1, sort_keys=True) + "\n")

@@ -3,50 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
-from peft import PeftModel
 from safetensors.torch import load_file
-from support.toy_datasets import InterruptionError, haze, toy_backbone
+from support.stock_peft import BACKBONE, TRANSFORM, answers, measured, run, served
+from support.toy_datasets import haze
 
-from sls.adapters.methods import build_adapted
 from sls.adapters.model import block_of
-from sls.adapters.task_folder import DTYPES, read_folder
 from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset, Split
-from sls.evaluation import certified_counts, keep_adapted, logits_of, raised_cut
+from sls.evaluation import keep_adapted, raised_cut
 from sls.pipeline.config import FitConfig
-from sls.pipeline.fit import FitResult, fit
-from sls.pipeline.retune import untrained
-from sls.progress import Progress, ignore_progress
-from sls.scoring.calibration import calibration_error, fit_temperature
+from sls.pipeline.fit import FitResult
 from sls.scoring.features import block_features
 from sls.scoring.ridge import ridge_head
 from sls.training.recipe import TrainingConfig
-from sls.training.tune import tune
-from store.adapters.checkpoint import CARD, HEAD, WEIGHTS
+from store.adapters.checkpoint import CARD, WEIGHTS
 from store.errors import InvalidSettingError
-from store.records.evidence import Accuracy, PruneIndex, Rounding
+from store.records.evidence import Accuracy, PruneIndex
 from store.records.manifest import Card
-from store.records.measures import MOST_CONFUSED, MOST_COUNTED
-from store.weights.preprocessing import make_transform
 
-BACKBONE = toy_backbone()
-TRANSFORM = make_transform(BACKBONE.record.id.preprocessing)
 LOWEST = ScoreConfig(criterion="cka", alpha=0)  # every score is above 0, so the walk never ends: depth 1
 CONFIG = FitConfig(
     tune=TrainingConfig(epochs=3), retune=TrainingConfig(epochs=1), score=LOWEST, retune_mode="none", max_drop=100
 )
-
-
-def quiet(_: Progress) -> None: ...
-
-
-def run(config: FitConfig, out: Path, dataset: Dataset) -> FitResult:
-    return fit(dataset, BACKBONE, out=out, config=config, progress=quiet)
 
 
 @pytest.fixture(scope="module")
@@ -60,23 +40,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def cut(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> FitResult:
     return run(CONFIG, tmp_path_factory.mktemp("fit"), dataset)
-
-
-def served(folder: Path, depth: int, split: Split) -> torch.Tensor:
-    """The slow twin: timm, PEFT's own loader, the upper blocks cut off."""
-    model = PeftModel.from_pretrained(BACKBONE.build(), str(folder)).eval()
-    model.base_model.model.blocks = model.base_model.model.blocks[:depth]
-    with torch.inference_mode():
-        return model(split.inputs(range(len(split)), TRANSFORM))
-
-
-def answers(folder: Path, depth: int, split: Split) -> np.ndarray:
-    head = {name: value.float() for name, value in load_file(folder / HEAD).items()}
-    return (served(folder, depth, split) @ head["weight"].T + head["bias"]).argmax(dim=1).numpy()
-
-
-def measured(folder: Path, depth: int, split: Split) -> Accuracy:
-    return Accuracy(int((answers(folder, depth, split) == split.labels).sum()), len(split))
 
 
 def test_validation_accuracies_are_those_of_the_two_folders(cut, dataset):
@@ -202,95 +165,6 @@ def test_before_tuning_full_depth_is_a_full_model_and_is_certified(tmp_path):
     assert "cut there instead" in result.index.reason
     assert {block_of(key) for key in load_file(result.cut / WEIGHTS)} == {4}
     assert result.certificate.full == result.certificate.cut == measured(result.cut, 4, haze().test)
-
-
-# ------------------------------------------------------------------------------------------------ after the first epoch
-
-
-BEGIN = replace(EARLY, when="early")
-
-
-@pytest.fixture(scope="module")
-def begun(tmp_path_factory: pytest.TempPathFactory) -> FitResult:
-    return run(BEGIN, tmp_path_factory.mktemp("begun"), haze())
-
-
-def test_an_early_cut_is_chosen_after_one_epoch_and_all_others_run_at_that_depth(begun):
-    stages = [(p.stage, p.step, p.steps) for p in begun.curve if p.stage != "score"]
-    assert stages == [("begin", 1, 1), *(("tune", step, 3) for step in range(1, 4))]
-    assert 1 <= begun.index.depth < 4
-    assert {block_of(key) for key in load_file(begun.cut / WEIGHTS)} == set(range(1, begun.index.depth + 1))
-    assert begun.certificate.cut == measured(begun.cut, begun.index.depth, haze().test)
-    assert (begun.full, begun.certificate.full) == (None, None)
-
-
-def test_an_early_cut_is_that_of_the_features_of_the_model_after_one_epoch(begun):
-    config = TrainingConfig(epochs=1)
-    start = untrained(haze(), BACKBONE, config)
-    first = tune(haze(), BACKBONE, start, config, transform=TRANSFORM, stage="", progress=ignore_progress)
-    features = block_features(build_adapted(BACKBONE, first).vit, haze().train, TRANSFORM)
-    assert begun.index == depth_from_features(features, haze().train.labels, BEGIN.score)
-
-
-@pytest.mark.parametrize("last", [("begin", 1), ("tune", 2)])
-def test_an_early_cut_that_was_interrupted_goes_on_to_the_same_bytes(begun, tmp_path, last):
-    def stop(progress: Progress) -> None:
-        if (progress.stage, progress.step) == last:
-            raise InterruptionError
-
-    with pytest.raises(InterruptionError):
-        fit(haze(), BACKBONE, out=tmp_path, config=BEGIN, progress=stop)
-    result = run(BEGIN, tmp_path, haze())
-    assert "begin" not in [progress.stage for progress in result.curve]
-    for path in begun.cut.iterdir():
-        assert (result.cut / path.name).read_bytes() == path.read_bytes()
-
-
-# -------------------------------------------------------------------------------------------------- what is certified
-
-
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_what_16_bits_cost_is_measured_with_the_numbers_as_they_were_trained(tmp_path, dtype):
-    config = replace(EARLY, save_dtype=dtype)
-    result = run(config, tmp_path / dtype, haze())
-    exact = run(replace(EARLY, save_dtype="float32"), tmp_path / "exact", haze())
-    assert result.certificate.rounding == Rounding(dtype, exact.certificate.cut)
-    assert exact.certificate.rounding is None
-    for file in (WEIGHTS, HEAD):
-        rounded = load_file(result.cut / file)
-        for key, value in load_file(exact.cut / file).items():
-            assert torch.equal(value.to(DTYPES[dtype]), rounded[key])
-    assert result.certificate.cut == measured(result.cut, result.index.depth, haze().test)
-
-
-def test_the_certificate_has_what_the_test_images_were_answered(begun):
-    labels, answers = haze().test.labels, begun.logits.argmax(axis=1)
-    counts = begun.certificate.class_counts
-    pairs = list(zip(labels.tolist(), answers.tolist(), strict=True))
-    assert counts.confusion == tuple(tuple(pairs.count((row, column)) for column in range(3)) for row in range(3))
-    assert sum(counts.correct) == begun.certificate.cut.correct
-    logits = torch.from_numpy(begun.logits)
-    model = read_folder(begun.cut, BACKBONE, depth=begun.index.depth)
-    with torch.inference_mode():
-        twin = model.head(model.vit(haze().test.inputs(range(30), TRANSFORM)))
-    torch.testing.assert_close(logits, twin, atol=1e-4, rtol=0)
-
-
-def test_the_temperature_is_of_the_validation_images_and_the_error_of_the_test_images(begun):
-    calibration, test = begun.certificate.calibration, haze().test.labels
-    assert calibration.fitted_on == len(haze().validation)
-    assert calibration.ece == calibration_error(begun.logits, test)
-    assert calibration.ece_scaled == calibration_error(begun.logits, test, calibration.temperature)
-    model = read_folder(begun.cut, BACKBONE, depth=begun.index.depth)
-    held_out = logits_of(model, haze().validation, TRANSFORM)
-    assert calibration.temperature == fit_temperature(held_out, haze().validation.labels)
-
-
-def test_with_many_classes_a_certificate_has_counts_and_with_very_many_none():
-    few, many = (np.diag(np.arange(classes)) for classes in (MOST_CONFUSED + 1, MOST_COUNTED + 1))
-    assert certified_counts(few).confusion == ()
-    assert certified_counts(few).correct == tuple(range(MOST_CONFUSED + 1))
-    assert certified_counts(many) is None
 
 
 # ------------------------------------------------------------------------------------------------------ the small parts

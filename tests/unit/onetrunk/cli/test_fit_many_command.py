@@ -31,7 +31,8 @@ def plan(folder: Path, text: str, name: str = "plan.toml") -> Path:
 def test_toml_has_defaults_for_all_and_options_for_each(tmp_path):
     data = write_data(tmp_path)
     path = plan(tmp_path, 'lr = 0.01\n[[task]]\nname = "a"\ndata = "haze.npz"\nfrom_block = 3\nalias = ["x", "y"]\n'
-                          '[[task]]\nname = "b"\ndata = "onetrunk/digits"\nlr = 0.002\nparity = true\n')  # fmt: skip
+                          '[[task]]\nname = "b"\ndata = "onetrunk/digits"\nlr = 0.002\nparity = true\n'
+                          'save-dtype = "float32"\n')  # fmt: skip
     found = read_plan(path)
     assert [(row.place, row.name, row.data) for row in found.rows] == [
         ("row 1", "a", data),
@@ -42,6 +43,7 @@ def test_toml_has_defaults_for_all_and_options_for_each(tmp_path):
     assert (one.config.tune.learning_rate, one.config.tune.from_block, one.config.tune.epochs) == (0.005, 3, 3)
     assert (one.aliases, one.place) == (("x", "y"), "row 1")
     assert (other.config.tune.learning_rate, other.config.score.criterion) == (0.002, "sls-authors")
+    assert (one.config.save_dtype, other.config.save_dtype) == ("float16", "float32")
 
 
 def test_csv_has_a_column_for_each_option_and_an_empty_cell_is_the_default(tmp_path):

@@ -10,8 +10,11 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load, save_file
 from support.destinations import answers, empty_store
+from support.narrow_twin import narrow_twin, random_width
+from support.oracle import TaskFolder, make_peft_task, reference_logits
+from support.peft_tasks import CONFIGS
 from support.toy_backbone import Toy, relabel, tune
 
 from onetrunk.rendering.model_card import add_command, export_hub, yaml_string
@@ -21,6 +24,7 @@ from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex
 from store.records.manifest import Card
 from store.records.measures import ClassCounts
 from store.registry.store import Store, Version
+from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
 
 INDEX = PruneIndex(2, 4, "tsne-silhouette", 0.3, 0.12, (None, 0.2, 0.3, 0.4), 0, 400)
@@ -89,6 +93,24 @@ def test_the_code_for_a_backbone_that_timm_finds_runs_too(
     names = run_the_code_of(out, monkeypatch)
     assert "backbone.safetensors" not in (out / "README.md").read_text("utf-8")
     assert torch.equal(names["logits"], expected_logits(out, folder, toy))
+
+
+@pytest.mark.parametrize("prefix", [True, None])
+def test_the_code_of_a_task_with_a_width_takes_the_other_heads_and_units_out(
+    store: Store, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: bool | None
+) -> None:
+    backbone, width = Backbone(toy.record, load(toy.weights)), random_width(3, 2, heads=3, units=192, prefix=prefix)
+    twin = narrow_twin(backbone, width)
+    made = make_peft_task(twin, TaskFolder(tmp_path / "made", 2), CONFIGS["lora"](["blocks.0.mlp.fc1"], 2), classes=3)
+    card = Card(toy.record.id.fingerprint, PruneIndex(2, 4, "taylor", width=width))
+    (made.folder / "onetrunk.json").write_bytes(card.to_json())
+    store.publish("garden/flowers", made.folder)
+    out = export_hub(store, "garden/flowers", tmp_path / "out")
+    (out / "backbone.safetensors").write_bytes(toy.weights)
+    names = run_the_code_of(out, monkeypatch)
+    with Image.open(out / "image.jpg") as image:
+        pixels = make_transform(toy.record.id.preprocessing)(image.convert("RGB"))
+    torch.testing.assert_close(names["logits"][0], reference_logits(twin, made, pixels[None])[0])
 
 
 def test_the_folder_is_published_again_as_the_same_version(store: Store, folder: Path, tmp_path: Path) -> None:

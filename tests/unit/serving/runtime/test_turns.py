@@ -9,7 +9,7 @@ import pytest
 from serving.runtime.turns import Turns
 
 
-def test_one_at_a_time_and_whoever_asks_again_waits_for_those_before() -> None:
+def test_one_at_a_time_and_who_asks_again_waits_for_those_before() -> None:
     turns, order, inside = Turns(), [], threading.Lock()
 
     def take(name: str) -> None:

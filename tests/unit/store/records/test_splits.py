@@ -66,7 +66,7 @@ def test_a_share_of_nothing_is_never_chosen_and_one_of_all_always() -> None:
         (((3, 90), (4, 11)), {}, "add up to 101%"),
         (((3, 90), (4, float("nan"))), {}, "give a percent from 0 to 100"),
         (((3, 50), (3, 50)), {}, "each once"),
-        (((3, 100),), {}, "alone is no split"),
+        (((3, 100),), {}, "alone does not split an alias"),
         (((3, 100),), {"shadow": (3, 10)}, "is the stable one"),
         (((3, 100),), {"shadow": (4, 101)}, "give a percent from 0 to 100"),
         (((3, 100),), {"overload": 3}, "name a shallower one"),

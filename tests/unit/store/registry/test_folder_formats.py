@@ -84,13 +84,17 @@ def train_with_the_head(folder: Path) -> PeftModel:
     return model.eval()
 
 
-def test_a_head_within_the_adapter_is_refused_with_the_way_to_split_it(store: Store, tmp_path: Path) -> None:
-    train_with_the_head(tmp_path)
-    with pytest.raises(UnservedAdapterError, match=r"move its tensors base_model\.model\.head\.weight and \.bias from"):
-        publish(store, tmp_path)
+def test_a_head_within_the_adapter_answers_as_the_model_did(
+    store: Store, toy: Toy, tmp_path: Path, images: torch.Tensor
+) -> None:
+    model = train_with_the_head(tmp_path / "peft")
+    publish(store, tmp_path / "peft", depth=BLOCKS)
+    out = store.export("flowers", tmp_path / "out")
+    with torch.inference_mode():
+        assert torch.equal(answers(out, toy, BLOCKS, images), model(images))
 
 
-def test_a_head_split_off_as_the_message_says_answers_as_the_model_did(
+def test_a_head_that_was_split_off_by_hand_answers_as_the_model_did(
     store: Store, toy: Toy, tmp_path: Path, images: torch.Tensor
 ) -> None:
     model = train_with_the_head(tmp_path / "peft")

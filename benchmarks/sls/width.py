@@ -1,0 +1,240 @@
+"""Depth against width, and both, at the same operations: accuracy, milliseconds in the engine, bytes of the index.
+
+Each task is tuned once at full depth and width. Then, for each share of the blocks' operations, it is cut in depth,
+pruned in width by each criterion, and both together, and tuned again with one recipe; `one shot` is the accuracy
+before that. Accuracies are of test images, with the ends of their 95 % interval. The time is that of a batch of rows
+of this task in the engine, over the same batch of the whole task in the same rounds. Every run is kept in --folder
+and found again.
+
+    python -m benchmarks.sls.width
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.sls.cut_report import print_table
+from benchmarks.sls.cut_runs import QUICK, TrainingPlan, load
+from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.support.options import RESULTS, make_parser, settings_of
+from serving.engine.engine import Engine
+from sls.adapters.model import TunedModel
+from sls.adapters.task_folder import write_folder
+from sls.data.dataset import Dataset
+from sls.data.embedded import EMBEDDED
+from sls.evaluation import accuracy_of, train_features
+from sls.pipeline.retune import CutModel, TrainingContext, rewind, truncated, untrained
+from sls.pipeline.width_fit import WidthFit, adapted, prune, search
+from sls.training.recipe import TrainingConfig
+from sls.training.tune import tune
+from sls.width.search import CRITERIA, WidthConfig
+from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
+from store.records.evidence import Accuracy, PruneIndex
+from store.weights.backbones import Backbone, load_backbone
+from store.weights.forms import TaskWeights
+from store.weights.lowering.lower import lower
+from store.weights.preprocessing import make_transform
+from store.weights.width import kept_of
+
+SHARES = (0.5, 0.66, 0.8)
+WAYS = ("depth", *CRITERIA, "both")
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class Job:
+    """One task, tuned at full depth and width, and where what was measured is kept."""
+
+    task: str
+    dataset: Dataset
+    backbone: Backbone
+    full: TunedModel
+    recipe: TrainingConfig
+    retune: TrainingConfig
+    search_epochs: int
+    folder: Path
+
+    @property
+    def context(self) -> TrainingContext:
+        transform = make_transform(self.backbone.record.id.preprocessing)
+        return TrainingContext(self.dataset, self.backbone, transform, _silent)
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(1)
+    os.nice(options.nice)
+    plan = QUICK if options.quick else TrainingPlan(epochs=options.epochs, retune_epochs=options.retune_epochs)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    rows: list[dict[str, Any]] = []
+    for task in options.task or EMBEDDED:
+        job = tuned_job(task, plan, options)
+        for share in options.share:
+            rows += [kept(job, way, share) for way in options.way]
+        settings = json.loads(json.dumps(settings_of(options), default=str))
+        conclude(options.out, {"machine": machine(), "settings": settings, "rows": rows}, goals(rows))
+    names = ("task", "share", "way", "accuracy", "low", "high", "one shot", "whole", "time", "index B", "adapter B")
+    print_table(names, [tuple(row[key] for key in KEYS) for row in rows])
+
+
+KEYS = (
+    *("task", "share", "way", "accuracy", "low", "high", "one_shot", "whole", "time_over_whole"),
+    *("index_nbytes", "adapter_nbytes"),
+)
+
+
+def parse() -> argparse.Namespace:
+    parser = make_parser(__doc__, out="width.json")
+    parser.add_argument("--folder", type=Path, default=RESULTS / "width_runs", help="where runs are kept")
+    parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
+    parser.add_argument("--share", type=float, nargs="+", default=SHARES)
+    parser.add_argument("--way", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--retune-epochs", type=int, default=5)
+    parser.add_argument("--search-epochs", type=int, default=3)
+    parser.add_argument("--nice", type=int, default=0, help="added to the niceness of this process")
+    parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
+    return parser.parse_args()
+
+
+def tuned_job(task: str, plan: TrainingPlan, options: argparse.Namespace) -> Job:
+    """Tune the task at full depth and width, or go on from the checkpoint of an earlier run."""
+    dataset, backbone = load(f"onetrunk/{task}", plan), load_backbone(plan.backbone)
+    recipe = TrainingConfig(epochs=plan.epochs)
+    folder = options.folder / task
+    folder.mkdir(exist_ok=True)
+    transform = make_transform(backbone.record.id.preprocessing)
+    start = untrained(dataset, backbone, recipe)
+    saved = folder / "full.safetensors"
+    full = tune(dataset, backbone, start, recipe, transform=transform, stage=task, progress=_silent, checkpoint=saved)
+    retune = TrainingConfig(epochs=plan.retune_epochs)
+    return Job(task, dataset, backbone, full, recipe, retune, 1 if options.quick else options.search_epochs, folder)
+
+
+def kept(job: Job, way: str, share: float) -> dict[str, Any]:
+    """Return what was measured of a way at a share, after measuring it where it is not known."""
+    path = job.folder / f"{way}-{share:g}.json"
+    if not path.exists():
+        row = measure(job, way, share)
+        partial = path.with_suffix(".partial")
+        partial.write_text(json.dumps(row))
+        partial.rename(path)
+        print(job.task, way, share, row["accuracy"], flush=True)
+    return dict(json.loads(path.read_text()))
+
+
+def measure(job: Job, way: str, share: float) -> dict[str, Any]:
+    began = time.process_time()
+    index, tuned, one_shot, test, operations = by_depth(job, share) if way == "depth" else by_width(job, way, share)
+    seconds = time.process_time() - began
+    whole = accuracy_of(adapted(job.full, job.backbone), job.dataset.test, job.context.transform)
+    low, high = test.interval
+    weights, nbytes = weights_of(job, index, tuned)
+    return {
+        "task": job.task,
+        "share": share,
+        "way": way,
+        "operations": operations,
+        "depth": index.depth,
+        "heads_kept": index.width and index.width.heads_kept,
+        "units_kept": index.width and index.width.units_kept,
+        "accuracy": 100 * test.value,
+        "low": 100 * low,
+        "high": 100 * high,
+        "one_shot": 100 * one_shot.value,
+        "whole": 100 * whole.value,
+        **times(job, weights),
+        "index_nbytes": 1 + (index.width.nbytes if index.width else 0),
+        "adapter_nbytes": nbytes,
+        "cpu_seconds": seconds,
+    }
+
+
+def by_depth(job: Job, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, Accuracy, float]:
+    blocks, context = job.backbone.record.blocks, job.context
+    depth = max(1, round(share * blocks))
+    cut = truncated(job.full, depth)
+    one_shot = accuracy_of(adapted(cut, job.backbone), job.dataset.test, context.transform)
+    features = train_features(adapted(cut, job.backbone).vit, job.dataset, context.transform, samples=1)
+    tuned = rewind(CutModel(job.full, depth, job.retune, features, context), job.folder / f"depth-{depth}.safetensors")
+    test = accuracy_of(adapted(tuned, job.backbone), job.dataset.test, context.transform)
+    return PruneIndex(depth, blocks, "depth"), tuned, one_shot, test, depth / blocks
+
+
+def by_width(job: Job, way: str, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, Accuracy, float]:
+    criterion = "taylor" if way == "both" else way
+    config = WidthConfig(criterion, share, epochs=job.search_epochs, with_depth=way == "both")
+
+    def checkpoint(name: str) -> Path:
+        return job.folder / f"{criterion if name == 'importance' else way}-{name}.safetensors"
+
+    run = WidthFit(job.context, job.full, job.recipe, job.retune, "rewind", config, checkpoint)
+    made = prune(run, search(run), share)
+    return made.index, made.tuned, made.before, made.test, made.share
+
+
+def weights_of(job: Job, index: PruneIndex, tuned: TunedModel) -> tuple[TaskWeights, int]:
+    """Return a task as the engine has it, and the bytes of its adapter at rest."""
+    backbone = job.backbone.narrow(index.width)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_folder(folder, backbone, tuned, job.dataset.classes)
+        config, adapter, head, labels = ((folder / file).read_bytes() for file in (CONFIG, WEIGHTS, HEAD, LABELS))
+        assert not (folder / CARD).exists()
+    weights = lower(
+        config=config, adapter=adapter, head=head, labels=labels, depth=index.depth, backbone=backbone.tensors
+    )
+    return replace(weights, forms=replace(weights.forms, kept=kept_of(index.width))), len(adapter)
+
+
+def times(job: Job, weights: TaskWeights, rounds: int = 9) -> dict[str, float]:
+    """Milliseconds of a batch of one task in float32, and over those of the whole task, in turn in each round."""
+    engine = Engine(job.backbone)
+    whole, _ = weights_of(job, PruneIndex(job.full.depth, job.full.depth, "none"), job.full)
+    size = job.backbone.record.id.preprocessing
+    images = torch.randn(ROWS, 3, size.height, size.width)
+    pairs = []
+    for _ in range(rounds + 1):
+        pairs.append([_seconds(engine, images, task) for task in (weights, whole)])
+    ratios = sorted(one / other for one, other in pairs[1:])
+    return {
+        "milliseconds": 1000 * statistics.median(one for one, _ in pairs[1:]),
+        "time_over_whole": statistics.median(ratios),
+        "time_over_whole_low": ratios[0],
+        "time_over_whole_high": ratios[-1],
+    }
+
+
+def _seconds(engine: Engine, images: torch.Tensor, task: TaskWeights) -> float:
+    began = time.perf_counter()
+    engine.forward(images, [task] * len(images))
+    return time.perf_counter() - began
+
+
+def goals(rows: list[dict[str, Any]]) -> list[Goal]:
+    """For how many tasks some width gives 1.5 times the images a second and loses at most a point."""
+    tasks = sorted({row["task"] for row in rows})
+    fast = {
+        row["task"]
+        for row in rows
+        if row["way"] != "depth" and row["time_over_whole"] <= 1 / 1.5 and row["accuracy"] >= row["whole"] - 1
+    }
+    return [Goal("tasks 1.5 times as fast at <= 1 point, with a width", len(fast), len(tasks))]
+
+
+def _silent(_: object) -> None:
+    pass
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""The command that says which heads and MLP units a task needs."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from onetrunk.cli.commands.fit import DATA_HELP, progress_of
+from onetrunk.cli.fit_options import DataOptions, Plot
+from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
+from onetrunk.cli.options import BackboneName, command_group, example
+from onetrunk.cli.width_options import SearchOptions, WidthName, parse_budgets
+from onetrunk.cli.width_output import draw_points, print_points
+
+BUDGETS = "0.3,0.5,0.7,0.9"
+
+app = command_group()
+
+
+@app.command(epilog=example(
+    "width digits onetrunk/digits",
+    "width digits onetrunk/digits --criterion taylor --budgets 0.5,0.7 --format json",
+    "width ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --plot pictures",
+))  # fmt: skip
+@with_store()
+@with_groups
+def width(
+    options: StoreOptions,
+    target: Annotated[str, typer.Argument(help="A published REF, or a folder as `export` makes it.")],
+    data: Annotated[str, typer.Argument(help=DATA_HELP)],
+    *,
+    criterion: Annotated[WidthName, typer.Option(help="What scores heads and units.")] = "taylor",
+    budgets: Annotated[str, typer.Option(metavar="B,B,…", help="Shares of the operations to try.")] = BUDGETS,
+    search: SearchOptions,
+    plot: Plot = None,
+    images: DataOptions,
+    backbone: BackboneName = None,
+) -> None:
+    """Score the heads and MLP units of a task, and say what each budget keeps and costs. Changes nothing."""
+    from sls.adapters.task_folder import backbone_of
+    from sls.width.of_folder import width_of_folder
+    from store.malloc import keep_freed_memory
+    from store.weights.backbones import open_backbone
+
+    keep_freed_memory()
+    shares = parse_budgets(budgets)
+    config = search.config(criterion, shares[0])
+    dataset = images.load(data)
+    with options.open() as store, tempfile.TemporaryDirectory() as scratch:
+        folder = Path(target)
+        if not folder.is_dir():
+            folder = store.export(target, Path(scratch) / "task")
+        model = open_backbone(store, store.backbone(backbone or backbone_of(folder)))
+        with progress_of(target) as progress:
+            points = width_of_folder(
+                folder, dataset, model, config=config, budgets=shares, seed=images.seed, progress=progress
+            )
+    print_points(points, options.fmt)
+    if plot is not None:
+        draw_points(criterion, points, plot)

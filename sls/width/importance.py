@@ -1,0 +1,92 @@
+"""How important each head and each MLP unit of every block is, and which are kept at a budget."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from store.errors import InvalidSettingError
+from store.records.width import WidthIndex, mask_of
+
+Scores = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Importance:
+    """Scores of heads (blocks, heads) and units (blocks, units), the higher the more important.
+
+    `joint`: one threshold for both kinds, as in Network Slimming; else one for each, as in ViT-Slim. `head_cost` is
+    how many units take as many operations as one head. `nested`: the backbone is ordered by importance, so that a
+    block keeps its first heads and units, as many as the scores say.
+    """
+
+    heads: Scores
+    units: Scores
+    joint: bool
+    head_cost: float
+    nested: bool = False
+
+    def at(self, budget: float) -> WidthIndex:
+        """Return what is kept: about `budget` of the operations, and at least one head and unit of each block."""
+        check_budget(budget)
+        if self.joint:
+            heads, units = self._jointly(budget)
+        else:
+            heads, units = (_highest(scores, budget) for scores in (self.heads, self.units))
+        if self.nested:
+            heads, units = _first_ones(heads), _first_ones(units)
+        masks = [
+            (mask_of(np.flatnonzero(h).tolist()), mask_of(np.flatnonzero(u).tolist()))
+            for h, u in zip(heads, units, strict=True)
+        ]
+        return WidthIndex.of(masks, heads=self.heads.shape[1], units=self.units.shape[1])
+
+    def first(self, blocks: int) -> Importance:
+        """Return the importance within the first blocks alone."""
+        return replace(self, heads=self.heads[:blocks], units=self.units[:blocks])
+
+    def _jointly(self, budget: float) -> tuple[Flags, Flags]:
+        """Keep the best of both kinds while their operations are within the budget."""
+        scores = np.concatenate([self.heads.ravel(), self.units.ravel()])
+        costs = np.concatenate([np.full(self.heads.size, self.head_cost), np.ones(self.units.size)])
+        order = np.argsort(-scores, kind="stable")
+        kept = np.zeros(len(scores), dtype=bool)
+        kept[order[np.cumsum(costs[order]) <= budget * costs.sum() + 1e-9]] = True
+        heads = kept[: self.heads.size].reshape(self.heads.shape)
+        units = kept[self.heads.size :].reshape(self.units.shape)
+        return _with_best(heads, self.heads), _with_best(units, self.units)
+
+
+def check_budget(budget: float) -> None:
+    if type(budget) not in (int, float) or not 0 < budget <= 1:
+        raise InvalidSettingError(f"budget {budget!r}: give a share of heads and units, above 0 and at most 1")
+
+
+def flops_share(width: WidthIndex, head_cost: float) -> float:
+    """Return the share of the operations of its blocks that an index keeps."""
+    kept = sum(width.heads_kept) * head_cost + sum(width.units_kept)
+    return kept / (width.blocks * (width.heads * head_cost + width.units))
+
+
+def _highest(scores: Scores, budget: float) -> Flags:
+    """Keep the highest over all blocks: n - int((1 - budget) n) of n, equal ones in the order of blocks."""
+    count = scores.size - int((1 - budget) * scores.size + 1e-9)
+    kept = np.zeros(scores.size, dtype=bool)
+    kept[np.argsort(-scores.ravel(), kind="stable")[:count]] = True
+    return _with_best(kept.reshape(scores.shape), scores)
+
+
+def _with_best(kept: Flags, scores: Scores) -> Flags:
+    """Add the best of each block that would be empty."""
+    empty = ~kept.any(axis=1)
+    kept[empty, scores[empty].argmax(axis=1)] = True
+    return kept
+
+
+def _first_ones(kept: Flags) -> Flags:
+    counts = kept.sum(axis=1, keepdims=True)
+    first: Flags = np.arange(kept.shape[1])[None] < counts
+    return first

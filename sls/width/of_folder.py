@@ -1,0 +1,62 @@
+"""The width of a task that is tuned already; its folder is not changed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from sls.adapters.task_folder import read_folder
+from sls.choose_depth import check_classes
+from sls.data.dataset import Dataset
+from sls.progress import ProgressCallback, ignore_progress
+from sls.training.recipe import TrainingConfig
+from sls.width.importance import flops_share
+from sls.width.search import WidthConfig, WidthSubject, search_width
+from sls.width.trial import WidthPoint, choose_both, width_curve
+from store.adapters.checkpoint import CARD
+from store.errors import InvalidSettingError
+from store.records.manifest import Card
+from store.weights.backbones import Backbone
+from store.weights.preprocessing import make_transform
+
+
+def width_of_folder(
+    folder: str | Path,
+    dataset: Dataset,
+    backbone: Backbone,
+    *,
+    config: WidthConfig,
+    budgets: Sequence[float] = (0.3, 0.5, 0.7, 0.9),
+    seed: int = 0,
+    progress: ProgressCallback = ignore_progress,
+) -> tuple[WidthPoint, ...]:
+    """Score heads and units once, and measure the task at each budget, without training it again.
+
+    The adapter stays as it is: masks are trained with the head alone. With `config.with_depth` the accuracy is that of
+    a closed-form head. Raises `DataError` where the dataset's class names are not the folder's, `InvalidSettingError`
+    for a task that is pruned already.
+    """
+    subject = subject_of_folder(folder, dataset, backbone, seed=seed, progress=progress)
+    importance = search_width(subject, config)
+    if not config.with_depth:
+        return width_curve(subject, importance, budgets)
+    points = []
+    for budget in budgets:
+        best = choose_both(subject, importance, budget)[0]
+        share = flops_share(best.width, importance.head_cost) * best.width.blocks / len(importance.heads)
+        points.append(WidthPoint(budget, best.width, share, best.accuracy))
+    return tuple(points)
+
+
+def subject_of_folder(
+    folder: str | Path, dataset: Dataset, backbone: Backbone, *, seed: int, progress: ProgressCallback
+) -> WidthSubject:
+    """Return the task of a folder for a search; its adapter is not trained."""
+    folder = Path(folder)
+    check_classes(folder, dataset)
+    if (folder / CARD).exists() and Card.from_json((folder / CARD).read_bytes()).prune_index.width is not None:
+        raise InvalidSettingError(f"{folder} has fewer heads or units than its backbone already: give the whole task")
+    transform = make_transform(backbone.record.id.preprocessing)
+    model = partial(read_folder, folder, backbone)
+    return WidthSubject(dataset, backbone, model, TrainingConfig(seed=seed), transform, progress)

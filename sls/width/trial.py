@@ -1,0 +1,88 @@
+"""What a width costs before anything is trained again: one search, every budget, and depth beside it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from sls.adapters.model import AdaptedModel, linear
+from sls.evaluation import accuracy_of, train_features
+from sls.progress import Progress
+from sls.training.soft_masks import insert_width
+from sls.width.importance import Importance, flops_share
+from sls.width.search import WidthSubject
+from store.errors import DataError
+from store.records.evidence import Accuracy
+from store.records.width import WidthIndex
+
+SAMPLES = 400
+STAGE = "pairs"
+
+
+@dataclass(frozen=True)
+class WidthPoint:
+    """A budget, what is kept there, the share of the operations, and the validation accuracy; None without images."""
+
+    budget: float
+    width: WidthIndex
+    flops: float
+    accuracy: Accuracy | None
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A width index, whose blocks are the depth, and the validation accuracy of a closed-form head there."""
+
+    width: WidthIndex
+    accuracy: Accuracy
+
+
+def width_curve(subject: WidthSubject, importance: Importance, budgets: Sequence[float]) -> tuple[WidthPoint, ...]:
+    """Take heads and units out of the tuned model at each budget, and measure it with its own head."""
+    widths = [importance.at(budget) for budget in budgets]
+    held_out = subject.dataset.validation
+    return tuple(
+        WidthPoint(
+            budget,
+            width,
+            flops_share(width, importance.head_cost),
+            accuracy_of(pruned(subject, width), held_out, subject.transform) if len(held_out) else None,
+        )
+        for budget, width in zip(budgets, widths, strict=True)
+    )
+
+
+def choose_both(subject: WidthSubject, importance: Importance, budget: float) -> list[Pair]:
+    """Score the pairs (depth c, share b) with c b = budget N, the best first; of equal ones the deepest.
+
+    Nothing is trained: each pair keeps the tuned adapter, and a ridge head is fitted on features of training images.
+    """
+    if not len(subject.dataset.validation):
+        raise DataError(f"{subject.dataset.name}: depth and width together need validation images: give some")
+    blocks, began = len(importance.heads), time.monotonic()
+    depths = range(blocks, max(1, math.ceil(budget * blocks - 1e-9)) - 1, -1)
+    pairs = []
+    for done, depth in enumerate(depths, 1):
+        width = importance.first(depth).at(min(1.0, budget * blocks / depth))
+        pairs.append(Pair(width, _with_ridge_head(subject, width)))
+        left = (time.monotonic() - began) / done * (len(depths) - done)
+        subject.progress(Progress(STAGE, done, len(depths), left, accuracy=pairs[-1].accuracy.value))
+    return sorted(pairs, key=lambda pair: -pair.accuracy.value)
+
+
+def pruned(subject: WidthSubject, width: WidthIndex) -> AdaptedModel:
+    """Build the task's first blocks with these heads and units alone, the adapter and head unchanged."""
+    model = subject.model()
+    model.vit.blocks = model.vit.blocks[: width.blocks]
+    insert_width(model.vit.eval().requires_grad_(False), width)
+    return model
+
+
+def _with_ridge_head(subject: WidthSubject, width: WidthIndex) -> Accuracy:
+    model = pruned(subject, width)
+    head = train_features(model.vit, subject.dataset, subject.transform, samples=SAMPLES).head(width.blocks)
+    return accuracy_of(
+        replace(model, head=linear(head.weight, head.bias)), subject.dataset.validation, subject.transform
+    )

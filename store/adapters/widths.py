@@ -1,0 +1,61 @@
+"""The shapes of a backbone's linear maps once heads and units are gone, and whether a width index fits it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from store.adapters.methods.spec import block_number
+from store.errors import BackboneMismatchError, UnservedAdapterError
+from store.records.backbone import BackboneRecord
+from store.records.width import WidthIndex
+
+QKV, PROJ, FC1, FC2 = "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"
+
+
+def check_width(width: WidthIndex, record: BackboneRecord, depth: int) -> None:
+    """Raise `BackboneMismatchError` unless the index is one of blocks 1..depth of this backbone."""
+    if width.blocks != depth:
+        raise BackboneMismatchError(
+            f"the width index has {width.blocks} blocks, the task runs {depth}: prune the task again at that depth"
+        )
+    for path, (out, fan_in) in record.modules.items():
+        known = {QKV: (out, 3 * width.heads), FC1: (out, width.units), FC2: (fan_in, width.units)}
+        size, part = known.get(kind_of(path), (0, 1))
+        if size % part or (kind_of(path) in (FC1, FC2) and size != part):
+            raise _mismatch(width, record, f"{path} is {out} x {fan_in}")
+    heads = record.id.arguments.get("num_heads", width.heads)
+    if heads != width.heads:
+        raise _mismatch(width, record, f"it has {heads} heads in a block")
+
+
+def narrowed_shapes(record: BackboneRecord, width: WidthIndex) -> Mapping[str, tuple[int, int]]:
+    """Return (out, in) of each linear map with the kept heads and units alone; blocks above the index as they are."""
+    shapes = dict(record.modules)
+    for path, (out, fan_in) in record.modules.items():
+        block = block_number(path)
+        if block > width.blocks:
+            continue
+        heads, units = (mask.bit_count() for mask in width.masks[block - 1])
+        narrowed = {
+            QKV: (out // width.heads * heads, fan_in),
+            PROJ: (out, fan_in // width.heads * heads),
+            FC1: (units, fan_in),
+            FC2: (out, units),
+        }
+        kind = kind_of(path)
+        if kind not in narrowed:
+            raise UnservedAdapterError(f"{path} of backbone {record.name} has no width to prune: keep its full width")
+        shapes[path] = narrowed[kind]
+    return shapes
+
+
+def kind_of(path: str) -> str:
+    """Return what a linear map is in its block: `attn.qkv` of `blocks.3.attn.qkv`."""
+    return path.split(".", 2)[-1]
+
+
+def _mismatch(width: WidthIndex, record: BackboneRecord, reason: str) -> BackboneMismatchError:
+    return BackboneMismatchError(
+        f"the width index is of {width.heads} heads and {width.units} units a block, and of {record.name} {reason}: "
+        "use it with the backbone it was made for"
+    )

@@ -1,0 +1,66 @@
+"""Which heads and units are kept at a budget, by one sort for each kind or one for both."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sls.width.importance import Importance, flops_share
+from store.errors import InvalidSettingError
+from store.records.width import kept_places
+
+RANDOM = np.random.default_rng(0)
+HEADS, UNITS = RANDOM.random((4, 3)), RANDOM.random((4, 20))
+
+
+def importance(*, joint: bool = False, head_cost: float = 30.0) -> Importance:
+    return Importance(HEADS, UNITS, joint, head_cost)
+
+
+@pytest.mark.parametrize("budget", [0.01, 0.3, 0.5, 0.7, 1.0])
+def test_one_sort_over_all_blocks_keeps_the_highest_of_each_kind(budget: float) -> None:
+    width = importance().at(budget)
+    for scores, masks in ((HEADS, [m.heads for m in width.masks]), (UNITS, [m.units for m in width.masks])):
+        count = scores.size - int((1 - budget) * scores.size + 1e-9)
+        threshold = np.sort(scores.ravel())[::-1][count - 1]
+        for block, mask in enumerate(masks):
+            above = set(np.flatnonzero(scores[block] >= threshold)) or {scores[block].argmax()}
+            assert set(kept_places(mask)) == above
+
+
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.8])
+def test_one_threshold_for_both_kinds_keeps_to_the_budget_of_operations(budget: float) -> None:
+    flat = Importance(np.ones((4, 3)) * 0.5 + HEADS / 1e6, UNITS, joint=True, head_cost=5.0)
+    width = flat.at(budget)
+    assert flops_share(width, 5.0) <= budget + 4 * 6 / (4 * 35)  # a head and a unit for each block that was empty
+    lowest = min(flat.units[b][u] for b, m in enumerate(width.masks) for u in kept_places(m.units))
+    dropped = [flat.units[b][u] for b, m in enumerate(width.masks) for u in range(20) if not m.units >> u & 1]
+    assert budget < 0.5 or max(dropped) <= lowest
+
+
+def test_no_block_is_left_without_a_head_or_a_unit() -> None:
+    heads, units = HEADS.copy(), UNITS.copy()
+    heads[2] -= 10
+    units[1] -= 10
+    width = Importance(heads, units, joint=False, head_cost=30.0).at(0.3)
+    assert width.heads_kept[2] == width.units_kept[1] == 1
+    assert kept_places(width.masks[2].heads) == [heads[2].argmax()]
+
+
+def test_an_ordered_backbone_keeps_as_many_of_the_first() -> None:
+    free, nested = importance().at(0.5), replace(importance(), nested=True).at(0.5)
+    assert nested.is_prefix
+    assert (free.heads_kept, free.units_kept) == (nested.heads_kept, nested.units_kept)
+
+
+def test_the_share_of_operations_is_the_budget_where_one_sort_keeps_it() -> None:
+    assert flops_share(importance().at(0.5), 30.0) == pytest.approx(0.5, abs=0.05)
+    assert flops_share(importance().at(1.0), 30.0) == 1.0
+
+
+@pytest.mark.parametrize("budget", [0, -0.5, 1.01, float("nan"), True, "0.5"])
+def test_a_budget_of_nothing_or_more_than_all_is_refused(budget: object) -> None:
+    with pytest.raises(InvalidSettingError, match="above 0 and at most 1"):
+        importance().at(budget)  # type: ignore[arg-type]
