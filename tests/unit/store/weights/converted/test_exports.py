@@ -26,7 +26,7 @@ from store.errors import ConflictError, InvalidSettingError, UnservedAdapterErro
 from store.records.backbone import Preprocessing
 from store.registry.store import Store, Version
 from store.weights.backbones import Backbone, open_backbone
-from store.weights.converted.image_processor import preprocessing_of
+from store.weights.base_models.image_processor import preprocessing_of
 from store.weights.converted.leaving import export_merged, export_onnx
 from store.weights.converted.to_transformers import image_processor
 from store.weights.converted.transformers_export import export_transformers
