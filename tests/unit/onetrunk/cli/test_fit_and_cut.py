@@ -18,6 +18,7 @@ from support.toy_backbone import Toy
 from support.toy_datasets import haze
 
 import onetrunk.cli.fit_options as onetrunk_options
+import onetrunk.cli.recipe_options as recipe_options
 from onetrunk.cli.commands.fit import log_index
 from sls.adapters.methods import METHODS
 from sls.adapters.task_folder import DTYPES
@@ -260,7 +261,7 @@ def test_an_index_that_is_undecided_is_said_with_the_depths_that_it_leaves_open(
         (onetrunk_options.MethodName, METHODS),
         (onetrunk_options.ModeName, MODES),
         (onetrunk_options.WhenName, WHEN),
-        (onetrunk_options.DtypeName, DTYPES),
+        (recipe_options.DtypeName, DTYPES),
     ],
 )
 def test_the_command_line_offers_what_there_is(names, table):
