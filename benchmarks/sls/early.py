@@ -8,7 +8,7 @@ nothing is chosen; the interval of a mean difference is over tasks and seeds (95
 It resumes where it stopped: --folder has what is trained. --minutes bounds the time. Prints a table; JSON in
 benchmarks/results/early.json. `--report` trains nothing.
 
-    python -m benchmarks.sls.early --minutes 60
+    python -m benchmarks.sls.early
 """
 
 from __future__ import annotations

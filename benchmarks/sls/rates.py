@@ -8,7 +8,7 @@ float32, in bfloat16 and in float16. Trainings are short: a few blocks, all adap
 It resumes where it stopped: --folder has what is trained. --minutes bounds the time. Prints tables; JSON in
 benchmarks/results/rates.json. `--report` trains nothing.
 
-    python -m benchmarks.sls.rates --minutes 60
+    python -m benchmarks.sls.rates
 """
 
 from __future__ import annotations

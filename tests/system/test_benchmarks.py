@@ -20,13 +20,13 @@ SCRIPTS = sorted(
     for path in (ROOT / "benchmarks").glob("*/*.py")
     if 'if __name__ == "__main__":' in path.read_text("utf-8")
 )
-SERVERS = tuple(
-    f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "flips", "observability", "console")
+SERVERS = tuple(f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "flips", "console"))
+LONG = (*SERVERS, "benchmarks.serving.score", "benchmarks.sls.fit_many")
+
+
+@pytest.mark.parametrize(
+    "script", ["benchmarks.serving.observability", *(pytest.param(script, marks=pytest.mark.siege) for script in LONG)]
 )
-SHORT = (*SERVERS, "benchmarks.serving.score", "benchmarks.sls.fit_many")
-
-
-@pytest.mark.parametrize("script", SHORT)
 def test_a_short_run_writes_its_figures_and_goals(script: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", script, "--quick", "--out", str(tmp_path / "out.json")]
     done = subprocess.run(command, cwd=ROOT, env=importing(), capture_output=True, text=True, timeout=120, check=False)
