@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
@@ -14,11 +15,13 @@ import pytest
 import torch
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
-from support.asgi_calls import ask
+from support.asgi_calls import ask, talk
 from support.oracle import make_task, open_shop, png
 
-from serving.http.api import make_api
+from serving.http.api import Api, make_api
 from serving.runtime.predictor import Predictor
+from store.records.splits import SplitOptions
+from store.registry.splits import split_alias
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -45,18 +48,20 @@ def rules() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
-    """The label sets of each sample name after answers, loads, an eviction, refusals and a failure."""
+    """The label sets of each sample name after answers, loads, an eviction, refusals, a failure and a shadow."""
     folder = tmp_path_factory.mktemp("run")
     with open_shop(folder) as shop, Predictor(shop.store, dtype="float32") as predictor:
-        for depth, task in ((1, "cars"), (2, "acme/birds")):
+        for depth, task in ((1, "cars"), (2, "acme/birds"), (3, "cars")):
             made = make_task(shop.backbone, folder / str(depth), depth=depth, classes=3)
             shop.store.publish(task, made.folder, backbone=shop.backbone.record.name, depth=depth)
+        shop.store.set_alias("cars", "prod", 1)
+        split_alias(shop.store, "cars", "prod", options=SplitOptions(shadow=(2, 100)))
         predictor.tasks.cache._budget_nbytes = 1
         api = make_api(predictor, shop.store, keys=False)
         for url in ("cars", "acme/birds", "cars?timeout_ms=0.0001", "nothing"):
             ask(api, "POST", f"/v1/predict/{url}", body=IMAGE)
         ask(api, "GET", "/v1/tasks")
-        page = ask(api, "GET", "/metrics").content.decode()
+        page = asyncio.run(asyncio.wait_for(page_after_a_shadow(api), 30))
     emitted = defaultdict(list)
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -64,6 +69,14 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
             if sample.name == "onetrunk_cache_evictions_total":
                 assert sample.value > 0
     return emitted
+
+
+async def page_after_a_shadow(api: Api) -> str:
+    """Ask a task whose alias has a shadow; return the metrics once the shadow was compared."""
+    await talk(api, "POST", "/v1/predict/cars@prod", body=IMAGE)
+    while "onetrunk_split_comparisons_total{" not in (page := (await talk(api, "GET", "/metrics")).content.decode()):
+        await asyncio.sleep(0.05)
+    return page
 
 
 def missing(expression: str, series: dict[str, list[dict[str, str]]]) -> Iterator[str]:
