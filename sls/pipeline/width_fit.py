@@ -62,7 +62,7 @@ def search(run: WidthFit) -> Importance:
     """Score heads and units, or read the scores of an interrupted run."""
     path = run.checkpoint("importance").with_suffix(".npz")
     if path.exists():
-        with np.load(path) as saved:
+        with np.load(path, allow_pickle=False) as saved:
             flags = bool(saved["joint"]), float(saved["head_cost"]), bool(saved["nested"])
             return Importance(saved["heads"], saved["units"], *flags)
     importance = search_width(subject_of(run), run.width)
