@@ -75,15 +75,17 @@ class FeatureSource:
         missing = np.array([row for row in range(len(self.split)) if row not in kept], dtype=np.int64)
         for start in range(0, len(missing), FROZEN_BATCH):
             rows = missing[start : start + FROZEN_BATCH]
-            kept.update(zip(rows.tolist(), self._through(np.resize(rows, FROZEN_BATCH)), strict=False))
+            kept.update(zip(rows.tolist(), self._through(rows), strict=False))
             if self._known is not None:
                 for row in rows.tolist():
                     self._known.put(self.split.digests[row], kept[row])
         return torch.stack([kept[row] for row in range(len(self.split))])
 
     def _through(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        vit = self.vit
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(self._images(rows)))))
+        """Return what the frozen blocks make of at most FROZEN_BATCH images, and of copies of the first that fill up."""
+        vit, images = self.vit, self._images(rows)
+        images = torch.cat([images, images[:1].expand(FROZEN_BATCH - len(rows), -1, -1, -1)])
+        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
         out: Tensor = vit.blocks[: self.frozen](x)
         return out
 

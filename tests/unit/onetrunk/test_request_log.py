@@ -27,7 +27,7 @@ IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch
 def until_served(predictor: Predictor, number: int) -> None:
     """Wait until the replica has noticed where the alias points."""
     end = time.monotonic() + 30
-    while predictor.versions.resolve("cars@prod").number != number:
+    while predictor.versions.find("cars@prod").version.number != number:
         assert time.monotonic() < end
         time.sleep(0.05)
 

@@ -22,7 +22,8 @@ OPEN = {"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"}
 NEEDS = {
     **dict.fromkeys([("POST", "/v1/bundles/{}"), ("PUT", "/v1/tags/{}"), ("DELETE", "/v1/tags/{}"),
                      ("DELETE", "/v1/versions/{}"), ("POST", "/v1/restore/{}")], "publish"),
-    **dict.fromkeys([("PUT", "/v1/aliases/{}"), ("DELETE", "/v1/aliases/{}"), ("POST", "/v1/rollback/{}")], "promote"),
+    **dict.fromkeys([("PUT", "/v1/aliases/{}"), ("DELETE", "/v1/aliases/{}"), ("POST", "/v1/rollback/{}"),
+                     ("PUT", "/v1/splits/{}"), ("DELETE", "/v1/splits/{}")], "promote"),
     **dict.fromkeys([("PUT", "/v1/rules/{}"), ("DELETE", "/v1/tasks/{}"), ("GET", "/v1/keys"), ("POST", "/v1/keys"),
                      ("DELETE", "/v1/keys/{}"), ("GET", "/metrics")], "admin"),
     ("GET", "/openapi.json"): "any",
@@ -140,7 +141,7 @@ def test_every_route_refuses_the_scopes_that_do_not_include_its_own(api: Api, st
         needed = NEEDS.get((method, path.replace("acme/cars", "{}").replace("/k", "/{}")), "read")
         if path in OPEN or needed == "any" or scope in (needed, "admin"):
             continue
-        named = f"{path}@prod" if "/aliases/" in path or "/rollback/" in path else path
+        named = f"{path}@prod" if {"aliases", "rollback", "splits"} & {*path.split("/")} else path
         reply = ask(api, method, f"{named}?{ARGUMENTS}", headers={"authorization": f"Bearer {secret}"})
         assert reply.status == 403, (method, path, reply.content)
         refused.add((method, path))

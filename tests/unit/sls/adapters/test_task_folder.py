@@ -18,7 +18,7 @@ from store.errors import AdapterMismatchError, DataError, FormatError, UnservedA
 OPTIONS = {
     "lora": {"layer_replication": [[0, 2]]},
     "dora": {"init_lora_weights": "pissa"},
-    "ia3": {"modules_to_save": ["head"]},
+    "ia3": {"modules_to_save": ["blocks.0.norm1"]},
     "vera": {"an_option_of_tomorrow": "somewhere.bin"},
     "ln": {"modules_to_save": ["norm"]},
 }

@@ -186,7 +186,7 @@ def test_a_missing_and_an_unknown_tensor_are_refused_by_name(backbone, folder):
         (folder / "adapter_model.safetensors").write_bytes(whole)
     for name in ("blocks.0.mlp.gate", "blocks.3.mlp.down.weight", "base_model.model.blocks.0.mlp.fc1.lora_A.weight"):
         change_tensors(folder, lambda tensors, name=name: tensors.update({name: torch.ones(4)}))
-        with pytest.raises(AdapterMismatchError, match="not a tensor of"):
+        with pytest.raises(AdapterMismatchError, match="not a tensor of|stand under"):
             fit(backbone, folder)
         (folder / "adapter_model.safetensors").write_bytes(whole)
 
