@@ -1,9 +1,9 @@
-"""The backbone in the engine's own kernel, and what it leaves to torch: rare stems and poolings."""
+"""The backbone in the engine's own kernel, beside a twin in torch for tasks that the kernel does not run."""
 
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import cast
 
@@ -12,11 +12,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from serving.engine.batch_run import Tokens
-from serving.engine.row_plan import EngineRow, EngineTask
+from serving.engine.kernel_tokens import KernelTokens
+from serving.engine.row_plan import EngineTask
 from serving.engine.split_tokens import Part, SplitTokens
-from serving.engine.torch_model import POOLS, TorchModel, head, stem
+from serving.engine.torch_model import TorchModel
 from serving.kernel.kernel import Kernel
-from serving.kernel.rows import KernelRow
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
 from store.weights.widening import widen
@@ -60,89 +60,10 @@ class KernelModel:
     def begin(self, images: Tensor, tasks: Sequence[PackedTask | TaskWeights]) -> Tokens:
         turned = [member for member, task in enumerate(tasks) if isinstance(task, TaskWeights)]
         if not turned:
-            return KernelTokens(self, images, cast(Sequence[PackedTask], tasks))
+            return KernelTokens(self.kernel, self.vit, images, cast(Sequence[PackedTask], tasks))
         in_torch = self.in_torch().begin(images, cast(Sequence[TaskWeights], tasks))
         if len(turned) == len(tasks):
             return in_torch
         packed = set(range(len(tasks))) - set(turned)
-        in_kernel = KernelTokens(self, images, cast(Sequence[PackedTask], tasks))
+        in_kernel = KernelTokens(self.kernel, self.vit, images, cast(Sequence[PackedTask], tasks))
         return SplitTokens(tasks, [Part(in_kernel, packed), Part(in_torch, set(turned))])
-
-
-class KernelTokens:
-    """The tokens of a batch's rows: pixels until the first block has run, then (places, tokens, dim) in bfloat16."""
-
-    def __init__(self, model: KernelModel, images: Tensor, tasks: Sequence[PackedTask]) -> None:
-        self._kernel = model.kernel
-        self._vit = model.vit
-        self._tasks = tasks
-        self._images: Tensor | None = None
-        self._x = torch.empty(0)
-        self._places = list(range(len(images)))  # in x, of the rows that go on
-        if self._kernel.coverage.stem:
-            self._images = images.float().contiguous()
-        else:
-            self._x = stem(cast(VisionTransformer, self._vit), images.bfloat16()).contiguous()
-
-    def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
-        if self._images is not None:
-            self._x = self._kernel.empty_tokens(len(rows))
-            self._places = list(range(len(rows)))
-        elif len(set(sources)) < len(sources):  # rows that go on from one row become copies of it
-            self._x = self._x[[self._places[source] for source in sources]]
-            self._places = list(range(len(rows)))
-        else:
-            self._places = [self._places[source] for source in sources]
-        run = self._run if self._kernel.coverage.pooling else self._run_to_each_end
-        logits = run(rows, start, stop)
-        self._images = None
-        self._places = [place for row, place in zip(rows, self._places, strict=True) if row.depth > stop]
-        return logits
-
-    def _run(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
-        """Run the blocks in one call, in which every row leaves at its own depth."""
-        tasks = self._tasks
-        ends = [
-            row.members if len(row.members) == 1 else sorted(row.members, key=lambda member: tasks[member].depth)
-            for row in rows
-        ]
-        ending = [member for members in ends for member in members if start < tasks[member].depth <= stop]
-        counts = [tasks[member].classes for member in ending]
-        logits = torch.split(torch.empty(sum(counts), dtype=torch.float32), counts)
-        addresses = {member: part.data_ptr() for member, part in zip(ending, logits, strict=True)}
-        kernel_rows = [
-            KernelRow(
-                cast(PackedTask | None, row.task),
-                place,
-                row.image,
-                [(tasks[member], addresses.get(member, 0)) for member in members if tasks[member].depth > start],
-            )
-            for row, place, members in zip(rows, self._places, ends, strict=True)
-        ]
-        self._kernel.run(kernel_rows, self._x, self._images, start, stop)
-        return dict(zip(ending, logits, strict=True))
-
-    def _run_to_each_end(self, rows: Sequence[EngineRow], start: int, stop: int) -> dict[int, Tensor]:
-        """Run the blocks up to each depth at which rows leave, where torch pools them."""
-        logits: dict[int, Tensor] = {}
-        depths = {self._tasks[member].depth for row in rows for member in row.members}
-        for depth in sorted({stop, *(depth for depth in depths if start < depth < stop)}):
-            there = [(row, place) for row, place in zip(rows, self._places, strict=True) if row.depth > start]
-            kernel_rows = [KernelRow(cast(PackedTask | None, row.task), place, row.image, ()) for row, place in there]
-            self._kernel.run(kernel_rows, self._x, self._images, start, depth)
-            self._images, start = None, depth
-            ending = [(m, place) for row, place in there for m in row.members if self._tasks[m].depth == depth]
-            logits |= self._pooled_by_torch(ending)
-        return logits
-
-    def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
-        if not ending:
-            return {}
-        logits: dict[int, Tensor] = {}
-        for wide in (False, True):
-            own = [(m, place) for m, place in ending if (self._tasks[m].head[0].shape[1] > self._x.shape[2]) == wide]
-            if own:
-                x, tasks = self._x[[place for _, place in own]], [self._tasks[member] for member, _ in own]
-                features = POOLS[wide](cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
-                logits |= {m: head(f, *task.head) for (m, _), f, task in zip(own, features, tasks, strict=True)}
-        return logits

@@ -82,7 +82,7 @@ class FeatureSource:
         return torch.stack([kept[row] for row in range(len(self.split))])
 
     def _through(self, rows: npt.NDArray[np.int64]) -> Tensor:
-        """Return what the frozen blocks make of at most FROZEN_BATCH images, and of copies of the first that fill up."""
+        """Return what the frozen blocks make of at most FROZEN_BATCH images; copies of the first fill up."""
         vit, images = self.vit, self._images(rows)
         images = torch.cat([images, images[:1].expand(FROZEN_BATCH - len(rows), -1, -1, -1)])
         x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))

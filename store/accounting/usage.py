@@ -83,7 +83,7 @@ def usage_of_statistics(value: object, source: str) -> Usage:
 
 
 def usage_of_log(lines: Iterable[object], source: str) -> Usage:
-    """Count the requests in lines of a server's log, each a JSON value; what is no prediction is passed over."""
+    """Count the requests in lines of a server's log, each a JSON value; lines of other requests are passed over."""
     answers: defaultdict[str, int] = defaultdict(int)
     last: dict[str, str] = {}
     block_seconds: defaultdict[str, Decimal] = defaultdict(Decimal)

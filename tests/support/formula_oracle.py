@@ -27,8 +27,17 @@ class PlainLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         d = self.delta
-        y = self.base(x if d.in_scale is None else x * d.in_scale)
-        y = y if d.out_scale is None else y * d.out_scale
+        inputs = x if d.in_scale is None else x * d.in_scale
+        if d.in_turn is not None:
+            parts = inputs.split(d.in_turn.shape[2], dim=2)
+            inputs = torch.cat([part @ turn for part, turn in zip(parts, d.in_turn[0], strict=True)], dim=2)
+        h = self.base(inputs)
+        y = h if d.out_scale is None else h * d.out_scale
+        if d.out_turn is not None:
+            halves = h.split(d.group // 2, dim=2)
+            pairs = zip(halves[::2], halves[1::2], strict=True)
+            exchanged = [half for first, second in pairs for half in (second, first)]
+            y = y + d.out_turn * torch.cat(exchanged, dim=2)
         y = y if d.a is None else y + x @ d.a[0].T @ d.b[0].T
         return y if d.bias is None else y + d.bias
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,12 @@ class SourceString:
         return f"{self.path}:{self.line}: {' '.join(self.text.split())[:160]}"
 
 
-def source_strings(*packages: str) -> Iterator[SourceString]:
+@functools.cache
+def source_strings(*packages: str) -> tuple[SourceString, ...]:
+    return tuple(_read(packages))
+
+
+def _read(packages: Sequence[str]) -> Iterator[SourceString]:
     for package in packages:
         for path in sorted((ROOT / package).rglob("*.py")):
             name = path.relative_to(ROOT).as_posix()

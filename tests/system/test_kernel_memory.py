@@ -55,7 +55,7 @@ def test_the_sanitised_build_loads_and_is_of_the_version_that_is_called():
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, str(KERNEL_ABI), "")
 
 
-@pytest.mark.parametrize("first", [0, 10, 20])
+@pytest.mark.parametrize("first", [0, 10])
 def test_batches_of_every_form_stay_in_their_buffers(first):
     done = run_sanitized(BATCHES, str(native_build("sanitized")), str(first), str(first + 10))
     assert (done.returncode, done.stdout.strip()) == (0, f"{first + 10} batches"), done.stderr[-3000:]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from sls.pipeline.fit import FitResult
     from sls.progress import ProgressCallback
     from store.records.evidence import PruneIndex
+    from store.registry.store import Store
     from store.weights.backbones import Backbone
 
 DATA_HELP = (
@@ -98,8 +99,6 @@ def fit(
     dry_run: DryRun = False,
 ) -> None:
     """Tune on DATA, cut, tune again, measure on held-out images, and publish."""
-    from sls.pipeline import fit as pipeline
-    from sls.pipeline.work_folder import work_folder
     from store.malloc import keep_freed_memory
 
     keep_freed_memory()
@@ -120,6 +119,23 @@ def fit(
     if shares is not None:
         show_budgets(task, dataset, borrow(options, backbone), config, shares, output, options.fmt)
         return
+    tune_and_publish(options, task, dataset, backbone, config, output, check)
+
+
+def tune_and_publish(
+    options: StoreOptions,
+    task: str,
+    dataset: Dataset,
+    backbone: str,
+    config: FitConfig,
+    output: ResultOptions,
+    check: Callable[[Store, str, Sequence[str]], None],
+) -> None:
+    """Fit the task, and publish it unless the options say not to; `check` refuses what could not be published."""
+    from sls.pipeline.fit import fit
+    from sls.pipeline.work_folder import work_folder
+
+    aliases = tuple(output.alias or ())
     with contextlib.ExitStack() as stack:
         stack.enter_context(telling_what_is_kept())
         new = None if output.no_publish else stack.enter_context(options.open(create=True))
@@ -128,7 +144,7 @@ def fit(
         model = adopt_backbone(new, backbone) if new else borrow(options, backbone)
         work = stack.enter_context(work_folder(output.out))
         with progress_of(f"{task} ({len(dataset.classes)} classes, {len(dataset.train)} images)") as progress:
-            result = pipeline.fit(dataset, model, out=work, config=config, progress=progress)
+            result = fit(dataset, model, out=work, config=config, progress=progress)
         if new is None:
             print_record(describe_fit(task, result), options.fmt)
         else:

@@ -36,7 +36,8 @@ def needs_bias(backbone: Backbone, weights: TaskWeights) -> bool:
 def merge(backbone: Backbone, weights: TaskWeights) -> VisionTransformer:
     """Return a model of its own memory in float32, whose head's logits are the task's.
 
-    `weights` are in float32 on the CPU. Raises `UnservedAdapterError` where the task is no plain timm model.
+    `weights` are in float32 on the CPU. Raises `UnservedAdapterError` where no plain timm model
+    computes what the task does.
     """
     forms = weights.forms
     if forms.bottlenecks:

@@ -80,7 +80,9 @@ def model_config(
     if not family.startswith("dinov2"):
         return {**config, "intermediate_size": hidden}
     if hidden % vit.embed_dim:
-        raise UnservedBackboneError(f"an MLP of {hidden} on {vit.embed_dim} is none of DINOv2's: export it for timm")
+        raise UnservedBackboneError(
+            f"an MLP of {hidden} on {vit.embed_dim} does not occur in DINOv2: export it for timm"
+        )
     registers = {"num_register_tokens": vit.num_reg_tokens} if vit.num_reg_tokens else {}
     return {**config, "mlp_ratio": hidden // vit.embed_dim, "use_swiglu_ffn": False, **registers}
 
@@ -145,8 +147,7 @@ def image_processor(preprocessing: Preprocessing) -> dict[str, object]:
         size = {"shortest_edge": resized[0]}
     else:
         raise UnservedBackboneError(
-            f"crop mode {p.crop_mode!r} to {p.width} x {p.height} is no image processor of transformers: export it for "
-            "timm"
+            f"crop mode {p.crop_mode!r} to {p.width} x {p.height} is not a crop of transformers: export it for timm"
         )
     cropped = "shortest_edge" in size or size != crop
     return {

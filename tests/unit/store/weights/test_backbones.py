@@ -147,13 +147,13 @@ def test_a_hub_layout_on_disk_loads_through_the_same_path_as_a_hub_name(tmp_path
 
 def test_a_backbone_left_at_its_source_is_found_there_again_and_pinned(tmp_path):
     source = make_backbone(tmp_path / "source")
-    record = dataclasses.replace(source.record, weights=None, source=DEFAULT_BACKBONE)
+    record = dataclasses.replace(source.record, name="onetrunk/vit_tiny_64", weights=None, source="package")
     with Store.open(tmp_path / "store", create=True) as store:
         recorded = store.add_backbone(record, None)
         with pytest.raises(BackboneMismatchError):
             open_backbone(store, recorded)
         packaged = load_backbone(DEFAULT_BACKBONE)
-        pinned_record = store.add_backbone(dataclasses.replace(packaged.record, source=DEFAULT_BACKBONE), None)
+        pinned_record = store.add_backbone(dataclasses.replace(packaged.record, weights=None), None)
         assert open_backbone(store, pinned_record).record.id == packaged.record.id
 
 

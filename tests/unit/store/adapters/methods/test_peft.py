@@ -166,7 +166,7 @@ OPTIONS: dict[str, list[tuple[dict[str, object], str]]] = {
                ({"scaling": None}, "expected a number")],
     "ia3": [({"feedforward_modules": []}, "factors of shapes"), ({"feedforward_modules": None}, "list of names"),
             ({"feedforward_modules": [3]}, "list of names"), ({"feedforward_modules": "(.*.*)*" * 1000}, "characters"),
-            ({"fan_in_fan_out": True}, "fan_in_fan_out"), ({"layers_to_transform": [1]}, "layers_to_transform")],
+            ({"layers_to_transform": [1]}, "layers_to_transform")],
     "beft": [({"exclude_modules": ["fc1"]}, "exclude_modules")],
     "ln": [({"target_modules": r"blocks\.0\.norm1"}, "not in the config's target_modules"),
            ({"layers_to_transform": [1]}, "layers_to_transform")],

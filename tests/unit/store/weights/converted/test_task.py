@@ -266,8 +266,8 @@ def test_a_base_model_of_the_hub_is_fetched_as_safetensors_alone(
         return str(bases["vit"] / file)
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    backbone = load_backbone("hf-hub:google/vit-base@v2")
-    assert backbone.record.name == "hf-hub:google/vit-base@v2"
+    backbone = load_backbone("hf-hub:google/vit-base@v2", label="vit-base")
+    assert backbone.record.name == "vit-base"
     assert hub_id(backbone.record) == "google/vit-base"
     assert source_of(backbone.record).name == "hf-hub:google/vit-base@v2"
     files = ["config.json", "preprocessor_config.json", "model.safetensors"]
