@@ -72,10 +72,12 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
 
 
 async def page_after_a_shadow(api: Api) -> str:
-    """Ask a task whose alias has a shadow; return the metrics once the shadow was compared."""
-    await talk(api, "POST", "/v1/predict/cars@prod", body=IMAGE)
-    while "onetrunk_split_comparisons_total{" not in (page := (await talk(api, "GET", "/metrics")).content.decode()):
+    """Ask a task whose alias has a shadow, as often as it takes to be seen; return the metrics once it was compared."""
+    page = ""
+    while "onetrunk_split_comparisons_total{" not in page:
+        await talk(api, "POST", "/v1/predict/cars@prod", body=IMAGE)
         await asyncio.sleep(0.05)
+        page = (await talk(api, "GET", "/metrics")).content.decode()
     return page
 
 
