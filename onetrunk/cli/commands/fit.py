@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -36,6 +35,7 @@ from onetrunk.cli.output import (
 from onetrunk.cli.plan_output import print_plan
 from onetrunk.cli.progress import show_progress
 from onetrunk.cli.recipe_options import RecipeOptions
+from onetrunk.cli.tuned_folder import opened
 from onetrunk.cli.width_options import SearchOptions, WidthOptions, parse_budgets
 from onetrunk.cli.width_output import draw_points, log_width, print_points
 from onetrunk.rendering.accuracy import with_interval
@@ -213,21 +213,14 @@ def cut(
     backbone: BackboneName = None,
 ) -> None:
     """Score the blocks of a task from the top, and say where the criterion cuts. Changes nothing."""
-    from sls.adapters.task_folder import backbone_of
     from sls.choose_depth import choose_depth
     from store.malloc import keep_freed_memory
-    from store.weights.backbones import open_backbone
 
     keep_freed_memory()
     config = score.config(seed=images.seed)
     dataset = images.load(data)
-    with options.open() as store, tempfile.TemporaryDirectory() as scratch:
-        folder = Path(target)
-        if not folder.is_dir():
-            folder = store.export(target, Path(scratch) / "task")
-        model = open_backbone(store, store.backbone(backbone or backbone_of(folder)))
-        with progress_of(target) as progress:
-            choice = choose_depth(folder, dataset, model, config=config, progress=progress)
+    with opened(options, target, backbone) as (folder, model), progress_of(target) as progress:
+        choice = choose_depth(folder, dataset, model, config=config, progress=progress)
     print_index(choice.index, options.fmt)
     if plot is not None:
         draw_choice(target, choice, dataset.classes, plot)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,6 +10,7 @@ from onetrunk.cli.commands.fit import DATA_HELP, progress_of
 from onetrunk.cli.fit_options import DataOptions, Plot
 from onetrunk.cli.option_groups import StoreOptions, with_groups, with_store
 from onetrunk.cli.options import BackboneName, command_group, example
+from onetrunk.cli.tuned_folder import opened
 from onetrunk.cli.width_options import SearchOptions, WidthName, parse_budgets
 from onetrunk.cli.width_output import draw_points, print_points
 
@@ -40,24 +39,17 @@ def width(
     backbone: BackboneName = None,
 ) -> None:
     """Score the heads and MLP units of a task, and say what each budget keeps and costs. Changes nothing."""
-    from sls.adapters.task_folder import backbone_of
     from sls.width.of_folder import width_of_folder
     from store.malloc import keep_freed_memory
-    from store.weights.backbones import open_backbone
 
     keep_freed_memory()
     shares = parse_budgets(budgets)
     config = search.config(criterion, shares[0])
     dataset = images.load(data)
-    with options.open() as store, tempfile.TemporaryDirectory() as scratch:
-        folder = Path(target)
-        if not folder.is_dir():
-            folder = store.export(target, Path(scratch) / "task")
-        model = open_backbone(store, store.backbone(backbone or backbone_of(folder)))
-        with progress_of(target) as progress:
-            points = width_of_folder(
-                folder, dataset, model, config=config, budgets=shares, seed=images.seed, progress=progress
-            )
+    with opened(options, target, backbone) as (folder, model), progress_of(target) as progress:
+        points = width_of_folder(
+            folder, dataset, model, config=config, budgets=shares, seed=images.seed, progress=progress
+        )
     print_points(points, options.fmt)
     if plot is not None:
         draw_points(criterion, points, plot)
