@@ -22,7 +22,6 @@ from store.records.manifest import Card
 from store.records.width import WidthIndex, mask_of
 from store.weights.forms import Kept, TaskWeights
 from store.weights.load_task import load_task
-from store.weights.widening import widen
 from store.weights.width import kept_of
 
 BLOCKS, HEADS, UNITS = 4, 3, 192
@@ -133,7 +132,7 @@ def test_custom_methods_at_the_pruned_shape_are_loaded_like_the_folder_that_sls_
     torch.testing.assert_close(Engine(shop.backbone).forward(images, [task])[0], expected[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_kernel_multiplies_what_a_task_leaves_out_by_zero_and_no_byte_of_the_others_changes(tmp_path):
+def test_the_kernel_runs_any_widths_beside_whole_tasks_and_no_byte_of_the_others_changes(tmp_path):
     backbone = make_backbone(tmp_path, embed_dim=96)
     engine = kernel_engine(backbone, best_library())
     made = [narrow_task(backbone, 300 + index, units=4 * 96) for index in range(4)]
@@ -201,15 +200,3 @@ def test_an_adapter_of_the_full_shape_is_refused_with_a_width(shop, tmp_path):
     made = make_peft_task(shop.backbone, TaskFolder(tmp_path, 2), CONFIGS["lora"](targets, 2), classes=3)
     with pytest.raises(AdapterMismatchError, match="has factors of shapes"):
         published(shop, made.folder, WidthIndex.of([(1, 7), (1, 7)], **SIZES))
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_a_task_widened_with_zeros_answers_as_the_narrow_one(backbone, seed):
-    task, twin = narrow_task(backbone, 700 + seed)
-    wide = replace(task, forms=widen(task.forms, head_dim=16, dtype=torch.float32))
-    assert not wide.forms.kept
-    images = torch.randn(2, 3, 32, 32)
-    for logits, exact in zip(
-        Engine(backbone).forward(images, [wide] * 2), plain_logits(twin, task, images), strict=True
-    ):
-        torch.testing.assert_close(logits, exact, atol=1e-4, rtol=1e-4)
