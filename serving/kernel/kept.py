@@ -95,7 +95,10 @@ class BlockKept:
 
     def fields(self) -> list[NDArray[np.int64] | None]:
         """Return the arrays of a `Kept` of the C interface, None where all is kept."""
-        return [self.heads, *(self.sides[side].at if side in self.sides else None for side in ("qkv", "proj", "hidden"))]
+        return [
+            self.heads,
+            *(self.sides[side].at if side in self.sides else None for side in ("qkv", "proj", "hidden")),
+        ]
 
     def _sides(self, name: str) -> tuple[Slots | None, Slots | None]:
         return self.sides.get(OUTPUTS.get(name, "")), self.sides.get(INPUTS.get(name, ""))

@@ -141,9 +141,7 @@ class TaskPacker:
         sizes = (kept.shape(name, *self._widths[name]) for name in MAPS)
         return sum(round_up(out * in_ // self._dim, SLICE) // SLICE for out, in_ in sizes)
 
-    def _block(
-        self, forms: Forms, block: int, fields: NDArray[np.int64], kept: BlockKept
-    ) -> tuple[list[Piece], int]:
+    def _block(self, forms: Forms, block: int, fields: NDArray[np.int64], kept: BlockKept) -> tuple[list[Piece], int]:
         """Set the sizes of a block's forms in `fields`; return its arrays, and the slices of its widest form."""
         pieces: list[Piece] = []
         widest = 0

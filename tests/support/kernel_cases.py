@@ -98,9 +98,7 @@ def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[in
         depth, number = draw.randint(1, blocks), 1000 * seed + index
         width = random_width(number, depth, **sizes_of(backbone)) if draw.random() < 0.5 else None
         twin = backbone if width is None else narrow_twin(backbone, width)
-        drawn = random_weights(
-            twin, number, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS
-        )
+        drawn = random_weights(twin, number, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS)
         drawn = replace(drawn, forms=replace(drawn.forms, kept=kept_of(width)))
         if "norm.weight" not in backbone.tensors:  # the norm comes after pooling, and is no task's
             drawn.forms.norms.pop("norm", None)
@@ -156,6 +154,9 @@ def kernel_engine(backbone: Backbone, library: Path, *, threads: int = 1) -> Eng
 
 
 def error(answers: Sequence[Tensor], exact: Sequence[Tensor]) -> float:
-    """Return the root mean square of the rows' errors, each over the spread of its exact logits."""
-    rows = [(one - other).square().mean() / other.var() for one, other in zip(answers, exact, strict=True)]
+    """Return the root mean square of the rows' errors, each over the size of its exact logits.
+
+    Their spread says nothing where a task has two classes of like logits.
+    """
+    rows = [(one - other).square().mean() / other.square().mean() for one, other in zip(answers, exact, strict=True)]
     return float(torch.stack(rows).mean().sqrt())
