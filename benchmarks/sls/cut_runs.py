@@ -63,6 +63,9 @@ QUICK = TrainingPlan(train=60, validation=30, test=60, epochs=1, retune_epochs=1
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS / "cut_runs", help="where trainings are kept")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
+    parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
+    parser.add_argument("--epochs", type=int, default=TrainingPlan.epochs, help="of a training from the start")
     parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
     add_tasks(parser)
 
@@ -81,7 +84,8 @@ def sources(options: argparse.Namespace) -> list[str]:
 
 def plan_of(options: argparse.Namespace) -> TrainingPlan:
     """Write the plan that the options choose into their folder; exit where the runs there are of another."""
-    plan, folder = QUICK if options.quick else TrainingPlan(), options.folder
+    asked = TrainingPlan(train=options.images, test=options.test, epochs=options.epochs)
+    plan, folder = QUICK if options.quick else asked, options.folder
     path, encoded = folder / "plan.json", json.dumps(asdict(plan))
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != encoded:
@@ -158,14 +162,15 @@ def do(run: Run, plan: TrainingPlan, folder: Path) -> None:
         kept["adapter_parameters"] = sum(tensor.numel() for tensor in tuned.adapter.values())
         kept["adapter_nbytes"] = (run.file(folder, "") / WEIGHTS).stat().st_size
         vit = read_folder(run.file(folder, ""), backbone, depth=tuned.depth).vit
-    found = {part: block_features(vit, getattr(task, part), transform) for part in PARTS}
+    whole = run.name.startswith(("full", "frozen"))
+    found = {part: block_features(vit, getattr(task, part), transform) for part in (PARTS if whole else PARTS[1:])}
     if tuned is not None:
         for part in ("validation", "test"):
             labels = getattr(task, part).labels
             kept[part] = [_accuracy(view, tuned, labels) for view in found[part].served]
     if tuned is not None and run.name.endswith(tuple(METHODS)):
         kept["stored"] = stored_accuracies(tuned, backbone, task.classes, task.test)
-    if run.name.startswith(("full", "frozen")):
+    if whole:
         arrays = {f"{part}_{view}": getattr(found[part], view) for part in PARTS for view in ("scored", "served")}
         np.savez(run.file(folder, ".npz"), **arrays)
     np.savez(folder / run.task / "labels.npz", **{part: getattr(task, part).labels for part in PARTS})
