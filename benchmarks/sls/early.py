@@ -3,7 +3,8 @@
 For every task and seed, each with a cheap criterion: the paper's order (tune at full depth, choose, cut, tune
 again) against the early choice (one epoch at full depth, choose, go on at that depth), in two lengths. FLOPs are
 those of the training, in block passes of an image: epochs times depth. Accuracy is that of the test images, by which
-nothing is chosen; the interval of a mean difference is over tasks and seeds (95 %, Student's t).
+nothing is chosen; the interval of a mean difference is over tasks and seeds (95 %, Student's t). Each tuned adapter is
+also measured as it is stored in 16 bits.
 
 It resumes where it stopped: --folder has what is trained. --minutes bounds the time. Prints a table; JSON in
 benchmarks/results/early.json. `--report` trains nothing.
@@ -26,14 +27,13 @@ from typing import Any
 import torch
 
 from benchmarks.sls.cut_report import half_interval, print_table
-from benchmarks.sls.cut_runs import TrainingPlan, add_tasks, load, sources
+from benchmarks.sls.cut_runs import TrainingPlan, add_tasks, load, sources, stored_accuracies
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.options import RESULTS, make_parser
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel
 from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset
-from sls.evaluation import accuracy_of
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import ignore_progress
 from sls.scoring.criteria import CRITERIA
@@ -48,6 +48,7 @@ from store.weights.preprocessing import make_transform
 FULL, RETUNE = 8, 5  # epochs of the paper's order
 LENGTHS = (8, 12)  # epochs of the early choice at its depth; `fit` takes FULL + RETUNE - 1
 POINTS, SHARE = -0.5, 0.7  # what the early choice should reach
+LOSS = 0.1  # points that 16 bits may lose
 
 Result = dict[str, float]
 
@@ -80,8 +81,9 @@ class Task:
         return depth_from_features(features, self.data.train.labels[rows], ScoreConfig(criterion=criterion)).depth
 
     def _measure(self, tuned: TunedModel) -> Result:
-        accuracy = accuracy_of(build_adapted(self.backbone, tuned), self.data.test, self.transform)
-        return {"depth": tuned.depth, "test": 100 * accuracy.value}
+        stored = stored_accuracies(tuned, self.backbone, self.data.classes, self.data.test)
+        accuracies = {"test" if name == "float32" else name: 100 * value for name, value in stored.items()}
+        return {"depth": tuned.depth, **accuracies}
 
 
 @cache
@@ -144,6 +146,11 @@ def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
             goals.append(Goal(f"{way}: minus after, points, {len(rows)} pairs", means[way]["points"], POINTS))
             goals.append(Goal(f"{way}: training FLOPs, of after", means[way]["flops"], SHARE, most=True))
     ways = list(means)
+    for name in ("float16", "bfloat16"):
+        lost = [row[way]["test"] - row[way][name] for row in rows for way in means]
+        goals.append(
+            Goal(f"mean loss of {name}, points, {len(lost)} trainings", statistics.mean(lost), LOSS, most=True)
+        )
     names = ("task", "seed", *(f"{way}: {what}" for way in ways for what in ("depth", "%")))
     print_table(
         names,
