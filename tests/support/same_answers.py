@@ -11,14 +11,14 @@ import json
 import struct
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
 import numpy as np
 
-from onetrunk.cli.demo import WHOLE, draw_samples, load_embedded
+from onetrunk.cli.demo import WHOLE, Plan, draw_samples, load_embedded
 from serving.benchmark.load import LoadRequest
 from serving.grpc.messages import message
 
@@ -117,16 +117,18 @@ def floats(values: Any) -> list[float]:
     return found
 
 
-def stream(images_per_task: int = WHOLE.images_per_task) -> Sequence[LoadRequest]:
-    """Return the demo's stream, or the same with fewer images of each task."""
-    return draw_samples({name: load_embedded(WHOLE, name) for name in WHOLE.tasks}, images_per_task)
+def stream(plan: Plan = WHOLE) -> Sequence[LoadRequest]:
+    """Return the demo's stream of images."""
+    return draw_samples({name: load_embedded(plan, name) for name in plan.tasks}, plan.images_per_task)
 
 
-def connected(http_port: int, grpc_port: int, stack: ExitStack) -> Protocols:
-    connection = http.client.HTTPConnection("127.0.0.1", http_port, timeout=TIMEOUT_S)
-    return Protocols(
-        stack.enter_context(closing(connection)), stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{grpc_port}"))
-    )
+@contextmanager
+def connected(http_port: int, grpc_port: int) -> Iterator[Protocols]:
+    with (
+        closing(http.client.HTTPConnection("127.0.0.1", http_port, timeout=TIMEOUT_S)) as connection,
+        grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel,
+    ):
+        yield Protocols(connection, channel)
 
 
 def compare(protocols: Protocols, samples: Sequence[LoadRequest]) -> Iterator[str]:
@@ -137,8 +139,8 @@ def compare(protocols: Protocols, samples: Sequence[LoadRequest]) -> Iterator[st
 def main() -> None:
     http_port, grpc_port = map(int, sys.argv[1:])
     samples = stream()
-    with ExitStack() as stack:
-        found = list(compare(connected(http_port, grpc_port, stack), samples))
+    with connected(http_port, grpc_port) as protocols:
+        found = list(compare(protocols, samples))
     sys.stdout.write(f"{len(samples)} images, {len(found)} answers that differ\n" + "\n".join(found[:20]))
 
 

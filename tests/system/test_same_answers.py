@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from support.oracle import make_random_task
@@ -14,7 +13,7 @@ from support.same_answers import Protocols, compare, connected, stream
 from support.server_process import started
 from support.servers import free_ports
 
-from onetrunk.cli.demo import WHOLE
+from onetrunk.cli.demo import WHOLE, Plan
 from serving.client import Client
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.splits import AliasSplit
@@ -23,15 +22,17 @@ from store.registry.store import Store
 from store.weights.backbones import encode, load_backbone
 
 SPLIT = WHOLE.tasks[0]
+SHORT = replace(WHOLE, limit=20, images_per_task=4)
 
 
 @dataclass(frozen=True)
 class Served:
     """A server of the packaged backbone as `onetrunk serve` runs it, and an alias of a task that it splits."""
 
-    protocols: Protocols
-    url: str
+    http: int
+    grpc: int
     split: AliasSplit
+    image: bytes
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +48,37 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         split = split_alias(store, SPLIT, "prod", {1: 50, 2: 50})
     http, grpc = free_ports(2)
     command = [sys.executable, "-m", "support.plain_server", str(folder / "store"), str(http), "--dtype", "auto"]
-    with started([*command, "--grpc-port", str(grpc)], http, env=importing()), ExitStack() as stack:
-        yield Served(connected(http, grpc, stack), f"http://127.0.0.1:{http}", split)
+    with started([*command, "--grpc-port", str(grpc)], http, env=importing()):
+        yield Served(http, grpc, split, stream(SHORT)[0].image)
 
 
-def test_every_image_of_the_demos_stream_gets_rests_answer_over_every_protocol(served: Served) -> None:
-    samples = stream()
-    assert len(samples) == len(WHOLE.tasks) * WHOLE.images_per_task
-    assert list(compare(served.protocols, samples)) == []
+@pytest.fixture
+def protocols(served: Served) -> Iterator[Protocols]:
+    with connected(served.http, served.grpc) as made:
+        yield made
 
 
-def test_a_key_gets_the_same_version_of_a_split_alias_over_every_protocol_and_from_the_client(served: Served) -> None:
-    image = stream(1)[0].image
-    with Client(served.url) as client:
+@pytest.mark.parametrize("plan", [SHORT, pytest.param(WHOLE, marks=pytest.mark.siege)], ids=["short", "whole"])
+def test_every_image_of_the_demos_stream_gets_rests_answer_over_every_protocol(served: Served, plan: Plan) -> None:
+    samples = stream(plan)
+    assert len(samples) == len(plan.tasks) * plan.images_per_task
+    with connected(served.http, served.grpc) as protocols:
+        assert list(compare(protocols, samples)) == []
+
+
+def test_a_key_gets_the_same_version_of_a_split_alias_over_every_protocol_and_from_the_client(
+    served: Served, protocols: Protocols
+) -> None:
+    ref, image = served.split.ref, served.image
+    with Client(f"http://127.0.0.1:{served.http}") as client:
         for number in range(10):
             key = f"user-{number}"
-            answer = client.predict(served.split.ref, image, split_key=key)
-            assert answer.version == served.split.choose(key)
-            headers = {"X-Split-Key": key}
-            assert served.protocols.rest(served.split.ref, image, headers).version == str(answer.version)
-            assert served.protocols.differences(served.split.ref, image, **headers) == []
+            version = client.predict(ref, image, split_key=key).version
+            assert version == served.split.choose(key)
+            assert protocols.rest(ref, image, {"X-Split-Key": key}).version == str(version)
+            assert protocols.differences(ref, image, **{"X-Split-Key": key}) == []
 
 
-def test_the_comparison_finds_an_answer_of_another_version(served: Served) -> None:
-    image = stream(1)[0].image
-    first, second = (served.protocols.rest(f"{SPLIT}:{number}", image, {}) for number in (1, 2))
+def test_the_comparison_finds_an_answer_of_another_version(served: Served, protocols: Protocols) -> None:
+    first, second = (protocols.rest(f"{SPLIT}:{number}", served.image, {}) for number in (1, 2))
     assert first != second

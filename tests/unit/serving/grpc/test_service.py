@@ -230,3 +230,30 @@ def test_a_stream_answers_each_message_in_turn(api: Any) -> None:
         return [read("ModelStreamInferResponse", each).infer_response.id async for each in answers]
 
     assert talk(api, converse) == ["0", "1", "2"]
+
+
+def test_one_channels_calls_reach_every_replica_as_its_connections_age_and_none_fails(
+    predictor: Predictor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.grpc.server.AGE_MS", 100)
+    apis = [make_api(predictor, store, keys=False) for _ in range(2)]
+
+    def answered() -> list[int]:
+        return [api.state.app_state.recorder.counters.finished for api in apis]
+
+    async def converse() -> int:
+        first, second = (api.state.app_state for api in apis)
+        async with grpc_server(first, address="127.0.0.1:0") as port:
+            address = f"127.0.0.1:{port}"
+            async with grpc_server(second, address=address), grpc.aio.insecure_channel(address) as channel:
+                sent, end = 0, time.monotonic() + 60
+                while 0 in answered() or sent < 100:
+                    assert time.monotonic() < end, answered()
+                    await channel.unary_unary(f"{SERVICE}ModelInfer")(infer_request(), timeout=60)
+                    sent += 1
+                return sent
+
+    sent = asyncio.run(converse())
+    for api in apis:
+        api.state.app_state.recorder.settle()
+    assert sum(answered()) == sent
