@@ -22,7 +22,7 @@ from store.registry.store import Store
 from store.weights.backbones import encode, load_backbone
 
 SPLIT = WHOLE.tasks[0]
-SHORT = replace(WHOLE, limit=20, images_per_task=4)
+SHORT = replace(WHOLE, limit=200, images_per_task=4)
 
 
 @dataclass(frozen=True)
