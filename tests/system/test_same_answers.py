@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pytest
 from support.oracle import make_random_task
@@ -13,7 +13,7 @@ from support.same_answers import Protocols, compare, connected, stream
 from support.server_process import started
 from support.servers import free_ports
 
-from onetrunk.cli.demo import WHOLE, Plan
+from onetrunk.cli.demo import QUICK, WHOLE, Plan
 from serving.client import Client
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.splits import AliasSplit
@@ -22,7 +22,6 @@ from store.registry.store import Store
 from store.weights.backbones import encode, load_backbone
 
 SPLIT = WHOLE.tasks[0]
-SHORT = replace(WHOLE, limit=200, images_per_task=4)
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     http, grpc = free_ports(2)
     command = [sys.executable, "-m", "support.plain_server", str(folder / "store"), str(http), "--dtype", "auto"]
     with started([*command, "--grpc-port", str(grpc)], http, env=importing()):
-        yield Served(http, grpc, split, stream(SHORT)[0].image)
+        yield Served(http, grpc, split, stream(QUICK)[0].image)
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def protocols(served: Served) -> Iterator[Protocols]:
         yield made
 
 
-@pytest.mark.parametrize("plan", [SHORT, pytest.param(WHOLE, marks=pytest.mark.siege)], ids=["short", "whole"])
+@pytest.mark.parametrize("plan", [QUICK, pytest.param(WHOLE, marks=pytest.mark.siege)], ids=["quick", "whole"])
 def test_every_image_of_the_demos_stream_gets_rests_answer_over_every_protocol(served: Served, plan: Plan) -> None:
     samples = stream(plan)
     assert len(samples) == len(plan.tasks) * plan.images_per_task
