@@ -121,6 +121,10 @@ class SnapshotCollector(Collector):
             "shadows_skipped", "Images that a busy shadow was not asked about.", (),
             ((s, {(): s.shadows_skipped}) for s in each),
         )  # fmt: skip
+        yield counter(
+            "splits_ended", "Splits that ended by their rules.", ("outcome",),
+            ((s, by_name(s.splits_ended)) for s in each),
+        )  # fmt: skip
         yield counter("degraded_answers", "Answers of shallower versions.", (), ((s, {(): s.degraded}) for s in each))
 
     def _memory(self) -> Iterator[Metric]:
