@@ -23,7 +23,7 @@ def growth_chart(report: StorageReport) -> Picture:
         text += f" Up to {count(unsized)} versions that have been purged since have no size."
     parts = _draw(report.growth, report.period) if report.growth else [label(LEFT, 50, "no history yet", "muted")]
     svg = canvas("growth", title, text, parts, width=WIDTH, height=376)
-    return Picture("growth", title, text, svg, [dict(vars(point)) for point in report.growth])
+    return Picture("growth", title, text, svg, [point._asdict() for point in report.growth])
 
 
 def _draw(points: Sequence[GrowthPoint], period: str) -> list[str]:
