@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 
 from serving.console.charts import accuracy_chart
 from serving.console.measures import width_of
+from serving.console.rendering import percent, size
 from serving.console.state import Answer, Shown, Visit
 from store.records.refs import Ref
 from store.records.splits import AliasSplit
+from store.registry.diff import Difference
 
 
 def show(visit: Visit) -> Answer:
@@ -40,7 +42,7 @@ def show(visit: Visit) -> Answer:
                 for version in versions
             ],
             "roles": [roles(number, aliases, splits) for number in (left, right)],
-            "differences": [(row.field, _shown(row.left), _shown(row.right)) for row in differences],
+            "differences": _rows(differences),
         },
     )
 
@@ -57,6 +59,29 @@ def roles(number: int, aliases: Mapping[str, int], splits: Sequence[AliasSplit])
         if split.overload == number:
             found.append(f"{split.alias}, under overload")
     return found
+
+
+def _rows(differences: Sequence[Difference]) -> list[tuple[str, str, str]]:
+    """Return what differs as texts; a width's index only where the numbers that it keeps do not tell."""
+    fields = {row.field for row in differences}
+    told = {"width index"} if fields & {"heads kept", "units kept"} else set()
+    return [
+        (NAMES.get(row.field, row.field), _field(row.field, row.left), _field(row.field, row.right))
+        for row in differences
+        if row.field not in told
+    ]
+
+
+NAMES = {"nbytes": "size"}
+SHARES = frozenset({"macro F1", "calibration error"})
+
+
+def _field(field: str, value: object) -> str:
+    if value is None and field in ("heads kept", "units kept"):
+        return "all"
+    if field == "nbytes" and isinstance(value, int):
+        return size(value)
+    return percent(value) if field in SHARES and isinstance(value, float) else _shown(value)
 
 
 def _shown(value: object) -> str:

@@ -19,6 +19,7 @@ import pytest
 from support.cli import call
 from support.toy_backbone import publish, relabel
 
+from store.records.manifest import MANIFEST_FORMAT
 from store.registry.store import Store
 
 PRICES = """currency = "EUR"
@@ -27,6 +28,7 @@ price = 0.023
 per = "GB-month"
 """
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEWER = b'"format":%d' % (MANIFEST_FORMAT + 1)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
 
@@ -224,7 +226,7 @@ def newer_manifest(root: Path, task: str) -> None:
     """Let the only version of the task have a manifest as a newer onetrunk would write it."""
     with Store.open(root) as store:
         version = store.resolve(task)
-        newer = store.blobs.put(re.sub(rb'"format":\d+', b'"format":99', version.manifest.to_json()))
+        newer = store.blobs.put(version.manifest.to_json().replace(b'"format":%d' % MANIFEST_FORMAT, NEWER))
     with closing(sqlite3.connect(root / "catalogue.sqlite")) as connection, connection:
         connection.execute("UPDATE versions SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
         connection.execute("UPDATE named SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
@@ -236,7 +238,7 @@ def test_a_version_with_a_newer_manifest_is_one_line_and_all_else_is_counted(pub
     assert done.code == 0
     assert done.err.count("\n") == 1
     assert done.err.startswith(
-        "warning: flowers:3 its bytes cannot be divided: manifest of flowers has format 99, this"
+        f"warning: flowers:3 its bytes cannot be divided: manifest of flowers has format {MANIFEST_FORMAT + 1}, this"
     )
     assert done.err.endswith("upgrade onetrunk\n")
     assert done.json["places"]["physical_nbytes"] == sum(p.stat().st_size for p in published.rglob("*") if p.is_file())
