@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.cluster import fork_client, haproxy, proxy_gate
+from serving.cluster import fork_client, haproxy, proxy_gate, refusal_log
 from serving.cluster.plan import HAPROXY, PYTHON, ServerPlan
 from store.errors import InvalidSettingError
 
@@ -44,9 +44,9 @@ def make_folder(ingress: str = PYTHON) -> Path:
 
 def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
     """Return the variables that every process of this Ray gets; they must be set before Ray is imported."""
-    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan)
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan, folder)
     forks = {"RAY_worker_register_timeout_seconds": REGISTER_S} if _may_fork(plan) else {}
-    return {**_private(folder), **forks, **ingress}
+    return {**_private(folder), **refusal_log.counts_of(folder), **forks, **ingress}
 
 
 def _private(folder: Path) -> Mapping[str, str]:
@@ -68,8 +68,8 @@ def _private(folder: Path) -> Mapping[str, str]:
     }
 
 
-def python_proxy(plan: ServerPlan) -> Mapping[str, str]:
-    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan)}
+def python_proxy(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
+    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan, folder)}
 
 
 def start(plan: ServerPlan, folder: Path) -> None:

@@ -20,7 +20,7 @@ from support.server_process import post_image
 from support.servers import free_port
 from torch import full, uint8
 
-from benchmarks.support.steady_load import BROKEN, REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
+from benchmarks.support.steady_load import REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
 from serving.cluster.descendants import command_of, parent_of
 from serving.cluster.haproxy import find_haproxy
 from serving.cluster.listeners import Listener, listeners_of_server
@@ -92,14 +92,12 @@ def test_replicas_are_forks_of_one_process_and_start_without_it_where_it_has_end
 
 @pytest.mark.parametrize("ingress", INGRESSES)
 def test_a_stopped_server_answers_what_it_admitted_says_503_to_the_rest_and_never_404(store, ingress):
-    with SteadyLoadOf(store, ingress) as (load, stop):
+    with SteadyLoadOf(store, ingress) as (load, stop):  # no connection breaks that had sent a request
         time.sleep(2)
         stop()
         time.sleep(0.5)
     counts = load.counts()
     assert counts[200] > 10
-    if ingress == "python":  # it takes connections to its end, and breaks those on which it was saying 503, some twice
-        assert counts.pop(BROKEN, 0) <= 2 * load.clients
     assert set(counts) <= {200, 503, REFUSED}, counts
 
 
