@@ -25,8 +25,11 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
-REGISTER_S = "30"
-"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this."""
+REGISTER_S = "10"
+"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this.
+
+Where the fork server itself takes longer to load, a worker that has waited so long is asked for again, and comes then.
+"""
 
 
 def make_folder(ingress: str = PYTHON) -> Path:
