@@ -35,7 +35,7 @@ LANE = "-other"
 CLASSES = 16
 """Keys whose parts of all answers differ by less than one of so many wait in the order of arrival."""
 
-FEW, FEW_OF_A_KEY = 32, 16
+FEW, FEW_OF_A_KEY = 32, 4
 """Requests that may wait, of all keys or of one, whatever their deadlines."""
 
 REFUSALS = "refusals"
@@ -165,8 +165,8 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
     edits = {
         r"^( *stats socket \S+) mode 666 ": r"\1 mode 600 ",
         r"^( *)log \S+ local0 info$": rf"\1log fd@{REFUSALS_FILE} len 2048 format raw local0 info",
-        # A request that a replica answered is in the replica's log.
-        r"^( *)option httplog$": rf'\1option dontlog-normal\n\1log-format "{REFUSAL}"',
+        # A request that a replica answered is in the replica's log; a connection without a byte was no request.
+        r"^( *)option httplog$": rf'\1option dontlog-normal\n\1option http-ignore-probes\n\1log-format "{REFUSAL}"',
         r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {REQUEST_S}s",
         r"^( *)errorfile 502 \S+$": (
             rf"\1errorfile 502 {folder}/503.http\n\1errorfile 400 {folder}/400.http\n\1errorfile 408 {folder}/408.http"

@@ -21,7 +21,7 @@ from support.servers import free_port, free_ports
 
 from serving.cluster import haproxy_config
 from serving.cluster.haproxy import ERRORS, find_haproxy, write_error
-from serving.cluster.haproxy_config import REFUSALS, SMALL_NBYTES, IngressSettings
+from serving.cluster.haproxy_config import FEW, REFUSALS, SMALL_NBYTES, IngressSettings
 from serving.cluster.refusal_log import Refusal
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="ray[serve] brings HAProxy on Linux only")
@@ -106,7 +106,11 @@ def ingress(folder: Path) -> Iterator[tuple[int, list[int]]]:
 
 def refused(pipe: int) -> list[Refusal]:
     """What HAProxy wrote of its own refusals."""
-    parsed = [Refusal.parse(line) for line in os.read(pipe, 1 << 20).decode().splitlines()]
+    try:
+        lines = os.read(pipe, 1 << 20).decode().splitlines()
+    except BlockingIOError:
+        return []
+    parsed = [Refusal.parse(line) for line in lines]
     return [each for each in parsed if each is not None]
 
 
@@ -199,6 +203,23 @@ def test_what_haproxy_refuses_by_itself_is_told_with_its_id_and_what_a_replica_a
         line = json.loads(of_predictions[0].line())
         assert (line["status"], line["method"], line["reason"]) == (503, "POST", "no_place")
         assert line["ms"] >= 0.9 * WAIT_MS
+
+    with ingress(tmp_path) as (port, ports):
+        asyncio.run(check(port, ports, os.open(tmp_path / REFUSALS, os.O_RDONLY | os.O_NONBLOCK)))
+
+
+def test_what_has_no_chance_in_its_time_is_refused_at_once_where_many_wait(tmp_path):
+    async def check(port: int, ports: list[int], pipe: int) -> None:
+        async with Replicas(ports):
+            await until_up(port)
+            await asyncio.sleep(0.2)
+            refused(pipe)  # until the replicas were there
+            answers = await asyncio.gather(*[ask(port, f"{PREDICT}?hold=0.2&timeout_ms=500") for _ in range(60)])
+            at_once = [seconds for status, seconds, _ in answers if status == 503 and seconds < WAIT_MS / 2000]
+            await asyncio.sleep(0.1)
+            series = Counter(each.series for each in refused(pipe))
+            assert series["503", "no_chance"] == len(at_once) >= 60 - 2 * HELD - FEW - 4
+            assert series["503", "no_place"] > 0
 
     with ingress(tmp_path) as (port, ports):
         asyncio.run(check(port, ports, os.open(tmp_path / REFUSALS, os.O_RDONLY | os.O_NONBLOCK)))
