@@ -89,8 +89,12 @@ class BlockKept:
             scale = ones if delta.in_scale is None else delta.in_scale
             delta = replace(delta, a=inputs.spread(delta.a, 2, 0.0), in_scale=inputs.spread(scale, 2, 0.0))
         if outputs is not None and delta is not None:
-            spread = {key: outputs.spread(getattr(delta, key), 2, 0.0) for key in ("bias", "out_scale")}
-            delta = replace(delta, b=outputs.spread(delta.b, 1, 0.0), **spread)
+            delta = replace(
+                delta,
+                b=outputs.spread(delta.b, 1, 0.0),
+                bias=outputs.spread(delta.bias, 2, 0.0),
+                out_scale=outputs.spread(delta.out_scale, 2, 0.0),
+            )
         return delta
 
     def fields(self) -> list[NDArray[np.int64] | None]:
