@@ -20,6 +20,7 @@ from support.oracle import make_task, open_shop, png
 
 from serving.http.api import Api, make_api
 from serving.runtime.predictor import Predictor
+from serving.telemetry.refusals import SETTING
 from store.records.splits import SplitOptions
 from store.registry.splits import split_alias
 
@@ -50,7 +51,12 @@ def rules() -> dict[str, list[str]]:
 def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
     """The label sets of each sample name after answers, loads, an eviction, refusals, a failure and a split."""
     folder = tmp_path_factory.mktemp("run")
-    with open_shop(folder) as shop, Predictor(shop.store, dtype="float32") as predictor:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        open_shop(folder) as shop,
+        Predictor(shop.store, dtype="float32") as predictor,
+    ):
+        patch.setenv(SETTING, str(folder / "refused.json"))
         for depth, task in ((1, "cars"), (2, "acme/birds"), (3, "cars")):
             made = make_task(shop.backbone, folder / str(depth), depth=depth, classes=3)
             shop.store.publish(task, made.folder, backbone=shop.backbone.record.name, depth=depth)
