@@ -129,7 +129,7 @@ def publish_folder(
     record = added.record if added is not None else None if name is None else store.backbone(name)
     if record is not None:
         blocks = depth or (checkpoint.card.prune_index.depth if checkpoint.card else record.blocks)
-        checkpoint = drop_above(checkpoint, blocks) if drop_above_depth else checkpoint
+        checkpoint = drop_above(checkpoint, blocks, record.geometry) if drop_above_depth else checkpoint
         if pruning_history is not None:
             checkpoint = _with_history(store, checkpoint, record, Path(pruning_history), depth)
         check(checkpoint, record, blocks)

@@ -80,7 +80,7 @@ def convert_adapter(tuned: TunedFolder, base: BaseModel, *, depth: int) -> tuple
     ranks = method.ranks(settings, infos, shapes)
     if not ranks:
         raise UnservedAdapterError(f"{WEIGHTS} has no tensors: save the tuned adapter with PEFT again")
-    check_complete(settings, method, ranks, shapes, depth)
+    check_complete(settings, method, ranks, shapes, depth, base.backbone.record.geometry)
     stored = write_stored(tuned.tensors)
     tensors = load(stored)
     require_finite_file(tensors, ADAPTER)
