@@ -253,9 +253,12 @@ def _with_history(
 
 def _heads_of(store: Store, record: BackboneRecord) -> int:
     """Return how many attention heads a block has, which the record alone may not tell."""
+    from store.adapters.widths import require_one_width
     from store.weights.backbones import open_backbone
 
-    return int(open_backbone(store, record).skeleton().blocks[0].attn.num_heads)
+    require_one_width(record)
+    first = open_backbone(store, record).skeleton().get_submodule(f"{record.geometry.paths[0]}.attn")
+    return int(first.num_heads)
 
 
 def _open_known(store: Store, name: str) -> Backbone | None:

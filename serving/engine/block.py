@@ -32,7 +32,9 @@ class ServedBlock:
     Attention has the heads, and the MLP the units, that a row's task keeps.
     """
 
-    def __init__(self, block: Block | SwinTransformerBlock, path: str, grid: tuple[int, int], narrow: NarrowMaps) -> None:
+    def __init__(
+        self, block: Block | SwinTransformerBlock, path: str, grid: tuple[int, int], narrow: NarrowMaps
+    ) -> None:
         self._block = block
         self._path = path
         self._grid = grid

@@ -1,4 +1,4 @@
-"""timm's Swin restated, so that each row of a batch may bring its own forms: windows, merges of patches, and the end."""
+"""timm's Swin restated, so that each row of a batch may bring its own forms: windows, merges of patches, the end."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class ServedSwinBlock(ServedBlock):
 
 
 class ServedMerge:
-    """Four neighbouring patches become one of twice the width, before the first block of a stage, to which it belongs."""
+    """Four neighbouring patches become one of twice the width, before the first block of a stage, as a part of it."""
 
     def __init__(self, merge: PatchMerging, path: str, grid: tuple[int, int]) -> None:
         self._norm, self._reduction = merge.norm, Linear.of(merge.reduction)

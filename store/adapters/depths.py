@@ -22,6 +22,6 @@ def check_depth(ranks: Mapping[str, int], depth: int, geometry: Geometry) -> Non
     if LAST_NORM in ranks and geometry.ends_early(depth):
         first = sum(geometry.stages[:-1]) + 1
         raise AdapterMismatchError(
-            f"the last norm is adapted, and depth {depth} is before the last stage, which alone has it: publish at depth "
-            f"{first} or more, or tune the norms of the blocks alone"
+            f"the last norm is adapted, and depth {depth} is before the last stage, which alone has it: publish at "
+            f"depth {first} or more, or tune the norms of the blocks alone"
         )

@@ -141,7 +141,11 @@ def _without_adapter_name(settings: Config, tensors: Tensors) -> tuple[str | Non
     if method is None or not isinstance(method.ranks, TensorSpec):
         return None, tensors
     part = re.compile(rf".+\.(?:{method.ranks.parts})")
-    unknown = [name for name in tensors if name.startswith((f"{PREFIX}blocks.", f"{PREFIX}layers.")) and part.fullmatch(name) is None]
+    unknown = [
+        name
+        for name in tensors
+        if name.startswith((f"{PREFIX}blocks.", f"{PREFIX}layers.")) and part.fullmatch(name) is None
+    ]
     words = {word for name in unknown for word in _extra_words(name, part)}
     if len(words) != 1:
         return None, tensors

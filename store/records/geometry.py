@@ -55,7 +55,9 @@ class Geometry:
         """What timm calls each block."""
         if not self.staged:
             return tuple(f"blocks.{block}" for block in range(self.blocks))
-        return tuple(f"layers.{stage}.blocks.{block}" for stage, count in enumerate(self.stages) for block in range(count))
+        return tuple(
+            f"layers.{stage}.blocks.{block}" for stage, count in enumerate(self.stages) for block in range(count)
+        )
 
     @cached_property
     def dims(self) -> tuple[int, ...]:

@@ -141,7 +141,8 @@ def describe(
         blocks=geometry.blocks,
         dim=vit.num_features,
         parameters=sum(t.numel() for t in tensors.values()),
-        block_parameters=sum(p.numel() for n, p in vit.named_parameters() if n.startswith(IN_BLOCKS)) // geometry.blocks,
+        block_parameters=sum(p.numel() for n, p in vit.named_parameters() if n.startswith(IN_BLOCKS))
+        // geometry.blocks,
         nbytes=sum(t.nbytes for t in tensors.values()),
         source=source,
         weights=Blob.of(save(dict(tensors))),

@@ -48,8 +48,6 @@ class Trunk(Protocol):
     def scored(self, x: Tensor, depth: int) -> Tensor:
         """Return the features that the paper scores, before the last norm."""
 
-    def replace_block(self, path: str, block: nn.Module) -> None: ...
-
 
 def trunk_of(model: TimmModel) -> Trunk:
     return SwinTrunk(model) if isinstance(model, SwinTransformer) else PlainTrunk(model)
@@ -92,9 +90,6 @@ class PlainTrunk:
             return cast(Tensor, vit.forward_head(x, pre_logits=True))  # (class token + distillation token) / 2
         return cast(Tensor, vit.pool(x if vit.attn_pool is None else vit.norm(x)))
 
-    def replace_block(self, path: str, block: nn.Module) -> None:
-        self.vit.set_submodule(path, block)
-
 
 @dataclass(frozen=True)
 class SwinTrunk:
@@ -129,13 +124,10 @@ class SwinTrunk:
         return normed(self.swin, x, early=self._stages[depth - 1] < len(self.swin.layers) - 1).mean(dim=(1, 2))
 
     def scored(self, x: Tensor, depth: int) -> Tensor:
-        """Return the mean over the patches, merged as for the next stage where there is one, as the authors' code does."""
+        """Return the mean over the patches, merged as for the next stage where there is one; so do the authors."""
         after = self._stages[depth - 1] + 1
         merged = self.swin.layers[after].downsample(x) if after < len(self.swin.layers) else x
         return cast(Tensor, merged.mean(dim=(1, 2)))
-
-    def replace_block(self, path: str, block: nn.Module) -> None:
-        self.swin.set_submodule(path, block)
 
 
 def normed(swin: SwinTransformer, x: Tensor, *, early: bool) -> Tensor:
@@ -165,7 +157,7 @@ def cut(model: TimmModel, depth: int) -> TimmModel:
     return model
 
 
-def plain_blocks(model: TimmModel) -> Iterator[tuple[str, nn.Module]]:
+def blocks_of(model: TimmModel) -> Iterator[tuple[str, nn.Module]]:
     """Give each block with timm's path."""
     if not isinstance(model, SwinTransformer):
         yield from ((f"blocks.{index}", block) for index, block in enumerate(model.blocks))

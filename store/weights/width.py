@@ -16,7 +16,7 @@ from store.weights.forms import Kept
 from store.weights.supported import TimmModel
 
 Tensors = Mapping[str, Tensor]
-NO_STAGES = "the backbone is a Swin, whose stages differ in heads and units, which no width index says: cut its depth"
+NO_STAGES = "a Swin's stages differ in heads and units, which no width index says: cut its depth"
 
 
 def kept_of(width: WidthIndex | None) -> dict[str, Kept]:

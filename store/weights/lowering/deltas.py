@@ -39,7 +39,11 @@ def in_order(modules: Iterable[str]) -> list[str]:
 
     def position(module: str) -> tuple[int, int, int]:
         if (match := STAGED.fullmatch(module)) is not None:
-            return int(match["stage"]), -1 if match["block"] is None else int(match["block"]), ORDER.get(match["tail"], 0)
+            return (
+                int(match["stage"]),
+                -1 if match["block"] is None else int(match["block"]),
+                ORDER.get(match["tail"], 0),
+            )
         _, block, kind = module.split(".", 2)
         return 0, int(block), ORDER[kind]
 

@@ -60,7 +60,9 @@ def lower_tensors(
 
 def _by_block(forms: Forms, backbone: Tensors) -> Forms:
     """Count blocks over all stages where the backbone has stages: the engine has one list of blocks."""
-    if not any(path.startswith("layers.") for paths in (forms.deltas, forms.norms, forms.bottlenecks) for path in paths):
+    if not any(
+        path.startswith("layers.") for paths in (forms.deltas, forms.norms, forms.bottlenecks) for path in paths
+    ):
         return forms
     maps = {name.removesuffix(".weight"): tuple(backbone[name].shape) for name in backbone if name.endswith(QKV_WEIGHT)}
     flat = Geometry.of(maps).flat
