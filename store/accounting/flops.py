@@ -82,8 +82,6 @@ def _windowed(record: BackboneRecord, path: str, grid: Side, window: int) -> int
     sides = [min(window, side) for side in grid]
     filled = -(-grid[0] // sides[0]) * sides[0] * (-(-grid[1] // sides[1]) * sides[1])
     sizes = {kind: record.modules[f"{path}.{kind}"] for kind in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
-    attn, mlp = (
-        sum(out * fan_in for kind, (out, fan_in) in sizes.items() if kind.startswith(part)) for part in ("a", "m")
-    )
+    qkv, proj, fc1, fc2 = (out * fan_in for out, fan_in in sizes.values())
     scores = 2 * sides[0] * sides[1] * sizes["attn.proj"][1]
-    return 2 * filled * (attn + scores) + 2 * grid[0] * grid[1] * mlp
+    return 2 * filled * (qkv + proj + scores) + 2 * grid[0] * grid[1] * (fc1 + fc2)
