@@ -64,5 +64,7 @@ def adapted_blocks(visit: Visit, manifest: Manifest) -> list[int]:
     """Return the blocks that have an adapted module, counted from 1; only in stages the backbone's record is needed."""
     modules = manifest.adapter.modules
     staged = any(module.startswith("layers.") for module in modules)
-    geometry = visit.store.backbone(manifest.backbone).geometry if staged else Geometry.of({})
+    records = visit.store.backbones() if staged else []
+    own = (record.geometry for record in records if record.id.fingerprint == manifest.backbone)
+    geometry = next(own, Geometry.of({}))
     return sorted({geometry.number(module) for module in modules} - {0})

@@ -15,6 +15,7 @@ from serving.engine.adapter_ops import deltas_of, layer_norm, linear, norms_of
 from serving.engine.block import ServedBlock
 from serving.engine.kernels import Linear
 from serving.engine.narrow_maps import NarrowMaps
+from store.errors import InvalidSettingError
 from store.records.geometry import MERGE
 from store.weights.forms import Forms, Norm
 
@@ -92,6 +93,9 @@ class SwinEnds:
     """The first depth in the last stage."""
 
     def stem(self, images: Tensor) -> Tensor:
+        if (size := tuple(images.shape[2:])) != tuple(self.swin.patch_embed.img_size):
+            expected = "{} x {}".format(*self.swin.patch_embed.img_size)
+            raise InvalidSettingError(f"images of {size[0]} x {size[1]} pixels: this backbone takes {expected}")
         return cast(Tensor, self.swin.patch_embed(images).flatten(1, 2))
 
     def pooled(self, x: Tensor, norms: Sequence[Norm | None], *, depth: int, wide: bool) -> Tensor:  # noqa: ARG002

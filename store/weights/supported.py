@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from timm.layers import Attention, LayerScale, Mlp, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
@@ -15,7 +15,7 @@ from store.errors import UnservedBackboneError
 POOLS = ("token", "avg", "avgmax", "max", "map", "prr")
 
 
-TimmModel = VisionTransformer | SwinTransformer
+TimmModel: TypeAlias = VisionTransformer | SwinTransformer
 
 
 def check_supported(model: nn.Module, name: str) -> TimmModel:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import PatchMerging, SwinTransformer
@@ -157,7 +157,7 @@ def cut(model: TimmModel, depth: int) -> TimmModel:
     return model
 
 
-def blocks_of(model: TimmModel) -> Iterator[tuple[str, nn.Module]]:
+def blocks_of(model: TimmModel) -> Iterator[tuple[str, Any]]:
     """Give each block with timm's path."""
     if not isinstance(model, SwinTransformer):
         yield from ((f"blocks.{index}", block) for index, block in enumerate(model.blocks))
@@ -184,4 +184,4 @@ class _Merging:
 def _width(layer: nn.Module) -> int:
     """Return the width of a stage, whatever stands around its blocks."""
     merge = layer.downsample
-    return int(merge.out_dim if isinstance(merge, PatchMerging) else layer.dim)
+    return cast(int, merge.out_dim if isinstance(merge, PatchMerging) else layer.dim)

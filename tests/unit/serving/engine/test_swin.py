@@ -7,10 +7,12 @@ import torch
 from peft import LNTuningConfig, LoraConfig
 from support.custom_tasks import CUSTOM, custom_logits, make_custom_task
 from support.oracle import lowered
-from support.swin_tasks import METHODS, make_swin, random_task, save_task, stock, stock_logits
+from support.swin_tasks import METHODS, SMALL, SWIN, make_swin, random_task, save_task, stock, stock_logits
 
 from serving.engine.engine import Engine
 from serving.kernel.support import coverage
+from store.errors import InvalidSettingError, UnservedBackboneError
+from store.weights.description import create_model
 from store.weights.forms import Forms, TaskWeights
 
 SIZES = {
@@ -113,3 +115,10 @@ def test_bfloat16_runs_in_torch_and_the_kernel_says_why_it_does_not(backbone, tm
     ):
         spread = float(expected.max() - expected.min())
         torch.testing.assert_close(logits, expected, atol=0.06 * max(1.0, spread), rtol=0)
+
+
+def test_images_of_another_size_are_refused_in_one_line(backbone):
+    with pytest.raises(InvalidSettingError, match="images of 32 x 36 pixels: this backbone takes 36 x 36"):
+        Engine(backbone).forward(torch.randn(1, 3, 32, 36), [bare(backbone, 1)])
+    with pytest.raises(UnservedBackboneError, match="which patches of"):
+        create_model(SWIN, {**SMALL, "img_size": 38})
