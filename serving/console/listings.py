@@ -63,8 +63,10 @@ def read_tasks(visit: Visit, search: Search) -> Tasks:
 def adapted_blocks(visit: Visit, manifest: Manifest) -> list[int]:
     """Return the blocks that have an adapted module, counted from 1; only in stages the backbone's record is needed."""
     modules = manifest.adapter.modules
-    staged = any(module.startswith("layers.") for module in modules)
-    records = visit.store.backbones() if staged else []
-    own = (record.geometry for record in records if record.id.fingerprint == manifest.backbone)
-    geometry = next(own, Geometry.of({}))
+    geometry: Geometry | None = Geometry.of({})
+    if any(module.startswith("layers.") for module in modules):
+        records = (record for record in visit.store.backbones() if record.id.fingerprint == manifest.backbone)
+        geometry = next((record.geometry for record in records), None)
+    if geometry is None:
+        return []
     return sorted({geometry.number(module) for module in modules} - {0})

@@ -18,6 +18,8 @@ from store.errors import AdapterMismatchError, HeadMismatchError, UnservedBackbo
 from store.records.width import WidthIndex
 from store.weights.trunk import trunk_of
 
+SHORT = ("qkv", "fc1", "fc2", "reduction")
+
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory):
@@ -58,10 +60,10 @@ def test_the_last_norm_is_refused_before_the_last_stage(backbone, tmp_path):
 
 
 def test_short_names_reach_all_stages_but_not_the_stem(backbone, tmp_path):
-    made = saved(backbone, tmp_path, "qkv", "fc1", "fc2", "reduction")
+    made = saved(backbone, tmp_path, *SHORT)
     assert len(check(read_checkpoint(made.folder), backbone.record, 6).ranks) == 6 * 3 + 2
     config = json.loads((tmp_path / "adapter_config.json").read_text())
-    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": ["qkv", "proj"]}))
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "target_modules": [*SHORT, "proj"]}))
     with pytest.raises(AdapterMismatchError, match=r"'patch_embed.proj' too.*'layers.0.blocks.0.attn.proj'"):
         check(read_checkpoint(made.folder), backbone.record, 6)
 
