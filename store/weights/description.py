@@ -62,11 +62,11 @@ class Backbone:
         """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
         model = self.skeleton()
         model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
+        if isinstance(model, SwinTransformer):
+            _fill_buffers(model)
         if classes:
             model.reset_classifier(classes)
             model.to(device, dtype)  # a distilled model has two heads
-        if isinstance(model, SwinTransformer):
-            _fill_buffers(model)
         return model.eval().requires_grad_(False)
 
 
