@@ -94,7 +94,7 @@ constraints: ## Pin today's versions in constraints.txt; PYTHON should be the ol
 	.ci/constraints
 
 clean: ## Remove the environment, the demo and every cache.
-	rm -rf $(VENV) serving/kernel/lib demo demo-quick benchmarks/results .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) serving/kernel/lib demo demo-quick .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(KERNEL): hatch_build.py serving/kernel/variants.py $(wildcard serving/kernel/native/*) | $(STAMP)
 	$(BIN)/python hatch_build.py

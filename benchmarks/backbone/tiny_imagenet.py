@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from benchmarks.support.options import bare_parser
+
 SIDE = 64
 Labelled = Sequence[tuple[Path, int]]
 
@@ -56,10 +58,7 @@ def _pixels(path: Path) -> npt.NDArray[np.uint8]:
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.backbone.tiny_imagenet", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = bare_parser(__doc__)
     parser.add_argument(
         "--folder", type=Path, default=Path("tiny-imagenet-200"), help="the unpacked data set (default: %(default)s)"
     )

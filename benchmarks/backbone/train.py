@@ -34,7 +34,7 @@ from torch.nn import functional as F
 
 from benchmarks.backbone.augment import Augmentation
 from benchmarks.backbone.muon import Muon
-from benchmarks.support.options import RESULTS
+from benchmarks.support.options import RESULTS, bare_parser
 from serving.engine.cuda.captures import Capture, GraphCapture, Step, call_directly
 
 ARCHITECTURE, ARGUMENTS = "vit_tiny_patch16_224", {"img_size": 64, "patch_size": 8}
@@ -231,10 +231,7 @@ def accuracy(model: VisionTransformer, images: Images, *, autocast: bool) -> dic
 
 
 def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.backbone.train", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = bare_parser(__doc__)
     parser.add_argument(
         "--data", type=Path, default=Path("tiny_imagenet.npz"), help="the images (default: %(default)s)"
     )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import resource
-import shutil
 import statistics
 import subprocess
 import sys
@@ -62,7 +61,7 @@ def main() -> None:
     settings = [measure(SETTINGS[name], options) for name in options.settings]
     times = time_reports(options)
     goals = []
-    if options.settings[0] == "attention":
+    if options.settings[:1] == ["attention"]:
         first = settings[0]
         goals += [
             Goal("share of full float32 copies", first["share_of_full_copies"], MOST_SHARE, most=True),
@@ -74,7 +73,7 @@ def main() -> None:
         "settings": settings,
         "report": {**times, "wall": spread(times["wall_s"]), "cpu": spread(times["cpu_s"])},
     }
-    conclude(options.out, {"machine": machine(), "options": settings_of(options, "where"), **measured}, goals)
+    conclude(options.out, {"machine": machine(), "options": settings_of(options, "where", "store"), **measured}, goals)
 
 
 def parse() -> argparse.Namespace:
@@ -85,6 +84,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--small-tasks", type=int, default=1000, help="in the store whose report is timed")
     parser.add_argument("--versions", type=int, default=10, help="of each task of that store")
     parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--store", type=Path, help="a store made before, whose report is timed instead of a new one")
     add_store_folder(parser)
     return parser.parse_args()
 
@@ -131,21 +131,26 @@ def publish(store: Store, task: str, backbone: Backbone, files: dict[str, bytes]
 
 def time_reports(options: argparse.Namespace) -> dict[str, list[float]]:
     """Run the command on a store of many small versions: its seconds on the wall and of the processor."""
-    backbone = load_backbone(DEFAULT_BACKBONE)
-    folder = Path(tempfile.mkdtemp(dir=options.where))
-    try:
-        with Store.open(folder / "s", create=True) as store:
-            store.add_backbone(backbone.record, encode(backbone))
-            for number in range(options.small_tasks * options.versions):
-                task, depth = number % options.small_tasks, 1 + number % 4
-                files = lora_files(backbone, rank=1, depth=depth, classes=4, seed=number, kinds=("attn.qkv",))
-                publish(store, f"team-{task % 7}/task-{task:04}", backbone, files, depth)
-        runs = [run(folder / "s") for _ in range(options.runs + 1)][1:]
-    finally:
-        shutil.rmtree(folder)
+    if options.store is None:
+        with tempfile.TemporaryDirectory(dir=options.where) as folder:
+            make_small(Path(folder) / "s", options.small_tasks, options.versions)
+            runs = [run(Path(folder) / "s") for _ in range(options.runs + 1)][1:]
+    else:
+        runs = [run(options.store) for _ in range(options.runs + 1)][1:]
     wall, cpu = ([run[index] for run in runs] for index in (0, 1))
     print(f"report on {options.small_tasks} x {options.versions} versions: wall {spread(wall)}, cpu {spread(cpu)} s")
     return {"wall_s": wall, "cpu_s": cpu}
+
+
+def make_small(root: Path, tasks: int, versions: int) -> None:
+    """Make the store whose report is timed."""
+    backbone = load_backbone(DEFAULT_BACKBONE)
+    with Store.open(root, create=True) as store:
+        store.add_backbone(backbone.record, encode(backbone))
+        for number in range(tasks * versions):
+            task, depth = number % tasks, 1 + number % 4
+            files = lora_files(backbone, rank=1, depth=depth, classes=4, seed=number, kinds=("attn.qkv",))
+            publish(store, f"team-{task % 7}/task-{task:04}", backbone, files, depth)
 
 
 def run(store: Path) -> tuple[float, float]:

@@ -5,8 +5,8 @@ times: set to another version, rolled back, or split among two. In between, a ve
 garbage is collected with no grace. Each version has class names of its own, so an answer that mixes two versions
 shows. A request may get a version that the alias named, or one that its split named, at any time from a second before
 it was sent until it was answered. How late a move is seen is the time from its commit to the last request that was
-sent after it and still got an older version, over all replicas. Prints the figures; JSON in
-benchmarks/results/flips.json.
+sent after it and still got an older version, over all replicas. At the end the alias is split, and --canary requests
+say which share the candidate got. Prints the figures; JSON in benchmarks/results/flips.json.
 
     python -m benchmarks.serving.flips
 """
@@ -22,7 +22,8 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +43,8 @@ from store.weights.backbones import Backbone, load_backbone
 TENANT, TASK, ALIAS = "ann", "ann/flips", "prod"
 VERSIONS, DEPTH = 4, 6
 STALE_S = 1.0
+CANARY, PERCENT, POINTS = 2, 10.0, 2.0
+"""The candidate of the last split, its share, and how far from it the measured one may be."""
 
 
 @dataclass(frozen=True)
@@ -124,21 +127,25 @@ def main() -> None:
         start = Move(0.0, time.monotonic(), frozenset({1}))
         moves = Moves(server, backbone, options.seconds / options.flips, [start])
         answers = load(server, moves, options)
-    report(answers, moves, options)
+        canary = ask_for_a_canary(server, options)
+    report(answers, canary, moves, options)
 
 
 def parse() -> argparse.Namespace:
     parser = make_parser(__doc__, out="flips.json")
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--requests", type=int, default=10_000, help="at least; the load goes on until they are sent")
+    parser.add_argument("--canary", type=int, default=10_000, help="requests for the split alias at the end, at least")
     parser.add_argument("--seconds", type=float, default=60.0, help="over which the moves are spread")
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--replicas", type=int, default=2)
     parser.add_argument("--plain", action="store_true", help="the API on uvicorn alone, without Ray")
-    parser.add_argument("--quick", action="store_true", help="on uvicorn alone, ten moves in five seconds")
+    parser.add_argument(
+        "--quick", action="store_true", help="on uvicorn alone, ten moves in five seconds, 100 for the canary"
+    )
     options = parser.parse_args()
     if options.quick:
-        options.plain, options.flips, options.requests, options.seconds = True, 10, 100, 5.0
+        options.plain, options.flips, options.requests, options.seconds, options.canary = True, 10, 100, 5.0, 100
     return options
 
 
@@ -153,19 +160,40 @@ def publish_version(store: Store, backbone: Backbone, seed: int) -> int:
 
 def load(server: TenantServer, moves: Moves, options: argparse.Namespace) -> list[Answer]:
     """Ask until all moves are made and enough requests are sent, and a second more for the last move."""
+    with asking(server, options.clients) as answers:
+        moves.run(options.flips)
+        time.sleep(2 * STALE_S)
+        while len(answers) < options.requests:
+            time.sleep(0.1)
+    return answers
+
+
+def ask_for_a_canary(server: TenantServer, options: argparse.Namespace) -> list[Answer]:
+    """Split the alias, wait until every replica knows, and ask without a key: each request's id decides."""
+    with Store.open(server.store) as store:
+        store.set_alias(TASK, ALIAS, 1)
+        split_alias(store, TASK, ALIAS, {1: 100 - PERCENT, CANARY: PERCENT})
+    time.sleep(2 * STALE_S)
+    with asking(server, options.clients) as answers:
+        while len(answers) < options.canary:
+            time.sleep(0.1)
+    return answers
+
+
+@contextmanager
+def asking(server: TenantServer, clients: int) -> Iterator[list[Answer]]:
+    """Ask from so many threads until the end of the block; the list has what each request got."""
     answers: list[Answer] = []
     over = threading.Event()
-    clients = [threading.Thread(target=ask, args=(server, answers, over)) for _ in range(options.clients)]
-    for client in clients:
-        client.start()
-    moves.run(options.flips)
-    time.sleep(2 * STALE_S)
-    while len(answers) < options.requests:
-        time.sleep(0.1)
-    over.set()
-    for client in clients:
-        client.join()
-    return answers
+    threads = [threading.Thread(target=ask, args=(server, answers, over)) for _ in range(clients)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield answers
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join()
 
 
 def ask(server: TenantServer, answers: list[Answer], over: threading.Event) -> None:
@@ -214,13 +242,15 @@ def delays(answers: list[Answer], moves: list[Move]) -> list[float]:
     return found
 
 
-def report(answers: list[Answer], moves: Moves, options: argparse.Namespace) -> None:
-    failed = [answer for answer in answers if answer.status != 200]
+def report(answers: list[Answer], canary: list[Answer], moves: Moves, options: argparse.Namespace) -> None:
+    failed = [answer for answer in (*answers, *canary) if answer.status != 200]
+    share = 100 * sum(answer.version == CANARY for answer in canary) / len(canary)
     wrong = [answer for answer in answers if answer.status == 200 and not is_right(answer, moves.made)]
     seen = delays(answers, moves.made)
     statuses = dict(Counter(answer.status for answer in answers))
     seconds = max(answer.answered for answer in answers) - min(answer.sent for answer in answers)
     print(f"{len(answers):,} requests in {seconds:.0f} s, statuses {statuses}; {dict(moves.counts)}")
+    print(f"a canary of {PERCENT:g}% answered {share:.2f}% of {len(canary):,} requests")
     print(f"a move is seen after {1000 * statistics.median(seen):.0f} ms at the median, {1000 * max(seen):.0f} at most")
     goals = [
         Goal("requests", len(answers), options.requests),
@@ -228,9 +258,12 @@ def report(answers: list[Answer], moves: Moves, options: argparse.Namespace) -> 
         Goal("requests that failed", len(failed), 0, most=True),
         Goal("answers of a wrong version", len(wrong), 0, most=True),
         Goal("seconds until every replica answers by the new version", max(seen), STALE_S, most=True),
+        Goal("requests for the canary's split", len(canary), options.canary),
+        Goal("points from its share", abs(share - PERCENT), POINTS, most=True),
     ]
     figures = {
         "statuses": {str(status): count for status, count in statuses.items()}, "moves": dict(moves.counts),
+        "canary_percent": share,
         "rate": len(answers) / seconds, "seen_after_s": {"median": statistics.median(seen), "max": max(seen)},
         "by_version": {str(version): count for version, count in Counter(a.version for a in answers).items()},
     }  # fmt: skip

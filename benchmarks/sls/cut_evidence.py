@@ -24,33 +24,28 @@ from pathlib import Path
 
 from benchmarks.sls.cut_choices import choices
 from benchmarks.sls.cut_report import AHEAD, SEEDS, oracle, report
-from benchmarks.sls.cut_runs import Run, TrainingPlan, add_training_options, do, find, plan_of
+from benchmarks.sls.cut_runs import Run, TrainingPlan, add_training_options, do, find, plan_of, sources
 from benchmarks.support.options import make_parser
-from sls.data.embedded import EMBEDDED
 from store.malloc import keep_freed_memory
 
 
 def main() -> None:
     options = parse()
     plan, folder = plan_of(options), options.folder
-    sources = [f"onetrunk/{name}" for name in options.task or EMBEDDED] + [
-        str(path) for path in sorted(options.data.glob("*.npz"))
-    ]
+    tasks = sources(options)
     for stage in (first_runs, choice_runs):
-        wanted = [run for source in sources for run in stage(source, folder)]
+        wanted = [run for source in tasks for run in stage(source, folder)]
         if not options.report:
             train(wanted, plan, folder, options.processes)
-    missing = [run for source in sources for run in (*first_runs(source, folder), *choice_runs(source, folder))]
+    missing = [run for source in tasks for run in (*first_runs(source, folder), *choice_runs(source, folder))]
     missing = [run for run in missing if find(run, folder) is None]
     print(f"missing: {len(missing)} runs" if missing else "every run is there", file=sys.stderr)
-    report(
-        [source for source in sources if choice_runs(source, folder)], plan, folder, options.out, missing=len(missing)
-    )
+    ready = [source for source in tasks if choice_runs(source, folder)]
+    report(ready, plan, folder, options.out, missing=len(missing))
 
 
 def parse() -> argparse.Namespace:
     parser = make_parser(__doc__, out="cut_evidence.json")
-    parser.add_argument("--data", type=Path, default=Path("none"), help="folder of .npz tasks beside the embedded ones")
     add_training_options(parser)
     parser.add_argument("--report", action="store_true", help="train nothing: report what is there")
     return parser.parse_args()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from scipy import stats
 
 from benchmarks.sls.cut_choices import Choice, choices
 from benchmarks.sls.cut_runs import Run, TrainingPlan, features_of, find, labels_of
@@ -53,6 +55,14 @@ def mean_accuracy(source: str, folder: Path, kind: str, depth: int) -> float | N
     by_seed = [accuracy(source, folder, f"{kind}-d{depth}-s{seed}") for seed in SEEDS]
     known = [value for value in by_seed if value is not None]
     return statistics.mean(known) if known else None
+
+
+def half_interval(values: Sequence[float]) -> float:
+    """Return the half of the 95 % interval of a mean (Student's t)."""
+    if len(values) < 2:
+        return float("nan")
+    error = statistics.stdev(values) / len(values) ** 0.5
+    return float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def report(ready: list[str], plan: TrainingPlan, folder: Path, out: Path, *, missing: int) -> None:

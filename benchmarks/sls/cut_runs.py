@@ -1,8 +1,9 @@
 """The trainings that `cut_evidence` and `cut_methods` report on: each is done once, kept as a file, and found again.
 
 `full-s0`: tuned at full depth, seed 0. `after-d4-s0`: that model cut to depth 4 and tuned again. `before-d4-s0`: tuned
-at depth 4 from the start; `before-d4-s0-dora` with another method than LoRA. `frozen`: no training. Every run keeps
-what it measured as JSON; `full` and `frozen` also keep the features of every block, from which criteria decide.
+at depth 4 from the start; `before-d4-s0-dora` with the method and the rate that suits it. `frozen`: no training. Every
+run keeps what it measured as JSON; `full` and `frozen` also keep the features of every block, from which criteria
+decide, and a run with a method keeps its accuracy with what it stores rounded to 16 bits.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import re
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +22,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from benchmarks.support.options import RESULTS
+from sls.adapters.methods import METHODS
 from sls.adapters.model import TunedModel, build_vit, linear
 from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED, render
 from sls.data.loading import load_dataset
+from sls.evaluation import accuracy_of
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import Progress
 from sls.scoring.features import BlockFeatures, block_features
@@ -37,6 +41,7 @@ from store.weights.preprocessing import make_transform
 
 NAME = re.compile(r"(?P<kind>full|after|before|frozen)(-d(?P<depth>\d+))?(-s(?P<seed>\d+))?(-(?P<method>[a-z0-9+]+))?")
 PARTS = ("train", "validation", "test")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -58,13 +63,29 @@ QUICK = TrainingPlan(train=60, validation=30, test=60, epochs=1, retune_epochs=1
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--folder", type=Path, default=RESULTS / "cut_runs", help="where trainings are kept")
     parser.add_argument("--processes", type=int, default=2, help="of one thread each")
+    parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
+    parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
+    parser.add_argument("--epochs", type=int, default=TrainingPlan.epochs, help="of a training from the start")
     parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
+    add_tasks(parser)
+
+
+def add_tasks(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose tasks; `sources` reads them."""
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this embedded one; may be repeated")
+    parser.add_argument("--data", type=Path, help="folder of .npz tasks beside the embedded ones")
+
+
+def sources(options: argparse.Namespace) -> list[str]:
+    """Return what `load` takes, one for each task that the options choose."""
+    files = sorted(options.data.glob("*.npz")) if options.data else []
+    return [f"onetrunk/{name}" for name in options.task or EMBEDDED] + [str(path) for path in files]
 
 
 def plan_of(options: argparse.Namespace) -> TrainingPlan:
     """Write the plan that the options choose into their folder; exit where the runs there are of another."""
-    plan, folder = QUICK if options.quick else TrainingPlan(), options.folder
+    asked = TrainingPlan(train=options.images, test=options.test, epochs=options.epochs)
+    plan, folder = QUICK if options.quick else asked, options.folder
     path, encoded = folder / "plan.json", json.dumps(asdict(plan))
     folder.mkdir(parents=True, exist_ok=True)
     if path.exists() and path.read_text() != encoded:
@@ -141,18 +162,34 @@ def do(run: Run, plan: TrainingPlan, folder: Path) -> None:
         kept["adapter_parameters"] = sum(tensor.numel() for tensor in tuned.adapter.values())
         kept["adapter_nbytes"] = (run.file(folder, "") / WEIGHTS).stat().st_size
         vit = read_folder(run.file(folder, ""), backbone, depth=tuned.depth).vit
-    found = {part: block_features(vit, getattr(task, part), transform) for part in PARTS}
+    whole = run.name.startswith(("full", "frozen"))
+    found = {part: block_features(vit, getattr(task, part), transform) for part in (PARTS if whole else PARTS[1:])}
     if tuned is not None:
         for part in ("validation", "test"):
             labels = getattr(task, part).labels
             kept[part] = [_accuracy(view, tuned, labels) for view in found[part].served]
-    if run.name.startswith(("full", "frozen")):
+    if tuned is not None and run.name.endswith(tuple(METHODS)):
+        kept["stored"] = stored_accuracies(tuned, backbone, task.classes, task.test)
+    if whole:
         arrays = {f"{part}_{view}": getattr(found[part], view) for part in PARTS for view in ("scored", "served")}
         np.savez(run.file(folder, ".npz"), **arrays)
     np.savez(folder / run.task / "labels.npz", **{part: getattr(task, part).labels for part in PARTS})
     temporary = run.file(folder, ".partial")
     temporary.write_text(json.dumps(kept))
     temporary.rename(run.file(folder, ".json"))
+
+
+def stored_accuracies(
+    tuned: TunedModel, backbone: Backbone, classes: tuple[str, ...], split: Split
+) -> dict[str, float]:
+    """Return the accuracy with adapter and head as stored, by dtype."""
+    transform, found = make_transform(backbone.record.id.preprocessing), {}
+    with TemporaryDirectory() as scratch:
+        for name, dtype in DTYPES.items():
+            write_folder(Path(scratch) / name, backbone, tuned, classes, dtype=dtype)
+            model = read_folder(Path(scratch) / name, backbone, depth=tuned.depth)
+            found[name] = accuracy_of(model, split, transform).value
+    return found
 
 
 def _tuned(run: Run, task: Dataset, backbone: Backbone, plan: TrainingPlan, folder: Path) -> TunedModel | None:

@@ -1,9 +1,10 @@
 """Is a cut chosen after one epoch as good as one chosen after tuning, and what does it save?
 
-For every embedded task and seed, each with a cheap criterion: the paper's order (tune at full depth, choose, cut, tune
+For every task and seed, each with a cheap criterion: the paper's order (tune at full depth, choose, cut, tune
 again) against the early choice (one epoch at full depth, choose, go on at that depth), in two lengths. FLOPs are
 those of the training, in block passes of an image: epochs times depth. Accuracy is that of the test images, by which
-nothing is chosen; the interval of a mean difference is over tasks and seeds (95 %, Student's t).
+nothing is chosen; the interval of a mean difference is over tasks and seeds (95 %, Student's t). Each tuned adapter is
+also measured as it is stored in 16 bits.
 
 It resumes where it stopped: --folder has what is trained. --minutes bounds the time. Prints a table; JSON in
 benchmarks/results/early.json. `--report` trains nothing.
@@ -24,18 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy import stats
 
-from benchmarks.sls.cut_report import print_table
-from benchmarks.sls.cut_runs import TrainingPlan, load
+from benchmarks.sls.cut_report import half_interval, print_table
+from benchmarks.sls.cut_runs import TrainingPlan, add_tasks, load, sources, stored_accuracies
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.options import RESULTS, make_parser
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel
 from sls.choose_depth import ScoreConfig, depth_from_features
 from sls.data.dataset import Dataset
-from sls.data.embedded import EMBEDDED
-from sls.evaluation import accuracy_of
 from sls.pipeline.retune import truncated, untrained
 from sls.progress import ignore_progress
 from sls.scoring.criteria import CRITERIA
@@ -50,15 +48,16 @@ from store.weights.preprocessing import make_transform
 FULL, RETUNE = 8, 5  # epochs of the paper's order
 LENGTHS = (8, 12)  # epochs of the early choice at its depth; `fit` takes FULL + RETUNE - 1
 POINTS, SHARE = -0.5, 0.7  # what the early choice should reach
+LOSS = 0.1  # points that 16 bits may lose
 
 Result = dict[str, float]
 
 
 class Task:
-    """An embedded task and a seed, and the two ways to its cut."""
+    """A task and a seed, and the two ways to its cut."""
 
-    def __init__(self, name: str, seed: int, options: argparse.Namespace) -> None:
-        self.backbone, self.data = parts(name, options.images, options.test)
+    def __init__(self, source: str, seed: int, options: argparse.Namespace) -> None:
+        self.backbone, self.data = parts(source, options.images, options.test)
         self.seed, self.options = seed, options
         self.transform = make_transform(self.backbone.record.id.preprocessing)
 
@@ -82,13 +81,14 @@ class Task:
         return depth_from_features(features, self.data.train.labels[rows], ScoreConfig(criterion=criterion)).depth
 
     def _measure(self, tuned: TunedModel) -> Result:
-        accuracy = accuracy_of(build_adapted(self.backbone, tuned), self.data.test, self.transform)
-        return {"depth": tuned.depth, "test": 100 * accuracy.value}
+        stored = stored_accuracies(tuned, self.backbone, self.data.classes, self.data.test)
+        accuracies = {"test" if name == "float32" else name: 100 * value for name, value in stored.items()}
+        return {"depth": tuned.depth, **accuracies}
 
 
 @cache
-def parts(task: str, images: int, test: int) -> tuple[Backbone, Dataset]:
-    return load_backbone(DEFAULT_BACKBONE), load(f"onetrunk/{task}", TrainingPlan(images, 0, test))
+def parts(source: str, images: int, test: int) -> tuple[Backbone, Dataset]:
+    return load_backbone(DEFAULT_BACKBONE), load(source, TrainingPlan(images, 0, test))
 
 
 def name_of(epochs: int | None) -> str:
@@ -105,13 +105,14 @@ def kept_results(options: argparse.Namespace) -> list[dict[str, Any]]:
     end = time.monotonic() + 60 * options.minutes
     rows = []
     for seed in range(options.seeds):
-        for task in options.task or EMBEDDED:
+        for source in sources(options):
+            task = Path(source).stem
             found: dict[str, Any] = {"task": task, "seed": seed}
             for epochs in options.ways:
                 path = options.folder / f"{task}-s{seed}-{name_of(epochs).replace(' ', '-')}.json"
                 if not path.exists() and not options.report and time.monotonic() < end:
                     began = time.monotonic()
-                    keep(path, Task(task, seed, options).result(epochs))
+                    keep(path, Task(source, seed, options).result(epochs))
                     print(f"{path.stem}: {path.read_text()}, {time.monotonic() - began:.0f} s", file=sys.stderr)
                 if path.exists():
                     found[name_of(epochs)] = json.loads(path.read_text())
@@ -127,7 +128,7 @@ def keep(path: Path, result: Result) -> None:
 
 
 def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
-    blocks = parts(rows[0]["task"], options.images, options.test)[0].record.blocks
+    blocks = load_backbone(DEFAULT_BACKBONE).record.blocks
     goals: list[Goal] = []
     means: dict[str, dict[str, float]] = {}
     for epochs in options.ways:
@@ -145,6 +146,11 @@ def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
             goals.append(Goal(f"{way}: minus after, points, {len(rows)} pairs", means[way]["points"], POINTS))
             goals.append(Goal(f"{way}: training FLOPs, of after", means[way]["flops"], SHARE, most=True))
     ways = list(means)
+    for name in ("float16", "bfloat16"):
+        lost = [row[way]["test"] - row[way][name] for row in rows for way in means]
+        goals.append(
+            Goal(f"mean loss of {name}, points, {len(lost)} trainings", statistics.mean(lost), LOSS, most=True)
+        )
     names = ("task", "seed", *(f"{way}: {what}" for way in ways for what in ("depth", "%")))
     print_table(
         names,
@@ -155,13 +161,6 @@ def report(rows: Sequence[dict[str, Any]], options: argparse.Namespace) -> None:
         name: getattr(options, name) for name in ("after_criterion", "early_criterion", "images", "test", "seeds")
     }
     conclude(options.out, {"machine": machine(), "settings": settings, "rows": rows, "means": means}, goals)
-
-
-def half_interval(values: Sequence[float]) -> float:
-    if len(values) < 2:
-        return float("nan")
-    error = statistics.stdev(values) / len(values) ** 0.5
-    return float(stats.t.ppf(0.975, len(values) - 1) * error)
 
 
 def main() -> None:
@@ -178,7 +177,7 @@ def parse() -> argparse.Namespace:
     parser = make_parser(__doc__, out="early.json")
     parser.add_argument("--folder", type=Path, default=RESULTS / "early", help="where results are kept")
     parser.add_argument("--minutes", type=float, default=60, help="no training begins after so many")
-    parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
+    add_tasks(parser)
     parser.add_argument("--length", type=int, action="append", help="epochs after the early choice; may be repeated")
     parser.add_argument("--after-criterion", choices=CRITERIA, default="cka")
     parser.add_argument("--early-criterion", choices=CRITERIA, default="ridge")

@@ -22,18 +22,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from benchmarks.sls.cut_report import print_table
-from benchmarks.sls.cut_runs import TrainingPlan, load
+from benchmarks.sls.cut_runs import DTYPES, TrainingPlan, load, stored_accuracies
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.options import RESULTS, make_parser
-from sls.adapters.methods import METHODS
+from sls.adapters.methods import METHODS, build_adapted
 from sls.adapters.model import TunedModel
-from sls.adapters.task_folder import read_folder, write_folder
 from sls.data.dataset import Dataset, Split
 from sls.data.embedded import EMBEDDED
 from sls.evaluation import accuracy_of
@@ -49,7 +47,6 @@ GRID = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 FIRST = GRID.index(1e-2)
 FIRST_OF_LORA = GRID.index(3e-3)  # and of its kin, in which two trained matrices are multiplied
 NEAR = 1.0  # points of validation accuracy below the best at which a lower rate is taken
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VALIDATION = 300
 TASKS = ("position", "letter")
 
@@ -138,16 +135,11 @@ def train(trial: Trial, test: int) -> dict[str, dict[str, float]]:
 def measure(tuned: TunedModel, backbone: Backbone, dataset: Dataset) -> dict[str, dict[str, float]]:
     """Return the test accuracy in every dtype, and the validation accuracy in float32."""
     transform = make_transform(backbone.record.id.preprocessing)
-    found: dict[str, dict[str, float]] = {"validation": {}, "test": {}}
-    with TemporaryDirectory() as scratch:
-        for name, dtype in DTYPES.items():
-            folder = Path(scratch) / name
-            write_folder(folder, backbone, tuned, dataset.classes, dtype=dtype)
-            model = read_folder(folder, backbone, depth=tuned.depth)
-            found["test"][name] = accuracy_of(model, dataset.test, transform).value
-            if dtype is torch.float32:
-                found["validation"][name] = accuracy_of(model, dataset.validation, transform).value
-    return found
+    model = build_adapted(backbone, tuned)
+    return {
+        "validation": {"float32": accuracy_of(model, dataset.validation, transform).value},
+        "test": stored_accuracies(tuned, backbone, dataset.classes, dataset.test),
+    }
 
 
 @cache

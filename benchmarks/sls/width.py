@@ -4,7 +4,8 @@ Each task is tuned once at full depth and width. Then, for each share of the blo
 pruned in width by each criterion, and both together, and tuned again with one recipe; `one shot` is the accuracy
 before that. Accuracies are of test images, with the ends of their 95 % interval. The time is that of a batch of rows
 of this task in the engine, over the same batch of the whole task in the same rounds. Every run is kept in --folder
-and found again.
+and found again. `--way torch-pruning` is that tool's own result (`pip install torch-pruning==1.6.1`): the tuned task,
+merged, pruned by its recipe and tuned again; its time is that of the pruned model in timm, its bytes are its file's.
 
     python -m benchmarks.sls.width
 """
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from benchmarks.sls.cut_report import print_table
 from benchmarks.sls.cut_runs import QUICK, TrainingPlan, load
@@ -41,6 +43,7 @@ from sls.width.search import CRITERIA, WidthConfig
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.records.evidence import Accuracy, PruneIndex
 from store.weights.backbones import Backbone, load_backbone
+from store.weights.converted.merge import merge, with_head
 from store.weights.forms import TaskWeights
 from store.weights.lowering.lower import lower
 from store.weights.preprocessing import make_transform
@@ -48,6 +51,7 @@ from store.weights.width import kept_of
 
 SHARES = (0.5, 0.66, 0.8)
 WAYS = ("depth", *CRITERIA, "both")
+PEER = "torch-pruning"
 ROWS = 16
 
 
@@ -98,7 +102,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=RESULTS / "width_runs", help="where runs are kept")
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--share", type=float, nargs="+", default=SHARES)
-    parser.add_argument("--way", nargs="+", choices=WAYS, default=WAYS)
+    parser.add_argument("--way", nargs="+", choices=(*WAYS, PEER), default=WAYS)
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--retune-epochs", type=int, default=5)
     parser.add_argument("--search-epochs", type=int, default=3)
@@ -125,7 +129,7 @@ def kept(job: Job, way: str, share: float) -> dict[str, Any]:
     """Return what was measured of a way at a share, after measuring it where it is not known."""
     path = job.folder / f"{way}-{share:g}.json"
     if not path.exists():
-        row = measure(job, way, share)
+        row = measure_peer(job, share) if way == PEER else measure(job, way, share)
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(row))
         partial.rename(path)
@@ -156,6 +160,34 @@ def measure(job: Job, way: str, share: float) -> dict[str, Any]:
         **times(job, weights),
         "index_nbytes": 1 + (index.width.nbytes if index.width else 0),
         "adapter_nbytes": nbytes,
+        "cpu_seconds": seconds,
+    }
+
+
+def measure_peer(job: Job, share: float) -> dict[str, Any]:
+    from benchmarks.sls.width_peer import prune_and_tune
+
+    began = time.process_time()
+    weights, _ = weights_of(job, PruneIndex(job.full.depth, job.full.depth, "none"), job.full)
+    merged = with_head(merge(job.backbone, weights), weights)
+    transform = job.context.transform
+    made = prune_and_tune(merged, job.dataset.train, job.dataset.test, transform, share, job.retune)
+    seconds = time.process_time() - began
+    whole = accuracy_of(adapted(job.full, job.backbone), job.dataset.test, transform)
+    low, high = made.test.interval
+    return {
+        "task": job.task,
+        "share": share,
+        "way": PEER,
+        "operations": made.operations,
+        "accuracy": 100 * made.test.value,
+        "low": 100 * low,
+        "high": 100 * high,
+        "one_shot": 100 * made.one_shot.value,
+        "whole": 100 * whole.value,
+        **times(job, made.model),
+        "index_nbytes": 0,
+        "adapter_nbytes": made.nbytes,
         "cpu_seconds": seconds,
     }
 
@@ -197,15 +229,13 @@ def weights_of(job: Job, index: PruneIndex, tuned: TunedModel) -> tuple[TaskWeig
     return replace(weights, forms=replace(weights.forms, kept=kept_of(index.width))), len(adapter)
 
 
-def times(job: Job, weights: TaskWeights, rounds: int = 9) -> dict[str, float]:
-    """Milliseconds of a batch of one task in float32, and over those of the whole task, in turn in each round."""
+def times(job: Job, subject: TaskWeights | nn.Module, rounds: int = 9) -> dict[str, float]:
+    """Milliseconds of a batch in float32, of a task or a model, and over those of the whole task, in turn."""
     engine = Engine(job.backbone)
     whole, _ = weights_of(job, PruneIndex(job.full.depth, job.full.depth, "none"), job.full)
     size = job.backbone.record.id.preprocessing
     images = torch.randn(ROWS, 3, size.height, size.width)
-    pairs = []
-    for _ in range(rounds + 1):
-        pairs.append([_seconds(engine, images, task) for task in (weights, whole)])
+    pairs = [[_seconds(engine, images, each) for each in (subject, whole)] for _ in range(rounds + 1)]
     ratios = sorted(one / other for one, other in pairs[1:])
     return {
         "milliseconds": 1000 * statistics.median(one for one, _ in pairs[1:]),
@@ -215,9 +245,13 @@ def times(job: Job, weights: TaskWeights, rounds: int = 9) -> dict[str, float]:
     }
 
 
-def _seconds(engine: Engine, images: torch.Tensor, task: TaskWeights) -> float:
+@torch.inference_mode()
+def _seconds(engine: Engine, images: torch.Tensor, subject: TaskWeights | nn.Module) -> float:
     began = time.perf_counter()
-    engine.forward(images, [task] * len(images))
+    if isinstance(subject, nn.Module):
+        subject(images)
+    else:
+        engine.forward(images, [subject] * len(images))
     return time.perf_counter() - began
 
 
@@ -227,7 +261,9 @@ def goals(rows: list[dict[str, Any]]) -> list[Goal]:
     fast = {
         row["task"]
         for row in rows
-        if row["way"] != "depth" and row["time_over_whole"] <= 1 / 1.5 and row["accuracy"] >= row["whole"] - 1
+        if row["way"] not in ("depth", PEER)
+        and row["time_over_whole"] <= 1 / 1.5
+        and row["accuracy"] >= row["whole"] - 1
     }
     return [Goal("tasks 1.5 times as fast at <= 1 point, with a width", len(fast), len(tasks))]
 

@@ -9,14 +9,19 @@ from pathlib import Path
 RESULTS = Path(__file__).parents[1] / "results"
 
 
-def make_parser(description: str | None, *, out: str) -> argparse.ArgumentParser:
-    """Return a parser that shows the module's docstring as it is written, and has `--out`, by default in results/."""
+def bare_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that shows the module's docstring as it is written."""
     module = sys.modules["__main__"].__spec__
-    parser = argparse.ArgumentParser(
+    return argparse.ArgumentParser(
         prog=None if module is None else f"python -m {module.name}",
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+
+
+def make_parser(description: str | None, *, out: str) -> argparse.ArgumentParser:
+    """Return such a parser with `--out`, the JSON to write, by default in results/."""
+    parser = bare_parser(description)
     parser.add_argument("--out", type=Path, default=RESULTS / out, help="the JSON to write (default: %(default)s)")
     return parser
 

@@ -33,15 +33,11 @@ def describe_measures(certificate: Certificate, classes: Sequence[str]) -> Recor
 
 
 def _weakest(counts: ClassCounts, classes: Sequence[str]) -> list[str]:
-    known = [(f1, place) for place, f1 in enumerate(counts.f1) if f1 is not None]
-    return [f"{classes[place]} (F1 {f1:.1%})" for f1, place in sorted(known)[:SHOWN]]
+    f1 = counts.f1
+    return [f"{classes[place]} (F1 {f1[place]:.1%})" for place in counts.weakest[:SHOWN]]
 
 
 def _most_confused(counts: ClassCounts, classes: Sequence[str]) -> list[str]:
-    pairs = [
-        (-count, true, answered)
-        for true, row in enumerate(counts.confusion)
-        for answered, count in enumerate(row)
-        if count and true != answered
+    return [
+        f"{classes[pair.true]} as {classes[pair.answered]} ({pair.images})" for pair in counts.most_confused[:SHOWN]
     ]
-    return [f"{classes[true]} as {classes[answered]} ({-count})" for count, true, answered in sorted(pairs)[:SHOWN]]

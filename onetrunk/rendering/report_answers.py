@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from decimal import Decimal
+from typing import TYPE_CHECKING
 
 from onetrunk.rendering.section import Section
 from onetrunk.rendering.storage_report import NO_TENANT
 from onetrunk.rendering.tables import Record
-from store.accounting.costs import Costs, focus_rows
-from store.accounting.differences import Difference
-from store.accounting.report import StorageReport
-from store.accounting.retention import Retention
-from store.accounting.since import Since
-from store.accounting.unasked import Unasked
+
+if TYPE_CHECKING:
+    from store.accounting.costs import Costs
+    from store.accounting.differences import Difference
+    from store.accounting.report import StorageReport
+    from store.accounting.retention import Retention
+    from store.accounting.since import Since
+    from store.accounting.unasked import Unasked
 
 MOST = 50
 MOST_UNASKED = 10
@@ -51,6 +54,8 @@ class Answers:
         if self.unasked is not None:
             tables["unasked"] = [vars(task) for task in self.unasked.tasks]
         if self.costs is not None:
+            from store.accounting.costs import focus_rows
+
             tables["tenants"] = [vars(row) for row in self.costs.tenants]
             tables["charges"] = list(focus_rows(self.costs, report))
         if self.since is not None:

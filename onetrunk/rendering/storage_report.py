@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from onetrunk.rendering.section import Section
 from onetrunk.rendering.tables import Record
-from store.accounting.pictures.drawing import Picture
-from store.accounting.report import StorageReport
-from store.accounting.rows import TaskReport
+
+if TYPE_CHECKING:
+    from store.accounting.pictures.drawing import Picture
+    from store.accounting.report import StorageReport
+    from store.accounting.rows import TaskReport
 
 LARGEST = 10
 PLACES = {
@@ -48,7 +51,7 @@ def pictured(report: StorageReport, pictures: Sequence[Picture], most: int) -> l
 
 
 def problem_sections(report: StorageReport) -> list[Section]:
-    rows: list[Record] = [vars(problem) for problem in report.problems[:LARGEST]]
+    rows: list[Record] = [problem._asdict() for problem in report.problems[:LARGEST]]
     text = f"{len(report.problems)} things are not in the figures below, or not divided"
     text += f"; the first {LARGEST}." if len(report.problems) > LARGEST else "."
     changed = Section("The store changed while it was counted", "Run the report again for figures of one moment.")
@@ -134,12 +137,12 @@ def _places(report: StorageReport) -> list[Record]:
 
 
 def _groups(report: StorageReport) -> list[Record]:
-    return [{**vars(group), "name": group.name or NO_TENANT} for group in report.groups]
+    return [{**group._asdict(), "name": group.name or NO_TENANT} for group in report.groups]
 
 
 def _backbones(report: StorageReport) -> list[Record]:
     keys = ("name", "kept_elsewhere", "blocks", "parameters", "weights_nbytes", "stored_nbytes", "tasks", "versions")
-    return [{key: vars(backbone)[key] for key in keys} for backbone in report.backbones]
+    return [{key: getattr(backbone, key) for key in keys} for backbone in report.backbones]
 
 
 def compute(report: StorageReport) -> str:
@@ -160,7 +163,7 @@ def _memory(report: StorageReport) -> list[Record]:
 
 
 def _growth(report: StorageReport) -> list[Record]:
-    return [vars(point) for point in report.growth[-LARGEST:]]
+    return [point._asdict() for point in report.growth[-LARGEST:]]
 
 
 def _largest(report: StorageReport) -> list[Record]:

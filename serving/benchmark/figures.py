@@ -13,9 +13,11 @@ from serving.benchmark.subjects import (
     RANK,
     Run,
     even_depths,
+    even_widths,
     fastest,
     image_flops,
     interleave,
+    kept_flops,
     merged_model,
     random_task,
 )
@@ -24,6 +26,7 @@ from serving.engine.row_plan import EngineTask
 from store.accounting.flops import block_flops
 from store.errors import InvalidSettingError
 from store.records.manifest import Manifest
+from store.records.width import WidthIndex
 from store.registry.read_only_store import ReadOnlyStore
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
@@ -123,8 +126,10 @@ def _merged(backbone: Backbone, engine: Engine, images: torch.Tensor) -> dict[st
 def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan) -> dict[str, Run]:
     blocks, device = backbone.record.blocks, str(engine.device)
 
-    def task(seed: int, *, depth: int = blocks, first: int = 1) -> EngineTask:
-        weights = random_task(backbone, dtype=engine.dtype, device=device, seed=seed, depth=depth, first=first)
+    def task(seed: int, *, depth: int = blocks, first: int = 1, width: WidthIndex | None = None) -> EngineTask:
+        weights = random_task(
+            backbone, dtype=engine.dtype, device=device, seed=seed, depth=depth, first=first, width=width
+        )
         return engine.prepare(weights)
 
     full = [task(seed) for seed in range(plan.tasks)]
@@ -137,10 +142,14 @@ def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan)
             invariant.prepare(random_task(backbone, dtype=engine.dtype, device=device, seed=seed))
             for seed in range(plan.tasks)
         ]
+    widths = even_widths(backbone, plan.tasks) or []
+    narrow = [task(seed, width=width) for seed, width in enumerate(widths)]
+    of_widths: dict[str, Run] = {"widths": lambda: engine.forward(images, narrow)} if narrow else {}
     left, right = (torch.randn(plan.width, plan.width, device=device, dtype=engine.dtype) for _ in range(2))
     return {
         "mixed": lambda: engine.forward(images, full),
         "uneven": lambda: engine.forward(images, uneven),
+        **of_widths,
         "late": lambda: engine.forward(images[:1], late, [0] * len(late)),
         "invariant": lambda: invariant.forward(images, alike),
         "product": lambda: left @ right,
@@ -192,6 +201,7 @@ def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[fl
             over(seconds, "uneven", attention),
             f"the same, depth {depth:.3g} of {blocks} on average, {against}",
         ),
+        *_width_figures(backbone, plan, seconds),
         Figure.of(
             "late tasks",
             over(seconds, "late", attention, floor),
@@ -204,6 +214,16 @@ def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[fl
         ),
         share_of_peak("share of peak", backbone, plan, seconds, "mixed", whose="the mixed batch's"),
     ]
+
+
+def _width_figures(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
+    widths = even_widths(backbone, plan.tasks)
+    if widths is None:
+        return []
+    attention, against = merged_task(seconds)
+    share = statistics.fmean(kept_flops(backbone, width) for width in widths)
+    what = f"the same, each with its own first heads and units, {share:.0%} of the products on average, {against}"
+    return [Figure.of("mixed widths", over(seconds, "widths", attention), what)]
 
 
 def share_of_peak(

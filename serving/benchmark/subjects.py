@@ -5,15 +5,18 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
 from store.accounting.flops import block_flops
+from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.forms import Delta, Forms, TaskWeights
 from store.weights.supported import TimmModel
 from store.weights.trunk import blocks_of
+from store.weights.width import kept_of, widths_of
 
 RANK, CLASSES = 8, 10
 WARM_UP = 2  # rounds that do not count: the first ones allocate and choose kernels
@@ -28,8 +31,12 @@ def random_task(
     seed: int,
     depth: int | None = None,
     first: int = 1,
+    width: WidthIndex | None = None,
 ) -> TaskWeights:
-    """Draw a LoRA of rank 8 on every linear map of blocks first..depth, all by default, and a head of ten classes."""
+    """Draw a LoRA of rank 8 on every linear map of blocks first..depth, all by default, and a head of ten classes.
+
+    With a width the maps have the shapes that it leaves.
+    """
     generator = torch.Generator().manual_seed(seed)
     depth, geometry = backbone.record.blocks if depth is None else depth, backbone.record.geometry
     deltas = {
@@ -37,19 +44,40 @@ def random_task(
             torch.randn(1, RANK, fan_in, generator=generator).mul(0.02).to(device, dtype),
             torch.randn(1, fan_out, RANK, generator=generator).mul(0.02).to(device, dtype),
         )
-        for path, (fan_out, fan_in) in backbone.record.modules.items()
+        for path, (fan_out, fan_in) in backbone.narrow(width).record.modules.items()
         if first <= geometry.number(path) <= depth
     }
     head = torch.randn(CLASSES, backbone.record.width_at(depth), generator=generator).mul(0.05).to(device, dtype)
-    return TaskWeights(
-        depth, Forms(deltas), head, torch.zeros(CLASSES, device=device, dtype=dtype), ("class",) * CLASSES
-    )
+    forms = replace(Forms(deltas), kept=kept_of(width))
+    return TaskWeights(depth, forms, head, torch.zeros(CLASSES, device=device, dtype=dtype), ("class",) * CLASSES)
 
 
 def even_depths(count: int, blocks: int) -> list[int]:
     """Return as many depths at equal distances from a third of the blocks to all: of 12, from 4 to 12."""
     lowest = max(1, round(blocks / 3))
     return [round(lowest + (blocks - lowest) * index / max(1, count - 1)) for index in range(count)]
+
+
+def even_widths(backbone: Backbone, count: int) -> list[WidthIndex] | None:
+    """Return as many widths of first heads and units, at equal distances from a third to all of them.
+
+    None where the backbone's blocks have to keep their full width.
+    """
+    if (totals := widths_of(backbone.skeleton())) is None:
+        return None
+    heads, units = totals
+    shares = [(1 + 2 * index / max(1, count - 1)) / 3 for index in range(count)]
+    kept = [(max(1, round(share * heads)), max(1, round(share * units))) for share in shares]
+    masks = [((1 << first) - 1, (1 << second) - 1) for first, second in kept]
+    return [WidthIndex.of([mask] * backbone.record.blocks, heads=heads, units=units) for mask in masks]
+
+
+def kept_flops(backbone: Backbone, width: WidthIndex) -> float:
+    """Return the share of the operations of the linear maps that is left."""
+    kept, whole = (
+        sum(out * fan_in for out, fan_in in b.record.modules.values()) for b in (backbone.narrow(width), backbone)
+    )
+    return kept / whole
 
 
 def merged_model(backbone: Backbone, task: TaskWeights, *, dtype: torch.dtype, device: str, fused: bool) -> TimmModel:

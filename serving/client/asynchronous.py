@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -41,22 +42,36 @@ class AsyncClient:
     async def aclose(self) -> None:
         await self._http.aclose()
 
-    async def predict(self, ref: str, image: ImageSource, *, top: int = 5, logits: bool = False) -> Prediction:
+    async def predict(
+        self, ref: str, image: ImageSource, *, top: int = 5, logits: bool = False, split_key: str | None = None
+    ) -> Prediction:
         """Return the server's prediction; raise `ServerError` with the server's message where it has none."""
-        return (await self.predict_many([ref], image, top=top, logits=logits))[0]
+        return (await self.predict_many([ref], image, top=top, logits=logits, split_key=split_key))[0]
 
     async def predict_many(
-        self, refs: Sequence[str], image: ImageSource, *, top: int = 5, logits: bool = False
+        self,
+        refs: Sequence[str],
+        image: ImageSource,
+        *,
+        top: int = 5,
+        logits: bool = False,
+        split_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """Return the server's predictions for one image, in the order of the refs, from one request."""
-        received = await self._send(requests.predict(refs, image, top=top, logits=logits))
+        received = await self._send(requests.predict(refs, image, top=top, logits=logits, split_key=split_key))
         return read_predictions(received, ", ".join(map(repr, refs)), len(refs), self._settings.address)
 
     async def predict_batch(
-        self, ref: str, images: Sequence[ImageSource], *, top: int = 5, logits: bool = False
+        self,
+        ref: str,
+        images: Sequence[ImageSource],
+        *,
+        top: int = 5,
+        logits: bool = False,
+        split_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """Return one task's predictions for the images, in their order, from one request."""
-        received = await self._send(requests.predict_batch(ref, images, top=top, logits=logits))
+        received = await self._send(requests.predict_batch(ref, images, top=top, logits=logits, split_key=split_key))
         return read_predictions(received, repr(ref), len(images), self._settings.address)
 
     async def predict_folder(
@@ -66,19 +81,21 @@ class AsyncClient:
         *,
         top: int = 5,
         logits: bool = False,
+        split_key: str | None = None,
         batch: int = 16,
         progress: Progress | None = None,
     ) -> AsyncIterator[ImageAnswer]:
         """Yield what each image file in the folder gets, by name; one that is not an image does not stop the others."""
         paths, address = list_images(folder), self._settings.address
+        ask = partial(requests.predict_batch, ref, top=top, logits=logits, split_key=split_key)
         answered = 0
         for group in batches(paths, batch):
             answers = list(group.unread)
             if group.images:
-                received = await self._send(requests.predict_batch(ref, group.images, top=top, logits=logits))
+                received = await self._send(ask(group.images))
                 if group.is_split(received):
                     for one in group.alone():
-                        sent = await self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
+                        sent = await self._send(ask(one.images))
                         answers += one.answers(sent, address)
                 else:
                     answers += group.answers(received, address)

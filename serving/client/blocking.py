@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -24,6 +25,9 @@ class Client:
     `api_key` is the secret of an API key, for servers that ask for one. An attempt waits for `timeout_s` at most. What
     the server refuses for now (429, 503) is sent again `retries` times at most, once `Retry-After` is over, which may
     be up to half a minute. `ca_file` is the certificate of an authority of your own.
+
+    Where an alias is split, `split_key=` of a request decides which version answers: the same key always gets the same
+    one. Give what names your user, as up to 256 printable ASCII characters. Without it the server decides by chance.
     """
 
     def __init__(
@@ -47,29 +51,43 @@ class Client:
     def close(self) -> None:
         self._http.close()
 
-    def predict(self, ref: str, image: ImageSource, *, top: int = 5, logits: bool = False) -> Prediction:
+    def predict(
+        self, ref: str, image: ImageSource, *, top: int = 5, logits: bool = False, split_key: str | None = None
+    ) -> Prediction:
         """Return the server's prediction; raise `ServerError` with the server's message where it has none."""
-        return self.predict_many([ref], image, top=top, logits=logits)[0]
+        return self.predict_many([ref], image, top=top, logits=logits, split_key=split_key)[0]
 
     def predict_many(
-        self, refs: Sequence[str], image: ImageSource, *, top: int = 5, logits: bool = False
+        self,
+        refs: Sequence[str],
+        image: ImageSource,
+        *,
+        top: int = 5,
+        logits: bool = False,
+        split_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """Return the server's predictions for one image, in the order of the refs, from one request.
 
         They hold the best `top` labels, and with `logits` all logits. Raises `ServerError` with the server's message
         where it has no answer for one of the refs, and where what answers is not a onetrunk server.
         """
-        received = self._send(requests.predict(refs, image, top=top, logits=logits))
+        received = self._send(requests.predict(refs, image, top=top, logits=logits, split_key=split_key))
         return read_predictions(received, ", ".join(map(repr, refs)), len(refs), self._settings.address)
 
     def predict_batch(
-        self, ref: str, images: Sequence[ImageSource], *, top: int = 5, logits: bool = False
+        self,
+        ref: str,
+        images: Sequence[ImageSource],
+        *,
+        top: int = 5,
+        logits: bool = False,
+        split_key: str | None = None,
     ) -> tuple[Prediction, ...]:
         """Return one task's predictions for the images, in their order, from one request.
 
         Raises `ServerError` where the server has no answer for one of them, whose index its message names.
         """
-        received = self._send(requests.predict_batch(ref, images, top=top, logits=logits))
+        received = self._send(requests.predict_batch(ref, images, top=top, logits=logits, split_key=split_key))
         return read_predictions(received, repr(ref), len(images), self._settings.address)
 
     def predict_folder(
@@ -79,6 +97,7 @@ class Client:
         *,
         top: int = 5,
         logits: bool = False,
+        split_key: str | None = None,
         batch: int = 16,
         progress: Progress | None = None,
     ) -> Iterator[ImageAnswer]:
@@ -87,14 +106,15 @@ class Client:
         `batch` files are one request. `progress` is called with how many are answered, and how many there are.
         """
         paths, address = list_images(folder), self._settings.address
+        ask = partial(requests.predict_batch, ref, top=top, logits=logits, split_key=split_key)
         answered = 0
         for group in batches(paths, batch):
             answers = list(group.unread)
             if group.images:
-                received = self._send(requests.predict_batch(ref, group.images, top=top, logits=logits))
+                received = self._send(ask(group.images))
                 if group.is_split(received):
                     for one in group.alone():
-                        sent = self._send(requests.predict_batch(ref, one.images, top=top, logits=logits))
+                        sent = self._send(ask(one.images))
                         answers += one.answers(sent, address)
                 else:
                     answers += group.answers(received, address)

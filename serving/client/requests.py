@@ -20,6 +20,7 @@ from store.errors import ImageError, InvalidSettingError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MOST_BATCH_NBYTES = 16 << 20
+MOST_OF_A_SPLIT_KEY = 256
 REFUSED_IMAGES = (400, 413)
 """Statuses that may be due to one image of several."""
 
@@ -69,17 +70,21 @@ def check_settings(
     return Settings(address, http, timeout_s, Retries(retries))
 
 
-def predict(refs: Sequence[str], image: ImageSource, *, top: int, logits: bool) -> Request:
+def predict(
+    refs: Sequence[str], image: ImageSource, *, top: int, logits: bool, split_key: str | None = None
+) -> Request:
     if isinstance(refs, str) or not refs:
         raise InvalidSettingError(f"refs {refs!r}: give a list with at least one ref")
-    return Request("POST", _target(refs, top=top, logits=logits), encoded(image), trace_context())
+    return Request("POST", _target(refs, top=top, logits=logits), encoded(image), _headers(split_key))
 
 
-def predict_batch(ref: str, images: Sequence[ImageSource], *, top: int, logits: bool) -> Request:
+def predict_batch(
+    ref: str, images: Sequence[ImageSource], *, top: int, logits: bool, split_key: str | None = None
+) -> Request:
     if isinstance(images, str | bytes) or not images:
         raise InvalidSettingError("the batch holds no image: give a list with at least one")
     body = join_by_length([encoded(image) for image in images])
-    headers = {**trace_context(), "Content-Type": IMAGES_TYPE}
+    headers = {**_headers(split_key), "Content-Type": IMAGES_TYPE}
     return Request("POST", _target([ref], top=top, logits=logits), body, headers)
 
 
@@ -145,6 +150,19 @@ def trace_context() -> dict[str, str]:
     if propagate is not None:
         propagate.inject(headers)
     return headers
+
+
+def _headers(split_key: str | None) -> dict[str, str]:
+    """Return the headers of a prediction: the caller's trace, and who gets which version of a split alias."""
+    if split_key is None:
+        return trace_context()
+    is_text = isinstance(split_key, str) and split_key.isascii() and split_key.isprintable()
+    if not is_text or split_key.strip() != split_key or not 0 < len(split_key) <= MOST_OF_A_SPLIT_KEY:
+        raise InvalidSettingError(
+            f"split_key {split_key!r:.80}: give 1 to {MOST_OF_A_SPLIT_KEY} printable ASCII characters without spaces "
+            "around them, such as a user's number or a digest"
+        )
+    return {**trace_context(), "X-Split-Key": split_key}
 
 
 def _target(refs: Sequence[str], *, top: int, logits: bool) -> str:

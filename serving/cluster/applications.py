@@ -10,8 +10,8 @@ import signal
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, cast
 
 import ray
@@ -26,6 +26,7 @@ from serving.app import Replica
 from serving.cluster import shared_ray
 from serving.cluster.descendants import command_of, descendants
 from serving.cluster.plan import HAPROXY, Replicas, ServerPlan
+from serving.cluster.proxy_end import ending_proxy
 from serving.config import ServeConfig
 from store.errors import ServerError
 
@@ -38,6 +39,7 @@ TARGET_ONGOING = 8
 
 DRAIN_S = 1.0
 CLOSE_S = 1.5
+REST_S = 0.2
 
 
 class Applications:
@@ -117,20 +119,14 @@ class Applications:
 
     def _drain(self) -> None:
         """Accept no connection, then let every replica answer what it admitted and refuse the rest."""
-        front = _haproxies()
-        for pid in front:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGUSR1)  # it closes its listeners and ends after its last answer
-        end = time.monotonic() + DRAIN_S
-        while front and time.monotonic() < end and _haproxies():
-            time.sleep(POLL_S)
-        with suppress(Exception):  # a replica that has died has nothing to answer
+        front = _ending_haproxy() if self._plan.ingress == HAPROXY else ending_proxy(DRAIN_S, REST_S)
+        with front, suppress(Exception):  # a replica that has died has nothing to answer
             broadcasts = [
                 ray_serve.get_deployment_handle(DEPLOYMENT.name, name).broadcast("close") for name in self._started
             ]
             for each in broadcasts:
                 each.results(timeout_s=CLOSE_S)
-        time.sleep(4 * POLL_S)  # the last answers leave
+        time.sleep(REST_S)  # the last answers leave
 
 
 def _start_serve(plan: ServerPlan) -> list[Any]:
@@ -198,6 +194,19 @@ def _answers(url: str) -> bool:
             return response.status == 200 and "status" in json.loads(response.read())
     except (OSError, ValueError, urllib.error.URLError):
         return False
+
+
+@contextmanager
+def _ending_haproxy() -> Iterator[None]:
+    """Let it close its listeners, and end after its last answer."""
+    front = _haproxies()
+    for pid in front:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGUSR1)
+    end = time.monotonic() + DRAIN_S
+    while front and time.monotonic() < end and _haproxies():
+        time.sleep(POLL_S)
+    yield
 
 
 def _haproxies() -> Sequence[int]:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from serving.cluster.fork_client import SETTING
+from serving.cluster.no_compiler import without_compiler
 
 PR_SET_PDEATHSIG = 1
 STANDARD_FILES = (0, 1, 2)
@@ -65,21 +66,30 @@ class ForkServer:
         worker: Worker | None = self._first()
         for name in OF_EVERY_WORKER:
             importlib.import_module(name)
-        early = EARLY
-        for name in OF_A_REPLICA:
-            while early and worker is not None:
-                if _fork(worker):
-                    return worker
-                early -= 1
-                worker = self._waiting()
-            importlib.import_module(name)
-            worker = worker or self._waiting()
+        with without_compiler():
+            worker, is_fork = self._early(worker)
+        if is_fork:
+            assert worker is not None, "a fork has what it becomes"
+            return worker
         gc.freeze()  # a collection in a fork would write to all that it shares
         while True:
             worker = worker or self._next()
             if _fork(worker):
                 return worker
             worker = None
+
+    def _early(self, worker: Worker | None) -> tuple[Worker | None, bool]:
+        """Load what a replica needs besides; return the worker that waits, and whether this is its fork."""
+        early = EARLY
+        for name in OF_A_REPLICA:
+            while early and worker is not None:
+                if _fork(worker):
+                    return worker, True
+                early -= 1
+                worker = self._waiting()
+            importlib.import_module(name)
+            worker = worker or self._waiting()
+        return worker, False
 
     def close(self) -> None:
         """Do not listen in a fork: where the server has ended, a worker must notice."""

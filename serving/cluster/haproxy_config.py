@@ -35,8 +35,18 @@ LANE = "-other"
 CLASSES = 16
 """Keys whose parts of all answers differ by less than one of so many wait in the order of arrival."""
 
-FEW, FEW_OF_A_KEY = 32, 16
+FEW, FEW_OF_A_KEY = 32, 4
 """Requests that may wait, of all keys or of one, whatever their deadlines."""
+
+REFUSALS = "refusals"
+"""The pipe in the private folder that a line for each request goes into that HAProxy answered by itself."""
+
+REFUSED = "onetrunk-refused"
+REFUSAL = f"{REFUSED} %ST %ts %b %Ta %HM %U %B %[var(txn.id)] %HPO"
+"""Such a line: it begins with a mark, as HAProxy also writes there which replica is up."""
+
+REFUSALS_FILE = 100
+"""The descriptor that HAProxy has of it."""
 
 PR_SET_PDEATHSIG = 1
 
@@ -114,6 +124,13 @@ def _frontend(settings: IngressSettings) -> list[str]:
     small = f"if {{ var({SMALL}) -m found }}"
     lines = [
         rf"    bind {settings.address}",
+        # Ray repeats the id in its answer: one that is long or not clean is replaced by a new one.
+        rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
+        # What is refused here has an id too, in its answer and in the log.
+        "    http-request set-header x-request-id %[uuid()] if !{ req.hdr(x-request-id) -m found }",
+        "    http-request set-var(txn.id) req.hdr(x-request-id)",
+        "    http-after-response set-header x-request-id %[var(txn.id)] if { var(txn.id) -m found } "
+        "!{ res.hdr(x-request-id) -m found }",
         # A prediction changes nothing, so one whose replica dies is sent to another; a write is not.
         f"    http-request disable-l7-retry unless {{ path_beg {predict} }}",
         # A larger body goes on at once: the replica refuses it by its key or its length before it comes.
@@ -131,8 +148,6 @@ def _frontend(settings: IngressSettings) -> list[str]:
         "    option forwardfor",
         # Where too much waits Ray itself refuses, and does not say when to ask again.
         r"    http-response set-header Retry-After 1 if { status 503 } !{ res.hdr(Retry-After) -m found }",
-        # Ray repeats the id in its answer: one that is long or not clean is replaced by a new one.
-        rf"    http-request del-header x-request-id if !{{ req.hdr(x-request-id) -m reg ^{REQUEST_ID}$ }}",
     ]
     if settings.affinity:
         lines += [
@@ -149,6 +164,9 @@ def _edits(settings: IngressSettings) -> Mapping[str, str]:
     frontend = "\n".join(_frontend(settings)).replace("\\", "\\\\")
     edits = {
         r"^( *stats socket \S+) mode 666 ": r"\1 mode 600 ",
+        r"^( *)log \S+ local0 info$": rf"\1log fd@{REFUSALS_FILE} len 2048 format raw local0 info",
+        # A request that a replica answered is in the replica's log; a connection without a byte was no request.
+        r"^( *)option httplog$": rf'\1option dontlog-normal\n\1option http-ignore-probes\n\1log-format "{REFUSAL}"',
         r"^( *timeout client \d+s)$": rf"\1\n    timeout http-request {REQUEST_S}s",
         r"^( *)errorfile 502 \S+$": (
             rf"\1errorfile 502 {folder}/503.http\n\1errorfile 400 {folder}/400.http\n\1errorfile 408 {folder}/408.http"
@@ -204,9 +222,17 @@ def main() -> None:
         path.write_text(edit(path.read_text("utf-8"), settings), "utf-8")
     except ValueError as error:
         sys.exit(f"onetrunk: {error}")
+    _open_refusals(Path(settings.folder))
     # HAProxy is a child of one of Ray's processes, which may be killed: it must not stay behind.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     os.execv(settings.binary, [settings.binary, *arguments])
+
+
+def _open_refusals(folder: Path) -> None:
+    """Open the pipe where HAProxy expects it; it writes what finds room and never waits."""
+    pipe = os.open(folder / REFUSALS, os.O_RDWR | os.O_NONBLOCK)
+    os.dup2(pipe, REFUSALS_FILE, inheritable=True)
+    os.close(pipe)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from serving.cluster.lifeline import Lifeline
 from serving.cluster.log_relay import LogRelay
 from serving.cluster.own_processes import OwnProcesses, answer, last_line, log_to, take_stdout
 from serving.cluster.plan import ServerPlan
+from serving.cluster.refusal_log import RefusalLog
 from store.errors import OnetrunkError
 
 START_S = 600.0
@@ -40,8 +41,10 @@ def main() -> None:
             limit.start()
             own.folder = own_ray.make_folder(plan.ingress)
             log_to(own.folder / "log")
-            if plan.log is not None:
-                plan = plan.with_log(str(LogRelay(own.folder, plan.log).path))
+            log = None if plan.log is None else str(LogRelay(own.folder, plan.log).path)
+            RefusalLog(own.folder, log)
+            if log is not None:
+                plan = plan.with_log(log)
             own_ray.start(plan, own.folder)
         _serve(plan, lifeline, answers, limit)
     except OnetrunkError as error:

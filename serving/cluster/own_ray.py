@@ -13,7 +13,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from serving.cluster import fork_client, haproxy, proxy_gate
+from serving.cluster import fork_client, haproxy, proxy_gate, refusal_log
 from serving.cluster.plan import HAPROXY, PYTHON, ServerPlan
 from store.errors import InvalidSettingError
 
@@ -25,8 +25,11 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
-REGISTER_S = "30"
-"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this."""
+REGISTER_S = "10"
+"""A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this.
+
+Where the fork server itself takes longer to load, a worker that has waited so long is asked for again, and comes then.
+"""
 
 
 def make_folder(ingress: str = PYTHON) -> Path:
@@ -44,9 +47,9 @@ def make_folder(ingress: str = PYTHON) -> Path:
 
 def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
     """Return the variables that every process of this Ray gets; they must be set before Ray is imported."""
-    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan)
+    ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan, folder)
     forks = {"RAY_worker_register_timeout_seconds": REGISTER_S} if _may_fork(plan) else {}
-    return {**_private(folder), **forks, **ingress}
+    return {**_private(folder), **refusal_log.counts_of(folder), **forks, **ingress}
 
 
 def _private(folder: Path) -> Mapping[str, str]:
@@ -68,8 +71,8 @@ def _private(folder: Path) -> Mapping[str, str]:
     }
 
 
-def python_proxy(plan: ServerPlan) -> Mapping[str, str]:
-    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan)}
+def python_proxy(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
+    return {"RAY_SERVE_ENABLE_HA_PROXY": "0", **proxy_gate.environment(plan, folder)}
 
 
 def start(plan: ServerPlan, folder: Path) -> None:

@@ -12,37 +12,50 @@ import time
 import urllib.parse
 from collections import defaultdict, deque
 from collections.abc import Sequence
+from pathlib import Path
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serving.cluster.haproxy import ERRORS
-from serving.cluster.haproxy_config import READS, REQUEST_S, SMALL_NBYTES
+from serving.cluster.haproxy_config import READS, REFUSALS, REQUEST_S, SMALL_NBYTES
 from serving.cluster.plan import ServerPlan
+from serving.cluster.proxy_end import SETTING as END_SETTING
+from serving.cluster.proxy_end import ProxyEnd, keep_servers
+from serving.cluster.refusal_log import Refusal, RefusalPipe
+from serving.telemetry.request_ids import clean_id
 
 SETTING = "ONETRUNK_PROXY_GATE"
 MOST_WAITING = 1024
+STATES = {408: "cR", 503: "sQ"}
+"""How a refusal is told from others in the log, in HAProxy's letters."""
 
 
-def environment(plan: ServerPlan) -> dict[str, str]:
+def environment(plan: ServerPlan, folder: Path) -> dict[str, str]:
     """Return the variables by which Ray finds what is here, and this what the plan says."""
     places = max(1, plan.held // 2) * plan.replicas.most  # the proxy's own work is some of what takes time
     reads = [f"{prefix.rstrip('/')}{path}" for prefix in plan.applications for path in READS]
     return {
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": f"{__name__}.middlewares",
-        SETTING: json.dumps({"places": places, "wait_s": plan.max_wait_s, "reads": reads}),
+        SETTING: json.dumps(
+            {"places": places, "wait_s": plan.max_wait_s, "reads": reads, "pipe": str(folder / REFUSALS)}
+        ),
+        END_SETTING: str(folder / "end"),
     }
 
 
 def middlewares() -> list[Middleware]:
-    return [Middleware(ProxyGate, **json.loads(os.environ[SETTING]))]
+    keep_servers()
+    gate = Middleware(ProxyGate, **json.loads(os.environ[SETTING]))
+    return [gate, Middleware(ProxyEnd, path=os.environ[END_SETTING])]
 
 
 class ProxyGate:
     """Let so many small predictions through at a time; the others wait, and are refused where that is in vain."""
 
-    def __init__(self, app: ASGIApp, *, places: int, wait_s: float, reads: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, *, places: int, wait_s: float, reads: Sequence[str], pipe: str) -> None:
         self._app, self._wait_s, self._reads = app, wait_s, tuple(reads)
+        self._refusals = RefusalPipe(pipe)
         self._places = FairPlaces(places)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -52,14 +65,15 @@ class ProxyGate:
         if not (is_read and length.isdigit() and len(length) < 9 and int(length) <= SMALL_NBYTES):
             await self._app(scope, receive, send)
             return
+        begin = time.time()
         body = await read_small(receive)
         if isinstance(body, int):
-            await refuse(body, send)
+            await self._refuse(scope, body, begin, send)
             return
         key = headers.get(b"authorization") or str((scope.get("client") or ("",))[0]).encode()
         start = b"%d" % (1e6 * time.time())
         if not await self._places.take(key, time_for(scope["query_string"], self._wait_s)):
-            await refuse(503, send)
+            await self._refuse(scope, 503, begin, send)
             return
         try:
             others = [(name, value) for name, value in scope["headers"] if name != b"x-request-start"]
@@ -67,6 +81,17 @@ class ProxyGate:
             await self._app(scope, first(body, receive), send)
         finally:
             self._places.give_back()
+
+    async def _refuse(self, scope: Scope, status: int, begin: float, send: Send) -> None:
+        """Answer by itself, and say so where it is counted and logged."""
+        headers = dict(scope["headers"])
+        request_id, received = clean_id(headers.get(b"x-request-id")), headers[b"content-length"].decode()
+        ms = f"{1000 * (time.time() - begin):.0f}"
+        path = scope.get("raw_path", b"").decode("ascii", "replace")
+        sent = await refuse(status, request_id, send)
+        self._refusals.put(
+            Refusal(str(status), STATES[status], "-", ms, scope["method"], received, str(sent), request_id, path)
+        )
 
 
 class FairPlaces:
@@ -158,12 +183,13 @@ def first(body: bytes, receive: Receive) -> Receive:
     return next_message
 
 
-async def refuse(status: int, send: Send) -> None:
+async def refuse(status: int, request_id: str, send: Send) -> int:
+    """Send the answer that HAProxy would give; return the bytes of its body."""
     kind, message, header = ERRORS[status]
     name, _, value = header.lower().partition(": ")
     content = json.dumps({"error": kind, "message": message}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(content))]
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [*headers, (name.encode(), value.encode())]}
-    )
+    headers += [(name.encode(), value.encode()), (b"x-request-id", request_id.encode())]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": content})
+    return len(content)

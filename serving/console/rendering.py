@@ -96,7 +96,9 @@ def plain(message: str) -> str:
     """Return an error's message without a remedy that is a call in Python, which no reader of a page makes."""
     before, tick, _ = message.partition("`")
     end = max(before.rfind(mark) for mark in (": ", "; ", ", "))
-    return message if not tick or end < 0 else before[:end] + "."
+    if not tick or end < 0:
+        return message
+    return before[:end] if before[end - 1] in ".?!" else f"{before[:end]}."
 
 
 def quote(text: object) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from serving.console.charts import accuracy_chart, axis_low, estimates, score_chart
 from serving.console.listings import adapted_blocks
+from serving.console.measures import MOST_CLASSES, Width, class_table, measures, width_of
 from serving.console.state import Answer, Shown, Visit
 from store.errors import IntegrityError
 from store.records.bounds import MAX_PAGE
@@ -15,7 +16,7 @@ from store.records.refs import Ref
 from store.records.version import Version
 from store.registry.tenant_store import TaskEvent
 
-MOST_VERSIONS, MOST_EVENTS, MOST_LABELS = 100, 40, 60
+MOST_VERSIONS, MOST_EVENTS = 100, 40
 DONE = {
     "promote": "The alias was moved.",
     "rollback": "The alias was rolled back.",
@@ -50,6 +51,7 @@ def show(visit: Visit) -> Answer:
             "leases": visit.store.holders(present),
             "version": version,
             **_evidence(visit, version),
+            "width": _width(visit, version),
             **_labels(visit, version),
         }
     return Shown("task.html", values)
@@ -81,12 +83,27 @@ def _evidence(visit: Visit, version: Version) -> dict[str, object]:
     }
 
 
+def _width(visit: Visit, version: Version) -> Width | None:
+    index = version.manifest.prune_index.width
+    if index is None:
+        return None
+    records = [record for record in visit.store.backbones() if record.id.fingerprint == version.manifest.backbone]
+    return width_of(index, records[0] if records else None)
+
+
 def _labels(visit: Visit, version: Version) -> dict[str, object]:
+    certificate = version.manifest.certificate
     try:
         labels = visit.store.labels(f"{version.task}:{version.number}")
     except IntegrityError:
         labels = ()  # the page then says so: all else that it shows is in the manifest
-    return {"labels": labels[:MOST_LABELS], "label_count": len(labels)}
+    counts = None if certificate is None else certificate.class_counts
+    return {
+        "labels": labels[:MOST_CLASSES],
+        "label_count": len(labels),
+        "classes": class_table(counts, labels),
+        "measures": measures(certificate),
+    }
 
 
 def _files(manifest: Manifest) -> dict[str, int]:

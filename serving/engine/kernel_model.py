@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import cast
 
-import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from serving.engine.torch_model import TorchModel
 from serving.kernel.kernel import Kernel
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
-from store.weights.widening import widen
 from store.weights.width import check_kept
 
 
@@ -28,7 +26,7 @@ class KernelModel:
     """`vit` is there only where the kernel leaves the stem or the pooling to torch; `skeleton` has no weights.
 
     `in_torch` gives the same backbone in torch, which is made when a task turns the inputs or outputs of a map: the
-    kernel does not. Tasks that leave out heads or units run at full width, where these are multiplied by zero.
+    kernel does not.
     """
 
     kernel: Kernel
@@ -45,8 +43,6 @@ class KernelModel:
     def _pack(self, weights: TaskWeights) -> PackedTask:
         if weights.forms.kept:
             check_kept(weights.forms.kept, self.skeleton)
-            head_dim = self.skeleton.blocks[0].attn.head_dim
-            weights = replace(weights, forms=widen(weights.forms, head_dim=head_dim, dtype=torch.bfloat16))
         return self.kernel.pack(weights)
 
     def prepared(self, task: EngineTask) -> EngineTask:

@@ -13,7 +13,7 @@ from store.errors import PortTakenError
 
 MOST_CALLS = 1024
 STOP_S = 5.0
-AGE_MS, AGE_GRACE_MS = 600_000, 120_000
+AGE_MS, AGE_GRACE_MS = 60_000, 120_000
 """A connection stays with one replica; after this time its client connects again, to any of them."""
 IDENTITY = 1  # of compressions, as a set of bits: what a compressed message expands to has no bound in gRPC
 

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from serving.http.auth import AppState
 from serving.http.telemetry_routes import ask_peers
+from serving.telemetry.split_counters import PROMOTED, ROLLED_BACK
 from serving.telemetry.split_rules import Verdict, judge
 from store.errors import OnetrunkError
 from store.records.splits import AliasSplit
@@ -52,12 +53,16 @@ async def judge_splits(state: AppState) -> None:
     for split in counters.judged:
         verdict = judge(split, [snapshot.outcomes.get(split, {}) for snapshot in snapshots])
         if verdict is not None:
-            await run_in_threadpool(_settle, state, split, verdict)
+            if await run_in_threadpool(_settle, state, split, verdict):
+                counters.ended[PROMOTED if verdict.promote else ROLLED_BACK] += 1
             counters.forget(split)
 
 
-def _settle(state: AppState, split: AliasSplit, verdict: Verdict) -> None:
+def _settle(state: AppState, split: AliasSplit, verdict: Verdict) -> bool:
+    """End the split; say whether this replica did, and not another one before it."""
     store = state.store.with_actor(f"server {platform.node()}")
-    if settle_split(store, split, verdict.evidence, promote=verdict.promote):
+    is_first = settle_split(store, split, verdict.evidence, promote=verdict.promote)
+    if is_first:
         what = "promoted" if verdict.promote else "rolled back"
         log.warning("%s was %s by its rules: %s", split.ref, what, verdict.evidence)
+    return is_first

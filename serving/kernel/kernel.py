@@ -15,7 +15,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
-from serving.kernel.rows import KernelRow, check_rows, tables_of
+from serving.kernel.rows import KernelRow, by_work, check_rows, tables_of
 from serving.kernel.structs import MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
@@ -42,7 +42,8 @@ class Kernel:
         self._threads = threads
         self.tokens = int(self._model.tokens)
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
-        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), pools=covered.pooling)
+        heads = vit.blocks[0].attn.num_heads
+        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), heads=heads, pools=covered.pooling)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
@@ -66,7 +67,7 @@ class Kernel:
         self._check(rows, x, images, start, stop)
         if not rows or start == stop:
             return
-        table, exits = tables_of(rows)
+        table, exits = tables_of(by_work(rows))
         run = Run(
             model=ctypes.pointer(self._model),
             rows=table.ctypes.data,

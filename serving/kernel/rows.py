@@ -70,6 +70,17 @@ def _check_engine(task: PackedTask, backbone: PackedBackbone) -> None:
         raise InvalidSettingError("a task that was packed for another engine: prepare it with this one")
 
 
+def by_work(rows: Sequence[KernelRow]) -> Sequence[KernelRow]:
+    """Put the widest first among rows of one depth: tokens of two rows may share a product, which then makes both."""
+    if len({_work(row) for row in rows}) == 1:
+        return rows
+    return sorted(rows, key=lambda row: (-row.exits[-1][0].depth if row.exits else -NOWHERE, -_work(row)))
+
+
+def _work(row: KernelRow) -> int:
+    return NOWHERE if row.task is None else row.task.work
+
+
 def tables_of(rows: Sequence[KernelRow]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the integers of all `Row`s and of the `Exit`s to which they point."""
     fields: list[int] = []

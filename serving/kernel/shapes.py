@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from store.errors import RefusedError
-from store.weights.forms import Bottleneck, Delta, Norm, TaskWeights
+from store.weights.forms import Bottleneck, Delta, Kept, Norm, TaskWeights
 
 MOST_RANK = 4096
 
@@ -47,6 +47,15 @@ def check_bottleneck(path: str, form: Bottleneck, dim: int) -> None:
     _check(f"{path} up_bias", form.up_bias, dim)
     _check(f"{path} conv", form.conv, width, width, 3, 3)
     _check(f"{path} conv_bias", form.conv_bias, width)
+
+
+def check_kept(path: str, kept: Kept, total: int) -> None:
+    """Raise `RefusedError` unless a task keeps one at least of so many heads or units, and none beyond."""
+    if kept.total != total or not 0 < kept.mask < 1 << total:
+        raise RefusedError(
+            f"{path} keeps some of {kept.total} heads or units up to {kept.mask.bit_length()}, and the backbone has "
+            f"{total}: give at least one of these"
+        )
 
 
 def _check_rank(path: str, rank: int) -> None:

@@ -11,11 +11,12 @@ INPUTS = ("normed", "residual", "output", "sum")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
 # Of the integers that make a task's `Forms` in one block: (a, b, rank, bias, out_scale, in_scale) for each map,
-# (weight, bias) for each norm, and nine for each bottleneck, in the order of `Bottleneck`.
-DELTA_FIELDS, NORM_FIELDS, BOTTLENECK_FIELDS = 6, 2, 9
+# (weight, bias) for each norm, nine for each bottleneck, in the order of `Bottleneck`, and (heads, qkv, proj, hidden).
+DELTA_FIELDS, NORM_FIELDS, BOTTLENECK_FIELDS, KEPT_FIELDS = 6, 2, 9, 4
 NORMS_AT = len(MAPS) * DELTA_FIELDS
 BOTTLENECKS_AT = NORMS_AT + len(NORMS) * NORM_FIELDS
-FORMS_FIELDS = BOTTLENECKS_AT + len(BRANCHES) * BOTTLENECK_FIELDS
+KEPT_AT = BOTTLENECKS_AT + len(BRANCHES) * BOTTLENECK_FIELDS
+FORMS_FIELDS = KEPT_AT + KEPT_FIELDS
 EXIT_FIELDS = 7
 
 

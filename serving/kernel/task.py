@@ -13,6 +13,7 @@ from torch import Tensor
 
 from serving.kernel.backbone import BF16_NBYTES, FLOAT_NBYTES, PackedBackbone
 from serving.kernel.buffers import Plan, aligned, padded, round_up
+from serving.kernel.kept import BlockKept, kept_of_block
 from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task
 from serving.kernel.structs import (
     ACTIVATIONS,
@@ -22,6 +23,7 @@ from serving.kernel.structs import (
     DELTA_FIELDS,
     FORMS_FIELDS,
     INPUTS,
+    KEPT_AT,
     MAPS,
     NORM_FIELDS,
     NORMS,
@@ -56,6 +58,8 @@ class PackedTask:
     head: tuple[Tensor, ...]
     memory: NDArray[np.uint8] = field(repr=False)
     """All arrays to which `forms` and `exit` point but for the last norm, which may be the backbone's."""
+    work: int
+    """Slices of 32 numbers that its products make or sum over in all blocks: how wide it is."""
     backbone: PackedBackbone = field(repr=False)
     """For which it was packed: the kernel of another reads other widths."""
 
@@ -89,6 +93,7 @@ class TaskPacker:
         widths: Mapping[str, tuple[int, int]],
         blocks: int,
         *,
+        heads: int,
         pools: bool,
     ) -> None:
         """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`; `pools`: the kernel runs heads."""
@@ -97,6 +102,7 @@ class TaskPacker:
         self._packed = packed
         self._widths = widths
         self._blocks = blocks
+        self._heads = heads
         self._dim = widths[MAPS[0]][1]
 
     def pack(self, weights: TaskWeights) -> PackedTask:
@@ -107,10 +113,13 @@ class TaskPacker:
         """
         check_task(weights, self._blocks, self._dim)
         table = np.zeros((weights.depth, FORMS_FIELDS), np.int64)
-        pieces, slices = self._head(weights), 1
+        pieces, slices, work = self._head(weights), 1, 0
         for block in range(weights.depth):
-            found, most = self._block(weights.forms, block, table[block])
-            pieces, slices = pieces + found, max(slices, most)
+            kept = kept_of_block(
+                weights.forms, block, heads=self._heads, dim=self._dim, units=self._widths["mlp.fc1"][0]
+            )
+            found, most = self._block(weights.forms, block, table[block], kept)
+            pieces, slices, work = pieces + found, max(slices, most), work + self._work(kept)
         exit_, memory = self._written(weights, pieces, table)
         return PackedTask(
             depth=weights.depth,
@@ -124,20 +133,26 @@ class TaskPacker:
             norm=None if self._pools else weights.forms.norms.get("norm"),
             head=() if self._pools else (weights.head_weight, weights.head_bias),
             memory=memory,
+            work=work,
             backbone=self._packed,
         )
 
-    def _block(self, forms: Forms, block: int, fields: NDArray[np.int64]) -> tuple[list[Piece], int]:
+    def _work(self, kept: BlockKept) -> int:
+        sizes = (kept.shape(name, *self._widths[name]) for name in MAPS)
+        return sum(round_up(out * in_ // self._dim, SLICE) // SLICE for out, in_ in sizes)
+
+    def _block(self, forms: Forms, block: int, fields: NDArray[np.int64], kept: BlockKept) -> tuple[list[Piece], int]:
         """Set the sizes of a block's forms in `fields`; return its arrays, and the slices of its widest form."""
         pieces: list[Piece] = []
         widest = 0
         for index, name in enumerate(MAPS):
-            if (delta := forms.deltas.get(f"blocks.{block}.{name}")) is not None:
-                check_delta(f"blocks.{block}.{name}", delta, *self._widths[name])
+            if (given := forms.deltas.get(f"blocks.{block}.{name}")) is not None:
+                check_delta(f"blocks.{block}.{name}", given, *kept.shape(name, *self._widths[name]))
+            if (delta := kept.in_slices(name, given)) is not None:
                 column = index * DELTA_FIELDS
                 fields[column + 2] = delta.rank
                 widest = max(widest, delta.rank)
-                pieces += self._delta(delta, block, column, name)
+                pieces += self._delta(delta, block, column, self._bias(block, name, kept))
         for index, name in enumerate(NORMS):
             if (norm := forms.norms.get(f"blocks.{block}.{name}")) is not None:
                 check_norm(f"blocks.{block}.{name}", norm, self._dim)
@@ -150,7 +165,13 @@ class TaskPacker:
                 fields[column + 7 : column + 9] = INPUTS.index(form.input), ACTIVATIONS.index(form.activation)
                 widest = max(widest, width)
                 pieces += self._bottleneck(form, block, column)
+        for column, places in enumerate(kept.fields(), KEPT_AT):
+            pieces += [] if places is None else [_integers(places, block, column)]
         return pieces, -(-widest // RANKS)
+
+    def _bias(self, block: int, name: str, kept: BlockKept) -> NDArray[np.float32]:
+        """Return the backbone's own bias of what a task keeps, by slices."""
+        return kept.bias(name, self._packed.floats(f"blocks.{block}.{name}.bias", self._widths[name][0]))
 
     def _written(
         self, weights: TaskWeights, pieces: list[Piece], table: NDArray[np.int64]
@@ -175,13 +196,11 @@ class TaskPacker:
         pieces = [] if norm is None else self._norm(norm, -1, 0)
         return [*pieces, self._numbers(weights.head_weight, -1, 2), _floats(weights.head_bias, -1, 3)]
 
-    def _delta(self, delta: Delta, block: int, column: int, name: str) -> list[Piece]:
-        out, _ = self._widths[name]
+    def _delta(self, delta: Delta, block: int, column: int, base: NDArray[np.float32]) -> list[Piece]:
         pieces = []
         if delta.a is not None and delta.b is not None:
             pieces += [self._a(delta.a[0], block, column), self._b(delta.b[0], block, column + 1)]
         if delta.bias is not None or delta.out_scale is not None:
-            base = self._packed.floats(f"blocks.{block}.{name}.bias", out)
             scale = 1.0 if delta.out_scale is None else _float32(delta.out_scale)
             shift = 0.0 if delta.bias is None else _float32(delta.bias)
             pieces.append(_array(base * scale + shift, block, column + 3, SLICE))
@@ -256,6 +275,10 @@ def _array(values: NDArray[np.float32], block: int, column: int, multiple: int =
     return Piece(
         block, column, whole.size * FLOAT_NBYTES, lambda to: ctypes.memmove(to, whole.ctypes.data, whole.nbytes)
     )
+
+
+def _integers(values: NDArray[np.int64], block: int, column: int) -> Piece:
+    return Piece(block, column, values.nbytes, lambda to: ctypes.memmove(to, values.ctypes.data, values.nbytes))
 
 
 def _float32(values: Tensor) -> NDArray[np.float32]:

@@ -9,9 +9,9 @@ from contextlib import nullcontext
 from serving.engine.engine import Engine
 from serving.runtime.call_watch import CallWatch
 from serving.runtime.engine_usage import EngineUsage
+from serving.runtime.fair_lock import FairLock
 from serving.runtime.prediction_request import PredictionRequest
 from serving.runtime.running_batch import RunningBatch, begin_batch, scheduled_as
-from serving.runtime.turns import Turns
 from serving.scheduling.requests import Batch, Decision, ScheduledRequest
 from serving.scheduling.scheduler import Scheduler
 from store.errors import OnetrunkError, OverloadedError
@@ -25,7 +25,7 @@ class EngineLoop:
         engine: Engine,
         scheduler: Scheduler[PredictionRequest],
         *,
-        turns: Turns | None = None,
+        turns: FairLock | None = None,
         usage: EngineUsage | None = None,
     ) -> None:
         self._engine = engine

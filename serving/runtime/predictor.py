@@ -14,12 +14,12 @@ from serving.prediction import Prediction
 from serving.runtime.backbone_queues import BackboneQueues
 from serving.runtime.device import choose_backbones
 from serving.runtime.engine_usage import EngineUsage
+from serving.runtime.fair_lock import FairLock
 from serving.runtime.prediction_queue import PredictionQueue
 from serving.runtime.request_times import Origin
 from serving.runtime.served_backbone import BackboneState, EngineSettings, ServedBackbone
 from serving.runtime.served_tasks import ServedTasks
 from serving.runtime.served_versions import ServedVersions, StoreStatus
-from serving.runtime.turns import Turns
 from serving.scheduling.scheduler import DEFAULT_SCHEDULE
 from store.records.backbone import Preprocessing
 from store.registry.store import Store, Version
@@ -78,7 +78,7 @@ class Predictor:
         self.usage = EngineUsage()
         """What the calls of all engines took."""
         beside = len(self.records)
-        turns = Turns() if beside > 1 else None
+        turns = FairLock() if beside > 1 else None
         self._backbones = {
             record.id.fingerprint: ServedBackbone(store, record, settings, beside=beside, turns=turns, total=self.usage)
             for record in self.records

@@ -10,8 +10,8 @@ from serving.runtime.decode_pool import DecodePool
 from serving.runtime.device import choose_dtype, max_rows
 from serving.runtime.engine_loop import EngineLoop
 from serving.runtime.engine_usage import EngineUsage
+from serving.runtime.fair_lock import FairLock
 from serving.runtime.prediction_request import PredictionRequest
-from serving.runtime.turns import Turns
 from serving.scheduling.scheduler import Scheduler
 from store.records.backbone import BackboneRecord
 from store.records.manifest import Manifest
@@ -53,7 +53,7 @@ class ServedBackbone:
         settings: EngineSettings,
         *,
         beside: int,
-        turns: Turns | None,
+        turns: FairLock | None,
         total: EngineUsage,
     ) -> None:
         """Open it; `beside` is how many backbones share the memory and the `turns`, `total` counts all of them."""

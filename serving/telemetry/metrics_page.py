@@ -19,6 +19,7 @@ from prometheus_client.utils import floatToGoString
 
 from serving.histogram import Buckets
 from serving.runtime.choices import SHADOW
+from serving.telemetry.refusals import read_refusals
 from serving.telemetry.snapshot import Snapshot
 
 PREFIX = "onetrunk_"
@@ -51,12 +52,21 @@ class SnapshotCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         yield GaugeMetricFamily(f"{PREFIX}replicas", "Replicas that answered.", value=len(self._snapshots))
         yield GaugeMetricFamily(f"{PREFIX}replicas_missing", "Replicas that did not answer.", value=self._missing)
+        yield self._refusals()
         yield from self._requests()
         yield from self._engine()
         yield from self._splits()
         yield from self._memory()
         yield from self._store()
         yield self._info()
+
+    def _refusals(self) -> Metric:
+        refused = CounterMetricFamily(
+            f"{PREFIX}ingress_refused", "Requests that no replica saw.", labels=("status", "reason")
+        )
+        for series, count in read_refusals().items():
+            refused.add_metric(series, count)
+        return refused
 
     def _requests(self) -> Iterator[Metric]:
         each = self._snapshots
@@ -120,6 +130,10 @@ class SnapshotCollector(Collector):
         yield counter(
             "shadows_skipped", "Images that a busy shadow was not asked about.", (),
             ((s, {(): s.shadows_skipped}) for s in each),
+        )  # fmt: skip
+        yield counter(
+            "splits_ended", "Splits that ended by their rules.", ("outcome",),
+            ((s, by_name(s.splits_ended)) for s in each),
         )  # fmt: skip
         yield counter("degraded_answers", "Answers of shallower versions.", (), ((s, {(): s.degraded}) for s in each))
 

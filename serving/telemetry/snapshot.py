@@ -51,6 +51,7 @@ class Snapshot:
     outcomes: Mapping[AliasSplit, Outcomes]
     """The last outcomes of each split with rules."""
     shadows_skipped: int
+    splits_ended: Mapping[str, int]
     degraded: int
     recent: Sequence[Recent]
     since: Sample
@@ -103,6 +104,7 @@ def take_snapshot(recorder: Recorder, predictor: Predictor, *, bodies_nbytes: in
         splits=counters.splits.series(),
         outcomes=counters.splits.outcomes(),
         shadows_skipped=counters.splits.shadows_skipped,
+        splits_ended=dict(counters.splits.ended),
         degraded=counters.degraded,
         recent=tuple(recent for recent in counters.recent if recent.at >= at - RECENT_S),
         since=recorder.sample_before(at - RECENT_S),

@@ -11,6 +11,8 @@ from serving.histogram import Buckets, Histogram
 from serving.telemetry.top_labels import OTHER
 from store.records.splits import AliasSplit
 
+ROLLED_BACK, PROMOTED = "rolled_back", "promoted"
+"""How a split ended by its rules."""
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 MOST_SERIES = 100
 MOST_JUDGED = 32
@@ -71,6 +73,8 @@ class SplitCounters:
         self._judged: dict[str, tuple[AliasSplit, dict[Part, deque[Outcome]]]] = {}
         self.shadows_skipped = 0
         """Images that a shadow was not asked about, as too many waited."""
+        self.ended = {ROLLED_BACK: 0, PROMOTED: 0}
+        """Splits that this replica ended by their rules."""
 
     def count(self, split: AliasSplit, version: int, part: str, outcome: Outcome) -> None:
         name = (split.ref, str(version), part)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from sls.adapters.model import AdaptedModel
 from sls.adapters.task_folder import read_folder
 from sls.choose_depth import check_classes
 from sls.data.dataset import Dataset
@@ -15,10 +16,14 @@ from sls.width.importance import flops_share
 from sls.width.search import WidthConfig, WidthSubject, search_width
 from sls.width.trial import WidthPoint, choose_both, width_curve
 from store.adapters.checkpoint import CARD
-from store.errors import InvalidSettingError
+from store.adapters.widths import FC1, FC2, PROJ, QKV, kind_of
+from store.errors import InvalidSettingError, UnservedAdapterError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
+
+TURNS = {"oft_R": (PROJ, FC2), "boft_R": (PROJ, FC2), "road_theta": (QKV, FC1)}
+"""What PEFT's layers of OFT, BOFT and RoAd have, and the maps where they exchange numbers of heads or of units."""
 
 
 def width_of_folder(
@@ -35,7 +40,7 @@ def width_of_folder(
 
     The adapter stays as it is: masks are trained with the head alone. With `config.with_depth` the accuracy is that of
     a closed-form head. Raises `DataError` where the dataset's class names are not the folder's, `InvalidSettingError`
-    for a task that is pruned already.
+    for a task that is pruned already, and `UnservedAdapterError` for an adapter that turns heads or units together.
     """
     subject = subject_of_folder(folder, dataset, backbone, seed=seed, progress=progress)
     importance = search_width(subject, config)
@@ -59,4 +64,16 @@ def subject_of_folder(
         raise InvalidSettingError(f"{folder} has fewer heads or units than its backbone already: give the whole task")
     transform = make_transform(backbone.record.id.preprocessing)
     model = partial(read_folder, folder, backbone)
+    check_parts(model())
     return WidthSubject(dataset, backbone, model, TrainingConfig(seed=seed), transform, progress)
+
+
+def check_parts(model: AdaptedModel) -> None:
+    """Raise `UnservedAdapterError` where no adapter at a pruned shape does what this one does with the rest masked."""
+    for path, module in model.vit.named_modules():
+        for name, kinds in TURNS.items():
+            if hasattr(module, name) and kind_of(path) in kinds:
+                raise UnservedAdapterError(
+                    f"the adapter on {path} turns numbers of several heads or units together, so none of them can be "
+                    "left out alone: tune with another method, or turn the other maps of a block alone"
+                )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import cached_property
 
 from store.accounting.facts import VersionFacts
 from store.records.backbone import BackboneRecord
@@ -68,7 +69,7 @@ class ComparedTask:
     def payload_nbytes(self) -> int:
         return self.facts.adapter_tensors.payload_nbytes + self.facts.head_tensors.payload_nbytes
 
-    @property
+    @cached_property
     def adapted(self) -> Counter[str]:
         """Parameters of each linear map and norm that the task adapts; parallel adapters adapt none."""
         linear = self.record.modules

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, MutableMapping
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from store.adapters.safetensors_header import header_nbytes, parse_header
@@ -37,8 +37,29 @@ class NamedBlob(NamedTuple):
     nbytes: int
 
 
-@dataclass(frozen=True)
-class VersionFacts:
+class Named(NamedTuple):
+    """What a manifest names."""
+
+    config: NamedBlob
+    adapter: NamedBlob
+    head: NamedBlob
+    labels: NamedBlob
+    rank: int
+    modules: tuple[str, ...]
+    width: WidthIndex | None = None
+
+
+BLOB = rb'\{"nbytes":(\d{1,15}),"sha256":"([0-9a-f]{64})"\}'
+ADAPTER = re.compile(
+    rb'\{"adapter":\{"config":'
+    + BLOB
+    + rb',"method":"[^"\\]*","modules":(\["[^\]\\]*"\]),"rank":(\d{1,9}),"weights":'
+    + BLOB
+)
+HEAD = re.compile(rb',"format":(\d{1,9}),"head":\{"classes":\d+,"dim":\d+,"labels":' + BLOB + rb',"weights":' + BLOB)
+
+
+class VersionFacts(NamedTuple):
     """A version's blobs by role, with the sizes that its manifest gives, and what their headers say."""
 
     config: NamedBlob
@@ -65,6 +86,7 @@ class FactsReader:
         self._known = known
         self._headers: dict[bytes, TensorFacts] = {}
         self._blocks: dict[tuple[str, ...], int] = {}
+        self._modules: dict[bytes, tuple[str, ...]] = {}
 
     def read(self, task: str, manifest: NamedBlob) -> VersionFacts:
         """Return the facts, or raise an `OnetrunkError` that says why the bytes of the version cannot be divided."""
@@ -76,30 +98,48 @@ class FactsReader:
     def _read(self, task: str, manifest: NamedBlob) -> VersionFacts:
         key = blob_key(manifest.sha256)
         try:
-            data = self._backend.read(key)
+            data = self._backend.read_prefix(key, manifest.nbytes)  # as many as there are: one call, not three
         except FileNotFoundError:
             raise self._missing(key) from None
-        value = self._decode(data, manifest, task)
-        try:
-            adapter, head = value["adapter"], value["head"]
-            modules = tuple(adapter["modules"])
-            weights, logits = _blob(adapter["weights"]), _blob(head["weights"])
-            return VersionFacts(
-                config=_blob(adapter["config"]),
-                adapter=weights,
-                head=logits,
-                labels=_blob(head["labels"]),
-                rank=int(adapter["rank"]),
-                modules=modules,
-                adapted_blocks=self._adapted_blocks(modules),
-                adapter_tensors=self._tensors(weights),
-                head_tensors=self._tensors(logits),
-                width=_width(value["prune_index"].get("width")),
+        if hashlib.sha256(data).hexdigest() != manifest.sha256:
+            where = self._backend.locate(key)
+            raise IntegrityError(
+                f"{where} is not what its digest names: restore it from a copy, or publish {task} again"
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            if isinstance(error, OnetrunkError):
-                raise
-            raise FormatError(f"{self._backend.locate(key)} is not a manifest: publish {task} again") from None
+        named = self._named_in(data) or self._decode(data, manifest, task)
+        return VersionFacts(
+            named.config,
+            named.adapter,
+            named.head,
+            named.labels,
+            named.rank,
+            named.modules,
+            self._adapted_blocks(named.modules),
+            self._tensors(named.adapter),
+            self._tensors(named.head),
+            named.width,
+        )
+
+    def _named_in(self, data: bytes) -> Named | None:
+        """Find in a manifest's canonical JSON what `_decode` finds, in a tenth of its time; None where it may differ.
+
+        The keys are sorted, and in no string is a quote without a backslash, so that the first match is the part.
+        """
+        adapter = ADAPTER.match(data)
+        head = None if adapter is None else HEAD.search(data, adapter.end())
+        if adapter is None or head is None or int(head[1]) > MANIFEST_FORMAT or b'"width":' in data:
+            return None
+        modules = self._modules.get(adapter[3])
+        if modules is None:
+            modules = self._modules[adapter[3]] = tuple(json.loads(adapter[3]))
+        return Named(
+            NamedBlob(adapter[2].decode(), int(adapter[1])),
+            NamedBlob(adapter[6].decode(), int(adapter[5])),
+            NamedBlob(head[5].decode(), int(head[4])),
+            NamedBlob(head[3].decode(), int(head[2])),
+            int(adapter[4]),
+            modules,
+        )
 
     def _adapted_blocks(self, modules: tuple[str, ...]) -> int:
         if modules not in self._blocks:
@@ -109,7 +149,7 @@ class FactsReader:
     def _tensors(self, blob: NamedBlob) -> TensorFacts:
         key = blob_key(blob.sha256)
         try:
-            prefix = self._backend.read_prefix(key, PREFIX_NBYTES)
+            prefix = self._backend.read_prefix(key, min(PREFIX_NBYTES, blob.nbytes))
         except FileNotFoundError:
             raise self._missing(key) from None
         size = header_nbytes(prefix, key)
@@ -121,13 +161,8 @@ class FactsReader:
             facts = self._headers[header] = _parse(header, blob.nbytes, self._backend.locate(key))
         return facts
 
-    def _decode(self, data: bytes, manifest: NamedBlob, task: str) -> Mapping[str, Any]:
+    def _decode(self, data: bytes, manifest: NamedBlob, task: str) -> Named:
         """Decode without the checks of `Manifest`, which take five times as long: the digest says it is the same."""
-        if hashlib.sha256(data).hexdigest() != manifest.sha256:
-            where = self._backend.locate(blob_key(manifest.sha256))
-            raise IntegrityError(
-                f"{where} is not what its digest names: restore it from a copy, or publish {task} again"
-            )
         try:
             value = json.loads(data.decode())
         except ValueError:
@@ -139,7 +174,22 @@ class FactsReader:
                 f"manifest of {task} has format {value['format']}, this onetrunk reads up to {MANIFEST_FORMAT}: "
                 "upgrade onetrunk"
             )
-        return value
+        try:
+            adapter, head = value["adapter"], value["head"]
+            return Named(
+                _blob(adapter["config"]),
+                _blob(adapter["weights"]),
+                _blob(head["weights"]),
+                _blob(head["labels"]),
+                int(adapter["rank"]),
+                tuple(adapter["modules"]),
+                _width(value["prune_index"].get("width")),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, OnetrunkError):
+                raise
+            where = self._backend.locate(blob_key(manifest.sha256))
+            raise FormatError(f"{where} is not a manifest: publish {task} again") from None
 
     def _missing(self, key: str) -> IntegrityError:
         return IntegrityError(f"{self._backend.locate(key)} is missing: restore it from a copy, or publish again")

@@ -101,7 +101,13 @@ def _depgraph(tasks: Sequence[ComparedTask]) -> Counterfactual:
 
 def _pruned_index(tasks: Sequence[ComparedTask]) -> Counterfactual:
     fixed = backbone_nbytes(tasks)
-    terms = {"B": fixed, "ΣI": sum(mask_nbytes(task.record) for task in tasks), "ΣA": payload_nbytes(tasks)}
+    records = {task.record.id.fingerprint: task.record for task in tasks}
+    of_each = {fingerprint: mask_nbytes(record) for fingerprint, record in records.items()}
+    terms = {
+        "B": fixed,
+        "ΣI": sum(of_each[task.record.id.fingerprint] for task in tasks),
+        "ΣA": payload_nbytes(tasks),
+    }
     return Counterfactual(
         name="pruned_index",
         title="the same pruning as an index over one frozen backbone, with this store's adapters",

@@ -2,39 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 
-from store.accounting.ownership import Ownership, Place, Totals
+from store.accounting.ownership import Ownership, Place
 from store.accounting.rows import GroupReport, VersionReport
 
-GROUPINGS: Mapping[str, Callable[[VersionReport], str]] = {
-    "tenant": lambda row: row.tenant,
-    "method": lambda row: row.method,
-    "backbone": lambda row: row.backbone,
-    "depth": lambda row: f"{row.depth} of {row.blocks}",
-    "dtype": lambda row: row.dtype,
-}
+GROUPINGS = ("tenant", "method", "backbone", "depth", "dtype")
+CELL = attrgetter("tenant", "method", "backbone", "depth", "dtype", "blocks")
+Cell = tuple[str, str, str, int, str, int]
+"""What versions must have in common to be in the same groups; there are far fewer of these than versions."""
 
 
 def groups_of(rows: Sequence[VersionReport], owned: Ownership) -> Iterator[GroupReport]:
     """Yield a row for each group of each grouping, by name; depths by their number."""
-    for by, name_of in GROUPINGS.items():
-        members: dict[str, list[Place]] = {}
-        for row in rows:
-            members.setdefault(name_of(row), []).append((row.task, row.version))
-        totals = owned.totals({place: name for name, places in members.items() for place in places})
-        names = sorted(members, key=lambda name: (int(name.partition(" ")[0]), name) if by == "depth" else (0, name))
-        for name in names:
-            yield _group(by, name, members[name], totals[name])
+    cell_of: dict[Place, Cell] = {(row.task, row.version): CELL(row) for row in rows}
+    cells = owned.cells(cell_of)
+    tasks: dict[Cell, set[str]] = {cell: set() for cell in cells.own}
+    versions = dict.fromkeys(cells.own, 0)
+    for (task, _), cell in cell_of.items():
+        tasks[cell].add(task)
+        versions[cell] += 1
+    for number, by in enumerate(GROUPINGS):
+        name_of = {cell: f"{cell[3]} of {cell[5]}" if by == "depth" else str(cell[number]) for cell in cells.own}
+        totals = cells.totals(name_of)
+        for name in sorted(
+            totals, key=lambda name: (int(name.partition(" ")[0]), name) if by == "depth" else (0, name)
+        ):
+            members = _members(name_of, name)
+            yield GroupReport(
+                by=by,
+                name=name,
+                tasks=len(set().union(*(tasks[cell] for cell in members))),
+                versions=sum(versions[cell] for cell in members),
+                nbytes=totals[name].nbytes,
+                unique_nbytes=totals[name].unique_nbytes,
+                shared_nbytes=totals[name].nbytes - totals[name].unique_nbytes,
+            )
 
 
-def _group(by: str, name: str, places: Sequence[Place], totals: Totals) -> GroupReport:
-    return GroupReport(
-        by=by,
-        name=name,
-        tasks=len({task for task, _ in places}),
-        versions=len(places),
-        nbytes=totals.nbytes,
-        unique_nbytes=totals.unique_nbytes,
-        shared_nbytes=totals.nbytes - totals.unique_nbytes,
-    )
+def _members(name_of: Mapping[Cell, str], name: str) -> list[Cell]:
+    return [cell for cell, named in name_of.items() if named == name]

@@ -38,17 +38,20 @@ class _State:
     there: set[Place | str] = field(default_factory=set)
     versions: int = 0
     versions_of: Counter[str] = field(default_factory=Counter)
-    holds: Counter[str] = field(default_factory=Counter)
+    holds: dict[str, int] = field(default_factory=dict)
     unsized: int = 0
     live_nbytes: int = 0
     added_nbytes: int = 0
 
     def add(self, owner: Place | str) -> None:
+        holds, added = self.holds, 0
         for digest in self.blobs_of.get(owner, ()):
-            self.holds[digest] += 1
-            if self.holds[digest] == 1:
-                self.live_nbytes += self.sizes[digest]
-                self.added_nbytes += self.sizes[digest]
+            held = holds.get(digest, 0)
+            holds[digest] = held + 1
+            if not held:
+                added += self.sizes[digest]
+        self.live_nbytes += added
+        self.added_nbytes += added
 
     def drop(self, owner: Place | str) -> None:
         for digest in self.blobs_of.get(owner, ()):

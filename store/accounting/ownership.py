@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Generic, NamedTuple, TypeVar
 
 Place = tuple[str, int]
 """A version: its task and number."""
 
 Reference = tuple[Place, str, int]
 """A version with the digest and the size of a blob of it."""
+
+
+Name = TypeVar("Name", bound=Hashable)
+Group = TypeVar("Group", bound=Hashable)
 
 
 @dataclass
@@ -86,22 +91,59 @@ class Ownership:
             if digest in leased or present.get(digest) != nbytes
         }
 
-    def totals(self, name_of: Mapping[Place, str]) -> dict[str, Totals]:
+    def totals(self, name_of: Mapping[Place, Name]) -> dict[Name, Totals]:
         """Return the totals of groups, each version being in the group that is named: as if counted blob by blob."""
-        totals = {name: Totals() for name in name_of.values()}
-        for place, own in self.own.items():
-            found = totals[name_of[place]]
+        cells = self.cells(name_of)
+        return cells.totals({name: name for name in cells.own})
+
+    def cells(self, name_of: Mapping[Place, Name]) -> Cells[Name]:
+        """Divide the versions into cells, of which groups are made."""
+        own = {name: Totals() for name in name_of.values()}
+        for place, totals in self.own.items():
+            found = own[name_of[place]]
+            found.unique_nbytes += totals.unique_nbytes
+            found.freed_nbytes += totals.freed_nbytes
+        common = []
+        for digest in self._common:
+            nbytes, is_kept = self.sizes[digest], digest in self.of_backbones
+            freed = 0 if is_kept or digest in self.leased else self.present.get(digest, 0)
+            users = frozenset(map(name_of.__getitem__, self.users_of[digest]))
+            common.append(Common(users, nbytes, 0 if is_kept else nbytes, freed))
+        return Cells(own, tuple(common))
+
+
+class Common(NamedTuple, Generic[Name]):
+    """A blob of several versions: the cells that use it, its size, and what is unique and freed if one group does."""
+
+    users: frozenset[Name]
+    nbytes: int
+    unique_nbytes: int
+    freed_nbytes: int
+
+
+@dataclass(frozen=True)
+class Cells(Generic[Name]):
+    """Versions that are in the same group by whatever one groups: what they alone reference, and what is common."""
+
+    own: Mapping[Name, Totals]
+    common: tuple[Common[Name], ...]
+
+    def totals(self, group_of: Mapping[Name, Group]) -> dict[Group, Totals]:
+        """Return the totals of groups of cells."""
+        totals = {group: Totals() for group in group_of.values()}
+        for name, own in self.own.items():
+            found = totals[group_of[name]]
             found.nbytes += own.unique_nbytes
             found.unique_nbytes += own.unique_nbytes
             found.freed_nbytes += own.freed_nbytes
-        for digest in self._common:
-            nbytes, names = self.sizes[digest], {name_of[user] for user in self.users_of[digest]}
-            for name in names:
-                totals[name].nbytes += nbytes
-            if len(names) == 1 and digest not in self.of_backbones:
-                found = totals[names.pop()]
-                found.unique_nbytes += nbytes
-                found.freed_nbytes += 0 if digest in self.leased else self.present.get(digest, 0)
+        for blob in self.common:
+            groups = {group_of[name] for name in blob.users}
+            for group in groups:
+                totals[group].nbytes += blob.nbytes
+            if len(groups) == 1:
+                found = totals[groups.pop()]
+                found.unique_nbytes += blob.unique_nbytes
+                found.freed_nbytes += blob.freed_nbytes
         return totals
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from store.accounting.rows import Places
 from store.backends.base import StoredFile
-from store.backends.layout import CATALOGUE, JOURNAL, digest_of, is_temporary, kind_of
+from store.backends.layout import CATALOGUE, JOURNAL_KEY, digest_of, is_temporary, kind_of
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,11 @@ def count_files(files: Iterable[StoredFile]) -> Files:
 
 
 def _kind(path: str) -> str:
+    if JOURNAL_KEY.fullmatch(path):
+        return "journal"
     kind = kind_of(path)
     if kind == "overhead":
-        return "catalogue" if path.startswith(CATALOGUE) else "journal" if path.startswith(JOURNAL) else "overhead"
+        return "catalogue" if path.startswith(CATALOGUE) else "overhead"
     return "orphaned" if kind == "garbage" and is_temporary(path) else kind
 
 

@@ -73,11 +73,11 @@ class StorageReport:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, TaskReport | VersionReport | GroupReport | GrowthPoint | Problem | BackboneReport):
+        return value._asdict()  # flat
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
-    if isinstance(value, TaskReport | VersionReport | GroupReport | GrowthPoint):
-        return dict(vars(value))  # flat, and there may be many: `asdict` copies each value
-    return asdict(value) if isinstance(value, Places | Problem | Resident | Comparison | BackboneReport) else value
+    return asdict(value) if isinstance(value, Places | Resident | Comparison) else value
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,10 @@ def _report(seen: Seen, counted: Counted) -> StorageReport:
 
 def _flops(compared: Sequence[ComparedTask]) -> tuple[int | None, int | None]:
     run = whole = 0
+    records = {task.record.id.fingerprint: task.record for task in compared}
+    by_backbone = {fingerprint: block_flops(record) for fingerprint, record in records.items()}
     for task in compared:
-        flops = block_flops(task.record)
+        flops = by_backbone[task.record.id.fingerprint]
         if flops is None:
             return None, None
         run += sum(flops[: task.depth])

@@ -1,8 +1,12 @@
-"""The rows of a storage report: one for each version, task, group, place and point in time."""
+"""The rows of a storage report: one for each version, task, group, place and point in time.
+
+Those of which there may be ten thousand are tuples, which take a third of the time to make.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -30,8 +34,7 @@ class Places:
     files: int
 
 
-@dataclass(frozen=True)
-class VersionReport:
+class VersionReport(NamedTuple):
     """A version's bytes at rest, by what they are: the parts add up to `nbytes`, and so do unique and shared ones.
 
     Adapter and head are tensors, headers what safetensors puts before them. Shared bytes are of blobs that another
@@ -69,8 +72,7 @@ class VersionReport:
     saved_by_width_flops: int | None
 
 
-@dataclass(frozen=True)
-class TaskReport:
+class TaskReport(NamedTuple):
     """A task: its latest version by parts, and all its versions together.
 
     `stored_nbytes` counts each blob of its versions once and is unique + shared: unique blobs are referenced by no
@@ -113,8 +115,7 @@ PARTS = ("adapter", "head", "header", "manifest", "config", "labels", "unknown")
 """The parts of a version's bytes; each is a field `PART_nbytes` of versions and tasks."""
 
 
-@dataclass(frozen=True)
-class GroupReport:
+class GroupReport(NamedTuple):
     """What the versions of one tenant, method, backbone, depth or dtype reference, each blob once.
 
     Unique blobs are referenced by no version outside the group. `name` is "" for tasks without a tenant.
@@ -129,8 +130,7 @@ class GroupReport:
     shared_nbytes: int
 
 
-@dataclass(frozen=True)
-class BackboneReport:
+class BackboneReport(NamedTuple):
     """A backbone; where its weights are kept elsewhere, the store has its record alone."""
 
     name: str
@@ -146,8 +146,7 @@ class BackboneReport:
     versions: int
 
 
-@dataclass(frozen=True)
-class GrowthPoint:
+class GrowthPoint(NamedTuple):
     """What happened in a period that begins `at` (ISO 8601, UTC), and what was there at its end.
 
     Bytes are of blobs that versions and backbones referenced; of `unsized` versions, purged since, no size is known.
@@ -165,8 +164,7 @@ class GrowthPoint:
     live_nbytes: int
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """Something that the report could not see or divide, and why."""
 
     subject: str

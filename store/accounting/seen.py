@@ -134,14 +134,14 @@ def _records(store: ReadOnlyStore, rows: Sequence[BackboneRow]) -> tuple[dict[st
 def _missing(store: ReadOnlyStore, ownership: Ownership, *, hidden: bool) -> list[Problem]:
     """Return the referenced blobs that have no file, or one of another size than the catalogue says."""
     problems = []
-    referenced = sorted(set(ownership.users_of) | set(ownership.of_backbones))
-    absent = [digest for digest in referenced if digest not in ownership.present]
-    for number, digest in enumerate(absent):
+    present = ownership.present
+    wrong = sorted(digest for digest, nbytes in ownership.sizes.items() if present.get(digest) != nbytes)
+    for number, digest in enumerate(digest for digest in wrong if digest not in present):
         probed = hidden and number < MOST_PROBED
         problems.append(Problem(_named(store, ownership, digest), _absence(store, digest, probed=probed), 0))
-    for digest in referenced:
-        found = ownership.present.get(digest)
-        if found is not None and found != ownership.sizes[digest]:
+    for digest in wrong:
+        found = present.get(digest)
+        if found is not None:
             problem = f"has {found} bytes, expected {ownership.sizes[digest]}: see `verify(store)`"
             problems.append(Problem(_named(store, ownership, digest), problem, found))
     return problems

@@ -16,6 +16,7 @@ from store.errors import OnetrunkError
 from store.records.backbone import BackboneRecord
 from store.records.listing import VersionSize
 from store.records.refs import tenant_of
+from store.records.width import WidthIndex
 
 UNKNOWN = "unknown"
 
@@ -41,7 +42,7 @@ def count_versions(seen: Seen, backend: Backend, known: FactsCache) -> Counted:
     facts: dict[Place, VersionFacts] = {}
     problems: list[Problem] = []
     totals = seen.ownership.own
-    flops = {fingerprint: block_flops(record) for fingerprint, record in seen.records.items()}
+    saved_by = {fingerprint: _Operations(record) for fingerprint, record in seen.records.items()}
     leased = seen.ownership.leased
     rows = []
     for version, read in zip(seen.versions, read_facts(seen.versions, backend, known), strict=True):
@@ -58,8 +59,7 @@ def count_versions(seen: Seen, backend: Backend, known: FactsCache) -> Counted:
                 version,
                 found,
                 totals.get(place, Totals()),
-                flops.get(version.fingerprint),
-                seen.records.get(version.fingerprint),
+                saved_by.get(version.fingerprint),
                 leased=version.digest in leased,
             )
         )
@@ -86,12 +86,25 @@ def read_facts(
         return list(pool.map(read, versions))
 
 
+class _Operations:
+    """What cuts and widths save on one backbone: its record is read once, not for each of many versions."""
+
+    def __init__(self, record: BackboneRecord) -> None:
+        self._record = record
+        self._blocks, self._at_full_width = block_flops(record), saved_by_width(record, None)
+
+    def cut(self, depth: int) -> int | None:
+        return None if self._blocks is None else sum(self._blocks[depth:])
+
+    def width(self, width: WidthIndex | None) -> int | None:
+        return self._at_full_width if width is None else saved_by_width(self._record, width)
+
+
 def _row(
     version: VersionSize,
     facts: VersionFacts | None,
     totals: Totals,
-    flops: tuple[int, ...] | None,
-    record: BackboneRecord | None,
+    saved_by: _Operations | None,
     *,
     leased: bool,
 ) -> VersionReport:
@@ -115,10 +128,10 @@ def _row(
         shared_nbytes=version.nbytes - totals.unique_nbytes,
         saved_by_cut_nbytes=saved_by_cut(facts, version.depth, version.blocks) if facts else 0,
         saved_by_cut_blocks=cut,
-        saved_by_cut_flops=None if flops is None else sum(flops[version.depth :]),
+        saved_by_cut_flops=None if saved_by is None else saved_by.cut(version.depth),
         freed_if_deleted_nbytes=totals.freed_nbytes,
         width_nbytes=width.nbytes if width else 0,
-        saved_by_width_flops=None if record is None else saved_by_width(record, width),
+        saved_by_width_flops=None if saved_by is None else saved_by.width(width),
     )
 
 

@@ -108,27 +108,21 @@ class LocalBackend:
             sync_folder(source.parent)
 
     def list(self, prefix: str = "", *, unseen: Callable[[str], None] = ignore) -> Iterator[StoredFile]:
-        folder = str(self._path(prefix) if prefix else self.root)
-        return self._list(folder, f"{prefix}/" if prefix else "", unseen)
-
-    def _list(self, folder: str, prefix: str, unseen: Callable[[str], None]) -> Iterator[StoredFile]:
-        """Yield the folder's files; paths are joined as text, for `Path` takes longer than the file system."""
-        try:
-            entries = sorted(os.scandir(folder), key=NAME)
-        except PermissionError:  # a volume's lost+found is root's alone
-            unseen(folder)
-            return
-        except (FileNotFoundError, NotADirectoryError):
-            return
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from self._list(entry.path, f"{prefix}{entry.name}/", unseen)
-                continue
-            try:
-                status = entry.stat(follow_symlinks=False)  # a link counts as itself
-            except FileNotFoundError:  # another process finished with its temporary file
-                continue
-            yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime)
+        """Yield the files; paths are joined as text, for `Path` takes longer than the file system."""
+        begun = [(f"{prefix}/" if prefix else "", _entries(str(self._path(prefix) if prefix else self.root), unseen))]
+        while begun:  # no recursion, in which each file would pass through a generator for each folder above it
+            prefix, entries = begun[-1]
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    begun.append((f"{prefix}{entry.name}/", _entries(entry.path, unseen)))
+                    break
+                try:
+                    status = entry.stat(follow_symlinks=False)  # a link counts as itself
+                except FileNotFoundError:  # another process finished with its temporary file
+                    continue
+                yield StoredFile(prefix + entry.name, status.st_size, status.st_mtime)
+            else:
+                begun.pop()
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
@@ -197,6 +191,17 @@ class LocalBackend:
             if path != self.root and path.is_relative_to(self.root):
                 raise
         self._durable.add(path)
+
+
+def _entries(folder: str, unseen: Callable[[str], None]) -> Iterator[os.DirEntry[str]]:
+    """Return what is in the folder, by name; one that cannot be listed has nothing."""
+    try:
+        return iter(sorted(os.scandir(folder), key=NAME))
+    except PermissionError:  # a volume's lost+found is root's alone
+        unseen(folder)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    return iter(())
 
 
 def _read(file: int, nbytes: int) -> bytes:

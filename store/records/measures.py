@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from store.errors import FormatError
 
 MOST_COUNTED, MOST_CONFUSED = 100, 20
 """The greatest numbers of classes whose counts, and whose confusions, a certificate holds: it should stay small."""
+
+
+class Confused(NamedTuple):
+    """Images of one class that were answered as another; classes by their places."""
+
+    true: int
+    answered: int
+    images: int
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,23 @@ class ClassCounts:
         """The mean over the classes that have images."""
         known = [share for share, images in zip(self.f1, self.images, strict=True) if images and share is not None]
         return sum(known) / len(known)
+
+    @property
+    def weakest(self) -> tuple[int, ...]:
+        """The places of the classes with a known F1, the lowest first."""
+        known = [(f1, place) for place, f1 in enumerate(self.f1) if f1 is not None]
+        return tuple(place for _, place in sorted(known))
+
+    @property
+    def most_confused(self) -> tuple[Confused, ...]:
+        """Every confusion that occurred, the most frequent first."""
+        pairs = [
+            Confused(true, answered, count)
+            for true, row in enumerate(self.confusion)
+            for answered, count in enumerate(row)
+            if count and true != answered
+        ]
+        return tuple(sorted(pairs, key=lambda pair: (-pair.images, pair.true, pair.answered)))
 
 
 @dataclass(frozen=True)

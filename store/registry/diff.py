@@ -79,7 +79,14 @@ def _accuracies(manifest: Manifest) -> dict[str, object]:
         "cut": certificate.cut,
         "cut before retune": certificate.cut_before_retune,
     }
-    return {f"accuracy {name}": _accuracy(value) for name, value in values.items() if value is not None}
+    rows: dict[str, object] = {f"accuracy {name}": _accuracy(v) for name, v in values.items() if v is not None}
+    if certificate.class_counts is not None:
+        rows["macro F1"] = certificate.class_counts.macro_f1
+    if certificate.calibration is not None:
+        rows |= {"calibration error": certificate.calibration.ece, "temperature": certificate.calibration.temperature}
+    if certificate.rounding is not None:
+        rows["stored as"] = certificate.rounding.dtype
+    return rows
 
 
 def _accuracy(accuracy: Accuracy) -> dict[str, object]:

@@ -119,6 +119,18 @@ def check_kept(kept: Mapping[str, Kept], model: TimmModel) -> None:
             _check_inner_norms(owner)
 
 
+def widths_of(model: TimmModel) -> tuple[int, int] | None:
+    """Return how many heads and units a block has; None where the blocks have to keep their full width."""
+    if isinstance(model, SwinTransformer):
+        return None
+    block = model.blocks[0]
+    kinds = {name for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
+    inner = (getattr(getattr(block, name), "norm", None) for name in ("attn", "mlp"))
+    if kinds != {QKV, PROJ, FC1, FC2} or not all(isinstance(norm, nn.Identity) for norm in inner):
+        return None
+    return block.attn.num_heads, block.mlp.fc1.out_features
+
+
 def _check_inner_norms(block: Block) -> None:
     for inner in (block.attn.norm, block.mlp.norm):
         if not isinstance(inner, nn.Identity):

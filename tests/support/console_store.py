@@ -8,9 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from store.records.events import AliasRule
-from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Validation
+from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Rounding, Validation
 from store.records.manifest import Card
+from store.records.measures import Calibration, ClassCounts
+from store.records.width import WidthIndex
 from store.registry.api_keys import new_key
+from store.registry.splits import split_alias
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode
 from support.oracle import make_backbone, make_task
@@ -36,8 +39,9 @@ def build(folder: Path) -> ConsoleStore:
         made = {depth: _folder(backbone, folder / f"depth-{depth}", depth) for depth in (5, 8, 12)}
         for points in (0.0, 0.4, 3.2):  # the third version costs more than prod allows
             _publish(
-                store, backbone, made[8], "acme/cars", card=_card(backbone, 8, points), labels="taxi\nwagon\ncoach"
-            )
+                store, backbone, made[8], "acme/cars", card=_measured(_card(backbone, 8, points), narrow=points > 1),
+                labels="taxi\nwagon\ncoach",
+            )  # fmt: skip
         _publish(store, backbone, made[5], "acme/birds", card=_card(backbone, 5, 0.2, candidates=(4, 5)))
         _publish(store, backbone, made[12], "acme/plain", card=None)
         _publish(
@@ -46,6 +50,7 @@ def build(folder: Path) -> ConsoleStore:
         _publish(store, backbone, made[8], "digits", card=_card(backbone, 8, 0.0))
         store.set_alias("acme/cars", "prod", 1)
         store.set_alias("acme/cars", "prod", 2)
+        split_alias(store, "acme/cars", "beta", {2: 90, 3: 10})
         store.set_rule(AliasRule("acme/cars", "prod", max_drop=1.0, min_accuracy=0.5))
         store.set_rule(AliasRule("acme/*", "frozen", protected=True))
         store.set_tag("acme/cars", "team", "vision")
@@ -116,3 +121,22 @@ def _card(backbone: Backbone, depth: int, points: float, *, candidates: tuple[in
     )  # fmt: skip
     lineage = Lineage(data="drawings", train_samples=800, test_samples=1000, recipe={"epochs": 8, "rate": 0.002})
     return Card(backbone.record.id.fingerprint, index, certificate, lineage)
+
+
+def _measured(card: Card, *, narrow: bool) -> Card:
+    """Add counts by class, calibration and the cost of the stored type to the card, and a width where it is narrow."""
+    certificate, index = card.certificate, card.prune_index
+    assert certificate is not None
+    assert index is not None
+    wrong = certificate.cut.total - certificate.cut.correct
+    some, others = wrong // 2, wrong - wrong // 2
+    confusion = ((400 - some, some, 0), (0, 350 - others, others), (0, 0, 250))
+    answered = tuple(map(sum, zip(*confusion, strict=True)))
+    counts = ClassCounts((400, 350, 250), answered, tuple(confusion[place][place] for place in range(3)), confusion)
+    measured = dataclasses.replace(
+        certificate, class_counts=counts, calibration=Calibration(1.3, 200, 0.061, 0.018), duplicates=2,
+        rounding=Rounding("float16", dataclasses.replace(certificate.cut, correct=certificate.cut.correct + 1)),
+    )  # fmt: skip
+    masks = [(0b111, (1 << 96 + 12 * block) - 1) for block in range(index.depth)]
+    width = WidthIndex.of(masks, heads=3, units=192) if narrow else None
+    return dataclasses.replace(card, certificate=measured, prune_index=dataclasses.replace(index, width=width))

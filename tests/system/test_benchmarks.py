@@ -20,7 +20,9 @@ SCRIPTS = sorted(
     for path in (ROOT / "benchmarks").glob("*/*.py")
     if 'if __name__ == "__main__":' in path.read_text("utf-8")
 )
-SERVERS = tuple(f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "flips", "console"))
+SERVERS = tuple(
+    f"benchmarks.serving.{name}" for name in ("peers", "overload", "soak", "flips", "grpc_spread", "console")
+)
 LONG = (*SERVERS, "benchmarks.serving.score", "benchmarks.sls.fit_many")
 
 

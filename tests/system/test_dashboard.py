@@ -20,6 +20,7 @@ from support.oracle import make_task, open_shop, png
 
 from serving.http.api import Api, make_api
 from serving.runtime.predictor import Predictor
+from serving.telemetry.refusals import SETTING
 from store.records.splits import SplitOptions
 from store.registry.splits import split_alias
 
@@ -48,20 +49,25 @@ def rules() -> dict[str, list[str]]:
 
 @pytest.fixture(scope="module")
 def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, str]]]:
-    """The label sets of each sample name after answers, loads, an eviction, refusals, a failure and a shadow."""
+    """The label sets of each sample name after answers, loads, an eviction, refusals, a failure and a split."""
     folder = tmp_path_factory.mktemp("run")
-    with open_shop(folder) as shop, Predictor(shop.store, dtype="float32") as predictor:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        open_shop(folder) as shop,
+        Predictor(shop.store, dtype="float32") as predictor,
+    ):
+        patch.setenv(SETTING, str(folder / "refused.json"))
         for depth, task in ((1, "cars"), (2, "acme/birds"), (3, "cars")):
             made = make_task(shop.backbone, folder / str(depth), depth=depth, classes=3)
             shop.store.publish(task, made.folder, backbone=shop.backbone.record.name, depth=depth)
         shop.store.set_alias("cars", "prod", 1)
-        split_alias(shop.store, "cars", "prod", options=SplitOptions(shadow=(2, 100)))
+        split_alias(shop.store, "cars", "prod", {1: 50, 2: 50}, options=SplitOptions(shadow=(2, 100)))
         predictor.tasks.cache._budget_nbytes = 1
         api = make_api(predictor, shop.store, keys=False)
         for url in ("cars", "acme/birds", "cars?timeout_ms=0.0001", "nothing"):
             ask(api, "POST", f"/v1/predict/{url}", body=IMAGE)
         ask(api, "GET", "/v1/tasks")
-        page = asyncio.run(asyncio.wait_for(page_after_a_shadow(api), 30))
+        page = asyncio.run(asyncio.wait_for(page_after_a_split(api), 30))
     emitted = defaultdict(list)
     for family in text_string_to_metric_families(page):
         for sample in family.samples:
@@ -71,10 +77,10 @@ def series(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str,
     return emitted
 
 
-async def page_after_a_shadow(api: Api) -> str:
-    """Ask a task whose alias has a shadow, as often as it takes to be seen; return the metrics once it was compared."""
+async def page_after_a_split(api: Api) -> str:
+    """Ask for a split alias until its candidate answered and its shadow was compared; return the metrics then."""
     page = ""
-    while "onetrunk_split_comparisons_total{" not in page:
+    while "onetrunk_split_comparisons_total{" not in page or 'part="candidate"' not in page:
         await talk(api, "POST", "/v1/predict/cars@prod", body=IMAGE)
         await asyncio.sleep(0.05)
         page = (await talk(api, "GET", "/metrics")).content.decode()
@@ -89,9 +95,10 @@ def missing(expression: str, series: dict[str, list[dict[str, str]]]) -> Iterato
     for grouped in BY.findall(expression):
         yield from {label.strip() for label in grouped.split(",")} - labels
     for name, selector in SELECTOR.findall(expression):
-        for label, operator, value in re.findall(r'(\w+)(=~?)"([^"]*)"', selector):
+        for label, operator, value in re.findall(r'(\w+)(=~?|!=)"([^"]*)"', selector):
             pattern = value if operator == "=~" else re.escape(value)
-            if not any(re.fullmatch(pattern, sample.get(label, "")) for sample in series[name]):
+            matches = [re.fullmatch(pattern, sample.get(label, "")) is not None for sample in series[name]]
+            if (operator != "!=") not in matches:
                 yield f"{name}{{{label}{operator}{value}}}"
 
 
@@ -117,6 +124,8 @@ def test_every_rule_is_fed_by_a_metric_of_a_real_run_or_by_another_rule(
 def test_the_walk_finds_what_is_not_emitted(series: dict[str, list[dict[str, str]]]) -> None:
     wrong = 'sum by (colour) (rate(onetrunk_requests_total{status="418"}[5m])) + onetrunk_nothing'
     assert set(missing(wrong, series)) == {"colour", "onetrunk_requests_total{status=418}", "onetrunk_nothing"}
+    assert list(missing('onetrunk_requests_total{route!="predict"}', series)) == []
+    assert list(missing('onetrunk_replica_info{dtype!="float32"}', series)) == ["onetrunk_replica_info{dtype!=float32}"]
 
 
 def test_every_metric_is_in_the_docs_and_the_docs_name_no_other(series: dict[str, list[dict[str, str]]]) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.chromium import FLAGS, find_chromium
 from support.oracle import png
 from support.processes import importing
 from support.random_store import random_store
@@ -24,7 +25,11 @@ TEXT = (Path(__file__).parents[2] / "docs" / "protocols.md").read_text("utf-8")
 BLOCKS = re.findall(r"```(sh|python|js)( triton)?\n(.*?)```", TEXT, re.DOTALL)
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
 FILE = 'import { openAsBlob } from "node:fs";\nconst file = openAsBlob;\n'
-"""What a page has from its visitor."""
+PAGE = """(code) => {
+  const file = async () => document.querySelector("input").files[0];
+  return new (async () => {}).constructor("file", code)(file);
+}"""
+"""What a page has from its visitor: under Node.js a file, in a browser one that is chosen."""
 
 
 @dataclass(frozen=True)
@@ -81,3 +86,21 @@ def test_an_example_runs_as_it_stands(served: Served, language: str, lane: str, 
     assert done.returncode == 0, done.stderr
     assert served.label in done.stdout or "/v2/health" in code, done.stdout
     assert '"error"' not in done.stdout
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(find_chromium() is None, reason="Chromium is not installed: apt-get install chromium")
+@pytest.mark.parametrize("code", [code for language, _, code in BLOCKS if language == "js"])
+def test_an_example_of_fetch_runs_as_it_stands_in_chromium(served: Served, code: str) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+    printed: list[str] = []
+    with playwright.sync_playwright() as started_playwright:
+        browser = started_playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
+        page = browser.new_page()
+        page.on("console", lambda message: printed.append(message.text))
+        page.goto(f"http://127.0.0.1:{served.http}/healthz")
+        page.evaluate("document.body.append(Object.assign(document.createElement('input'), {type: 'file'}))")
+        page.set_input_files("input", served.folder / "flower.png")
+        page.evaluate(PAGE, code.replace("8265", str(served.http)))
+        browser.close()
+    assert printed == [served.label]

@@ -20,7 +20,7 @@ from support.server_process import post_image
 from support.servers import free_port
 from torch import full, uint8
 
-from benchmarks.support.steady_load import BROKEN, REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
+from benchmarks.support.steady_load import REFUSED, SteadyLoad, processes_with, replicas_of, wait_until
 from serving.cluster.descendants import command_of, parent_of
 from serving.cluster.haproxy import find_haproxy
 from serving.cluster.listeners import Listener, listeners_of_server
@@ -90,16 +90,26 @@ def test_replicas_are_forks_of_one_process_and_start_without_it_where_it_has_end
         assert wait_until(lambda: post_image(url, IMAGE)[0] == 200, within_s=60) is not None
 
 
+def test_a_worker_that_is_lost_before_it_registers_with_ray_is_asked_for_again_in_seconds(store):
+    with serve(store, port=free_port(), replicas=1) as server:
+        (replica,) = replicas_of(server.process.pid)
+        forker = parent_of(replica)
+        os.kill(forker, signal.SIGSTOP)
+        os.kill(replica, signal.SIGKILL)
+        time.sleep(4)  # Ray has asked for another worker, and nobody else knows of it
+        os.kill(forker, signal.SIGKILL)
+        url = f"{server.url}/v1/predict/flowers"
+        assert wait_until(lambda: post_image(url, IMAGE)[0] == 200, within_s=24) is not None  # it took 40 s
+
+
 @pytest.mark.parametrize("ingress", INGRESSES)
 def test_a_stopped_server_answers_what_it_admitted_says_503_to_the_rest_and_never_404(store, ingress):
-    with SteadyLoadOf(store, ingress) as (load, stop):
+    with SteadyLoadOf(store, ingress) as (load, stop):  # no connection breaks that had sent a request
         time.sleep(2)
         stop()
         time.sleep(0.5)
     counts = load.counts()
     assert counts[200] > 10
-    if ingress == "python":  # it takes connections to its end, and breaks those on which it was saying 503, some twice
-        assert counts.pop(BROKEN, 0) <= 2 * load.clients
     assert set(counts) <= {200, 503, REFUSED}, counts
 
 

@@ -60,8 +60,8 @@ def add_to_store(
 
 
 @backbone_app.command("order", epilog=example(
-    "backbone order onetrunk/vit_tiny_64 --as mine/ordered",
-    "backbone order onetrunk/vit_tiny_64 --as mine/ordered --by digits=onetrunk/digits --by blobs=./blobs",
+    "backbone order onetrunk/vit_tiny_64.v2 --as mine/ordered",
+    "backbone order onetrunk/vit_tiny_64.v2 --as mine/ordered --by digits=onetrunk/digits --by blobs=./blobs",
 ))  # fmt: skip
 @with_store(write=True)
 def order_in_store(

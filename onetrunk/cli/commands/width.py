@@ -22,7 +22,7 @@ app = command_group()
 @app.command(epilog=example(
     "width digits onetrunk/digits",
     "width digits onetrunk/digits --criterion taylor --budgets 0.5,0.7 --format json",
-    "width ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64 --plot pictures",
+    "width ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64.v2 --plot pictures",
 ))  # fmt: skip
 @with_store()
 @with_groups

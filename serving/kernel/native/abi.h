@@ -27,8 +27,13 @@ struct Bottleneck {
   i64 width; const float *conv, *conv_bias; i64 input, activation;
 };
 
+// What a task keeps of a block: each head, panel of 32 outputs of qkv, slice of 32 inputs of proj, and of the hidden
+// layer, has its place in the task's own arrays, or -1 where all of it is left out. Null: all are kept.
+struct Kept { const i64 *heads, *qkv, *proj, *hidden; };
+typedef const i64* Kept::*Side;
+
 // What a task changes in one block.
-struct Forms { Delta maps[MAPS]; Norm norms[2]; Bottleneck beside[2]; };
+struct Forms { Delta maps[MAPS]; Norm norms[2]; Bottleneck beside[2]; Kept kept; };
 
 // Where a task leaves a row: after `depth` blocks; logits (classes) = weight (classes, dim) . pool(norm(row)) + bias.
 // Without a norm the tokens are pooled as they are.

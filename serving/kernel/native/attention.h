@@ -1,10 +1,10 @@
-// softmax(q k^T / sqrt(head)) v of each row and head, a row's keys and values packed once in the second cache.
+// softmax(q k^T / sqrt(head)) v of each row and head that it keeps, a row's keys and values packed once in the second cache.
 //
 //   keys   [tile of 16 keys][slice of the head][16 pairs of numbers][16 keys][2]       weights of q k^T
 //   values [slice of 32 keys][tile of 16 columns][16 pairs of keys][16 columns][2]     weights of p v
 #pragma once
 #include "activations.h"
-#include "chunk.h"
+#include "kept.h"
 #include "shuffle.h"
 
 struct Heads {
@@ -118,6 +118,7 @@ static void attention(Chunk& c) {
   h.out = h.scores + (i64)h.key_slices * 1024;
   for (int row = 0; row < c.rows; row++)
     for (i64 column = 0; column < m.dim; column += head) {
+      if (place_at(kept_of(c, row, &Kept::heads), column / head) < 0) continue;
       const bf16* q = c.qkv + (i64)row * c.tokens * 3 * m.dim + column;
       pack_head(c, h, q + m.dim, q + 2 * m.dim, head);
       for (int query = 0; query < c.tokens; query += 32) attend(c, h, q + (i64)query * 3 * m.dim, row, query, head, column);

@@ -71,7 +71,7 @@ static void squeeze(const Chunk& c, int row, const Bottleneck& form, const bf16*
   const int wide = (int)(form.width + 15) / 16 * 16, begin = row * c.tokens, end = begin + c.tokens;
   const i64 steps = c.model->dim / 32;
   Ahead nothing = {nullptr, nullptr, 0};
-  lower_row(c, row, v, Factor{form.down, form.width, 0, steps, steps, nullptr}, nothing, [&](int t, int half, const float* sums) {
+  lower_row(c, row, v, Factor{form.down, form.width, 0, steps, steps, nullptr, nullptr, steps}, nothing, [&](int t, int half, const float* sums) {
     for (int r = 0; r < 16; r++, sums += 16) {
       const int token = t * 16 + r, n = half * 16;
       if (token < begin || token >= end) continue;

@@ -26,6 +26,8 @@ struct Chunk {
   Square* squares;
   TokenForms* token_forms;   // of each row
   Term* terms;
+  uint8_t* needed;           // [square][panel or slice]: what its rows keep, of one map
+  Run* runs;                 // of each square, the neighbours among them
   char* work;                // of attention
 };
 
@@ -61,6 +63,9 @@ inline void lay_out(Chunk& c, Arena& arena, const Model& m, int rows, i64 slices
   c.squares = arena.take<Square>(tiles / 2 + 1);
   c.token_forms = arena.take<TokenForms>(rows);
   c.terms = arena.take<Term>((tiles + rows) * slices);
+  const i64 most = (m.hidden > 3 * m.dim ? m.hidden : 3 * m.dim) / 32;
+  c.needed = arena.take<uint8_t>((tiles / 2 + 1) * most);
+  c.runs = arena.take<Run>((tiles / 2 + 1) * (most / 2 + 1));
   c.work = arena.take<char>(attention_bytes(m));
 }
 
@@ -76,5 +81,7 @@ inline void set_rows(Chunk& c, int rows) {
   }
   for (int i = 0; i < c.count; i++) c.row_of[i] = (int16_t)(i / c.tokens);
 }
+
+inline int last_row(const Chunk& c, int square) { return square * 2 + 1 < c.tiles ? c.last[square * 2 + 1] : c.last[square * 2]; }
 
 inline i64 place(const Chunk& c, int tile, int row) { return (i64)(c.slot[tile] + row - c.first[tile]) * c.slices * 512; }

@@ -1,6 +1,6 @@
 // Layer norms, each row by its own task's weight and bias or by the backbone's.
 #pragma once
-#include "chunk.h"
+#include "kept.h"
 
 struct Moments { v16 inverse, shift; };  // (x - mean) / deviation = x * inverse + shift
 
@@ -62,6 +62,7 @@ static void norm_queries_and_keys(const Chunk& c, const Block& block) {
   const i64 dim = c.model->dim, head = dim / c.model->heads;
   for (int i = 0; i < c.count; i++)
     for (i64 h = 0; h < dim; h += head) {
+      if (place_at(kept_of(c, c.row_of[i], &Kept::heads), h / head) < 0) continue;
       bf16* q = c.qkv + i * 3 * dim + h;
       if (block.query.weight) norm_head(q, head, block.query, c.model->query_key_eps);
       if (block.key.weight) norm_head(q + dim, head, block.key, c.model->query_key_eps);

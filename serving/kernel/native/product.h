@@ -10,24 +10,32 @@
 #include "sums_vector.h"
 #endif
 
-// One product of 32 ranks that a task adds to a square; null where no token of that tile is the task's.
-struct Term { const bf16 *upper, *lower, *factor; i64 half; };  // of panel p: factor + 2 p half, and half behind it
+// One product of 32 ranks that a task adds to a square; null where no token of that tile is the task's. At place p of
+// a panel: factor + 2 p half, and half behind it.
+struct Term { const bf16 *upper, *lower, *factor; i64 half; const i64* at; };
 
 // What a row's sums get: scale * sums + shift before the terms, and bias after them; null where there is nothing.
-struct TokenForms { const float *scale, *shift, *bias; };
+struct TokenForms { const float *scale, *shift, *bias; const i64* at; };
 
-// What a square of tokens adds to the base product: the same for all panels.
-struct Square { const Term* terms; int term_count; bool uniform, scaled; };
+// The place of a panel in a task's own arrays, -1 where they have none of it; `at` null: all are there.
+INLINE i64 place_at(const i64* at, i64 panel) { return at ? at[panel] : panel; }
+
+struct Run { i64 from, to; };  // neighbouring slices of numbers
+
+// What a square of tokens sums over, and what it adds to the base product: the same for all panels.
+struct Square { const Term* terms; int term_count; bool uniform, scaled; const Run* runs; int run_count; };
 
 struct Operands {
   const Linear* map;
-  const bf16* a;               // the tokens, of the slices `first` to `last` alone
+  const bf16* a;               // the tokens, of the slices from `first` on
+  i64 width;                   // slices of a tile of tokens in memory
   int tiles, tokens;
   const Square* squares;       // of 32 tokens each
   const TokenForms* forms;     // of each row
   const int16_t* row_of;       // of each token
   int from, to;                // panels
-  i64 first, last;             // slices of numbers
+  i64 first, last, all;        // slices of numbers, of so many in the whole sum
+  const uint8_t* needed;       // [square][panel]: whether it has to be made; null: all have
   float* kept;                 // [panel][square][32][32]: sums that wait for further slices, null where all are there
   float* part;                 // [square][32][32]: sums of one panel that wait for its next part
 };
@@ -36,11 +44,18 @@ struct Operands {
 // they wait for further slices, `square` after `square` (null: these are the last).
 struct Part { i64 from, to; const float* begin; float* wait; };
 
+// What of a run lies in a part.
+struct Shared { i64 from, to; INLINE i64 steps() const { return to > from ? to - from : 0; } };
+INLINE Shared shared(const Run& run, const Part& part) {
+  return {run.from > part.from ? run.from : part.from, run.to < part.to ? run.to : part.to};
+}
+
 static const float NOTHING[32] = {};
 
 INLINE const float* bias_of(const Operands& o, int token, int panel) {
-  const float* bias = o.forms[o.row_of[token]].bias;
-  return bias ? bias + panel * 32 : NOTHING;
+  const TokenForms& form = o.forms[o.row_of[token]];
+  const i64 own = place_at(form.at, panel);
+  return form.bias && own >= 0 ? form.bias + own * 32 : NOTHING;
 }
 
 // Sums of a finished square wait here, and are taken row by row between the next square's tile products.
@@ -68,10 +83,11 @@ struct Waiting {
 static void scale(const Operands& o, int panel, int token, float (*sums)[32]) {
   for (int r = 0; r < 32 && token + r < o.tokens; r++) {
     const TokenForms& form = o.forms[o.row_of[token + r]];
-    if (!form.scale) continue;
+    const i64 own = place_at(form.at, panel);
+    if (!form.scale || own < 0) continue;
     for (int c = 0; c < 32; c += 16) {
-      const v16 shift = form.shift ? load(form.shift + panel * 32 + c) : all(0.f);
-      store(sums[r] + c, mul_add(load(sums[r] + c), load(form.scale + panel * 32 + c), shift));
+      const v16 shift = form.shift ? load(form.shift + own * 32 + c) : all(0.f);
+      store(sums[r] + c, mul_add(load(sums[r] + c), load(form.scale + own * 32 + c), shift));
     }
   }
 }
@@ -80,10 +96,9 @@ const i64 TERMS_AHEAD = 4;  // panels: a task's factors come from the third cach
 
 template <bool two, bool keep_weights, bool often, class Take>
 INLINE void one_square(const Operands& o, int panel, int q, const Part& part, float (*scratch)[32], Waiting<Take>& waiting) {
-  const i64 slices = o.map->in / 32, steps = o.last - o.first;
   const int token = q * 32;
   const Square& square = o.squares[q];
-  const bf16* upper = o.a + ((i64)q * 2 * steps + part.from - o.first) * 512;
+  const bf16 *upper = o.a + ((i64)q * 2 * o.width - o.first) * 512, *weight = o.map->weight + panel * (o.map->in / 32) * 1024;
   Sums sums;
   if (part.begin) {
     sums.start_upper(part.begin + (i64)q * 1024, 128);
@@ -91,9 +106,14 @@ INLINE void one_square(const Operands& o, int panel, int q, const Part& part, fl
   } else {
     sums.start_zero();
   }
-  const int calls = (int)(part.to - part.from) * (!often ? 1 : two ? 4 : 2);
-  waiting.share = (32 + calls - 1) / calls;
-  sums.template multiply<two, keep_weights, often>(upper, upper + steps * 512, o.map->weight + (panel * slices + part.from) * 1024, part.to - part.from, [&] { waiting.some(); });
+  i64 steps = 0;
+  for (int i = 0; i < square.run_count; i++) steps += shared(square.runs[i], part).steps();
+  const int calls = (int)steps * (!often ? 1 : two ? 4 : 2);
+  waiting.share = calls ? (32 + calls - 1) / calls : 32;
+  for (int i = 0; i < square.run_count; i++) {
+    const Shared run = shared(square.runs[i], part);
+    if (run.steps()) sums.template multiply<two, keep_weights, often>(upper + run.from * 512, upper + (o.width + run.from) * 512, weight + run.from * 1024, run.steps(), [&] { waiting.some(); });
+  }
   waiting.rest();
   if (part.wait) {
     sums.store_upper(part.wait + (i64)q * 1024, 128);
@@ -109,7 +129,9 @@ INLINE void one_square(const Operands& o, int panel, int q, const Part& part, fl
   }
   for (int i = 0; i < square.term_count; i++) {
     const Term& term = square.terms[i];
-    const bf16 *factor = term.factor + panel * 2 * term.half, *soon = factor + TERMS_AHEAD * 2 * term.half;
+    const i64 own = place_at(term.at, panel);
+    if (own < 0) continue;
+    const bf16 *factor = term.factor + own * 2 * term.half, *soon = factor + TERMS_AHEAD * 2 * term.half;
     for (i64 n = 0; n < term.half && n < 512; n += 32) {
       __builtin_prefetch(soon + n, 0, 2);
       __builtin_prefetch(soon + term.half + n, 0, 2);
@@ -125,6 +147,7 @@ INLINE void one_square(const Operands& o, int panel, int q, const Part& part, fl
 template <bool keep_weights, bool often, class Take>
 static void squares(const Operands& o, int panel, const Part& part, int from, int to, float (*scratch)[32], Waiting<Take>& waiting) {
   for (int q = from; q < to; q++) {
+    if (o.needed && !o.needed[q * (o.map->out / 32) + panel]) continue;
     if (2 * q + 1 < o.tiles) one_square<true, keep_weights, often>(o, panel, q, part, scratch, waiting);
     else one_square<false, keep_weights, often>(o, panel, q, part, scratch, waiting);
   }
@@ -153,7 +176,7 @@ static void product(const Operands& o, Take take) {
       waiting.next_end = (const char*)(q == 0 && panel + 1 < o.to ? next + steps * 1024 : next);
       for (i64 k = o.first; k < o.last; k += most) {
         const bool begins = k == o.first, ends = k + most >= o.last;
-        const Part part = {k, ends ? o.last : k + most, begins ? (o.first ? kept : nullptr) : o.part, ends ? (o.last < slices ? kept : nullptr) : o.part};
+        const Part part = {k, ends ? o.last : k + most, begins ? (o.first ? kept : nullptr) : o.part, ends ? (o.last < o.all ? kept : nullptr) : o.part};
         if (few) squares<false, often>(o, panel, part, q, to, scratch, waiting);
         else squares<true, often>(o, panel, part, q, to, scratch, waiting);
       }

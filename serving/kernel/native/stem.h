@@ -42,7 +42,7 @@ static void stem(Chunk& c, const float* const* images) {
   bf16* x = c.x;
   const float* position = m.position;
   for (int row = 0; row < c.rows; row++) c.forms[row] = nullptr;
-  product<false>(with_tasks(c, QKV, m.patch, c.normed, c.low), [=](int panel, int token, v16 left, v16 right) {
+  product<false>(with_tasks(c, QKV, m.patch, c.normed, c.low, nullptr, 0, steps, steps), [=](int panel, int token, v16 left, v16 right) {
     const float* at = position + (i64)(token % tokens) * dim + panel * 32;
     const bool patch = token % tokens >= prefix;
     const v16 u = load(at), v = load(at + 16);

@@ -23,7 +23,7 @@ def growth_chart(report: StorageReport) -> Picture:
         text += f" Up to {count(unsized)} versions that have been purged since have no size."
     parts = _draw(report.growth, report.period) if report.growth else [label(LEFT, 50, "no history yet", "muted")]
     svg = canvas("growth", title, text, parts, width=WIDTH, height=376)
-    return Picture("growth", title, text, svg, [dict(vars(point)) for point in report.growth])
+    return Picture("growth", title, text, svg, [point._asdict() for point in report.growth])
 
 
 def _draw(points: Sequence[GrowthPoint], period: str) -> list[str]:
@@ -34,9 +34,10 @@ def _draw(points: Sequence[GrowthPoint], period: str) -> list[str]:
         return LEFT + (WIDTH - LEFT - RIGHT) * (second - first) / (last - first)
 
     parts = []
-    for step in range(TIME_LABELS + 1):
-        second = first + (last - first) * step / TIME_LABELS
-        side = "end" if step == TIME_LABELS else "mid" if step else None
+    labels = min(TIME_LABELS, max(1, int((last - first) / LENGTH_S[period])))  # else some would be the same
+    for step in range(labels + 1):
+        second = first + (last - first) * step / labels
+        side = "end" if step == labels else "mid" if step else None
         parts.append(line(x_of(second), PANELS[1][1], x_of(second), PANELS[1][1] + 5, "axis"))
         parts.append(label(x_of(second), PANELS[1][1] + 20, time_label(iso(second), period), f"muted {side or ''}"))
     edges = [x_of(seconds(point.at)) for point in points] + [x_of(last)]

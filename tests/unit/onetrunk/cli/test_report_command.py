@@ -8,7 +8,9 @@ import io
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
+from contextlib import closing
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,6 +19,7 @@ import pytest
 from support.cli import call
 from support.toy_backbone import publish, relabel
 
+from store.records.manifest import MANIFEST_FORMAT
 from store.registry.store import Store
 
 PRICES = """currency = "EUR"
@@ -25,6 +28,7 @@ price = 0.023
 per = "GB-month"
 """
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+NEWER = b'"format":%d' % (MANIFEST_FORMAT + 1)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed: apt-get install chromium")
 
 
@@ -216,6 +220,41 @@ def test_what_could_not_be_seen_comes_first_and_warns(published):
     assert done.code == 0
     assert done.out.startswith("What could not be seen")
     assert f"warning: {path} of " in done.err
+
+
+def newer_manifest(root: Path, task: str) -> None:
+    """Let the only version of the task have a manifest as a newer onetrunk would write it."""
+    with Store.open(root) as store:
+        version = store.resolve(task)
+        newer = store.blobs.put(version.manifest.to_json().replace(b'"format":%d' % MANIFEST_FORMAT, NEWER))
+    with closing(sqlite3.connect(root / "catalogue.sqlite")) as connection, connection:
+        connection.execute("UPDATE versions SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
+        connection.execute("UPDATE named SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
+
+
+def test_a_version_with_a_newer_manifest_is_one_line_and_all_else_is_counted(published):
+    newer_manifest(published, "flowers:3")
+    done = call("report", "--format", "json", store=published)
+    assert done.code == 0
+    assert done.err.count("\n") == 1
+    assert done.err.startswith(
+        f"warning: flowers:3 its bytes cannot be divided: manifest of flowers has format {MANIFEST_FORMAT + 1}, this"
+    )
+    assert done.err.endswith("upgrade onetrunk\n")
+    assert done.json["places"]["physical_nbytes"] == sum(p.stat().st_size for p in published.rglob("*") if p.is_file())
+    assert [bool(row["unknown_nbytes"]) for row in done.json["versions"]] == [False] * 5 + [True]
+
+
+@pytest.mark.parametrize("command", [("report",), ("report", "--format", "json"), ("console", "--port", "1")])
+def test_a_store_whose_catalogue_is_of_a_newer_format_is_refused_in_one_line(published, command):
+    with closing(sqlite3.connect(published / "catalogue.sqlite")) as connection, connection:
+        connection.execute("UPDATE meta SET value = '99' WHERE key = 'format'")
+    done = call(*command, store=published)
+    assert done.code == 1
+    assert done.out == ""
+    assert done.err.count("\n") == 1
+    assert "99" in done.err
+    assert "upgrade onetrunk" in done.err
 
 
 @needs_chromium

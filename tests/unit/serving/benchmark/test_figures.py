@@ -14,7 +14,16 @@ from typer.testing import CliRunner
 
 import onetrunk.cli.commands.bench as onetrunk_bench
 from serving.benchmark.figures import ATTENTIONS, Figure, Plan, Published, bench
-from serving.benchmark.subjects import CLASSES, even_depths, image_flops, interleave, merged_model, random_task
+from serving.benchmark.subjects import (
+    CLASSES,
+    even_depths,
+    even_widths,
+    image_flops,
+    interleave,
+    kept_flops,
+    merged_model,
+    random_task,
+)
 from serving.engine.engine import Engine
 from store.errors import InvalidSettingError
 
@@ -54,6 +63,14 @@ def test_the_operations_of_an_image_are_those_that_torch_counts(tmp_path: Path, 
     assert image_flops(backbone) + 2 * CLASSES * backbone.record.dim == counted.get_total_flops()
 
 
+def test_widths_are_even_from_a_third_of_heads_and_units_to_all_of_them(shop: Shop, tmp_path: Path) -> None:
+    widths = even_widths(shop.backbone, 3)
+    assert widths is not None
+    assert [(width.heads_kept[0], width.units_kept[0]) for width in widths] == [(1, 64), (2, 128), (3, 192)]
+    assert [kept_flops(shop.backbone, width) for width in widths] == pytest.approx([1 / 3, 2 / 3, 1])
+    assert even_widths(make_backbone(tmp_path, scale_attn_norm=True), 3) is None
+
+
 def test_depths_are_even_from_a_third_of_the_blocks_to_all_of_them() -> None:
     assert even_depths(9, 12) == [4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert sum(even_depths(8, 12)) == 8 * 8
@@ -88,7 +105,14 @@ def test_a_bench_with_a_store_has_its_tasks_and_one_without_has_the_rest(shop: S
     published = Published(shop.store, manifests)
     found = {f.figure: f for f in bench(shop.backbone, TINY, dtype=dtype, device="cpu", published=published)}
     plain = {f.figure: f for f in bench(shop.backbone, TINY, dtype=dtype, device="cpu")}
-    assert list(plain) == ["mixed batch", "mixed depths", "late tasks", "batch invariance", "share of peak"]
+    assert list(plain) == [
+        "mixed batch",
+        "mixed depths",
+        "mixed widths",
+        "late tasks",
+        "batch invariance",
+        "share of peak",
+    ]
     assert list(found) == [*plain, "your tasks", "cold load"]
     assert all(0 < f.p10 <= f.median <= f.p90 for f in (*found.values(), *plain.values()))
     assert "2 tasks of the store, depth 3 of 4 on average" in found["your tasks"].what

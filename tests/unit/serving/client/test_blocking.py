@@ -36,6 +36,7 @@ class Server:
     url: str = ""
     bodies: list[bytes] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
+    split_keys: list[str | None] = field(default_factory=list)
     connections: set[object] = field(default_factory=set)
 
     def answer(self, path: str, images: int) -> tuple[int, dict[str, object]]:
@@ -58,6 +59,7 @@ def server() -> Iterator[Server]:
         def do_POST(self) -> None:
             server.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
             server.authorizations.append(self.headers["Authorization"])
+            server.split_keys.append(self.headers["X-Split-Key"])
             server.connections.add(self.client_address)
             is_batch = self.headers["Content-Type"] == "application/vnd.onetrunk.images"
             images = len(split_by_length(server.bodies[-1], 64)) if is_batch else 1
@@ -199,4 +201,33 @@ def test_a_batch_of_no_image_or_of_bytes_is_refused_before_it_is_sent(server: Se
         for images in ([], b"bytes", "a path"):
             with pytest.raises(InvalidSettingError, match="holds no image"):
                 client.predict_batch("flowers", images)
+    assert server.bodies == []
+
+
+def test_a_split_key_goes_with_every_request_of_a_call_and_with_no_other(server: Server, tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "a.png", "bad.png")
+
+    async def ask_alike() -> None:
+        async with AsyncClient(server.url) as client:
+            await client.predict("flowers", IMAGE, split_key="user 7")
+            await client.predict_many(["flowers"], IMAGE, split_key="user 7")
+            await client.predict_batch("flowers", [IMAGE], split_key="user 7")
+            assert len([each async for each in client.predict_folder("flowers", folder, split_key="user 7")]) == 2
+
+    with Client(server.url) as client:
+        client.predict("flowers", IMAGE, split_key="user 7")
+        client.predict_many(["flowers"], IMAGE, split_key="user 7")
+        client.predict_batch("flowers", [IMAGE], split_key="user 7")
+        assert len(list(client.predict_folder("flowers", folder, split_key="user 7"))) == 2
+    asyncio.run(ask_alike())
+    assert server.split_keys == ["user 7"] * 12  # a folder with a bad file is asked again, file by file
+    with Client(server.url) as client:
+        client.predict("flowers", IMAGE)
+    assert server.split_keys[-1] is None
+
+
+@pytest.mark.parametrize("key", ["", " a", "a\r\nX: y", "\u00e9", "k" * 257, 7])
+def test_a_split_key_that_a_header_would_change_is_refused_before_it_is_sent(server: Server, key: object) -> None:
+    with Client(server.url) as client, pytest.raises(InvalidSettingError, match="printable ASCII"):
+        client.predict("flowers", IMAGE, split_key=key)  # type: ignore[arg-type]  # what mypy would find
     assert server.bodies == []

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 from support.haproxy import rendered
 from support.servers import free_port, free_ports
 
+from serving.cluster import haproxy_config
 from serving.cluster.haproxy import ERRORS, find_haproxy, write_error
-from serving.cluster.haproxy_config import SMALL_NBYTES, IngressSettings, edit
+from serving.cluster.haproxy_config import FEW, REFUSALS, SMALL_NBYTES, IngressSettings
+from serving.cluster.refusal_log import Refusal
 
 pytestmark = pytest.mark.skipif(find_haproxy() is None, reason="ray[serve] brings HAProxy on Linux only")
 HELD, WAIT_MS = 2, 1000
@@ -88,14 +93,25 @@ def ingress(folder: Path) -> Iterator[tuple[int, list[int]]]:
     for status in ERRORS:
         write_error(status, folder)
     settings = IngressSettings(str(find_haproxy()), str(folder), address, ["/"], False, held=HELD, wait_ms=WAIT_MS)
-    (folder / "edited.cfg").write_text(edit(text, settings))
-    with subprocess.Popen(
-        [str(find_haproxy()), "-db", "-f", str(folder / "edited.cfg")], stderr=subprocess.DEVNULL
-    ) as run:
+    (folder / "settings.json").write_text(json.dumps(asdict(settings)))
+    (folder / "edited.cfg").write_text(text)
+    os.mkfifo(folder / REFUSALS)
+    script = [sys.executable, "-IS", haproxy_config.__file__, str(folder / "settings.json")]
+    with subprocess.Popen([*script, "-db", "-f", str(folder / "edited.cfg")], stderr=subprocess.DEVNULL) as run:
         try:
             yield port, replicas
         finally:
             run.kill()
+
+
+def refused(pipe: int) -> list[Refusal]:
+    """What HAProxy wrote of its own refusals."""
+    try:
+        lines = os.read(pipe, 1 << 20).decode().splitlines()
+    except BlockingIOError:
+        return []
+    parsed = [Refusal.parse(line) for line in lines]
+    return [each for each in parsed if each is not None]
 
 
 async def until_up(port: int) -> None:
@@ -154,3 +170,56 @@ def test_the_key_that_had_fewer_answers_goes_first(tmp_path):
 
     with ingress(tmp_path) as (port, ports):
         asyncio.run(check(port, ports))
+
+
+async def say(port: int, text: bytes) -> bytes:
+    """Send what no client would, and return what came until the end of the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(text)
+    said = await reader.read()
+    writer.close()
+    return said
+
+
+def test_what_haproxy_refuses_by_itself_is_told_with_its_id_and_what_a_replica_answers_is_not(tmp_path):
+    async def check(port: int, ports: list[int], pipe: int) -> None:
+        async with Replicas(ports):
+            await until_up(port)
+            first = asyncio.gather(*[ask(port, f"{PREDICT}?hold=3") for _ in range(2 * HELD)])
+            await asyncio.sleep(0.3)
+            waited = (await ask(port, PREDICT))[2]
+            assert (await say(port, b"not HTTP at all\r\n\r\n"))[9:12] == b"400"
+            await first
+        while (await ask(port, "GET /readyz"))[0] == 200:
+            await asyncio.sleep(0.05)
+        await ask(port, PREDICT)
+        await asyncio.sleep(0.1)
+        found = refused(pipe)
+        of_predictions = [each for each in found if each.path == "/v1/predict/flowers"]
+        assert [each.series for each in of_predictions] == [("503", "no_place"), ("503", "no_replica")]
+        assert ("400", "malformed") in [each.series for each in found]
+        (given,) = re.findall(rb"x-request-id: (\S+)", waited)
+        assert of_predictions[0].id == given.decode()
+        line = json.loads(of_predictions[0].line())
+        assert (line["status"], line["method"], line["reason"]) == (503, "POST", "no_place")
+        assert line["ms"] >= 0.9 * WAIT_MS
+
+    with ingress(tmp_path) as (port, ports):
+        asyncio.run(check(port, ports, os.open(tmp_path / REFUSALS, os.O_RDONLY | os.O_NONBLOCK)))
+
+
+def test_what_has_no_chance_in_its_time_is_refused_at_once_where_many_wait(tmp_path):
+    async def check(port: int, ports: list[int], pipe: int) -> None:
+        async with Replicas(ports):
+            await until_up(port)
+            await asyncio.sleep(0.2)
+            refused(pipe)  # until the replicas were there
+            answers = await asyncio.gather(*[ask(port, f"{PREDICT}?hold=0.2&timeout_ms=500") for _ in range(60)])
+            at_once = [seconds for status, seconds, _ in answers if status == 503 and seconds < WAIT_MS / 2000]
+            await asyncio.sleep(0.1)
+            series = Counter(each.series for each in refused(pipe))
+            assert series["503", "no_chance"] == len(at_once) >= 60 - 2 * HELD - FEW - 4
+            assert series["503", "no_place"] > 0
+
+    with ingress(tmp_path) as (port, ports):
+        asyncio.run(check(port, ports, os.open(tmp_path / REFUSALS, os.O_RDONLY | os.O_NONBLOCK)))

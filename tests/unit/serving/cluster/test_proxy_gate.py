@@ -2,22 +2,33 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
 from serving.cluster import proxy_gate
 from serving.cluster.plan import PYTHON, Replicas, ServerPlan
+from serving.cluster.proxy_end import ProxyEnd
 from serving.cluster.proxy_gate import SETTING, FairPlaces, ProxyGate, environment, middlewares, time_for
+from serving.cluster.refusal_log import Refusal
 
 PLAN = ServerPlan({"/": {}, "/full": {}}, "127.0.0.1", 1, PYTHON, Replicas(1, 2), "onetrunk", False, None)
+
+
+@pytest.fixture
+def pipe(tmp_path) -> str:
+    os.mkfifo(tmp_path / "refusals")
+    return str(tmp_path / "refusals")
 
 
 class Asked:
     """An application that answers when it is told to, and what a client of the gate in front of it got."""
 
-    def __init__(self, *, places: int = 1, wait_s: float = 5.0) -> None:
-        self.gate = ProxyGate(self._answer, places=places, wait_s=wait_s, reads=["/v1/predict"])
+    def __init__(self, pipe: str, *, places: int = 1, wait_s: float = 5.0) -> None:
+        self.gate = ProxyGate(self._answer, places=places, wait_s=wait_s, reads=["/v1/predict"], pipe=pipe)
+        self._pipe = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
         self.bodies: list[bytes] = []
         self.starts: list[bytes] = []
         self.may_answer = asyncio.Event()
@@ -36,7 +47,8 @@ class Asked:
             (b"content-length", b"%d" % len(b"".join(pieces))),
             (b"x-request-start", b"1"),
         ]
-        scope = {"type": "http", "method": "POST", "path": path, "query_string": query, "headers": headers}
+        scope = {"type": "http", "method": "POST", "path": path, "query_string": query, "headers": headers,
+                 "raw_path": path.encode()}  # fmt: skip
         left, sent = list(pieces), []
 
         async def receive() -> dict[str, object]:
@@ -50,12 +62,17 @@ class Asked:
         await self.gate(scope, receive, send)
         if sent[0]["status"] != 200:
             assert json.loads(sent[1]["body"])["error"]
+            self.answered_id = dict(sent[0]["headers"])[b"x-request-id"].decode()
         return sent[0]["status"]
 
+    def noted(self) -> list[Refusal | None]:
+        """What the gate wrote for the log since the last time."""
+        return [Refusal.parse(line) for line in os.read(self._pipe, 1 << 16).decode().splitlines()]
 
-def test_a_small_prediction_reaches_the_proxy_whole_and_says_since_when_it_is_here():
+
+def test_a_small_prediction_reaches_the_proxy_whole_and_says_since_when_it_is_here(pipe):
     async def check() -> None:
-        asked = Asked()
+        asked = Asked(pipe)
         asked.may_answer.set()
         assert await asked.ask(b"a", b"bc") == 200
         assert asked.bodies == [b"abc"]
@@ -65,12 +82,15 @@ def test_a_small_prediction_reaches_the_proxy_whole_and_says_since_when_it_is_he
     asyncio.run(check())
 
 
-def test_what_finds_no_place_in_time_is_refused_and_half_of_its_own_time_is_the_most():
+def test_what_finds_no_place_in_time_is_refused_and_half_of_its_own_time_is_the_most(pipe):
     async def check() -> None:
-        asked = Asked(wait_s=0.05)
+        asked = Asked(pipe, wait_s=0.05)
         first = asyncio.create_task(asked.ask(b"a"))
         await asyncio.sleep(0)
         assert await asked.ask(b"b") == 503
+        (refused,) = asked.noted()
+        assert (refused.series, refused.path, refused.received) == (("503", "no_place"), "/v1/predict/flowers", "1")
+        assert refused.id == asked.answered_id
         assert await asked.ask(b"c", query=b"timeout_ms=1") == 503
         assert asyncio.create_task(asked.ask(b"d", path="/v1/tasks"))  # takes no place
         asked.may_answer.set()
@@ -80,11 +100,11 @@ def test_what_finds_no_place_in_time_is_refused_and_half_of_its_own_time_is_the_
     asyncio.run(check())
 
 
-def test_a_body_that_does_not_come_takes_no_place(monkeypatch):
+def test_a_body_that_does_not_come_takes_no_place(monkeypatch, pipe):
     monkeypatch.setattr(proxy_gate, "REQUEST_S", 0.05)
 
     async def check() -> None:
-        asked = Asked()
+        asked = Asked(pipe)
         asked.may_answer.set()
         headers = [(b"content-length", b"10")]
         scope = {"type": "http", "method": "POST", "path": "/v1/predict/a", "query_string": b"", "headers": headers}
@@ -98,6 +118,7 @@ def test_a_body_that_does_not_come_takes_no_place(monkeypatch):
 
         await asked.gate(scope, receive, send)
         assert sent[0]["status"] == 408
+        assert [each.series for each in asked.noted()] == [("408", "slow_client")]
         assert await asked.ask(b"a") == 200
 
     asyncio.run(check())
@@ -156,9 +177,13 @@ def test_how_long_a_request_may_wait(query, expected):
 
 
 def test_the_proxys_process_finds_the_gate_of_the_plan(monkeypatch):
-    given = environment(PLAN)
+    given = environment(PLAN, Path("/private"))
     assert given["RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH"] == "serving.cluster.proxy_gate.middlewares"
-    monkeypatch.setenv(SETTING, given[SETTING])
-    (gate,) = middlewares()
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(proxy_gate, "keep_servers", lambda: None)
+    gate, end = middlewares()
     assert gate.cls is ProxyGate
+    assert json.loads(given[SETTING]) == gate.kwargs
     assert gate.kwargs["reads"][-1] == "/full/v2/models"
+    assert (end.cls, end.kwargs) == (ProxyEnd, {"path": "/private/end"})

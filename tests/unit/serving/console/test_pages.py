@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import re
+import sqlite3
 from collections import Counter
+from contextlib import closing
 
 import pytest
 from support.console_store import HOSTILE
 from support.console_visitor import Visitor, make_application, text_of
 
 from serving.console.backbone_page import answers_by_depth, block_rows
+from serving.console.compare_page import roles
 from store.backends.layout import blob_key
+from store.records.manifest import MANIFEST_FORMAT
+from store.records.splits import AliasSplit
 from store.registry.store import Store
 
+NEWER = b'"format":%d' % (MANIFEST_FORMAT + 1)
 PAGES = (
     "/",
     "/tasks",
@@ -99,6 +105,32 @@ def test_a_tasks_page_has_its_evidence(visitor):
     assert "Undecided: depths 4, 5" in text_of(visitor("reader").page("/tasks/acme/birds"))
 
 
+def test_what_was_measured_by_class_and_what_a_width_keeps_is_shown(visitor):
+    page = visitor("reader").page("/tasks/acme/cars?version=3")
+    text = text_of(page)
+    assert "Macro F1 89.8% on the test images. Most confused: taxi as wagon (51), wagon as coach (51)." in text
+    shown = "wagon 350 350 85.4% 85.4% 85.4% coach 250 301 83.1% 100.0% 90.7% taxi 400 349 100.0% 87.2% 93.2%"
+    assert shown in text
+    assert "Calibration error 6.1%; at temperature 1.3, which is not served, 1.8%" in text
+    assert "Lost by float16 0.10 points, from 89.9%" in text
+    assert "24 of 24 attention heads and 1,104 of 1,536 MLP units of the blocks that run, which saves" in text
+    assert page.count('<th scope="row" class="num">', page.index("table-box widths")) >= 8
+    assert "attention heads" not in visitor("reader").page("/tasks/acme/cars?version=2")
+
+
+def test_an_alias_that_is_split_says_who_answers(visitor):
+    assert "Of beta, version 2 answers 90%, version 3 answers 10%" in text_of(
+        visitor("reader").page("/tasks/acme/cars")
+    )
+    text = text_of(visitor("reader").page("/compare?task=acme/cars&left=2&right=3"))
+    assert "answers for prod beta, 90% latest beta, 10%" in text
+    assert "units kept all 96, 108, 120, 132, 144, 156, 168, 180" in text
+    assert "macro F1 92.6% 89.8%" in text
+    assert "prefix:" not in text
+    assert "Heads and units, version 2 It keeps all of them." in text
+    assert "Heads and units, version 3 24 of 24 heads, 1,104 of 1,536 units" in text
+
+
 def test_the_latest_version_is_shown_unless_another_is_asked_for(visitor):
     assert "Certificate of version 3" in visitor("reader").page("/tasks/acme/cars")
     assert "Certificate of version 1" in visitor("reader").page("/tasks/acme/cars?version=1")
@@ -149,6 +181,24 @@ def test_what_the_report_could_not_read_is_named_to_the_operator(changer, own_st
     assert "The class names cannot be read" in changer("reader").page("/tasks/acme/cars")
 
 
+def test_a_version_of_a_newer_format_says_what_to_do_and_leaves_all_other_pages(changer, own_store: Store):
+    version = own_store.resolve("acme/cars:3")
+    newer = own_store.blobs.put(version.manifest.to_json().replace(b'"format":%d' % MANIFEST_FORMAT, NEWER))
+    with closing(sqlite3.connect(own_store.root / "catalogue.sqlite")) as connection, connection:
+        connection.execute("UPDATE versions SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
+        connection.execute("UPDATE named SET digest = ? WHERE digest = ?", (newer.sha256, version.digest))
+    operator = changer("operator")
+    for path in ("/", "/tasks", "/tasks/acme/cars?version=2", "/try"):
+        operator.page(path)
+    for path in ("/tasks/acme/cars", "/compare?task=acme/cars&left=2&right=3"):
+        answer = operator.get(path)
+        assert answer.status_code < 500 or answer.status_code == 503, text_of(answer.text)
+        assert f"has format {MANIFEST_FORMAT + 1}, this onetrunk reads up to" in text_of(answer.text)
+        assert "upgrade onetrunk" in text_of(answer.text)
+    told = text_of(operator.page("/storage?again=1")).partition("Where every byte is")[0]
+    assert f"acme/cars:3: its bytes cannot be divided: manifest of acme/cars has format {MANIFEST_FORMAT + 1}" in told
+
+
 def test_without_statistics_and_predictions_the_pages_say_so(visitor):
     assert "No statistics" in visitor("reader").page("/servers")
     assert "No server behind this page" in visitor("reader").page("/try")
@@ -179,3 +229,16 @@ def test_a_console_without_keys_shows_everything_and_changes_nothing(shared_stor
     refused = visitor.post("/change/promote", task="acme/cars", alias="prod", version="1", token="")
     assert refused.status_code == 403
     assert shared_store.aliases("acme/cars")["prod"] == 2
+
+
+def test_what_a_version_answers_for_names_its_part_of_a_split():
+    split = AliasSplit("cars", "prod", ((1, 90.0), (2, 10.0)), shadow=(3, 5.0), overload=4)
+    aliases = {"latest": 4, "old": 1, "prod": 1}
+    found = [roles(number, aliases, [split]) for number in (1, 2, 3, 4, 5)]
+    assert found == [
+        ["old", "prod, 90%"],
+        ["prod, 10%"],
+        ["prod, shadow of 5%"],
+        ["latest", "prod, under overload"],
+        [],
+    ]

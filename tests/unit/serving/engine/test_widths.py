@@ -11,7 +11,7 @@ from support.custom_tasks import make_custom_task
 from support.formula_oracle import on_core_threads, plain_logits, random_weights
 from support.kernel_cases import best_library, kernel_engine
 from support.narrow_twin import NarrowTwin, narrow_twin, random_width
-from support.oracle import TaskFolder, make_backbone, make_peft_task, open_shop, reference_logits
+from support.oracle import TaskFolder, lowered, make_backbone, make_peft_task, open_shop, reference_logits
 from support.peft_tasks import CONFIGS
 
 from serving.engine.engine import Engine
@@ -22,7 +22,6 @@ from store.records.manifest import Card
 from store.records.width import WidthIndex, mask_of
 from store.weights.forms import Kept, TaskWeights
 from store.weights.load_task import load_task
-from store.weights.widening import widen
 from store.weights.width import kept_of
 
 BLOCKS, HEADS, UNITS = 4, 3, 192
@@ -133,7 +132,7 @@ def test_custom_methods_at_the_pruned_shape_are_loaded_like_the_folder_that_sls_
     torch.testing.assert_close(Engine(shop.backbone).forward(images, [task])[0], expected[0], atol=1e-4, rtol=1e-4)
 
 
-def test_the_kernel_multiplies_what_a_task_leaves_out_by_zero_and_no_byte_of_the_others_changes(tmp_path):
+def test_the_kernel_runs_any_widths_beside_whole_tasks_and_no_byte_of_the_others_changes(tmp_path):
     backbone = make_backbone(tmp_path, embed_dim=96)
     engine = kernel_engine(backbone, best_library())
     made = [narrow_task(backbone, 300 + index, units=4 * 96) for index in range(4)]
@@ -153,6 +152,23 @@ def test_the_kernel_multiplies_what_a_task_leaves_out_by_zero_and_no_byte_of_the
     for row, (task, twin) in zip((0, 1, 5, 6), made, strict=True):
         expected = plain_logits(twin, task, images[row][None])[0]
         assert (mixed[row] - expected).square().mean() / expected.var() < 0.05
+
+
+def test_pruned_tasks_that_turn_run_beside_pruned_ones_of_the_kernel_with_the_bytes_of_each_alone(tmp_path):
+    backbone, images = make_backbone(tmp_path, embed_dim=96), torch.randn(5, 3, 32, 32)
+    engine = kernel_engine(backbone, best_library())
+    tasks = []
+    for seed, name in enumerate(("oft", "lora", "boft", "ia3", "road")):
+        width = WidthIndex.of([(0b101, mask_of(range(seed, 96 + seed)))] * 2, heads=HEADS, units=384)
+        targets = [f"blocks.{block}.{kind}" for block in range(2) for kind in LINEAR]
+        twin, folder = narrow_twin(backbone, width), TaskFolder(tmp_path / name, 2)
+        task = lowered(twin, make_peft_task(twin, folder, CONFIGS[name](targets, 2), classes=3), torch.bfloat16)
+        tasks.append(replace(task, forms=replace(task.forms, kept=kept_of(width))))
+    prepared = [engine.prepare(task) for task in tasks]
+    assert [isinstance(task, TaskWeights) for task in prepared] == [True, False, True, False, True]
+    mixed = engine.forward(images, prepared)
+    for row, task in enumerate(prepared):
+        assert torch.equal(mixed[row], engine.forward(images[row : row + 1], [task])[0])
 
 
 def test_a_width_of_another_backbone_is_refused_when_the_task_is_prepared(backbone):
@@ -196,20 +212,31 @@ def test_an_index_of_another_backbone_is_refused_at_publish_and_nothing_is_writt
     assert shop.store.search().rows == before
 
 
-def test_an_adapter_of_the_full_shape_is_refused_with_a_width(shop, tmp_path):
+FULL_SHAPES = {
+    "lora": "has factors of shapes",
+    "oft": "has factors of shapes",
+    "boft": "has factors of shapes",
+    "road": "has factors of shapes",
+    "road, four numbers": "has factors of shapes",
+}
+
+
+@pytest.mark.parametrize(("method", "rule"), FULL_SHAPES.items())
+def test_an_adapter_of_the_full_shape_is_refused_with_a_width(shop, tmp_path, method, rule):
     targets = [f"blocks.{block}.{kind}" for block in range(2) for kind in LINEAR]
-    made = make_peft_task(shop.backbone, TaskFolder(tmp_path, 2), CONFIGS["lora"](targets, 2), classes=3)
-    with pytest.raises(AdapterMismatchError, match="has factors of shapes"):
-        published(shop, made.folder, WidthIndex.of([(1, 7), (1, 7)], **SIZES))
+    made = make_peft_task(shop.backbone, TaskFolder(tmp_path, 2), CONFIGS[method](targets, 2), classes=3)
+    before = shop.store.search().rows
+    with pytest.raises(AdapterMismatchError, match=rule) as refused:
+        published(shop, made.folder, WidthIndex.of([(1, mask_of(range(64)))] * 2, **SIZES))
+    assert len(str(refused.value).splitlines()) == 1
+    assert shop.store.search().rows == before
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_a_task_widened_with_zeros_answers_as_the_narrow_one(backbone, seed):
-    task, twin = narrow_task(backbone, 700 + seed)
-    wide = replace(task, forms=widen(task.forms, head_dim=16, dtype=torch.float32))
-    assert not wide.forms.kept
-    images = torch.randn(2, 3, 32, 32)
-    for logits, exact in zip(
-        Engine(backbone).forward(images, [wide] * 2), plain_logits(twin, task, images), strict=True
-    ):
-        torch.testing.assert_close(logits, exact, atol=1e-4, rtol=1e-4)
+@pytest.mark.parametrize("method", ["oft", "oft, shared", "road"])
+def test_turns_of_a_size_that_does_not_divide_what_is_kept_are_refused_in_one_line(shop, tmp_path, method):
+    """A shared turn has the same numbers whatever is kept, so its size alone tells."""
+    targets = [f"blocks.{block}.{kind}" for block in range(2) for kind in ("mlp.fc1", "mlp.fc2")]
+    made = make_peft_task(shop.backbone, TaskFolder(tmp_path, 2), CONFIGS[method](targets, 2), classes=3)
+    with pytest.raises(AdapterMismatchError, match="divide") as refused:
+        published(shop, made.folder, WidthIndex.of([(7, mask_of(range(37)))] * 2, **SIZES))
+    assert len(str(refused.value).splitlines()) == 1

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -26,6 +27,8 @@ from store.registry.tenant_store import new_key
 SERVICE = "/inference.GRPCInferenceService/"
 IMAGE = png(torch.arange(32 * 32 * 3).reshape(32, 32, 3).remainder(251).to(torch.uint8))
 TASK = "acme/cars"
+IN_TURN = (("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),)
+"""The option of a channel by which docs/protocols.md lets a client ask all nodes in turn."""
 
 
 @pytest.fixture(scope="module")
@@ -230,3 +233,50 @@ def test_a_stream_answers_each_message_in_turn(api: Any) -> None:
         return [read("ModelStreamInferResponse", each).infer_response.id async for each in answers]
 
     assert talk(api, converse) == ["0", "1", "2"]
+
+
+def test_one_channels_calls_reach_every_replica_as_its_connections_age_and_none_fails(
+    predictor: Predictor, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serving.grpc.server.AGE_MS", 100)
+    apis = [make_api(predictor, store, keys=False) for _ in range(2)]
+
+    def answered() -> list[int]:
+        return [api.state.app_state.recorder.counters.finished for api in apis]
+
+    async def converse() -> int:
+        first, second = (api.state.app_state for api in apis)
+        async with grpc_server(first, address="127.0.0.1:0") as port:
+            address = f"127.0.0.1:{port}"
+            async with grpc_server(second, address=address), grpc.aio.insecure_channel(address) as channel:
+                sent, end = 0, time.monotonic() + 60
+                while 0 in answered() or sent < 100:
+                    assert time.monotonic() < end, answered()
+                    await channel.unary_unary(f"{SERVICE}ModelInfer")(infer_request(), timeout=60)
+                    sent += 1
+                return sent
+
+    sent = asyncio.run(converse())
+    for api in apis:
+        api.state.app_state.recorder.settle()
+    assert sum(answered()) == sent
+
+
+def test_a_channel_with_the_documented_option_asks_all_nodes_in_turn(predictor: Predictor, store: Store) -> None:
+    ((_, option),) = IN_TURN
+    assert f"'{option}'" in (Path(__file__).parents[4] / "docs" / "protocols.md").read_text("utf-8")
+    apis = [make_api(predictor, store, keys=False) for _ in range(2)]
+
+    async def converse() -> None:
+        first, second = (grpc_server(api.state.app_state, address="127.0.0.1:0") for api in apis)
+        async with first as one, second as other:
+            target = f"ipv4:127.0.0.1:{one},127.0.0.1:{other}"
+            async with grpc.aio.insecure_channel(target, options=IN_TURN) as channel:
+                for _ in range(40):
+                    await channel.unary_unary(f"{SERVICE}ModelInfer")(infer_request(), timeout=60)
+
+    asyncio.run(converse())
+    for api in apis:
+        recorder = api.state.app_state.recorder
+        recorder.settle()
+        assert recorder.counters.finished >= 15  # the second connection may be ready some calls later

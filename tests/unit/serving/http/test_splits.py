@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
@@ -216,6 +217,9 @@ def test_a_bad_candidate_is_rolled_back_by_its_rule_once_with_the_evidence(serve
     assert set(served.answering(50)) == {1}
     asyncio.run(judge_splits(state))
     assert served.store.history(TASK)[-1] == event
+    page = ask(served.api, "GET", "/metrics").content.decode()
+    ended = dict(re.findall(r'onetrunk_splits_ended_total\{.*outcome="(\w+)".*\} (\S+)', page))
+    assert ended == {"rolled_back": "1.0", "promoted": "0.0"}
 
 
 def test_a_candidate_that_keeps_its_rules_is_promoted(served: Served) -> None:

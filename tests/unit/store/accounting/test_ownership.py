@@ -46,3 +46,13 @@ def test_totals_of_groups_are_those_of_each_group_counted_alone(found, missing, 
     for place, totals in owned.own.items():
         assert (totals.nbytes, totals.freed_nbytes) == (owned.nbytes(found[place]), owned.freed({place}))
         assert totals.unique_nbytes == owned.nbytes(owned.unique({place}))
+
+
+@given(references, digests, digests, digests, st.dictionaries(st.sampled_from(PLACES), st.sampled_from("gh")))
+def test_groups_of_cells_have_the_totals_of_groups_of_versions(found, missing, of_backbones, leased, names) -> None:
+    owned = make(found, missing, of_backbones, leased)
+    cell_of = {place: (place[0], names.get(place, "g")) for place in found}
+    cells = owned.cells(cell_of)
+    for number in (0, 1):
+        group_of = {cell: cell[number] for cell in cells.own}
+        assert cells.totals(group_of) == owned.totals({place: cell[number] for place, cell in cell_of.items()})

@@ -1,4 +1,4 @@
-"""A pruned task as one of full width that gives the same answers: what it leaves out is multiplied by zero."""
+"""The slow twin of slices: a pruned task at full width, where what it leaves out is multiplied by zero."""
 
 from __future__ import annotations
 

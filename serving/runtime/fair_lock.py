@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from threading import Condition
 
 
-class Turns:
+class FairLock:
     """A lock that is handed on in the order in which it was asked for, so that no engine starves another."""
 
     def __init__(self) -> None:

@@ -6,11 +6,11 @@ import threading
 
 import pytest
 
-from serving.runtime.turns import Turns
+from serving.runtime.fair_lock import FairLock
 
 
 def test_one_at_a_time_and_who_asks_again_waits_for_those_before() -> None:
-    turns, order, inside = Turns(), [], threading.Lock()
+    turns, order, inside = FairLock(), [], threading.Lock()
 
     def take(name: str) -> None:
         for _ in range(200):
@@ -28,7 +28,7 @@ def test_one_at_a_time_and_who_asks_again_waits_for_those_before() -> None:
 
 
 def test_a_turn_is_handed_on_in_the_order_of_asking() -> None:
-    turns, order = Turns(), []
+    turns, order = FairLock(), []
     with turns.taken():
         threads = []
         for number in range(5):
@@ -42,13 +42,13 @@ def test_a_turn_is_handed_on_in_the_order_of_asking() -> None:
     assert order == list(range(5))
 
 
-def _note(turns: Turns, order: list[int], number: int) -> None:
+def _note(turns: FairLock, order: list[int], number: int) -> None:
     with turns.taken():
         order.append(number)
 
 
 def test_a_turn_that_fails_is_handed_on() -> None:
-    turns = Turns()
+    turns = FairLock()
     with pytest.raises(ZeroDivisionError), turns.taken():
         raise ZeroDivisionError
     with turns.taken():
