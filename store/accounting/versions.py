@@ -91,10 +91,10 @@ class _Operations:
 
     def __init__(self, record: BackboneRecord) -> None:
         self._record = record
-        self._block, self._at_full_width = block_flops(record), saved_by_width(record, None)
+        self._blocks, self._at_full_width = block_flops(record), saved_by_width(record, None)
 
-    def cut(self, blocks: int) -> int | None:
-        return None if self._block is None else blocks * self._block
+    def cut(self, depth: int) -> int | None:
+        return None if self._blocks is None else sum(self._blocks[depth:])
 
     def width(self, width: WidthIndex | None) -> int | None:
         return self._at_full_width if width is None else saved_by_width(self._record, width)
@@ -128,7 +128,7 @@ def _row(
         version.nbytes - totals.unique_nbytes,
         saved_by_cut(facts, version.depth, version.blocks) if facts else 0,
         version.blocks - version.depth,
-        None if saved_by is None else saved_by.cut(version.blocks - version.depth),
+        None if saved_by is None else saved_by.cut(version.depth),
         totals.freed_nbytes,
         width.nbytes if width else 0,
         None if saved_by is None else saved_by.width(width),
