@@ -129,7 +129,7 @@ def publish_folder(
     record = added.record if added is not None else None if name is None else store.backbone(name)
     if record is not None:
         blocks = depth or (checkpoint.card.prune_index.depth if checkpoint.card else record.blocks)
-        checkpoint = drop_above(checkpoint, blocks) if drop_above_depth else checkpoint
+        checkpoint = drop_above(checkpoint, blocks, record.geometry) if drop_above_depth else checkpoint
         if pruning_history is not None:
             checkpoint = _with_history(store, checkpoint, record, Path(pruning_history), depth)
         check(checkpoint, record, blocks)
@@ -253,9 +253,12 @@ def _with_history(
 
 def _heads_of(store: Store, record: BackboneRecord) -> int:
     """Return how many attention heads a block has, which the record alone may not tell."""
+    from store.adapters.widths import require_one_width
     from store.weights.backbones import open_backbone
 
-    return int(open_backbone(store, record).skeleton().blocks[0].attn.num_heads)
+    require_one_width(record)
+    first = open_backbone(store, record).skeleton().get_submodule(f"{record.geometry.paths[0]}.attn")
+    return int(first.num_heads)
 
 
 def _open_known(store: Store, name: str) -> Backbone | None:

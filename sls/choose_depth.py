@@ -6,8 +6,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from timm.models.vision_transformer import VisionTransformer
-
 from sls.adapters.task_folder import read_folder
 from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, ProgressCallback, ignore_progress
@@ -23,6 +21,7 @@ from store.records.bounds import check_number
 from store.records.evidence import PruneIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
+from store.weights.supported import TimmModel
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,8 @@ def depth_from_features(
     """
     criterion = CRITERIA[config.criterion]
     view = {"scored": features.scored, "served": features.served}[criterion.view]
-    undefined = obstacle(view, labels, least=criterion.least)
+    reasons = (obstacle(block, labels, least=criterion.least) for block in view)
+    undefined = next(filter(None, reasons), None)
     blocks, began = len(view), time.monotonic()
 
     def score_at(block: int) -> float:
@@ -122,7 +122,7 @@ def check_classes(folder: Path, dataset: Dataset) -> None:
 
 
 def choose_depth_of_model(
-    vit: VisionTransformer, dataset: Dataset, config: ScoreConfig, transform: Transform, progress: ProgressCallback
+    vit: TimmModel, dataset: Dataset, config: ScoreConfig, transform: Transform, progress: ProgressCallback
 ) -> DepthChoice:
     """Choose the depth of a model from the first training images, in the order of their digests."""
     rows = dataset.train.content_order()[: config.samples]

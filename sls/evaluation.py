@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters.model import AdaptedModel
 from sls.data.dataset import Dataset, Labels, Split, Transform
 from sls.scoring.calibration import Logits, calibration_error, fit_temperature
-from sls.scoring.features import BlockFeatures, block_features
+from sls.scoring.features import BlockFeatures, View, block_features, joined
 from sls.scoring.ridge import RidgeHead, ridge_head
 from store.records.evidence import Accuracy, PruneIndex
 from store.records.measures import MOST_CONFUSED, MOST_COUNTED, Calibration, ClassCounts
+from store.weights.supported import TimmModel
+from store.weights.trunk import trunk_of
 
 CHUNK = 1024
 """Images whose features after every block are in memory at once while accuracy is measured."""
@@ -33,36 +34,34 @@ class TrainFeatures:
     """
 
     scored: BlockFeatures
-    served: npt.NDArray[np.float32]
+    served: View
     labels: Labels
     classes: int
 
     @property
     def scored_labels(self) -> Labels:
-        return self.labels[: self.scored.scored.shape[1]]
+        return self.labels[: len(self.scored.scored[0])]
 
     def head(self, depth: int) -> RidgeHead:
         """Fit the closed-form ridge head on pool(norm(x_depth))."""
         return ridge_head(self.served[depth - 1], self.labels, self.classes)
 
 
-def train_features(vit: VisionTransformer, dataset: Dataset, transform: Transform, *, samples: int) -> TrainFeatures:
+def train_features(vit: TimmModel, dataset: Dataset, transform: Transform, *, samples: int) -> TrainFeatures:
     """Run the training images through the blocks: the first `samples` are scored, the others only fit the heads.
 
     The scored images have a pass of their own, so that their last bits do not depend on the number of the others.
     """
-    order = dataset.train.content_order()[: max(samples, MEMORY // (8 * len(vit.blocks) * vit.embed_dim))]
+    order = dataset.train.content_order()[: max(samples, MEMORY // (8 * sum(trunk_of(vit).dims)))]
     scored = block_features(vit, dataset.train, transform, rows=order[:samples])
     served = scored.served
     if len(order) > samples:
         rest = block_features(vit, dataset.train, transform, rows=order[samples:])
-        served = np.concatenate([served, rest.served], axis=1)
+        served = joined([served, rest.served])
     return TrainFeatures(scored, served, dataset.train.labels[order], len(dataset.classes))
 
 
-def ridge_curve(
-    vit: VisionTransformer, features: TrainFeatures, split: Split, transform: Transform
-) -> tuple[Accuracy, ...]:
+def ridge_curve(vit: TimmModel, features: TrainFeatures, split: Split, transform: Transform) -> tuple[Accuracy, ...]:
     """Accuracy at depth 1, 2, … of a closed-form head fitted there on the training images; () for an empty split.
 
     The heads are cheap and fitted in the same way at every depth, which makes depths comparable. They are not served.
@@ -73,15 +72,18 @@ def ridge_curve(
     return _count(vit, [(head.weight, head.bias) for head in heads], split, transform)
 
 
-def depth_accuracies(model: AdaptedModel, split: Split, transform: Transform) -> tuple[Accuracy, ...]:
-    """Accuracy at depth 1, 2, … with the model's unchanged head at each."""
+def depth_accuracies(model: AdaptedModel, split: Split, transform: Transform) -> tuple[Accuracy | None, ...]:
+    """Accuracy at depth 1, 2, … with the model's unchanged head at each; None where the features are too few for it."""
     weight, bias = model.head.weight.detach(), model.head.bias.detach()
-    return _count(model.vit, [(weight, bias)] * len(model.vit.blocks), split, transform)
+    fits = [dim == weight.shape[1] for dim in trunk_of(model.vit).dims]
+    first = fits.index(True)  # the last stage alone has this width: it grows
+    found = _count(model.vit, [(weight, bias)] * (len(fits) - first), split, transform)
+    return (*(None,) * first, *found)
 
 
 def accuracy_of(model: AdaptedModel, split: Split, transform: Transform) -> Accuracy:
     """Accuracy of head(vit(x)) in float32."""
-    return depth_accuracies(model, split, transform)[-1]
+    return _count(model.vit, [(model.head.weight.detach(), model.head.bias.detach())], split, transform)[0]
 
 
 @torch.inference_mode()
@@ -133,15 +135,15 @@ def _chunks(split: Split) -> list[npt.NDArray[np.int64]]:
 
 @torch.inference_mode()
 def _count(
-    vit: VisionTransformer, heads: Sequence[tuple[Tensor, Tensor]], split: Split, transform: Transform
+    vit: TimmModel, heads: Sequence[tuple[Tensor, Tensor]], split: Split, transform: Transform
 ) -> tuple[Accuracy, ...]:
-    """Accuracy of argmax(weight_i @ pool(norm(x_i)) + bias_i) for the head of every block i."""
+    """Accuracy of argmax(weight_i @ pool(norm(x_i)) + bias_i) for the heads of as many of the last blocks."""
     correct = np.zeros(len(heads), dtype=np.int64)
     for rows in _chunks(split):
-        served = torch.from_numpy(block_features(vit, split, transform, rows=rows).served)
-        for block, (weight, bias) in enumerate(heads):
-            predicted = (served[block] @ weight.T + bias).argmax(dim=1).numpy()
-            correct[block] += (predicted == split.labels[rows]).sum()
+        served = block_features(vit, split, transform, rows=rows).served
+        for block, (weight, bias) in enumerate(heads, len(served) - len(heads)):
+            predicted = (torch.from_numpy(served[block]) @ weight.T + bias).argmax(dim=1).numpy()
+            correct[block - len(served)] += (predicted == split.labels[rows]).sum()
     return tuple(Accuracy(int(count), len(split)) for count in correct)
 
 

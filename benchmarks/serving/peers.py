@@ -3,9 +3,10 @@
 Rivals serve stock timm and PEFT in bfloat16, a worker a core with one thread each: Ray Serve behind HAProxy with a
 merged model a task (`@serve.multiplexed`) and with `adapter_names` in batches (`@serve.batch`); LitServe with the same
 batches; MLServer with a merged model a task. LitServe and MLServer run on --peer-python, an environment with
-`pip install litserve mlserver timm peft`. All servers of a case are up at once, and take turns within a round; so does
-the bare engine. The client is a process with one event loop on the same cores; its CPU, and that of foreign
-programs, is in the result. Prints a table; JSON in benchmarks/results/peers.json.
+`pip install litserve mlserver timm peft "uvloop<0.22"`: MLServer's workers do not start with a later uvloop. All
+servers of a case are up at once, and take turns within a round; so does the bare engine. The client is a process with
+one event loop on the same cores; its CPU, and that of foreign programs, is in the result. Prints a table; JSON in
+benchmarks/results/peers.json.
 
     python -m benchmarks.serving.peers
 """

@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 def print_plan(task: str, dataset: Dataset, backbone: Backbone, config: FitConfig, fmt: Format) -> None:
     """Print what the fit would do."""
     from sls.pipeline.plan import plan_fit
-    from sls.pipeline.preflight import check_run
+    from sls.pipeline.preflight import check_run, check_stages
 
+    check_stages(config, backbone)
     config = config.effective
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop)
     plan = plan_fit(dataset, backbone, config.trainings, dtype=config.save_dtype)

@@ -23,6 +23,7 @@ from serving.benchmark.subjects import (
 )
 from serving.engine.engine import Engine
 from serving.engine.row_plan import EngineTask
+from store.accounting.flops import block_flops
 from store.errors import InvalidSettingError
 from store.records.manifest import Manifest
 from store.records.width import WidthIndex
@@ -176,11 +177,18 @@ def _published(backbone: Backbone, engine: Engine, images: torch.Tensor, publish
     }
 
 
+def _least_work(backbone: Backbone, late: int, tasks: int) -> float:
+    """Return what an image takes for tasks that adapt the last `late` blocks alone, over what it takes for one task."""
+    record = backbone.record
+    works = (block_flops(record) if record.geometry.staged else None) or (1,) * record.blocks
+    return (sum(works[:-late]) + tasks * sum(works[-late:])) / sum(works)
+
+
 def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
     """Return the ratios of the subjects of `subjects_of`; `seconds` are by subject and round."""
     blocks, late = backbone.record.blocks, late_blocks(backbone.record.blocks)
     attention, against = merged_task(seconds)
-    floor = (blocks - late + late * plan.late_tasks) / blocks / plan.tasks
+    floor = _least_work(backbone, late, plan.late_tasks) / plan.tasks
     depth = statistics.fmean(even_depths(plan.tasks, blocks))
     return [
         Figure.of(

@@ -8,12 +8,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.swin_transformer import SwinTransformer
 
-from store.adapters.methods.spec import block_number
+from store.accounting.flops import block_flops
 from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.forms import Delta, Forms, TaskWeights
+from store.weights.supported import TimmModel
+from store.weights.trunk import blocks_of
 from store.weights.width import kept_of, widths_of
 
 RANK, CLASSES = 8, 10
@@ -36,16 +38,16 @@ def random_task(
     With a width the maps have the shapes that it leaves.
     """
     generator = torch.Generator().manual_seed(seed)
-    depth = backbone.record.blocks if depth is None else depth
+    depth, geometry = backbone.record.blocks if depth is None else depth, backbone.record.geometry
     deltas = {
-        path: Delta(
+        geometry.flat(path): Delta(
             torch.randn(1, RANK, fan_in, generator=generator).mul(0.02).to(device, dtype),
             torch.randn(1, fan_out, RANK, generator=generator).mul(0.02).to(device, dtype),
         )
         for path, (fan_out, fan_in) in backbone.narrow(width).record.modules.items()
-        if first <= block_number(path) <= depth
+        if first <= geometry.number(path) <= depth
     }
-    head = torch.randn(CLASSES, backbone.record.dim, generator=generator).mul(0.05).to(device, dtype)
+    head = torch.randn(CLASSES, backbone.record.width_at(depth), generator=generator).mul(0.05).to(device, dtype)
     forms = replace(Forms(deltas), kept=kept_of(width))
     return TaskWeights(depth, forms, head, torch.zeros(CLASSES, device=device, dtype=dtype), ("class",) * CLASSES)
 
@@ -78,17 +80,16 @@ def kept_flops(backbone: Backbone, width: WidthIndex) -> float:
     return kept / whole
 
 
-def merged_model(
-    backbone: Backbone, task: TaskWeights, *, dtype: torch.dtype, device: str, fused: bool
-) -> VisionTransformer:
+def merged_model(backbone: Backbone, task: TaskWeights, *, dtype: torch.dtype, device: str, fused: bool) -> TimmModel:
     """Build timm's model with the task's deltas added to its weights and the task's head."""
     model = backbone.build(classes=CLASSES, dtype=dtype, device=device)
     for path, delta in task.forms.deltas.items():
         if delta.a is not None and delta.b is not None:
-            model.get_submodule(path).weight.data += delta.b[0] @ delta.a[0]
-    model.head.weight.data.copy_(task.head_weight)
-    model.head.bias.data.copy_(task.head_bias)
-    for block in model.blocks:
+            model.get_submodule(backbone.record.geometry.timm(path)).weight.data += delta.b[0] @ delta.a[0]
+    head = model.head.fc if isinstance(model, SwinTransformer) else model.head
+    head.weight.data.copy_(task.head_weight)
+    head.bias.data.copy_(task.head_bias)
+    for _, block in blocks_of(model):
         block.attn.fused_attn = fused
     return model
 
@@ -98,6 +99,8 @@ def image_flops(backbone: Backbone) -> float:
     record, tensors = backbone.record, backbone.tensors
     patch = tensors["patch_embed.proj.weight"]
     patches = (record.id.preprocessing.height // patch.shape[2]) * (record.id.preprocessing.width // patch.shape[3])
+    if record.geometry.staged:
+        return float(sum(block_flops(record) or ()) + 2 * patches * patch.numel())
     tokens = patches + sum(tensors[name].shape[1] for name in ("cls_token", "reg_token") if name in tensors)
     linear = sum(fan_in * fan_out for fan_out, fan_in in record.modules.values())
     attention = 2 * tokens * record.dim * record.blocks

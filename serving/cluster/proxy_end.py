@@ -59,7 +59,7 @@ class ProxyEnd:
             self._open -= 1
 
     async def _end(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Speak with `ending_proxy`: say when all is answered, and after its second word once more."""
+        """Speak with `ending_proxy`: say when all is answered, and again after its second word."""
         for running in KeptServer.running:
             for server in running.servers:
                 server.close()

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from serving.console.state import Visit
 from store.errors import FormatError
 from store.records.bounds import MAX_PAGE
+from store.records.geometry import Geometry
 from store.records.listing import Search, VersionListing
+from store.records.manifest import Manifest
 
 MOST_TASKS = 5000
 """Tasks that one page looks at: those that come first by name. A narrower search finds the others."""
@@ -56,3 +58,15 @@ def read_tasks(visit: Visit, search: Search) -> Tasks:
         if after is None:
             break
     return Tasks(tuple(rows), after is None)
+
+
+def adapted_blocks(visit: Visit, manifest: Manifest) -> list[int]:
+    """Return the blocks that have an adapted module, counted from 1; only in stages the backbone's record is needed."""
+    modules = manifest.adapter.modules
+    geometry: Geometry | None = Geometry.of({})
+    if any(module.startswith("layers.") for module in modules):
+        records = (record for record in visit.store.backbones() if record.id.fingerprint == manifest.backbone)
+        geometry = next((record.geometry for record in records), None)
+    if geometry is None:
+        return []
+    return sorted({geometry.number(module) for module in modules} - {0})

@@ -100,6 +100,6 @@ def width_of(index: WidthIndex | None, record: BackboneRecord | None) -> Width |
         return None
     saved = None if record is None else saved_by_width(record, index)
     whole = None if record is None else block_flops(record)
-    share = saved / (whole * index.blocks) if saved is not None and whole else None
+    share = saved / sum(whole[: index.blocks]) if saved is not None and whole else None
     blocks = tuple(zip(index.heads_kept, index.units_kept, strict=True))
     return Width(index.heads, index.units, blocks, index.nbytes, share)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from serving.console.charts import accuracy_chart, axis_low, estimates, score_chart
+from serving.console.listings import adapted_blocks
 from serving.console.measures import MOST_CLASSES, Width, class_table, measures, width_of
 from serving.console.state import Answer, Shown, Visit
-from store.adapters.methods.spec import block_number
 from store.errors import IntegrityError
 from store.records.bounds import MAX_PAGE
 from store.records.events import LATEST
@@ -50,7 +50,7 @@ def show(visit: Visit) -> Answer:
             "own_tags": visit.store.tags(task, version.number),
             "leases": visit.store.holders(present),
             "version": version,
-            **_evidence(version),
+            **_evidence(visit, version),
             "width": _width(visit, version),
             **_labels(visit, version),
         }
@@ -66,7 +66,7 @@ def _chosen(visit: Visit, task: str, numbers: set[int]) -> Version:
     return visit.store.resolve(f"{task}:{number}")
 
 
-def _evidence(version: Version) -> dict[str, object]:
+def _evidence(visit: Visit, version: Version) -> dict[str, object]:
     manifest = version.manifest
     index, certificate = manifest.prune_index, manifest.certificate
     curve = () if certificate is None else certificate.curve
@@ -79,7 +79,7 @@ def _evidence(version: Version) -> dict[str, object]:
         "scores": score_chart(index),
         "lineage": list(_flatten("", vars(manifest.lineage))) if manifest.lineage else [],
         "files": _files(manifest),
-        "adapted": _adapted(manifest),
+        "adapted": adapted_blocks(visit, manifest),
     }
 
 
@@ -114,11 +114,6 @@ def _files(manifest: Manifest) -> dict[str, int]:
         "adapter config": adapter.config.nbytes,
         "class names": head.labels.nbytes,
     }
-
-
-def _adapted(manifest: Manifest) -> list[int]:
-    """Return the blocks that have an adapted module."""
-    return sorted({block_number(module) for module in manifest.adapter.modules} - {0})
 
 
 def _flatten(name: str, value: object) -> Iterator[tuple[str, object]]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from serving.console.listings import read_tasks, search_of
+from serving.console.listings import adapted_blocks, read_tasks, search_of
 from serving.console.state import Answer, Shown, Visit
 from serving.engine.row_plan import rows_at
-from store.adapters.methods.spec import block_number
 from store.errors import FormatError
 from store.records.listing import Search
 from store.records.manifest import Manifest
@@ -51,7 +50,7 @@ def show_sharing(visit: Visit) -> Answer:
     refs = visit.required("refs").split(",")
     if len(refs) > MOST_CHOSEN:
         raise FormatError(f"{len(refs)} versions are too many: choose at most {MOST_CHOSEN}")
-    tasks = [_planned(ref, visit.store.resolve(ref).manifest) for ref in refs]
+    tasks = [_planned(visit, ref, visit.store.resolve(ref).manifest) for ref in refs]
     shared: dict[str, int] = dict.fromkeys(refs, 0)
     ran = 0
     for block in range(1, max(task.depth for task in tasks) + 1):
@@ -64,6 +63,6 @@ def show_sharing(visit: Visit) -> Answer:
     return Shown("sharing.html", {"shared": shared, "ran": ran, "alone": alone, "count": len(tasks)})
 
 
-def _planned(ref: str, manifest: Manifest) -> PlannedTask:
-    adapted = {block_number(module) for module in manifest.adapter.modules} - {0}
+def _planned(visit: Visit, ref: str, manifest: Manifest) -> PlannedTask:
+    adapted = adapted_blocks(visit, manifest)
     return PlannedTask(ref, manifest.depth, min(adapted, default=manifest.depth + 1))

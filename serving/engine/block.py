@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from timm.models.swin_transformer import SwinTransformerBlock
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -31,7 +32,9 @@ class ServedBlock:
     Attention has the heads, and the MLP the units, that a row's task keeps.
     """
 
-    def __init__(self, block: Block, path: str, grid: tuple[int, int], narrow: NarrowMaps) -> None:
+    def __init__(
+        self, block: Block | SwinTransformerBlock, path: str, grid: tuple[int, int], narrow: NarrowMaps
+    ) -> None:
         self._block = block
         self._path = path
         self._grid = grid
@@ -39,8 +42,9 @@ class ServedBlock:
         attn, mlp = block.attn, block.mlp
         self._attn_maps = BranchMaps(Linear.of(attn.qkv), Linear.of(attn.proj))
         self._mlp_maps = BranchMaps(Linear.of(mlp.fc1), Linear.of(mlp.fc2))
-        self._attn_output = BranchOutput(block.ls1, f"{path}.attn.proj", f"{path}.attn")
-        self._mlp_output = BranchOutput(block.ls2, f"{path}.mlp.fc2", f"{path}.mlp")
+        scales = (block.ls1, block.ls2) if isinstance(block, Block) else (nn.Identity(), nn.Identity())
+        self._attn_output = BranchOutput(scales[0], f"{path}.attn.proj", f"{path}.attn")
+        self._mlp_output = BranchOutput(scales[1], f"{path}.mlp.fc2", f"{path}.mlp")
         self._explicit = explicit_attention_is_faster(attn.qkv.weight)
 
     def __call__(self, x: Tensor, tasks: Sequence[Forms]) -> Tensor:
@@ -54,7 +58,7 @@ class ServedBlock:
         if kept is not None:
             maps, heads = self._narrow.get((path, kept), lambda: _narrow_attention(block, kept)), kept.count
         normed = layer_norm(x, block.norm1, norms_of(tasks, f"{self._path}.norm1"))
-        qkv = linear(normed, maps.first, deltas_of(tasks, f"{path}.qkv"))
+        qkv = linear(self._arrange(normed), maps.first, deltas_of(tasks, f"{path}.qkv"))
         return self._add_branch(x, normed, self._attend(qkv, heads), maps.last, self._attn_output, tasks)
 
     def _add_mlp(self, x: Tensor, tasks: Sequence[Forms], kept: Kept | None) -> Tensor:
@@ -66,6 +70,10 @@ class ServedBlock:
         hidden = linear(normed, maps.first, deltas_of(tasks, f"{path}.fc1"))
         hidden = block.mlp.norm(activate(block.mlp.act, hidden))
         return self._add_branch(x, normed, hidden, maps.last, self._mlp_output, tasks)
+
+    def _arrange(self, normed: Tensor) -> Tensor:
+        """Return the tokens that qkv sees."""
+        return normed
 
     def _attend(self, qkv: Tensor, heads: int) -> Tensor:
         attn = self._block.attn

@@ -7,6 +7,7 @@ from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from serving.engine.batch_run import Tokens
@@ -16,11 +17,13 @@ from serving.engine.cuda.captured_blocks import on_cuda
 from serving.engine.kernel_model import KernelModel
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineTask
-from serving.engine.torch_model import TorchModel
+from serving.engine.swin import swin_blocks, swin_ends
+from serving.engine.torch_model import TorchModel, VitEnds
 from serving.kernel.instruction_sets import KernelChoice, choose_kernel
 from serving.kernel.kernel import Kernel
 from serving.kernel.packed_file import open_packed
 from serving.kernel.support import coverage
+from store.records.backbone import PATCH_MEAN
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
 from store.weights.supported import check_supported
@@ -43,8 +46,8 @@ def make_model(
     in_torch = partial(_torch_model, backbone, dtype=dtype, device=device)
     if choice.library is not None:
         vit = backbone.skeleton()
-        covered = coverage(vit, patch_mean=len(backbone.record.head_widths) > 1)
-        if covered.blocks:
+        covered = coverage(vit, patch_mean=backbone.record.id.arguments.get(PATCH_MEAN) is True)
+        if covered.blocks and not isinstance(vit, SwinTransformer):
             packed = open_packed(backbone, vit, choice.library, covered)
             kernel = Kernel(choice.library, vit, packed, covered, threads=torch.get_num_threads())
             whole = covered.stem and covered.pooling
@@ -56,11 +59,14 @@ def make_model(
 
 def _torch_model(backbone: Backbone, *, dtype: torch.dtype, device: torch.device, batch_invariant: bool) -> TorchModel:
     vit = check_supported(backbone.build(dtype=dtype, device=device), backbone.record.name)
-    grid, narrow = vit.patch_embed.grid_size, NarrowMaps(backbone.record.nbytes)
+    narrow = NarrowMaps(backbone.record.nbytes)
+    threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
+    if isinstance(vit, SwinTransformer):
+        return TorchModel(vit, swin_ends(vit), swin_blocks(vit, narrow), threads, batch_invariant, narrow)
+    grid = vit.patch_embed.grid_size
     blocks = [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
     steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
-    threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
-    return TorchModel(vit, steps, threads, batch_invariant, narrow)
+    return TorchModel(vit, VitEnds(vit), steps, threads, batch_invariant, narrow)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

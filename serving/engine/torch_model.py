@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate
-from typing import TypeVar, cast
+from typing import Protocol, TypeVar, cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -18,10 +18,34 @@ from serving.engine.core_threads import CoreThreads
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineRow
 from store.weights.forms import Forms, Norm, TaskWeights
+from store.weights.supported import TimmModel
 from store.weights.width import check_kept
 
 T = TypeVar("T")
 UNADAPTED = Forms()
+
+
+class Ends(Protocol):
+    """What stands before the first block, and after the last that a row runs."""
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Return the tokens (n, tokens, dim) that the first block takes."""
+
+    def pooled(self, x: Tensor, norms: Sequence[Norm | None], *, depth: int, wide: bool) -> Tensor:
+        """Return the features (n, dim) that heads at this depth take; `wide` heads take twice as many."""
+
+
+@dataclass(frozen=True)
+class VitEnds:
+    """The ends of a plain vision transformer."""
+
+    vit: VisionTransformer
+
+    def stem(self, images: Tensor) -> Tensor:
+        return stem(self.vit, images)
+
+    def pooled(self, x: Tensor, norms: Sequence[Norm | None], *, depth: int, wide: bool) -> Tensor:  # noqa: ARG002
+        return POOLS[wide](self.vit, x, norms)
 
 
 @dataclass(frozen=True)
@@ -31,7 +55,8 @@ class TorchModel:
     `narrow` keeps the linear maps of tasks that leave out heads or units.
     """
 
-    vit: VisionTransformer
+    vit: TimmModel
+    ends: Ends
     blocks: Sequence[Callable[[Tensor, Sequence[Forms]], Tensor]]
     threads: CoreThreads
     one_by_one: bool
@@ -61,7 +86,7 @@ class TorchTokens:
     def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
         if start == 0:
             images = sum(len(part) for part in self._parts)
-            self._parts = self._run(lambda images, _: stem(self._model.vit, images), self._parts, range(images))
+            self._parts = self._run(lambda images, _: self._model.ends.stem(images), self._parts, range(images))
         logits: dict[int, Tensor] = {}
         for block in range(start, stop):
             self._gather(sources)
@@ -99,7 +124,7 @@ class TorchTokens:
                 continue
             norms = [tasks[place].forms.norms.get("norm") for place in places]
             own = x if len(places) == len(tasks) else x[places]
-            (features,) = self._run(partial(POOLS[wide], self._model.vit), [own], norms)
+            (features,) = self._run(partial(self._model.ends.pooled, depth=depth, wide=wide), [own], norms)
             for feature, place in zip(features, places, strict=True):
                 logits[ending[place][1]] = head(feature, tasks[place].head_weight, tasks[place].head_bias)
         return logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from timm.layers import GELU, GELUTanh, LayerScale, PatchEmbed, QuickGELU
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
@@ -27,8 +28,10 @@ class Coverage:
     pooling: bool = False
 
 
-def coverage(vit: VisionTransformer, *, patch_mean: bool = False) -> Coverage:
+def coverage(vit: VisionTransformer | SwinTransformer, *, patch_mean: bool = False) -> Coverage:
     """Say what the kernel runs; with `patch_mean` heads may read the mean of the patches too, which torch pools."""
+    if isinstance(vit, SwinTransformer):
+        return Coverage(blocks=False, reason="a Swin attends within windows, and its blocks differ in width")
     reason = next(filter(None, (_unserved(vit, block) for block in vit.blocks)), None)
     if reason is not None:
         return Coverage(blocks=False, reason=reason)

@@ -87,6 +87,20 @@ def row_nbytes(backbone: Backbone, dtype: torch.dtype) -> int:
     """Bytes of activations that a row takes in a block, at most: its tokens and its attention's scores, each twice."""
     p, patch = backbone.record.id.preprocessing, backbone.tensors["patch_embed.proj.weight"].shape[-2:]
     tokens = (p.height // patch[0]) * (p.width // patch[1]) + PREFIX_TOKENS
+    if backbone.record.geometry.staged:
+        return _staged_row_nbytes(backbone, tokens, dtype)
     modules, dim = backbone.record.modules, backbone.record.dim
     width = 3 * dim + modules["blocks.0.attn.qkv"][0] + modules["blocks.0.mlp.fc1"][0]
     return 2 * tokens * (width + tokens * dim // HEAD_DIM) * dtype.itemsize
+
+
+def _staged_row_nbytes(backbone: Backbone, tokens: int, dtype: torch.dtype) -> int:
+    """Return the most of all stages: each has a quarter of the tokens, and its attention sees a window alone."""
+    geometry, modules, most = backbone.record.geometry, backbone.record.modules, 0
+    for stage, dim in enumerate(geometry.stage_dims):
+        first = f"layers.{stage}.blocks.0"
+        pairs, heads = backbone.tensors[f"{first}.attn.relative_position_bias_table"].shape  # more than places
+        width = 3 * dim + modules[f"{first}.attn.qkv"][0] + modules[f"{first}.mlp.fc1"][0]
+        most = max(most, 2 * tokens * (width + heads * pairs) * dtype.itemsize)
+        tokens = tokens // 4 + PREFIX_TOKENS
+    return most

@@ -38,7 +38,7 @@ def read_refusals() -> Mapping[Series, int]:
 
 
 def write_refusals(counts: Mapping[Series, int], path: Path) -> None:
-    """Put the counts in the place of those before, at once for whoever reads."""
+    """Put the counts in the place of those before, at once for every reader."""
     new = path.with_suffix(".new")
     new.write_text(json.dumps({" ".join(series): count for series, count in counts.items()}), "utf-8")
     new.replace(path)

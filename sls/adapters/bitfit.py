@@ -7,12 +7,12 @@ bias is never written.
 from __future__ import annotations
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sls.adapters.custom import CustomMethod, insert_after, width_of
 from store.adapters.methods.custom import BITFIT
 from store.adapters.methods.spec import LINEAR, NORMS
+from store.weights.supported import TimmModel
 
 
 class Shift(nn.Module):
@@ -26,7 +26,7 @@ class Shift(nn.Module):
         return x + self.bias
 
 
-def _make(vit: VisionTransformer, path: str, _hidden: int, _scale: float) -> nn.Module:
+def _make(vit: TimmModel, path: str, _hidden: int, _scale: float) -> nn.Module:
     return Shift(width_of(vit, path))
 
 

@@ -8,12 +8,12 @@ from types import MappingProxyType
 
 import torch
 from timm.layers import DropPath
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import CustomMethod
+from sls.adapters.custom import CustomMethod, width_of
 from sls.adapters.parallel import insert_parallel
 from store.adapters.methods.custom import BOTTLENECK, PRESETS
+from store.weights.supported import TimmModel
 
 STD = 0.01
 
@@ -42,30 +42,30 @@ class Adapter(nn.Module):
         return out if self.scale is None else self.scale * out
 
 
-def adaptformer(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
+def adaptformer(vit: TimmModel, path: str, hidden: int, scale: float) -> Adapter:
     """Make an adapter that starts at zero, with 0.1 times the configured scale (Chen et al. 2022, arXiv 2205.13535).
 
     Its input is the residual, as in the authors' code with its norm switched off.
     """
-    adapter = Adapter(vit.embed_dim, hidden, act=nn.ReLU(), scale=torch.tensor(0.1 * scale), dropout=0.1)
+    adapter = Adapter(width_of(vit, path), hidden, act=nn.ReLU(), scale=torch.tensor(0.1 * scale), dropout=0.1)
     nn.init.kaiming_uniform_(adapter.down.weight, a=math.sqrt(5))
     for zeros in (adapter.down.bias, adapter.up.weight, adapter.up.bias):
         nn.init.zeros_(zeros)
     return adapter
 
 
-def houlsby(vit: VisionTransformer, _path: str, hidden: int, _scale: float) -> Adapter:
+def houlsby(vit: TimmModel, path: str, hidden: int, _scale: float) -> Adapter:
     """Make an adapter that starts near zero (Houlsby et al. 2019, arXiv 1902.00751, sections 2.1 and 3.6)."""
-    return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=None))
+    return _near_zero(Adapter(width_of(vit, path), hidden, act=nn.GELU(), scale=None))
 
 
-def adapter_plus(vit: VisionTransformer, _: str, hidden: int, scale: float) -> Adapter:
+def adapter_plus(vit: TimmModel, path: str, hidden: int, scale: float) -> Adapter:
     """Make an adapter near zero that learns a scale for each channel (Steitz and Roth 2024, arXiv 2406.06820)."""
-    scales = nn.Parameter(torch.full((vit.embed_dim,), scale))
-    return _near_zero(Adapter(vit.embed_dim, hidden, act=nn.GELU(), scale=scales, drop_path=0.1))
+    scales = nn.Parameter(torch.full((width_of(vit, path),), scale))
+    return _near_zero(Adapter(width_of(vit, path), hidden, act=nn.GELU(), scale=scales, drop_path=0.1))
 
 
-def load(vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> VisionTransformer:
+def load(vit: TimmModel, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> TimmModel:
     """Insert the adapters of a checked folder, of any preset, into the blocks that the model has."""
     return METHODS[str(config["preset"])].load(vit, config, tensors)
 
@@ -78,7 +78,7 @@ def _near_zero(adapter: Adapter) -> Adapter:
     return adapter
 
 
-def _method(name: str, make: Callable[[VisionTransformer, str, int, float], Adapter]) -> CustomMethod:
+def _method(name: str, make: Callable[[TimmModel, str, int, float], Adapter]) -> CustomMethod:
     preset = PRESETS[name]
     return CustomMethod(BOTTLENECK, preset.sites, make, insert_parallel(preset.input), options={"preset": name})
 

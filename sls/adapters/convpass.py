@@ -6,12 +6,13 @@ from typing import cast
 
 import torch
 from timm.layers import quick_gelu
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from sls.adapters.custom import CustomMethod
+from sls.adapters.custom import CustomMethod, width_of
 from sls.adapters.parallel import insert_parallel
 from store.adapters.methods.custom import CONVPASS, PARALLEL_SITES
+from store.weights.supported import TimmModel
+from store.weights.trunk import trunk_of
 
 DROPOUT = 0.1
 
@@ -48,8 +49,8 @@ class Convpass(nn.Module):
         return self.scale * out
 
 
-def _make(vit: VisionTransformer, _: str, hidden: int, scale: float) -> nn.Module:
-    return Convpass(vit.embed_dim, hidden, vit.patch_embed.grid_size, scale)
+def _make(vit: TimmModel, path: str, hidden: int, scale: float) -> nn.Module:
+    return Convpass(width_of(vit, path), hidden, trunk_of(vit).grid(path), scale)
 
 
 METHOD = CustomMethod(CONVPASS, PARALLEL_SITES, _make, insert_parallel("normed"))

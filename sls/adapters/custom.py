@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sls.adapters.model import (
@@ -22,8 +21,9 @@ from sls.adapters.model import (
     load_tensors,
     with_adapters,
 )
-from store.adapters.methods.spec import block_number
 from store.weights.backbones import Backbone
+from store.weights.supported import TimmModel
+from store.weights.trunk import blocks_of
 
 
 @dataclass(frozen=True)
@@ -36,42 +36,45 @@ class CustomMethod:
 
     kind: str
     sites: tuple[str, ...]
-    make: Callable[[VisionTransformer, str, int, float], nn.Module]
-    insert: Callable[[VisionTransformer, Mapping[str, nn.Module]], None]
+    make: Callable[[TimmModel, str, int, float], nn.Module]
+    insert: Callable[[TimmModel, Mapping[str, nn.Module]], None]
     hidden: bool = True
     options: Mapping[str, object] = field(default_factory=dict)
 
     def wrap(self, backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> TrainableModel:
         """Build blocks 1..depth with an adapter at every site, fresh or with the tensors of `tuned`."""
-        vit, paths = build_vit(backbone, tuned.depth, dtype), adapted_paths(tuned, self.sites)
+        vit, paths = build_vit(backbone, tuned.depth, dtype), adapted_paths(tuned, self.sites, backbone)
         adapters = {path: self.make(vit, path, tuned.rank, tuned.scale).to(dtype) for path in paths}
         self.insert(vit, adapters)
         return with_adapters(vit, adapters, tuned)
 
-    def stored(self, _: Backbone, tuned: TunedModel) -> StoredAdapter:
+    def stored(self, backbone: Backbone, tuned: TunedModel) -> StoredAdapter:
         """Return a config of this project's format, which PEFT cannot read, and the tensors unchanged."""
         hidden = {"r": tuned.rank} if self.hidden else {}
-        paths = adapted_paths(tuned, self.sites)
+        paths = adapted_paths(tuned, self.sites, backbone)
         return StoredAdapter({"peft_type": self.kind, **self.options, **hidden, "target_modules": paths}, tuned.adapter)
 
-    def load(
-        self, vit: VisionTransformer, config: Mapping[str, object], tensors: Mapping[str, Tensor]
-    ) -> VisionTransformer:
+    def load(self, vit: TimmModel, config: Mapping[str, object], tensors: Mapping[str, Tensor]) -> TimmModel:
         """Insert the adapters of a checked folder into the blocks that the model has."""
-        paths = [path for path in cast(list[str], config["target_modules"]) if block_number(path) <= len(vit.blocks)]
+        blocks = {f"{block}." for block, _ in blocks_of(vit)}
+        paths = [path for path in cast(list[str], config["target_modules"]) if path.startswith(tuple(blocks))]
         adapters = {path: self.make(vit, path, cast(int, config.get("r", 0)), 1.0) for path in paths}
         self.insert(vit, adapters)
         load_tensors(adapters, tensors)
         return vit
 
 
-def insert_after(vit: VisionTransformer, adapters: Mapping[str, nn.Module]) -> None:
+def insert_after(vit: TimmModel, adapters: Mapping[str, nn.Module]) -> None:
     """y = adapter(f(x)) at each path, where f is the module at that path."""
     for path, adapter in adapters.items():
         vit.set_submodule(path, nn.Sequential(vit.get_submodule(path), adapter))
 
 
-def width_of(vit: VisionTransformer, path: str) -> int:
-    """Return the output width of the linear map or norm at the path."""
+def width_of(vit: TimmModel, path: str) -> int:
+    """Return the output width of the linear map or norm at the path, or of the block that what it names is in."""
     module = vit.get_submodule(path)
-    return module.out_features if isinstance(module, nn.Linear) else cast(int, vit.embed_dim)
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[0]
+    if isinstance(module, nn.Linear):
+        return module.out_features
+    return cast(int, vit.get_submodule(path.rpartition(".")[0]).norm1.normalized_shape[0])

@@ -37,8 +37,9 @@ from sls.adapters.parallel import ParallelAdapterBlock
 from store.adapters.methods.custom import BITFIT, BOTTLENECK, CONVPASS, SSF
 from store.adapters.methods.spec import LINEAR, NORMS
 from store.weights.backbones import Backbone
+from store.weights.supported import TimmModel
 
-Loader = Callable[[VisionTransformer, Mapping[str, object], Mapping[str, Tensor]], VisionTransformer]
+Loader = Callable[[TimmModel, Mapping[str, object], Mapping[str, Tensor]], TimmModel]
 
 RSLORA_ALPHA = 6  # LoRA's scaling of 2 at rank 8; the point of rsLoRA is that it then fits every rank
 
@@ -63,20 +64,20 @@ class _Peft:
     config: Callable[[list[str], int], PeftConfig]
 
     def wrap(self, backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> TrainableModel:
-        config = self.config(self.targets(tuned), tuned.rank)
+        config = self.config(self.targets(tuned, backbone), tuned.rank)
         vit = build_vit(backbone, tuned.depth, dtype)
         with suppress_peft_warnings():
             peft = get_peft_model(vit, config, autocast_adapter_dtype=False).to(dtype)
         if tuned.adapter:
             set_peft_model_state_dict(peft, dict(tuned.adapter))
-        return TrainableModel(cast(VisionTransformer, peft.base_model.model), lambda: _collect(peft))
+        return TrainableModel(cast(TimmModel, peft.base_model.model), lambda: _collect(peft))
 
-    def stored(self, _: Backbone, tuned: TunedModel) -> StoredAdapter:
-        return StoredAdapter(self.config(self.targets(tuned), tuned.rank).to_dict(), tuned.adapter)
+    def stored(self, backbone: Backbone, tuned: TunedModel) -> StoredAdapter:
+        return StoredAdapter(self.config(self.targets(tuned, backbone), tuned.rank).to_dict(), tuned.adapter)
 
-    def targets(self, tuned: TunedModel) -> list[str]:
+    def targets(self, tuned: TunedModel, backbone: Backbone) -> list[str]:
         # by full path: PEFT's short `proj` would also hit `patch_embed.proj`
-        return adapted_paths(tuned, self.modules)
+        return adapted_paths(tuned, self.modules, backbone)
 
 
 def _collect(peft: PeftModel) -> Mapping[str, Tensor]:

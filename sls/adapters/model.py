@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import torch
 from peft.utils.warning import PeftWarning
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from store.errors import InvalidSettingError
+from store.records.geometry import STAGED, Geometry
 from store.weights.backbones import Backbone
+from store.weights.supported import TimmModel
+from store.weights.trunk import cut
 
 BLOCK = re.compile(r"\bblocks\.(\d+)\.")
 
@@ -42,7 +44,7 @@ class TunedModel:
 class AdaptedModel:
     """logits = head(vit(x)): a timm model of blocks 1..depth that contains the adapter, and its linear head."""
 
-    vit: VisionTransformer
+    vit: TimmModel
     head: nn.Linear
 
 
@@ -50,7 +52,7 @@ class AdaptedModel:
 class TrainableModel:
     """A timm model of blocks 1..depth with a trainable adapter, and the function that collects its tensors."""
 
-    vit: VisionTransformer
+    vit: TimmModel
     collect: Callable[[], Mapping[str, Tensor]]
 
 
@@ -62,8 +64,14 @@ class StoredAdapter:
     tensors: Mapping[str, Tensor]
 
 
-def block_of(path: str) -> int:
-    """Return the block, counted from 1, of a module path or a tensor key; 0 if blocks share it."""
+def block_of(path: str, geometry: Geometry | None = None) -> int:
+    """Return the block, counted from 1, of a module path or a tensor key; 0 if blocks share it.
+
+    In a backbone of stages, its geometry says how many blocks there are before a stage.
+    """
+    if geometry is not None and geometry.staged:
+        staged = STAGED.search(path)
+        return geometry.number(staged[0]) if staged else 0
     match = BLOCK.search(path)
     return int(match[1]) + 1 if match else 0
 
@@ -82,9 +90,10 @@ def adapted_blocks(tuned: TunedModel) -> range:
     return range(tuned.from_block - 1, tuned.depth)
 
 
-def adapted_paths(tuned: TunedModel, modules: Iterable[str]) -> list[str]:
+def adapted_paths(tuned: TunedModel, modules: Iterable[str], backbone: Backbone) -> list[str]:
     """Return the full paths of the modules in the adapted blocks, sorted by block."""
-    return in_order(f"blocks.{block}.{module}" for module in modules for block in adapted_blocks(tuned))
+    blocks = [backbone.record.geometry.paths[block] for block in adapted_blocks(tuned)]
+    return [f"{block}.{module}" for block in blocks for module in sorted(modules)]
 
 
 def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
@@ -92,7 +101,7 @@ def tensors_of(adapters: Mapping[str, nn.Module]) -> dict[str, Tensor]:
     return {f"{path}.{name}": value for path, module in adapters.items() for name, value in module.state_dict().items()}
 
 
-def with_adapters(vit: VisionTransformer, adapters: Mapping[str, nn.Module], tuned: TunedModel) -> TrainableModel:
+def with_adapters(vit: TimmModel, adapters: Mapping[str, nn.Module], tuned: TunedModel) -> TrainableModel:
     """Return a model of inserted adapters, which get the tensors of `tuned` if it has any."""
     if tuned.adapter:
         load_tensors(adapters, tuned.adapter)
@@ -114,11 +123,9 @@ def suppress_peft_warnings() -> Iterator[None]:
         yield
 
 
-def build_vit(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) -> VisionTransformer:
+def build_vit(backbone: Backbone, depth: int, dtype: torch.dtype = torch.float32) -> TimmModel:
     """Build blocks 1..depth of the backbone; the output is the pooled, normalised feature (n, dim)."""
-    model = backbone.build(dtype=dtype)
-    model.blocks = model.blocks[:depth]
-    return model
+    return cut(backbone.build(dtype=dtype), depth)
 
 
 def linear(weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -54,7 +54,7 @@ def wrap(backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> Trainable
     """Insert a RepAdapter before qkv and before fc1 of every adapted block."""
     vit = build_vit(backbone, tuned.depth, dtype)
     adapters = {}
-    for path in adapted_paths(tuned, MODULES):
+    for path in adapted_paths(tuned, MODULES, backbone):
         layer = cast(nn.Linear, vit.get_submodule(path))
         adapters[path] = RepAdapter(layer.in_features, tuned.rank, tuned.scale).to(dtype)
         vit.set_submodule(path, nn.Sequential(adapters[path], layer))
@@ -63,7 +63,7 @@ def wrap(backbone: Backbone, tuned: TunedModel, dtype: torch.dtype) -> Trainable
 
 def stored(backbone: Backbone, tuned: TunedModel) -> StoredAdapter:
     """Return the equal LoRA, of rank `hidden` and scaling 1."""
-    paths = adapted_paths(tuned, MODULES)
+    paths = adapted_paths(tuned, MODULES, backbone)
     config = LoraConfig(r=tuned.rank, lora_alpha=tuned.rank, lora_bias=True, target_modules=paths)
     tensors = {
         f"{PREFIX}{path}.{name}": value

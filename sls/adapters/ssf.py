@@ -6,12 +6,12 @@ The patch embedding is unchanged, as all tasks share it; so is the last norm, as
 from __future__ import annotations
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from sls.adapters.custom import CustomMethod, insert_after, width_of
 from store.adapters.methods.custom import SSF
 from store.adapters.methods.spec import LINEAR, NORMS
+from store.weights.supported import TimmModel
 
 
 class ScaleShift(nn.Module):
@@ -28,7 +28,7 @@ class ScaleShift(nn.Module):
         return self.scale * x + self.shift
 
 
-def _make(vit: VisionTransformer, path: str, _hidden: int, _scale: float) -> nn.Module:
+def _make(vit: TimmModel, path: str, _hidden: int, _scale: float) -> nn.Module:
     return ScaleShift(width_of(vit, path))
 
 

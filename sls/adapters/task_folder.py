@@ -12,7 +12,6 @@ import safetensors
 import torch
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors.torch import load, save
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.adapters.methods import CUSTOM_LOADERS, METHODS
@@ -22,6 +21,7 @@ from store.adapters.methods.supported import supported_method
 from store.errors import BackboneMismatchError, DataError, FormatError, OnetrunkError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
+from store.weights.supported import TimmModel
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
     {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -96,13 +96,13 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
         raise FormatError(f"{folder} is not a readable task folder ({line}): give a PEFT folder with {HEAD}") from None
 
 
-def _load_custom(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> VisionTransformer:
+def _load_custom(checkpoint: Checkpoint, backbone: Backbone, depth: int) -> TimmModel:
     config = checkpoint.settings
     supported_method(config).ranks(config, checkpoint.adapter_infos, backbone.record.modules)
     return CUSTOM_LOADERS[str(config["peft_type"])](build_vit(backbone, depth), config, load(checkpoint.weights))
 
 
-def _load_with_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:
+def _load_with_peft(folder: Path, vit: TimmModel) -> TimmModel:
     with suppress_peft_warnings():
         peft = PeftModel.from_pretrained(vit, str(folder))
         expected = get_peft_model_state_dict(peft)
@@ -111,7 +111,7 @@ def _load_with_peft(folder: Path, vit: VisionTransformer) -> VisionTransformer:
     if missing:  # PEFT would use random values instead
         count = len(missing)
         raise FormatError(f"{folder / WEIGHTS} has no tensor {missing[0]!r} ({count} missing): save it with PEFT again")
-    return cast(VisionTransformer, peft.base_model.model)
+    return cast(TimmModel, peft.base_model.model)
 
 
 def _read_card(folder: Path) -> Card | None:

@@ -27,7 +27,7 @@ def certify(
     cut: Cut,
     context: TrainingContext,
     config: FitConfig,
-    accuracies: tuple[Accuracy, ...],
+    accuracies: tuple[Accuracy | None, ...],
     curve: tuple[Accuracy, ...],
 ) -> tuple[Logits, Certificate]:
     """Return the logits of the test images, and what they say; `model` is the cut task as it was read back."""

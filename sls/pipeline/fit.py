@@ -7,8 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 
-from timm.models.vision_transformer import VisionTransformer
-
 from sls.adapters.methods import build_adapted
 from sls.adapters.model import TunedModel, build_vit
 from sls.adapters.task_folder import DTYPES, read_folder, write_card, write_folder
@@ -26,7 +24,7 @@ from sls.evaluation import (
 from sls.pipeline.certify import Cut, certify
 from sls.pipeline.config import FitConfig
 from sls.pipeline.git_commit import current_commit
-from sls.pipeline.preflight import check_run
+from sls.pipeline.preflight import check_run, check_stages
 from sls.pipeline.retune import MODES, CutModel, TrainingContext, truncated, untrained
 from sls.pipeline.run_log import RunLog
 from sls.pipeline.stages import Stages
@@ -41,6 +39,7 @@ from store.records.manifest import Card
 from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
+from store.weights.supported import TimmModel
 
 DEFAULT = FitConfig()
 LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
@@ -50,7 +49,8 @@ LIBRARIES = ("numpy", "peft", "scikit-learn", "timm", "torch")
 class FitResult:
     """The prune index, the certificate, and the folders: `full` with all blocks, `cut` at the chosen depth.
 
-    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1. Without
+    `accuracies[i]` is the test accuracy of the model tuned at full depth when it is cut to depth i + 1, None in the
+    stages of a Swin that have fewer features than its head takes. Without
     `max_drop`, and with `when` "before" or "early", no model is tuned at full depth: `full` is None, and unless all
     blocks are kept, `certificate.full` is None and `accuracies` is empty, as the cost of the cut is unknown. `logits`
     are the test images' at the cut, (n, classes). `seconds` and `curve` do not include the steps of an earlier run that
@@ -61,7 +61,7 @@ class FitResult:
     certificate: Certificate
     full: Path | None
     cut: Path
-    accuracies: tuple[Accuracy, ...]
+    accuracies: tuple[Accuracy | None, ...]
     curve: tuple[Progress, ...]
     seconds: Mapping[str, float]
     logits: Logits
@@ -84,6 +84,7 @@ def fit(
     last block, or an `out` that cannot be written; `DataError` for patience without validation images; `StorageError`
     where the disk has too little room.
     """
+    check_stages(config, backbone)
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), cache).run()
 
@@ -109,6 +110,7 @@ def fit_budgets(
 
     Returns the validation accuracies: at full width, and with a point for each budget.
     """
+    check_stages(config, backbone)
     check_run(dataset, backbone, config.tune, max_drop=config.max_drop, out=Path(out))
     return _Fit(dataset, backbone, config.effective, Path(out), RunLog(progress), None).width_points(budgets)
 
@@ -216,9 +218,7 @@ class _Fit:
         start = untrained(self.dataset, self.backbone, self.config.tune, depth)
         return self.context.tune(start, self.config.tune, stage=stage, checkpoint=checkpoint)
 
-    def _block_features(
-        self, full: TunedModel | None, first: TunedModel | None
-    ) -> tuple[VisionTransformer, TrainFeatures]:
+    def _block_features(self, full: TunedModel | None, first: TunedModel | None) -> tuple[TimmModel, TrainFeatures]:
         """Return the model that is scored, a tuned one or the frozen backbone, and its training features."""
         if full is not None:
             vit = read_folder(self.out / "full", self.backbone).vit
@@ -259,21 +259,21 @@ class _Fit:
             return begun.full
         checkpoint = self.stages.checkpoint(f"cut-{depth}")
         if begun.first is not None:
-            start = truncated(begun.first, depth)
+            start = truncated(begun.first, depth, self.backbone.record)
             return self.context.tune(start, self.config.rest, stage="tune", checkpoint=checkpoint)
         if begun.full is None or self.config.when == "before":
             return self._tune(depth, "tune", checkpoint)
         cut = CutModel(begun.full, depth, self.config.retune, features, self.context)
         return MODES[self.config.retune_mode](cut, checkpoint)
 
-    def _depth_accuracies(self, folder: Path) -> tuple[Accuracy, ...]:
+    def _depth_accuracies(self, folder: Path) -> tuple[Accuracy | None, ...]:
         return depth_accuracies(read_folder(folder, self.backbone), self.dataset.test, self.context.transform)
 
     def _finish(
         self,
         index: PruneIndex,
         certificate: Certificate,
-        accuracies: tuple[Accuracy, ...],
+        accuracies: tuple[Accuracy | None, ...],
         full: TunedModel | None,
         logits: Logits,
     ) -> FitResult:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from timm.models.vision_transformer import VisionTransformer
 
 from sls.adapters.model import build_vit
 from sls.adapters.task_folder import DTYPES
@@ -22,6 +21,7 @@ from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
 from store.weights.backbones import Backbone
 from store.weights.preprocessing import make_transform
+from store.weights.supported import TimmModel
 
 TIMED_BATCHES, TIMED_IMAGES = 3, 32
 
@@ -83,7 +83,7 @@ def _seconds_of_step(dataset: Dataset, backbone: Backbone, config: TrainingConfi
     return (ends[1] - ends[0]) / math.ceil(count / config.batch)
 
 
-def _seconds_of_features(vit: VisionTransformer, split: Split, transform: Transform) -> float:
+def _seconds_of_features(vit: TimmModel, split: Split, transform: Transform) -> float:
     rows = np.arange(min(len(split), TIMED_IMAGES))
     with torch.inference_mode():
         block_features(vit, split, transform, rows=rows[:1])

@@ -10,8 +10,10 @@ import torch
 
 from sls.adapters.methods import METHODS
 from sls.data.dataset import Dataset
+from sls.pipeline.config import FitConfig
 from sls.pipeline.retune import untrained
 from sls.training.recipe import TrainingConfig
+from store.adapters.widths import require_one_width
 from store.errors import DataError, InvalidSettingError, StorageError
 from store.weights.backbones import Backbone
 
@@ -44,6 +46,17 @@ def check_run(
     if needed > free:
         raise StorageError(
             f"{out} has {free:,} bytes free, the fit writes up to {needed:,}: free some, or choose `out=`"
+        )
+
+
+def check_stages(config: FitConfig, backbone: Backbone) -> None:
+    """Raise where the config needs one width of all blocks, and the backbone has stages."""
+    if config.width is not None:
+        require_one_width(backbone.record)
+    if backbone.record.geometry.staged and config.when == "after" and config.retune_mode == "none":
+        raise InvalidSettingError(
+            f"retune_mode 'none' keeps the head, and the stages of {backbone.record.name} give different numbers of "
+            "features: use 'head', 'rewind', 'constant' or 'scratch'"
         )
 
 

@@ -16,6 +16,7 @@ from sls.progress import ProgressCallback
 from sls.training.feature_cache import FeatureCache
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
+from store.records.backbone import BackboneRecord
 from store.weights.backbones import Backbone
 
 CONSTANT_RATE = 1e-5
@@ -57,15 +58,21 @@ class CutModel:
     features: TrainFeatures
     context: TrainingContext
 
+    @property
+    def start(self) -> TunedModel:
+        """The adapter of the blocks that stay, and the head."""
+        return truncated(self.full, self.depth, self.context.backbone.record)
+
 
 def untrained(dataset: Dataset, backbone: Backbone, config: TrainingConfig, depth: int | None = None) -> TunedModel:
     """Return fresh adapters and a zero head, at full depth by default."""
     classes, record = len(dataset.classes), backbone.record
+    depth = depth or record.blocks
     return TunedModel(
-        depth=depth or record.blocks,
+        depth=depth,
         rank=config.rank,
         adapter={},
-        weight=torch.zeros(classes, record.dim),
+        weight=torch.zeros(classes, record.width_at(depth)),
         bias=torch.zeros(classes),
         method=config.method,
         from_block=config.from_block,
@@ -73,15 +80,21 @@ def untrained(dataset: Dataset, backbone: Backbone, config: TrainingConfig, dept
     )
 
 
-def truncated(tuned: TunedModel, depth: int) -> TunedModel:
-    """Return the adapter of blocks 1..depth and the head."""
-    kept = {key: value for key, value in tuned.adapter.items() if block_of(key) <= depth}
-    return replace(tuned, depth=depth, adapter=kept)
+def truncated(tuned: TunedModel, depth: int, record: BackboneRecord | None = None) -> TunedModel:
+    """Return the adapter of blocks 1..depth and the head; on a backbone of stages, whose record is then needed, a zero
+    head where the features there are fewer.
+    """
+    geometry = None if record is None else record.geometry
+    kept = {key: value for key, value in tuned.adapter.items() if block_of(key, geometry) <= depth}
+    weight, bias = tuned.weight, tuned.bias
+    if record is not None and weight.shape[1] > (width := record.width_at(depth)):
+        weight, bias = weight.new_zeros(len(weight), width), torch.zeros_like(bias)
+    return replace(tuned, depth=depth, adapter=kept, weight=weight, bias=bias)
 
 
 def constant(cut: CutModel, checkpoint: Path) -> TunedModel:
     """Continue from the cut model at a constant rate of 1e-5: FT in the authors' pruning_train.py."""
-    return _train(cut, truncated(cut.full, cut.depth), checkpoint, learning_rate=CONSTANT_RATE, schedule="constant")
+    return _train(cut, cut.start, checkpoint, learning_rate=CONSTANT_RATE, schedule="constant")
 
 
 def rewind(cut: CutModel, checkpoint: Path) -> TunedModel:
@@ -89,7 +102,7 @@ def rewind(cut: CutModel, checkpoint: Path) -> TunedModel:
 
     It is the learning rate rewinding of Renda, Frankle and Carbin (Comparing rewinding and fine-tuning, ICLR 2020).
     """
-    return _train(cut, truncated(cut.full, cut.depth), checkpoint, schedule="cosine")
+    return _train(cut, cut.start, checkpoint, schedule="cosine")
 
 
 def scratch(cut: CutModel, checkpoint: Path) -> TunedModel:
@@ -101,12 +114,12 @@ def scratch(cut: CutModel, checkpoint: Path) -> TunedModel:
 def head(cut: CutModel, _: Path) -> TunedModel:
     """Keep the adapter, and fit the closed-form ridge head on the cut model's features."""
     ridge = cut.features.head(cut.depth)
-    return replace(truncated(cut.full, cut.depth), weight=ridge.weight, bias=ridge.bias)
+    return replace(cut.start, weight=ridge.weight, bias=ridge.bias)
 
 
 def none(cut: CutModel, _: Path) -> TunedModel:
     """Return the cut model without training."""
-    return truncated(cut.full, cut.depth)
+    return cut.start
 
 
 def _train(cut: CutModel, start: TunedModel, checkpoint: Path, **changes: object) -> TunedModel:

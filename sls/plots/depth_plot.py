@@ -23,7 +23,7 @@ def draw_depths(
     stem: str | Path,
     *,
     certificates: Mapping[str, Certificate] | None = None,
-    accuracies: Mapping[str, tuple[Accuracy, ...]] | None = None,
+    accuracies: Mapping[str, tuple[Accuracy | None, ...]] | None = None,
 ) -> Path:
     """Draw `stem`.svg and `stem`.png and return the first; `accuracies[task][i]` is measured at depth i + 1.
 
@@ -55,7 +55,7 @@ def draw_depths(
 
 
 def _draw(
-    axes: Axes, name: str, index: PruneIndex, certificate: Certificate | None, accuracies: Sequence[Accuracy]
+    axes: Axes, name: str, index: PruneIndex, certificate: Certificate | None, accuracies: Sequence[Accuracy | None]
 ) -> None:
     undecided = ", undecided" if index.candidates else ""
     axes.set_title(f"{shorten(name)}: {index.depth} of {index.blocks}{undecided}", fontsize="medium", parse_math=False)
@@ -93,15 +93,15 @@ def _draw_scores(axes: Axes, index: PruneIndex, known: Sequence[tuple[int, float
         axes.text(0.5, 0.5, "not scored", transform=axes.transAxes, ha="center", color=GREY, fontsize="small")
 
 
-def _draw_accuracies(axes: Axes, accuracies: Sequence[Accuracy], curve: Sequence[Accuracy]) -> None:
+def _draw_accuracies(axes: Axes, accuracies: Sequence[Accuracy | None], curve: Sequence[Accuracy]) -> None:
     """Draw at each depth the test accuracy of the tuned model cut there, and a ridge head's validation accuracy."""
     for measured, style, ink, label in (
         (accuracies, "-", GREEN, "accuracy, cut there"),
         (curve, "-.", PURPLE, "validation accuracy, ridge head there"),
     ):
-        if measured:
-            values = [accuracy.value for accuracy in measured]
-            axes.plot(range(1, len(values) + 1), values, style, color=ink, linewidth=1.2, label=label)
+        known = [(depth, accuracy.value) for depth, accuracy in enumerate(measured, 1) if accuracy is not None]
+        if known:
+            axes.plot(*zip(*known, strict=True), style, color=ink, linewidth=1.2, label=label)
 
 
 def _certify(axes: Axes, index: PruneIndex, certificate: Certificate) -> None:

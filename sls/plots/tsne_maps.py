@@ -50,7 +50,8 @@ def draw_maps(
     content. Blocks above `depth` are grey. Raises `DataError` unless each row has one label, and each label a class
     name; `InvalidSettingError` for a depth outside 1..blocks.
     """
-    check_rows(features.scored, labels)
+    for block in features.scored:
+        check_rows(block, labels)
     blocks = len(features.scored)
     if not 1 <= depth <= blocks:
         raise InvalidSettingError(f"depth {depth} is outside 1..{blocks}: give one of these with `depth=`")

@@ -50,7 +50,7 @@ class Criterion:
 
 
 def obstacle(features: Floats, labels: Labels, *, least: int) -> str | None:
-    """Return why features (n, d) or (blocks, n, d) have no score that needs `least` samples, or None if they have one.
+    """Return why features (n, d) have no score that needs `least` samples, or None if they have one.
 
     Raises `DataError` unless there is one label for each sample.
     """

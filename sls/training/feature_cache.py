@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,17 +51,19 @@ class FeatureCache:
 
 @dataclass(frozen=True)
 class FrozenOutputs:
-    """The part of a cache for the first `frozen` blocks of one backbone: bfloat16 (tokens, dim) of each image."""
+    """The part of a cache for the first `frozen` blocks of one backbone: bfloat16 tokens of each image."""
 
     cache: FeatureCache
     fingerprint: str
     frozen: int
 
-    def get(self, image_digest: str, dim: int) -> Tensor | None:
+    def get(self, image_digest: str, shape: tuple[int, ...]) -> Tensor | None:
+        """Return the tokens in this shape, one of whose sizes may be -1; None where they are not kept."""
         data = self.cache.get(self._key(image_digest))
-        if not data or len(data) % (2 * dim):
+        numbers = abs(2 * math.prod(shape))
+        if not data or (len(data) % numbers if -1 in shape else len(data) != numbers):
             return None
-        return torch.from_numpy(np.frombuffer(data, np.int16).copy()).view(torch.bfloat16).view(-1, dim)
+        return torch.from_numpy(np.frombuffer(data, np.int16).copy()).view(torch.bfloat16).view(shape)
 
     def put(self, image_digest: str, output: Tensor) -> None:
         self.cache.put(self._key(image_digest), output.contiguous().view(torch.int16).numpy().tobytes())

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from sls.data.dataset import Split, Transform
 from sls.training.augmentation import Augmentation
 from sls.training.feature_cache import FrozenOutputs
+from store.weights.supported import TimmModel
+from store.weights.trunk import trunk_of
 
 BATCH = 64
 INPUT_NBYTES = 1 << 30
@@ -39,7 +40,7 @@ class FeatureSource:
 
     def __init__(
         self,
-        vit: VisionTransformer,
+        vit: TimmModel,
         split: Split,
         transform: Transform,
         *,
@@ -61,8 +62,10 @@ class FeatureSource:
                 images = mix.share * images + (1 - mix.share) * images[torch.from_numpy(mix.partners)]
             features: Tensor = self.vit(images)
         else:
-            x = self.vit.blocks[self.frozen :](self._kept[torch.from_numpy(rows)])
-            features = self.vit.forward_head(self.vit.norm(x))
+            trunk, x = trunk_of(self.vit), self._kept[torch.from_numpy(rows)]
+            for block in trunk.blocks[self.frozen :]:
+                x = block(x)
+            features = trunk.served(x, len(trunk.dims))
         return features
 
     @torch.no_grad()
@@ -70,7 +73,8 @@ class FeatureSource:
         self.vit.eval()
         kept: dict[int, Tensor] = {}
         if self._known is not None:
-            found = [self._known.get(digest, self.vit.embed_dim) for digest in self.split.digests]
+            shape = trunk_of(self.vit).shape(self.frozen)
+            found = [self._known.get(digest, shape) for digest in self.split.digests]
             kept = {row: output for row, output in enumerate(found) if output is not None}
         missing = np.array([row for row in range(len(self.split)) if row not in kept], dtype=np.int64)
         for start in range(0, len(missing), FROZEN_BATCH):
@@ -83,11 +87,12 @@ class FeatureSource:
 
     def _through(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """Return what the frozen blocks make of at most FROZEN_BATCH images; copies of the first fill up."""
-        vit, images = self.vit, self._images(rows)
+        trunk, images = trunk_of(self.vit), self._images(rows)
         images = torch.cat([images, images[:1].expand(FROZEN_BATCH - len(rows), -1, -1, -1)])
-        x = vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images))))
-        out: Tensor = vit.blocks[: self.frozen](x)
-        return out
+        x = trunk.stem(images)
+        for block in trunk.blocks[: self.frozen]:
+            x = block(x)
+        return x
 
     def _images(self, rows: npt.NDArray[np.int64], epoch: int = 0) -> Tensor:
         if self.augment is None:

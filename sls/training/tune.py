@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from timm.layers import Attention
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.swin_transformer import WindowAttention
 
 from sls.adapters.methods import METHODS
 from sls.adapters.model import AdaptedModel, TunedModel, linear
@@ -22,6 +22,7 @@ from sls.training.recipe import TrainingConfig
 from sls.training.trainer import Trainer, to_bfloat16
 from store.errors import DataError
 from store.weights.backbones import Backbone
+from store.weights.supported import TimmModel
 
 
 @torch.random.fork_rng(devices=())
@@ -90,9 +91,9 @@ def _accuracy(model: AdaptedModel, source: FeatureSource) -> float | None:
     return correct / len(labels)
 
 
-def _use_explicit_attention(vit: VisionTransformer) -> VisionTransformer:
+def _use_explicit_attention(vit: TimmModel) -> TimmModel:
     # on a CPU, training takes nearly twice as long with scaled_dot_product_attention in bfloat16
     for module in vit.modules():
-        if isinstance(module, Attention):
+        if isinstance(module, (Attention, WindowAttention)):
             module.fused_attn = False
     return vit

@@ -7,9 +7,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
@@ -19,10 +21,12 @@ from sls.progress import Progress, ProgressCallback
 from sls.training.recipe import TrainingConfig, check_choice, check_real
 from sls.training.soft_masks import insert_masks, train_masks
 from sls.width.importance import Importance, check_budget
+from store.adapters.widths import require_one_width
 from store.errors import InvalidSettingError
 from store.records.bounds import check_number
 from store.weights.backbones import Backbone
 from store.weights.ordering import is_ordered
+from store.weights.trunk import blocks_of, trunk_of
 
 TAYLOR_BATCH, TAYLOR_BATCHES = 32, 10
 STAGE = "search"
@@ -67,6 +71,7 @@ class WidthSubject:
 
 def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
     """Score all heads and units of the task's blocks; one search serves every budget."""
+    require_one_width(subject.backbone.record)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(subject.recipe.seed)
         heads, units = (scores.detach().double().numpy() for scores in CRITERIA[config.criterion](subject, config))
@@ -76,7 +81,8 @@ def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
 
 def head_cost(backbone: Backbone) -> float:
     """Return how many MLP units take as many operations as one head: 8 T d h + 4 T² h against 4 T d."""
-    vit = backbone.skeleton()
+    require_one_width(backbone.record)
+    vit = cast(VisionTransformer, backbone.skeleton())
     size, tokens = vit.blocks[0].attn.head_dim, vit.patch_embed.num_patches + vit.num_prefix_tokens
     return float((2 * vit.embed_dim + tokens) * size / vit.embed_dim)
 
@@ -92,14 +98,14 @@ def magnitude(subject: WidthSubject, _: WidthConfig) -> tuple[Tensor, Tensor]:
 
     It sees the backbone's weights alone, so it is the same for every task.
     """
-    depth = len(subject.model().vit.blocks)
+    depth = len(trunk_of(subject.model().vit).dims)
     heads, units = _norms(subject.backbone)
     return heads[:depth], units[:depth]
 
 
 def _norms(backbone: Backbone) -> tuple[Tensor, Tensor]:
     heads, units = [], []
-    for block in backbone.build().blocks:
+    for _, block in blocks_of(backbone.build()):
         attn, mlp = block.attn, block.mlp
         qkv = attn.qkv.weight.unflatten(0, (3, attn.num_heads, -1)).square().sum(dim=(0, 2, 3))
         proj = attn.proj.weight.unflatten(1, (attn.num_heads, -1)).square().sum(dim=(0, 2))

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from store.accounting.facts import VersionFacts
 from store.records.backbone import BackboneRecord
+from store.records.geometry import MERGE
 
 PARALLEL_SITES = (".attn", ".mlp")
 SERVING = 2  # bytes of a bfloat16 parameter
@@ -71,9 +72,14 @@ class ComparedTask:
     @cached_property
     def adapted(self) -> Counter[str]:
         """Parameters of each linear map and norm that the task adapts; parallel adapters adapt none."""
-        linear, norm = self.record.modules, 2 * self.record.dim
+        linear = self.record.modules
         modules = (m for m in self.facts.modules if not m.endswith(PARALLEL_SITES))
-        return Counter({m: math.prod(linear[m]) if m in linear else norm for m in modules})
+        return Counter({m: math.prod(linear[m]) if m in linear else 2 * self._norm_width(m) for m in modules})
+
+    def _norm_width(self, norm: str) -> int:
+        merge = self.record.modules.get(norm.replace(f"{MERGE}.norm", f"{MERGE}.reduction"))
+        number = self.record.geometry.number(norm)
+        return merge[1] if merge is not None else self.record.width_at(number or self.record.blocks)
 
 
 def saved_by_cut(facts: VersionFacts, depth: int, blocks: int) -> int:

@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping, MutableMapping
 from typing import Any, NamedTuple
 
-from store.adapters.methods.spec import block_number
 from store.adapters.safetensors_header import header_nbytes, parse_header
 from store.backends.base import Backend
 from store.backends.layout import blob_key
 from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
+from store.records.geometry import count_blocks
 from store.records.manifest import MANIFEST_FORMAT
 from store.records.width import WidthIndex
 
@@ -143,7 +143,7 @@ class FactsReader:
 
     def _adapted_blocks(self, modules: tuple[str, ...]) -> int:
         if modules not in self._blocks:
-            self._blocks[modules] = len({block_number(module) for module in modules} - {0})
+            self._blocks[modules] = count_blocks(modules)
         return self._blocks[modules]
 
     def _tensors(self, blob: NamedBlob) -> TensorFacts:
@@ -205,7 +205,7 @@ def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
         for side in info.shape:
             count *= side
         elements += count
-    in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name)
+    in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name or "layers." in name)
     return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
 
 

@@ -16,7 +16,7 @@ DEPGRAPH_PARAMETERS, DEPGRAPH_OF = 21_665_664, 85_798_656
 
 With the head of 1,000 classes these are the 22.05 and 86.57 million that its README has.
 """
-HEAD_DIMS, HIDDEN = re.compile(r"blocks\.\d+\.attn\.qkv"), re.compile(r"blocks\.\d+\.mlp\.fc1")
+HEAD_DIMS, HIDDEN = re.compile(r".*blocks\.\d+\.attn\.qkv"), re.compile(r".*blocks\.\d+\.mlp\.fc1")
 
 TORCH_PRUNING = "Torch-Pruning v1.6.1 (github.com/VainF/Torch-Pruning, e80127d), README and tests/test_load.py"
 SLS = "Han and Tang, SLS, ECCV 2024 (arXiv 2407.14330)"
@@ -64,9 +64,7 @@ def _serving(tasks: Sequence[ComparedTask]) -> Counterfactual:
 
 
 def _pruned(tasks: Sequence[ComparedTask]) -> Counterfactual:
-    terms = _parameters(tasks) | {
-        "ΣC": sum((task.record.blocks - task.depth) * task.record.block_parameters for task in tasks)
-    }
+    terms = _parameters(tasks) | {"ΣC": sum(task.record.parameters_above(task.depth) for task in tasks)}
     return Counterfactual(
         name="pruned_copies",
         title="a pruned copy for each task, stored whole, as many parameters as the cut keeps",

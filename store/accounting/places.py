@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from store.accounting.rows import Places
 from store.backends.base import StoredFile
-from store.backends.layout import CATALOGUE, JOURNAL_KEY, digest_of, is_temporary, kind_of
+from store.backends.layout import BLOB_KEY, CATALOGUE, JOURNAL_KEY, is_temporary, kind_of
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ def count_files(files: Iterable[StoredFile]) -> Files:
     count = 0
     for path, nbytes, _ in files:
         count += 1
-        digest = digest_of(path)
-        if digest is not None:
-            blobs[digest] = nbytes
+        blob = BLOB_KEY.fullmatch(path)
+        if blob is not None:
+            blobs[blob[2]] = nbytes
             continue
         kind = _kind(path)
         others[kind] += nbytes

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from store.accounting.comparison import compare, resident
 from store.accounting.counterfactuals import ComparedTask, Comparison, Resident
 from store.accounting.facts import FactsCache
-from store.accounting.flops import block_flops
+from store.accounting.flops import block_flops, mean_flops
 from store.accounting.groups import groups_of
 from store.accounting.growth import growth_of
 from store.accounting.ownership import Ownership
@@ -150,8 +150,8 @@ def _flops(compared: Sequence[ComparedTask]) -> tuple[int | None, int | None]:
         flops = by_backbone[task.record.id.fingerprint]
         if flops is None:
             return None, None
-        run += task.depth * flops
-        whole += task.record.blocks * flops
+        run += sum(flops[: task.depth])
+        whole += sum(flops)
     return run, whole
 
 
@@ -171,7 +171,7 @@ def _backbones(seen: Seen, rows: Sequence[VersionReport]) -> Iterator[BackboneRe
             parameters=record.parameters if record else 0,
             weights_nbytes=sum(nbytes for digest, nbytes in present.items() if digest != row.record),
             stored_nbytes=sum(present.values()),
-            block_flops=block_flops(record) if record else None,
+            block_flops=mean_flops(record) if record else None,
             tasks=tasks[row.name],
             versions=versions[row.name],
         )

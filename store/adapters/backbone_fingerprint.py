@@ -13,7 +13,9 @@ from store.adapters.safetensors_header import TensorInfo, parse_view
 from store.errors import BackboneMismatchError, FormatError
 from store.records.backbone import BackboneRecord, Preprocessing
 from store.records.blob import canonical_json
+from store.records.geometry import Geometry, count_blocks
 
+IN_BLOCKS = ("blocks.", "layers.")  # what the names of tensors in blocks begin with
 REMEMBERED = 16  # files; a backbone's leaves take some 50 kB
 TORCH_NAMES = {
     "BOOL": "torch.bool",
@@ -101,11 +103,12 @@ class Fingerprints:
 def _check_description(record: BackboneRecord, leaves: Sequence[Leaf]) -> None:
     """Check the fields that the fingerprint leaves out and that tasks are checked against."""
     weights = {leaf.name.removesuffix(".weight"): leaf.shape for leaf in leaves if leaf.name.endswith(".weight")}
-    modules = {name: shape for name, shape in weights.items() if name.startswith("blocks.") and len(shape) == 2}
+    modules = {name: shape for name, shape in weights.items() if name.startswith(IN_BLOCKS) and len(shape) == 2}
+    geometry = Geometry.of(modules)
     described = {
-        "blocks": (record.blocks, len({name.split(".")[1] for name in modules})),
+        "blocks": (record.blocks, count_blocks(modules)),
         "parameters": (record.parameters, sum(math.prod(leaf.shape) for leaf in leaves)),
-        "dim": (record.dim, next(iter(weights.get("blocks.0.norm1", ())), 0)),
+        "dim": (record.dim, geometry.stage_dims[-1]),
         "modules": (dict(record.modules), modules),
     }
     for field, (recorded, measured) in described.items():

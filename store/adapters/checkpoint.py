@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from store.adapters.methods.spec import block_number
+from store.adapters.depths import check_depth
 from store.adapters.methods.supported import FLOATS, Method, matches, supported_method
-from store.adapters.module_names import LAYER
+from store.adapters.module_names import LAYER, STAGE
 from store.adapters.safetensors_header import TensorInfo, check_tensors
 from store.adapters.stored_tensors import read_stored, write_stored
 from store.adapters.task_files import (
@@ -38,6 +38,7 @@ from store.errors import (
     UnservedAdapterError,
 )
 from store.records.backbone import BackboneRecord
+from store.records.geometry import Geometry
 from store.records.manifest import Card
 
 __all__ = [
@@ -138,10 +139,10 @@ def labels_file(names: Sequence[str]) -> bytes:
     return "".join(f"{name}\n" for name in names).encode(errors="replace")
 
 
-def drop_above(checkpoint: Checkpoint, depth: int) -> Checkpoint:
+def drop_above(checkpoint: Checkpoint, depth: int, geometry: Geometry) -> Checkpoint:
     """Return the checkpoint without the adapters of the blocks above the depth, which do not run."""
     stored = read_stored(checkpoint.weights, WEIGHTS)
-    kept = {name: tensor for name, tensor in stored.items() if _block_of(name) <= depth}
+    kept = {name: tensor for name, tensor in stored.items() if _block_of(name, geometry) <= depth}
     if len(kept) == len(stored):
         return checkpoint
     if checkpoint.settings.get("peft_type") == "TINYLORA":
@@ -149,7 +150,7 @@ def drop_above(checkpoint: Checkpoint, depth: int) -> Checkpoint:
             "TinyLoRA shares numbers by the count of its modules, so that none of them can be dropped: tune it on the "
             f"blocks up to {depth}, or publish it deeper"
         )
-    blocks = sorted({_block_of(name) for name in stored if name not in kept})
+    blocks = sorted({_block_of(name, geometry) for name in stored if name not in kept})
     weights = write_stored(kept)
     return replace(
         checkpoint,
@@ -159,9 +160,9 @@ def drop_above(checkpoint: Checkpoint, depth: int) -> Checkpoint:
     )
 
 
-def _block_of(tensor: str) -> int:
-    match = LAYER.search(tensor)
-    return 0 if match is None else int(match["number"]) + 1
+def _block_of(tensor: str, geometry: Geometry) -> int:
+    match = (STAGE if geometry.staged else LAYER).search(tensor)
+    return 0 if match is None else geometry.number(match[0])
 
 
 def parse_checkpoint(files: Mapping[str, bytes]) -> Checkpoint:
@@ -214,10 +215,10 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
     method = supported_method(checkpoint.settings)
     shapes = _shapes(checkpoint.card, record, depth)
     ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, shapes)
-    _check_depth(ranks, depth)
-    check_complete(checkpoint.settings, method, ranks, record.modules, depth)
-    _check_head(checkpoint, record)
-    modules = sorted(ranks, key=lambda module: (block_number(module), module))
+    check_depth(ranks, depth, record.geometry)
+    check_complete(checkpoint.settings, method, ranks, record.modules, depth, record.geometry)
+    _check_head(checkpoint, record, depth)
+    modules = sorted(ranks, key=lambda module: (record.geometry.number(module), module))
     return AdapterSummary(method.name_for(checkpoint.settings), {module: ranks[module] for module in modules})
 
 
@@ -247,39 +248,29 @@ def _check_card(card: Card, record: BackboneRecord, depth: int) -> None:
         )
 
 
-def _check_depth(ranks: Mapping[str, int], depth: int) -> None:
-    if not ranks:
-        raise UnservedAdapterError(f"{WEIGHTS} has no tensors: save the tuned adapter with PEFT again")
-    deepest = max(ranks, key=block_number)
-    if block_number(deepest) > depth:
-        raise AdapterMismatchError(
-            f"module {deepest!r} is in block {block_number(deepest)}, above depth {depth}: "
-            f"drop the adapters above it with `drop_above_depth=True`, or publish at depth {block_number(deepest)}"
-        )
-
-
 def check_complete(
     settings: Mapping[str, object],
     method: Method,
     ranks: Mapping[str, int],
     modules: Mapping[str, tuple[int, int]],
     depth: int,
+    geometry: Geometry,
 ) -> None:
     """Raise `AdapterMismatchError` where the config names a module, in the blocks up to the depth, without tensors."""
     # PEFT fills a missing factor with fresh random numbers and says nothing, so the answers would not be the task's.
     if matches(settings, STEM):
         raise AdapterMismatchError(
             f"target_modules names {STEM!r} too, which every task shares: name modules by full path, such as "
-            "'blocks.0.attn.proj'"
+            f"'{geometry.paths[0]}.attn.proj'"
         )
     for module in method.modules(modules):
-        if block_number(module) <= depth and module not in ranks and matches(settings, module):
+        if geometry.number(module) <= depth and module not in ranks and matches(settings, module):
             raise AdapterMismatchError(
                 f"target_modules names {module!r}, {WEIGHTS} has no tensors for it: save both with PEFT again"
             )
 
 
-def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
+def _check_head(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> None:
     infos, classes = checkpoint.head_infos, len(checkpoint.classes)
     if infos.keys() != {"weight", "bias"} or any(info.dtype not in FLOATS for info in infos.values()):
         dtypes = {name[:40]: info.dtype for name, info in list(infos.items())[:4]}
@@ -291,8 +282,9 @@ def _check_head(checkpoint: Checkpoint, record: BackboneRecord) -> None:
         raise HeadMismatchError(
             f"the head is {weight[0]} wide, {LABELS} names {classes} classes: they must be equal and at least 2"
         )
-    if weight[1] not in record.head_widths:
-        widths = " or ".join(map(str, record.head_widths))
+    if weight[1] not in record.head_widths(depth):
+        widths = " or ".join(map(str, record.head_widths(depth)))
+        at = f" at depth {depth}" if record.geometry.staged else ""
         raise HeadMismatchError(
-            f"the head takes {weight[1]} features, {record.name} gives {widths}: train it on that backbone"
+            f"the head takes {weight[1]} features, {record.name} gives {widths}{at}: train it on that backbone"
         )

@@ -15,6 +15,10 @@ from store.adapters.methods.spec import PREFIX
 from store.errors import AdapterMismatchError
 
 LAYER = re.compile(r"(?:^|(?<=\.))(?P<blocks>blocks|(?:encoder\.)?layers?)\.(?P<number>\d{1,6})\.(?P<tail>.+)")
+STAGE = re.compile(
+    r"(?:^|(?<=\.))layers\.(?P<stage>\d{1,4})\.(?P<kind>blocks\.(?P<number>\d{1,6})|downsample)\.(?P<tail>.+)"
+)
+"""As timm names what is in a stage of a Swin."""
 HEAD = re.compile(r"(?:^|.*\.)(?P<module>head|classifier|fc)\.(?P<rest>(?:[\w-]+\.)*)(?P<part>weight|bias)")
 LAST_NORM = re.compile(r"(?:^|.*\.)(?:norm|layernorm)\.(?P<part>ln_tuning_layers\..+)")
 SHARED = re.compile(r"(?:.*\.)?(?P<name>base_model\.(?!model\.).+)")
@@ -57,7 +61,7 @@ class ModuleNames:
 
     @property
     def is_timm(self) -> bool:
-        return self.blocks == "blocks"
+        return self.blocks in ("blocks", "stages")
 
     @property
     def inner(self) -> str:
@@ -92,8 +96,9 @@ def find_names(tensors: Iterable[str]) -> ModuleNames | None:
 
     Raises `AdapterMismatchError` where the prefixes differ.
     """
-    matches = [(name, match) for name in tensors if (match := LAYER.search(name))]
-    kinds = {(name[: match.start()], match["blocks"]) for name, match in matches}
+    found = {name: STAGE.search(name) or LAYER.search(name) for name in tensors}
+    matches = [(name, match) for name, match in found.items() if match is not None]
+    kinds = {(name[: match.start()], "stages" if match.re is STAGE else match["blocks"]) for name, match in matches}
     if len(kinds) > 1:
         (first, _), (second, _), *_ = sorted(kinds)
         raise AdapterMismatchError(
@@ -101,12 +106,14 @@ def find_names(tensors: Iterable[str]) -> ModuleNames | None:
         )
     for prefix, blocks in kinds:
         tails = (_split_tail(match["tail"])[0] for _, match in matches)
-        return ModuleNames(prefix, blocks, frozenset(tails) if blocks != "blocks" else frozenset())
+        return ModuleNames(prefix, blocks, frozenset(tails) if blocks not in ("blocks", "stages") else frozenset())
     return None
 
 
 def timm_name(tensor: str, names: ModuleNames, home: str = PREFIX) -> str:
     """Return the tensor's name in an adapter of a timm ViT, q, k and v apart; `home` stands before every module."""
+    if (match := STAGE.search(tensor)) is not None and names.is_timm:
+        return home + tensor[match.start() :]
     match = LAYER.search(tensor)
     if match is not None:
         tail = match["tail"]

@@ -15,12 +15,14 @@ from store.adapters.methods.spec import LINEAR, NORMS, PREFIX, TensorSpec
 from store.adapters.methods.supported import SUPPORTED
 from store.adapters.methods.targets import Config, matches
 from store.adapters.module_names import HEAD as HEAD_NAME
-from store.adapters.module_names import LAYER, ModuleNames, find_names, timm_name
+from store.adapters.module_names import LAYER, STAGE, ModuleNames, find_names, timm_name
 from store.adapters.stored_tensors import StoredTensor, read_stored
 from store.adapters.task_files import CONFIG, HEAD, WEIGHTS, parse_config, read_file, read_header
 from store.errors import AdapterMismatchError, HeadMismatchError
+from store.records.geometry import MERGE
 
 Tensors = Mapping[str, StoredTensor]
+MERGE_MAPS = ("reduction", "norm")
 SAVED = re.compile(r"modules_to_save\.(?:[\w-]+\.)?")
 HEADS = ("head", "classifier", "fc", "score")  # PEFT names some that a model may not have
 NAMING = ("target_modules", "exclude_modules", "feedforward_modules", "rank_pattern", "alpha_pattern", "lambda_pattern")
@@ -139,7 +141,11 @@ def _without_adapter_name(settings: Config, tensors: Tensors) -> tuple[str | Non
     if method is None or not isinstance(method.ranks, TensorSpec):
         return None, tensors
     part = re.compile(rf".+\.(?:{method.ranks.parts})")
-    unknown = [name for name in tensors if name.startswith(f"{PREFIX}blocks.") and part.fullmatch(name) is None]
+    unknown = [
+        name
+        for name in tensors
+        if name.startswith((f"{PREFIX}blocks.", f"{PREFIX}layers.")) and part.fullmatch(name) is None
+    ]
     words = {word for name in unknown for word in _extra_words(name, part)}
     if len(words) != 1:
         return None, tensors
@@ -177,8 +183,21 @@ def _without_inner(settings: Config, names: ModuleNames, tensors: Tensors) -> di
         elif isinstance(value, dict):
             changed[option] = {str(name).removeprefix(names.inner): number for name, number in value.items()}
     if isinstance(settings.get("target_modules"), str):
-        numbers = [int(match["number"]) for name in tensors if (match := LAYER.search(name))]
-        paths = [f"blocks.{n}.{kind}" for n in range(max(numbers, default=0) + 1) for kind in (*LINEAR, *NORMS)]
+        paths = [f"{block}.{kind}" for block in _blocks(tensors) for kind in (*LINEAR, *NORMS, *MERGE_MAPS)]
         changed["target_modules"] = [path for path in (*paths, "norm") if matches(settings, names.original(path))]
         changed["exclude_modules"] = None
     return changed
+
+
+def _blocks(tensors: Tensors) -> list[str]:
+    """Return the paths of the blocks up to the last that the tensors name, and of the merges before stages."""
+    staged = [match for name in tensors if (match := STAGE.search(name))]
+    if not staged:
+        numbers = [int(match["number"]) for name in tensors if (match := LAYER.search(name))]
+        return [f"blocks.{number}" for number in range(max(numbers, default=0) + 1)]
+    last: dict[int, int] = {}
+    for match in staged:
+        stage = int(match["stage"])
+        last[stage] = max(last.get(stage, 0), int(match["number"] or 0))
+    inner = [f"layers.{stage}.blocks.{number}" for stage, count in last.items() for number in range(count + 1)]
+    return [*inner, *(f"layers.{stage}.{MERGE}" for stage in last)]

@@ -5,15 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from store.adapters.methods.spec import block_number
-from store.errors import BackboneMismatchError, UnservedAdapterError
+from store.errors import BackboneMismatchError, UnservedAdapterError, UnservedBackboneError
 from store.records.backbone import BackboneRecord
 from store.records.width import WidthIndex
 
 QKV, PROJ, FC1, FC2 = "attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"
 
 
+def require_one_width(record: BackboneRecord) -> None:
+    """Raise `UnservedBackboneError` where the stages of the backbone differ in heads and units."""
+    if record.geometry.staged:
+        raise UnservedBackboneError(
+            f"{record.name} is a Swin, whose stages differ in heads and units, which no width index says: cut its depth"
+        )
+
+
 def check_width(width: WidthIndex, record: BackboneRecord, depth: int) -> None:
     """Raise `BackboneMismatchError` unless the index is one of blocks 1..depth of this backbone."""
+    require_one_width(record)
     if width.blocks != depth:
         raise BackboneMismatchError(
             f"the width index has {width.blocks} blocks, the task runs {depth}: prune the task again at that depth"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from store.errors import FormatError, InvalidNameError
 from store.records.blob import SHA256, Blob
+from store.records.geometry import Geometry
 from store.records.refs import BACKBONE_NAME
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64.v2"
@@ -60,10 +62,27 @@ class BackboneRecord:
     modules: Mapping[str, tuple[int, int]]
     """Full path of each linear map in the blocks -> (out_features, in_features)."""
 
-    @property
-    def head_widths(self) -> tuple[int, ...]:
-        """How many features a head may take."""
-        return (self.dim, 2 * self.dim) if self.id.arguments.get(PATCH_MEAN) is True else (self.dim,)
+    @cached_property
+    def geometry(self) -> Geometry:
+        """Its blocks, by name and width."""
+        return Geometry.of(self.modules)
+
+    def width_at(self, depth: int) -> int:
+        """Return how many features there are after so many blocks: in a backbone of stages, fewer in the first ones."""
+        return self.geometry.dims[depth - 1] if self.geometry.staged else self.dim
+
+    def parameters_above(self, depth: int) -> int:
+        """Return the parameters of the blocks above this depth; in stages, by their shares of the linear maps'."""
+        if not self.geometry.staged:
+            return (self.blocks - depth) * self.block_parameters
+        sizes = [(self.geometry.number(path) > depth, out * fan_in) for path, (out, fan_in) in self.modules.items()]
+        above = sum(size for is_above, size in sizes if is_above)
+        return self.blocks * self.block_parameters * above // sum(size for _, size in sizes)
+
+    def head_widths(self, depth: int) -> tuple[int, ...]:
+        """How many features a head at this depth may take."""
+        dim = self.width_at(depth)
+        return (dim, 2 * dim) if self.id.arguments.get(PATCH_MEAN) is True else (dim,)
 
     def __post_init__(self) -> None:
         if not BACKBONE_NAME.fullmatch(self.name) or ".." in self.name:

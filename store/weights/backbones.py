@@ -41,6 +41,7 @@ SAFETENSORS = "model.safetensors"
 # timm reads a pickle where this file is not there, and fetches one where it knows an URL
 ONLY_SAFETENSORS = {"hf_hub_filename": SAFETENSORS, "url": ""}
 LOCAL = "local-dir"
+COMPUTED = (".attn.relative_position_index", ".attn_mask")
 CONFIG_READERS = {"hf-hub": load_model_config_from_hf, LOCAL: load_model_config_from_path}
 
 
@@ -75,8 +76,17 @@ def load_backbone(
     except safetensors.SafetensorError as error:
         raise FormatError(f"{str(weights)!r} is not a whole safetensors file ({error}): fetch it again") from None
     return describe(
-        label or name, model, without_classifier(tensors, model, str(weights)), arguments or {}, source=weights.name
+        label or name,
+        model,
+        without_classifier(_parameters(tensors), model, str(weights)),
+        arguments or {},
+        source=weights.name,
     )
+
+
+def _parameters(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Leave out what older files of a Swin hold beside its parameters, and timm computes."""
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(COMPUTED)}
 
 
 def read_backbone(record: BackboneRecord, data: bytes) -> Backbone:

@@ -12,16 +12,17 @@ import timm
 import torch
 from safetensors.torch import save
 from timm.data import resolve_model_data_config
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.swin_transformer import SwinTransformer, get_relative_position_index
 from torch import Tensor, nn
 
-from store.adapters.backbone_fingerprint import Leaf, fingerprint_of
+from store.adapters.backbone_fingerprint import IN_BLOCKS, Leaf, fingerprint_of
 from store.adapters.widths import check_width, narrowed_shapes
 from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError
 from store.records.backbone import PATCH_MEAN, BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
+from store.records.geometry import Geometry
 from store.records.width import WidthIndex
-from store.weights.supported import check_supported
+from store.weights.supported import TimmModel, check_supported
 from store.weights.width import NarrowedTensors, narrow_model
 
 CLASSIFIER_KEYS = ("head.", "head_dist.")
@@ -38,7 +39,7 @@ class Backbone:
     width: WidthIndex | None = None
     """What its blocks keep of their heads and units; record and tensors are of these."""
 
-    def skeleton(self) -> VisionTransformer:
+    def skeleton(self) -> TimmModel:
         """Build the model without its weights: its modules and their shapes, on torch's meta device."""
         with torch.device("meta"):
             model = create_model(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
@@ -57,17 +58,32 @@ class Backbone:
 
     def build(
         self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"
-    ) -> VisionTransformer:
+    ) -> TimmModel:
         """Build a model of its own memory, in eval mode, nothing requiring grad; `classes` adds a fresh linear head."""
         model = self.skeleton()
         model.load_state_dict({k: v.to(device, dtype, copy=True) for k, v in self.tensors.items()}, assign=True)
+        if isinstance(model, SwinTransformer):
+            _fill_buffers(model)
         if classes:
             model.reset_classifier(classes)
             model.to(device, dtype)  # a distilled model has two heads
         return model.eval().requires_grad_(False)
 
 
-def create_model(architecture: str, arguments: Mapping[str, object]) -> VisionTransformer:
+def _fill_buffers(swin: SwinTransformer) -> None:
+    """Compute what timm keeps out of the state dict: which bias a pair of places has, and the masks of shifted windows.
+
+    A model that was built on torch's meta device has neither.
+    """
+    for stage in swin.layers:
+        for block in stage.blocks:
+            attn = block.attn
+            places = get_relative_position_index(*attn.window_size, device=block.norm1.weight.device)
+            attn.register_buffer("relative_position_index", places, persistent=False)
+            block.init_non_persistent_buffers()
+
+
+def create_model(architecture: str, arguments: Mapping[str, object]) -> TimmModel:
     """Create the architecture with random weights; raise where timm cannot, or where the engine does not serve it."""
     options = {key: value for key, value in arguments.items() if key not in (NORM_EPS, PATCH_MEAN)}
     try:
@@ -84,7 +100,7 @@ def create_model(architecture: str, arguments: Mapping[str, object]) -> VisionTr
     return check_supported(model, architecture)
 
 
-def without_classifier(tensors: Mapping[str, Tensor], model: VisionTransformer, source: str) -> dict[str, Tensor]:
+def without_classifier(tensors: Mapping[str, Tensor], model: TimmModel, source: str) -> dict[str, Tensor]:
     """Drop the classifier and check names and shapes against the model."""
     expected = {k: v.shape for k, v in model.state_dict().items()}
     kept = {k: v for k, v in tensors.items() if not k.startswith(CLASSIFIER_KEYS)}
@@ -110,29 +126,32 @@ def describe(
     vit = check_supported(model, name)
     preprocessing = preprocessing or _preprocessing(vit)
     architecture = vit.pretrained_cfg["architecture"]
+    modules = {
+        path: (module.out_features, module.in_features)
+        for path, module in vit.named_modules()
+        if path.startswith(IN_BLOCKS) and isinstance(module, nn.Linear)
+    }
+    geometry = Geometry.of(modules)
     identity = BackboneId(
         architecture, dict(arguments), preprocessing, fingerprint(architecture, arguments, preprocessing, tensors)
     )
     record = BackboneRecord(
         name=name,
         id=identity,
-        blocks=len(vit.blocks),
-        dim=vit.embed_dim,
+        blocks=geometry.blocks,
+        dim=vit.num_features,
         parameters=sum(t.numel() for t in tensors.values()),
-        block_parameters=sum(p.numel() for p in vit.blocks[0].parameters()),
+        block_parameters=sum(p.numel() for n, p in vit.named_parameters() if n.startswith(IN_BLOCKS))
+        // geometry.blocks,
         nbytes=sum(t.nbytes for t in tensors.values()),
         source=source,
         weights=Blob.of(save(dict(tensors))),
-        modules={
-            path: (module.out_features, module.in_features)
-            for path, module in vit.named_modules()
-            if path.startswith("blocks.") and isinstance(module, nn.Linear)
-        },
+        modules=modules,
     )
     return Backbone(record, tensors)
 
 
-def _preprocessing(model: VisionTransformer) -> Preprocessing:
+def _preprocessing(model: TimmModel) -> Preprocessing:
     config = resolve_model_data_config(model)
     height, width = model.patch_embed.img_size  # an img_size argument changes the model, not timm's data config
     mean, std = (cast(tuple[float, float, float], tuple(map(float, config[key]))) for key in ("mean", "std"))

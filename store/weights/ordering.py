@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 
-from store.adapters.widths import FC1, FC2, PROJ, QKV
+from store.adapters.widths import FC1, FC2, PROJ, QKV, require_one_width
 from store.errors import InvalidSettingError
 from store.weights.description import Backbone, describe
 from store.weights.width import Tensors
@@ -20,7 +22,8 @@ def order_backbone(backbone: Backbone, heads: Orders, units: Orders, *, label: s
     The result has a fingerprint of its own, which stands for its weights and so for the orders. Its logits differ from
     the original's by rounding alone. Raises `InvalidSettingError` unless each order is one of all heads or units.
     """
-    model = backbone.skeleton()
+    require_one_width(backbone.record)
+    model = cast(VisionTransformer, backbone.skeleton())
     for name, orders, total in (
         ("heads", heads, model.blocks[0].attn.num_heads),
         ("units", units, model.blocks[0].mlp.fc1.out_features),

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import torch
-from timm.models.vision_transformer import Block, VisionTransformer
+from timm.models.swin_transformer import SwinTransformer
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from store.adapters.widths import FC1, FC2, PROJ, QKV
 from store.errors import BackboneMismatchError, UnservedBackboneError
 from store.records.width import WidthIndex, kept_places
 from store.weights.forms import Kept
+from store.weights.supported import TimmModel
 
 Tensors = Mapping[str, Tensor]
+NO_STAGES = "a Swin's stages differ in heads and units, which no width index says: cut its depth"
 
 
 def kept_of(width: WidthIndex | None) -> dict[str, Kept]:
@@ -73,16 +76,19 @@ def places(kept: Kept) -> Tensor:
     return torch.tensor(kept_places(kept.mask))
 
 
-def narrow_model(model: VisionTransformer, width: WidthIndex) -> VisionTransformer:
+def narrow_model(model: TimmModel, width: WidthIndex) -> TimmModel:
     """Give the blocks linear maps of the kept shapes, without weights; the model may be on the meta device."""
     check_heads(model, width)
+    assert not isinstance(model, SwinTransformer)
     for block, masks in zip(model.blocks, width.masks, strict=False):
         _narrow_block(block, masks.heads.bit_count(), masks.units.bit_count())
     return model
 
 
-def check_heads(model: VisionTransformer, width: WidthIndex) -> None:
+def check_heads(model: TimmModel, width: WidthIndex) -> None:
     """Raise `BackboneMismatchError` unless the index is of this model's heads and units."""
+    if isinstance(model, SwinTransformer):
+        raise UnservedBackboneError(NO_STAGES)
     block = model.blocks[0]
     heads, units = block.attn.num_heads, block.mlp.fc1.out_features
     if (width.heads, width.units) != (heads, units) or width.blocks > len(model.blocks):
@@ -93,8 +99,12 @@ def check_heads(model: VisionTransformer, width: WidthIndex) -> None:
     _check_inner_norms(block)
 
 
-def check_kept(kept: Mapping[str, Kept], model: VisionTransformer) -> None:
+def check_kept(kept: Mapping[str, Kept], model: TimmModel) -> None:
     """Raise `BackboneMismatchError` where a task keeps heads or units of a block that this model does not have."""
+    if isinstance(model, SwinTransformer):
+        if kept:
+            raise UnservedBackboneError(NO_STAGES)
+        return
     for path, part in kept.items():
         _, block, name = path.split(".")
         index = int(block)
@@ -109,8 +119,10 @@ def check_kept(kept: Mapping[str, Kept], model: VisionTransformer) -> None:
             _check_inner_norms(owner)
 
 
-def widths_of(model: VisionTransformer) -> tuple[int, int] | None:
+def widths_of(model: TimmModel) -> tuple[int, int] | None:
     """Return how many heads and units a block has; None where the blocks have to keep their full width."""
+    if isinstance(model, SwinTransformer):
+        return None
     block = model.blocks[0]
     kinds = {name for name, layer in block.named_modules() if isinstance(layer, nn.Linear)}
     inner = (getattr(getattr(block, name), "norm", None) for name in ("attn", "mlp"))

@@ -217,7 +217,7 @@ def test_what_is_no_image_is_refused_in_words(world, visit, tmp_path):
 
 
 def test_tenant_against_tenant(world):
-    page, faults = world.open("rival")
+    page, faults = world.open("rival", **SCREENS["phone"])
     for path in ("/", "/tasks", "/storage", "/servers", "/try"):
         world.go(page, path)
         assert "acme" not in page.content()
@@ -226,6 +226,7 @@ def test_tenant_against_tenant(world):
     for path in ("/tasks/acme/cars", "/compare?task=acme/cars", "/change/promote?task=acme/cars&alias=prod&version=1"):
         world.go(page, path)
         assert page.get_by_role("heading", level=1).inner_text() == "Not found"
+        assert violations(page, world.axe) == []
     assert all("404" in fault for fault in faults.found)
     page.context.close()
 

@@ -97,7 +97,7 @@ def test_an_example_of_fetch_runs_as_it_stands_in_chromium(served: Served, code:
     with playwright.sync_playwright() as started_playwright:
         browser = started_playwright.chromium.launch(executable_path=find_chromium(), args=FLAGS)
         page = browser.new_page()
-        page.on("console", lambda message: printed.append(message.text))
+        page.on("console", lambda message: printed.append(message.text) if message.type == "log" else None)
         page.goto(f"http://127.0.0.1:{served.http}/healthz")
         page.evaluate("document.body.append(Object.assign(document.createElement('input'), {type: 'file'}))")
         page.set_input_files("input", served.folder / "flower.png")

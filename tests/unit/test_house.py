@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import statistics
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,3 +63,12 @@ def test_no_page_or_setting_has_the_marks_of_an_unfinished_merge():
     pages = [path for folder in PAGES for kind in ("md", "toml", "txt") for path in (ROOT / folder).glob(f"*.{kind}")]
     assert len(pages) > len(PAGES)
     assert [path for path in pages if MARK.search(path.read_text("utf-8"))] == []
+
+
+def test_make_clean_removes_nothing_that_is_committed():
+    said = subprocess.run(["make", "--dry-run", "clean"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    removed = said.removeprefix("rm -rf ").split()
+    assert ".venv" in removed
+    command = ["git", "ls-files", "--", *removed]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == ""
+    assert subprocess.run([*command, "Makefile"], cwd=ROOT, capture_output=True, text=True, check=True).stdout != ""

@@ -107,12 +107,16 @@ def print_report(
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Let no garbage collector run: a large store makes many objects, all of which the report keeps."""
+    """Let no garbage collector run: a large store makes many objects, all of which the report keeps.
+
+    Nor does one look at them later, while tables are printed and when the process ends.
+    """
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        gc.freeze()
         if enabled:
             gc.enable()
 

@@ -10,6 +10,8 @@ from store.errors import AdapterMismatchError, UnservedAdapterError
 
 Shape = tuple[int, int]
 """Of a linear map: (out, in)."""
+WITHOUT_BIAS = ".downsample.reduction"
+"""The merge of a Swin, the one map without a bias where the others have one."""
 
 
 def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
@@ -25,7 +27,7 @@ def lora(config: Config, module: str, shape: Shape) -> ModuleSpec:
         parts["lora_B.bias"] = (out,)
     if config.get("use_dora"):
         parts["lora_magnitude_vector"] = (out,)
-    if config.get("bias") == "lora_only":
+    if config.get("bias") == "lora_only" and not module.endswith(WITHOUT_BIAS):
         parts["base_layer.bias"] = (out,)
     return ModuleSpec(rank, parts)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from store.adapters.methods.low_rank import Shape
-from store.adapters.methods.spec import LAST_NORM, NORMS, ModuleSpec, Shapes, block_widths, integer
+from store.adapters.methods.spec import NORMS, ModuleSpec, Shapes, block_widths, integer, merge_widths
 from store.adapters.methods.targets import Config, is_feedforward, shorten
 from store.errors import UnservedAdapterError
+from store.records.geometry import LAST_NORM, Geometry
 
 
 def ia3(config: Config, module: str, shape: Shape) -> ModuleSpec:
@@ -22,14 +23,16 @@ def ln(_: Config, __: str, shape: Shape) -> ModuleSpec:
 
 
 def block_norms(shapes: Shapes) -> Shapes:
-    """Return the norms of every block, each with the backbone's width twice."""
-    return {f"{block}.{norm}": (width, width) for block, width in block_widths(shapes).items() for norm in NORMS}
+    """Return the norms of every block and of the merges before stages, each with its width twice."""
+    merges = {f"{merge}.norm": (width, width) for merge, width in merge_widths(shapes).items()}
+    in_blocks = ((block, norm, width) for block, width in block_widths(shapes).items() for norm in NORMS)
+    return {**{f"{block}.{norm}": (width, width) for block, norm, width in in_blocks}, **merges}
 
 
 def norms(shapes: Shapes) -> Shapes:
-    """Return the norms of every block and the last one."""
-    in_blocks = block_norms(shapes)
-    return {**in_blocks, LAST_NORM: next(iter(in_blocks.values()))} if in_blocks else {}
+    """Return the norms of every block, those of the merges, and the last one."""
+    in_blocks, last = block_norms(shapes), Geometry.of(shapes).stage_dims[-1]
+    return {**in_blocks, LAST_NORM: (last, last)} if in_blocks else {}
 
 
 def glora(config: Config, _: str, shape: Shape) -> ModuleSpec:

@@ -10,6 +10,7 @@ from typing import cast
 from store.adapters.methods.targets import Config, matches, shorten
 from store.adapters.safetensors_header import TensorInfo
 from store.errors import AdapterMismatchError
+from store.records.geometry import LAST_NORM
 
 Infos = Mapping[str, TensorInfo]
 Shapes = Mapping[str, tuple[int, int]]
@@ -17,7 +18,7 @@ Sizes = Mapping[str, tuple[int, ...]]
 
 PREFIX = "base_model.model."
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-NORMS, LAST_NORM = ("norm1", "norm2"), "norm"
+NORMS = ("norm1", "norm2")
 FLOATS = ("F32", "F16", "BF16")
 INTEGERS = ("U8", "I16", "I32", "I64")
 OFF: tuple[object, ...] = (None, False, 0, "", [], {})
@@ -27,6 +28,12 @@ MAX_NUMBER = 1_000_000  # no real config has a rank or an alpha above it
 def block_widths(shapes: Shapes) -> dict[str, int]:
     """Return the width of every block by its path, such as `blocks.0`."""
     suffix = f".{LINEAR[0]}"
+    return {path.removesuffix(suffix): width for path, (_, width) in shapes.items() if path.endswith(suffix)}
+
+
+def merge_widths(shapes: Shapes) -> dict[str, int]:
+    """Return how wide the norm of each merge of patches is, by the merge's path; of a Swin alone."""
+    suffix = ".reduction"
     return {path.removesuffix(suffix): width for path, (_, width) in shapes.items() if path.endswith(suffix)}
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors.torch import save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from store.errors import ConflictError, InvalidSettingError
@@ -35,7 +37,7 @@ def export_merged(store: Store, ref: str, folder: str | Path) -> Path:
     config = {
         "architecture": backbone.record.id.architecture,
         "num_classes": len(weights.labels),
-        "num_features": backbone.record.dim,
+        "num_features": model.num_features,
         "model_args": merged_arguments(backbone, weights),
         "label_names": list(weights.labels),
         "pretrained_cfg": {
@@ -49,7 +51,7 @@ def export_merged(store: Store, ref: str, folder: str | Path) -> Path:
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
             "first_conv": "patch_embed.proj",
-            "classifier": "head",
+            "classifier": "head.fc" if backbone.record.geometry.staged else "head",
         },
     }
     (folder / "config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -74,8 +76,8 @@ def export_onnx(store: Store, ref: str, file: str | Path) -> Path:
         raise ConflictError(f"{file} exists: choose a new file")
     version, backbone, weights = load(store, ref)
     vit = merge(backbone, weights)
-    wide = weights.head_weight.shape[1] != vit.embed_dim
-    model: nn.Module = WideHead(vit, weights).eval() if wide else with_head(vit, weights)
+    wide = weights.head_weight.shape[1] != vit.num_features
+    model: nn.Module = WideHead(cast(VisionTransformer, vit), weights).eval() if wide else with_head(vit, weights)
     preprocessing = backbone.record.id.preprocessing
     images = torch.zeros(2, 3, preprocessing.height, preprocessing.width)
     program = torch.onnx.export(

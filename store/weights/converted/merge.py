@@ -6,13 +6,17 @@ import math
 from typing import cast
 
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from store.errors import UnservedAdapterError
 from store.records.backbone import PATCH_MEAN
+from store.records.geometry import MERGE
 from store.weights.description import NORM_EPS, Backbone, create_model
 from store.weights.forms import Delta, TaskWeights
+from store.weights.supported import TimmModel
+from store.weights.trunk import cut
 
 TIMM_EPS = 1e-6
 
@@ -23,17 +27,32 @@ def merged_arguments(backbone: Backbone, weights: TaskWeights) -> dict[str, obje
     arguments = {key: value for key, value in known.items() if key not in (NORM_EPS, PATCH_MEAN)}
     if needs_bias(backbone, weights):
         arguments["qkv_bias"] = True
+    geometry = backbone.record.geometry
+    if geometry.staged:
+        return {**arguments, **_stage_arguments(cast(SwinTransformer, cut(backbone.skeleton(), weights.depth)))}
     return {**arguments, "depth": weights.depth}
+
+
+def _stage_arguments(swin: SwinTransformer) -> dict[str, object]:
+    stages = list(swin.layers)
+    return {
+        "depths": [len(stage.blocks) for stage in stages],
+        "num_heads": [stage.blocks[0].attn.num_heads for stage in stages],
+        "window_size": [list(size) for size in swin._ref_window_sizes[: len(stages)]],
+    }
 
 
 def needs_bias(backbone: Backbone, weights: TaskWeights) -> bool:
     """Say whether the task adds a bias to a map that has none."""
-    changed = (path for path, delta in weights.forms.deltas.items() if delta.bias is not None)
+    named = backbone.record.geometry.timm
+    changed = [named(path) for path, delta in weights.forms.deltas.items() if delta.bias is not None]
+    if any(path.endswith(f"{MERGE}.reduction") for path in changed):
+        raise UnservedAdapterError("it adds a bias to a merge of patches, which has none in timm: export it as it is")
     return any(f"{path}.bias" not in backbone.tensors for path in changed)
 
 
 @torch.no_grad()
-def merge(backbone: Backbone, weights: TaskWeights) -> VisionTransformer:
+def merge(backbone: Backbone, weights: TaskWeights) -> TimmModel:
     """Return a model of its own memory in float32, whose head's logits are the task's.
 
     `weights` are in float32 on the CPU. Raises `UnservedAdapterError` where no plain timm model
@@ -47,27 +66,33 @@ def merge(backbone: Backbone, weights: TaskWeights) -> VisionTransformer:
     whole = create_model(backbone.record.id.architecture, merged_arguments(backbone, weights))
     state = backbone.build().state_dict()
     own = whole.state_dict()
-    whole.load_state_dict({name: state[name] if name in state else torch.zeros_like(own[name]) for name in own})
+    kept = {name: state[name] if name in state else torch.zeros_like(own[name]) for name in own}
+    if backbone.record.geometry.ends_early(weights.depth):  # timm's norm there has weight and bias: they change nothing
+        kept |= {"norm.weight": torch.ones_like(own["norm.weight"]), "norm.bias": torch.zeros_like(own["norm.bias"])}
+    whole.load_state_dict(kept)
+    named = backbone.record.geometry.timm
     for path, delta in forms.deltas.items():
-        _merge_map(cast(nn.Linear, whole.get_submodule(path)), delta)
+        _merge_map(cast(nn.Linear, whole.get_submodule(named(path))), delta)
     for path, norm in forms.norms.items():
-        module = whole.fc_norm if path == "norm" and isinstance(whole.norm, nn.Identity) else whole.get_submodule(path)
+        at_head = path == "norm" and isinstance(whole.norm, nn.Identity)
+        module = whole.fc_norm if at_head else whole.get_submodule(named(path))
         cast(nn.LayerNorm, module).load_state_dict({"weight": norm.weight, "bias": norm.bias})
     eps = backbone.record.id.arguments.get(NORM_EPS)
-    if eps is not None:
+    if eps is not None and isinstance(whole, VisionTransformer):
         _scale_stream(whole, math.sqrt(TIMM_EPS / cast(float, eps)))
     return whole.eval().requires_grad_(False)
 
 
-def with_head(vit: VisionTransformer, weights: TaskWeights) -> VisionTransformer:
+def with_head(vit: TimmModel, weights: TaskWeights) -> TimmModel:
     """Give the model the task's head, of as many features as it has; a distilled model gets it twice."""
-    if weights.head_weight.shape[1] != vit.embed_dim:
+    if weights.head_weight.shape[1] != vit.num_features:
         raise UnservedAdapterError(
             "its head reads the mean of the patches beside the class token, which no pooling of timm gives: export it "
             "as ONNX, or for transformers"
         )
     vit.reset_classifier(len(weights.head_weight))
-    heads = [vit.head, *([vit.head_dist] if isinstance(getattr(vit, "head_dist", None), nn.Linear) else [])]
+    first = vit.head.fc if isinstance(vit, SwinTransformer) else vit.head
+    heads = [first, *([vit.head_dist] if isinstance(getattr(vit, "head_dist", None), nn.Linear) else [])]
     for head in heads:
         cast(nn.Linear, head).load_state_dict({"weight": weights.head_weight, "bias": weights.head_bias})
     return vit.eval().requires_grad_(False)

@@ -25,7 +25,7 @@ from store.adapters.checkpoint import (
     read_labels,
 )
 from store.adapters.methods.peft import PEFT
-from store.adapters.methods.spec import LAST_NORM, LINEAR, NORMS, block_number
+from store.adapters.methods.spec import LINEAR, NORMS, block_number
 from store.adapters.methods.supported import supported_method
 from store.adapters.methods.targets import Config, is_feedforward, matches, resolve_pattern
 from store.adapters.module_names import SEPARATE, ModuleNames
@@ -35,6 +35,7 @@ from store.adapters.task_files import LABELS as LABELS_FILE
 from store.adapters.task_files import read_label_names
 from store.adapters.tuned_folder import TunedFolder
 from store.errors import AdapterMismatchError, HeadMismatchError, UnservedAdapterError
+from store.records.geometry import LAST_NORM
 from store.weights.base_models.base_model import BaseModel
 from store.weights.converted.peft_files import encode_forms
 from store.weights.forms import Delta, Forms
@@ -80,7 +81,7 @@ def convert_adapter(tuned: TunedFolder, base: BaseModel, *, depth: int) -> tuple
     ranks = method.ranks(settings, infos, shapes)
     if not ranks:
         raise UnservedAdapterError(f"{WEIGHTS} has no tensors: save the tuned adapter with PEFT again")
-    check_complete(settings, method, ranks, shapes, depth)
+    check_complete(settings, method, ranks, shapes, depth, base.backbone.record.geometry)
     stored = write_stored(tuned.tensors)
     tensors = load(stored)
     require_finite_file(tensors, ADAPTER)

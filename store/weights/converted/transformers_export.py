@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import cast
 
 from safetensors.torch import load, save_file
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from store.adapters.methods.spec import LINEAR, PREFIX
 from store.adapters.methods.targets import Config, matches
 from store.adapters.module_names import SEPARATE, SPELLINGS
 from store.adapters.task_files import CONFIG, LABELS, MODEL, MODEL_CONFIG, PROCESSOR, WEIGHTS
-from store.errors import UnservedAdapterError
+from store.errors import UnservedAdapterError, UnservedBackboneError
 from store.registry.store import Store
 from store.weights.backbones import Backbone
 from store.weights.converted.leaving import load as load_version
@@ -58,7 +59,9 @@ def export_transformers(store: Store, ref: str, folder: str | Path) -> Path:
     """
     folder = new_folder(folder)
     version, backbone, weights = load_version(store, ref)
-    vit = backbone.build()
+    if backbone.record.geometry.staged:
+        raise UnservedBackboneError(f"backbone {backbone.record.name!r} is a Swin, which is exported for timm alone")
+    vit = cast(VisionTransformer, backbone.build())
     family = family_of(vit, backbone.record.name)
     head = {"weight": weights.head_weight, "bias": weights.head_bias}
     preprocessing = backbone.record.id.preprocessing

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -11,12 +12,14 @@ from store.adapters.methods.spec import LINEAR, PREFIX
 from store.adapters.methods.targets import Config
 from store.adapters.module_names import SEPARATE
 from store.errors import AdapterMismatchError
+from store.records.geometry import STAGED
 from store.weights.forms import Delta, Forms
 
 Tensors = Mapping[str, Tensor]
 Lowering = Callable[[Config, Tensors, Tensors], Forms]
 """(config, the adapter's tensors, the backbone's tensors by timm's names) -> forms in float32."""
 
+STAGED_BLOCK = re.compile(r"layers\.\d+\.blocks\.")
 ORDER = {kind: position for position, kind in enumerate((*SEPARATE, *LINEAR))}
 
 
@@ -25,20 +28,32 @@ def by_module(tensors: Tensors) -> dict[str, dict[str, Tensor]]:
     modules: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith(PREFIX):
-            words = key.removeprefix(PREFIX).split(".", 4)
-            parts = modules.setdefault(".".join(words[:4]), {})
-            parts[words[4]] = tensor.float() if tensor.is_floating_point() else tensor
+            module, part = _split(key.removeprefix(PREFIX))
+            parts = modules.setdefault(module, {})
+            parts[part] = tensor.float() if tensor.is_floating_point() else tensor
     return modules
 
 
 def in_order(modules: Iterable[str]) -> list[str]:
-    """Sort linear maps as a timm ViT names them, from the first block up."""
+    """Sort linear maps as timm names them, from the first block up; the merge before a stage precedes its blocks."""
 
-    def position(module: str) -> tuple[int, int]:
+    def position(module: str) -> tuple[int, int, int]:
+        if (match := STAGED.fullmatch(module)) is not None:
+            return (
+                int(match["stage"]),
+                -1 if match["block"] is None else int(match["block"]),
+                ORDER.get(match["tail"], 0),
+            )
         _, block, kind = module.split(".", 2)
-        return int(block), ORDER[kind]
+        return 0, int(block), ORDER[kind]
 
     return sorted(modules, key=position)
+
+
+def _split(key: str) -> tuple[str, str]:
+    """Return a linear map and its part, of `blocks.3.attn.qkv.lora_A.weight` and of names in stages."""
+    words = key.split(".", 6 if STAGED_BLOCK.match(key) else 4)
+    return ".".join(words[:-1]), words[-1]
 
 
 def low_rank(down: Tensor, up: Tensor, bias: Tensor | None = None, out_scale: Tensor | None = None) -> Delta:

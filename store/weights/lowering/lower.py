@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import cast
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from store.adapters.methods.targets import Config
 from store.errors import FormatError
+from store.records.geometry import QKV, Geometry
 from store.weights.forms import Forms, TaskWeights
 from store.weights.lowering import low_rank, products, scales, turns
 from store.weights.lowering.custom import CUSTOM_LOWERINGS
@@ -22,6 +24,7 @@ from store.weights.lowering.finite import all_finite, not_finite, require_finite
 
 __all__ = ["ADAPTER", "HEAD", "LOWERINGS", "Lowering", "Tensors", "lower", "lower_tensors", "with_head"]
 
+QKV_WEIGHT = f"{QKV}.weight"
 ADAPTER, HEAD = "adapter_model.safetensors", "head.safetensors"
 
 
@@ -52,7 +55,23 @@ def lower_tensors(
     """Lower the tensors of an adapter's file; raise `RefusedError` unless all numbers, before and after, are finite."""
     require_finite_file(tensors, ADAPTER)
     forms = LOWERINGS[cast(str, settings["peft_type"])](settings, tensors, backbone).to(device, dtype)
-    return require_finite(forms, dtype)
+    return require_finite(_by_block(forms, backbone), dtype)
+
+
+def _by_block(forms: Forms, backbone: Tensors) -> Forms:
+    """Count blocks over all stages where the backbone has stages: the engine has one list of blocks."""
+    if not any(
+        path.startswith("layers.") for paths in (forms.deltas, forms.norms, forms.bottlenecks) for path in paths
+    ):
+        return forms
+    maps = {name.removesuffix(".weight"): tuple(backbone[name].shape) for name in backbone if name.endswith(QKV_WEIGHT)}
+    flat = Geometry.of(maps).flat
+    return replace(
+        forms,
+        deltas={flat(path): form for path, form in forms.deltas.items()},
+        norms={flat(path): form for path, form in forms.norms.items()},
+        bottlenecks={flat(path): form for path, form in forms.bottlenecks.items()},
+    )
 
 
 def with_head(

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from support.oracle import Shop, make_backbone, make_task, open_shop
+from support.swin_tasks import make_swin
 from torch.utils.flop_counter import FlopCounterMode
 from typer.testing import CliRunner
 
@@ -25,6 +26,7 @@ from serving.benchmark.subjects import (
     random_task,
 )
 from serving.engine.engine import Engine
+from store.accounting.flops import block_flops
 from store.errors import InvalidSettingError
 
 TINY = Plan(tasks=3, late_tasks=4, rounds=2, width=32)
@@ -140,3 +142,16 @@ def test_a_plot_that_is_no_picture_is_refused_before_anything_is_measured(shop: 
     done = CliRunner().invoke(onetrunk_bench.app, ["--store", str(shop.store.root), "--plot", "bench.txt"])
     assert isinstance(done.exception, InvalidSettingError)
     assert "ends in .svg or .png" in str(done.exception)
+
+
+def test_a_swin_is_measured_against_timm_with_the_same_task_merged(tmp_path: Path) -> None:
+    backbone = make_swin(tmp_path)
+    task, images = random_task(backbone, dtype=torch.float32, device="cpu", seed=0), torch.randn(2, 3, 36, 36)
+    assert len(task.forms.deltas) == len(backbone.record.modules)
+    merged = merged_model(backbone, task, dtype=torch.float32, device="cpu", fused=True)
+    answered = torch.stack(Engine(backbone).forward(images, [task] * 2))
+    torch.testing.assert_close(answered, merged(images), atol=1e-4, rtol=0)
+    assert image_flops(backbone) > sum(block_flops(backbone.record))
+    early = random_task(backbone, dtype=torch.float32, device="cpu", seed=0, depth=3, first=3)
+    assert {path.split(".")[1] for path in early.forms.deltas} == {"2"}
+    assert early.head_weight.shape == (10, 32)

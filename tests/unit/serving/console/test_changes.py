@@ -66,7 +66,7 @@ def test_a_tag_is_set_and_removed(changer, own_store: Store):
 
 def test_a_version_is_removed_and_restored(changer, own_store: Store):
     promoter = changer("promoter")
-    assert "has alias prod" in promoter.page("/change/remove?task=acme/cars&version=2")
+    assert "has aliases beta, prod" in promoter.page("/change/remove?task=acme/cars&version=2")
     assert "acme/cars:1" in promoter.page("/change/remove?task=acme/cars&version=1")
     promoter.confirm("/change/remove?task=acme/cars&version=1")
     assert [row.version for row in own_store.list_versions("acme/cars")] == [2, 3]

@@ -187,7 +187,14 @@ def test_no_images_have_no_features(tmp_path):
 
 
 REFUSED = {
-    "Swin": ("swin_tiny_patch4_window7_224", {}, "class SwinTransformer"),
+    "Swin V2": ("swinv2_tiny_window8_256", {}, "class SwinTransformerV2"),
+    "PVT": ("pvt_v2_b0", {}, "class PyramidVisionTransformerV2"),
+    "Twins": ("twins_pcpvt_small", {"depths": [1, 1, 1, 1]}, "class Twins"),
+    "Swin, pooled otherwise": (
+        "swin_tiny_patch4_window7_224",
+        {"global_pool": "max", "depths": [1], "num_heads": [3]},
+        "pooling 'max' of a Swin",
+    ),
     "ConvNeXt": ("convnext_atto", {}, "class ConvNeXt"),
     "ResNet": ("resnet10t", {}, "class ResNet"),
     "EVA": ("eva02_tiny_patch14_224", {}, "class Eva"),
@@ -222,8 +229,8 @@ def test_any_other_architecture_is_refused_by_name_with_what_is_served(architect
 
 
 def test_a_pretrained_model_that_is_not_served_is_refused_before_its_weights_are_fetched():
-    with pytest.raises(UnservedBackboneError, match="class SwinTransformer"):
-        load_backbone("swin_tiny_patch4_window7_224")
+    with pytest.raises(UnservedBackboneError, match="class SwinTransformerV2"):
+        load_backbone("swinv2_tiny_window8_256")
 
 
 @pytest.mark.parametrize("arguments", [{"num_heads": 5}, {"global_pool": "median"}, {"patch_size": 0}, {"depth": "x"}])

@@ -52,9 +52,9 @@ def test_what_is_kept_is_what_is_computed_and_the_bound_holds(world, tmp_path):
     assert [path.stat().st_size for path in files] == [nbytes] * 13
     other = FrozenOutputs(FeatureCache(tmp_path / "features", limit_nbytes=0), "print", 2)
     assert torch.equal(outputs(world, split, other), computed)
-    assert sum(other.get(digest, 48) is not None for digest in split.digests) == 13
-    assert FrozenOutputs(cache, "another print", 2).get(split.digests[0], 48) is None
-    assert FrozenOutputs(cache, "print", 3).get(split.digests[0], 48) is None
+    assert sum(other.get(digest, (-1, 48)) is not None for digest in split.digests) == 13
+    assert FrozenOutputs(cache, "another print", 2).get(split.digests[0], (-1, 48)) is None
+    assert FrozenOutputs(cache, "print", 3).get(split.digests[0], (-1, 48)) is None
 
 
 def test_a_tuning_with_the_features_of_another_ends_with_the_same_bits(world, tmp_path):

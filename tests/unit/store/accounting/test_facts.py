@@ -25,7 +25,7 @@ adapters = st.builds(
     modules=st.lists(modules, min_size=1, unique=True).map(tuple),
     config=blobs, weights=blobs,
 )  # fmt: skip
-heads = st.builds(Head, classes=st.integers(1, 1000), dim=st.integers(1, 768), weights=blobs, labels=blobs)
+heads = st.builds(Head, classes=st.integers(2, 1000), dim=st.integers(1, 768), weights=blobs, labels=blobs)
 lineages = st.none() | st.builds(
     Lineage, data=words, recipe=st.dictionaries(words, words | st.integers() | st.just(LOOKALIKE), max_size=3)
 )
