@@ -32,7 +32,7 @@ def random_tuned(
 ) -> TunedModel:
     """Draw every tensor of an adapter and a head, except for the scale where it is one number."""
     torch.manual_seed(seed)
-    head = torch.randn(classes, backbone.record.dim), torch.randn(classes)
+    head = torch.randn(classes, backbone.record.width_at(depth)), torch.randn(classes)
     start = TunedModel(depth, rank, {}, *head, method, from_block, scale)
     fresh = METHODS[method].wrap(backbone, start, torch.float32).collect()
     adapter = {key: value + STD * torch.randn_like(value) if value.dim() else value for key, value in fresh.items()}

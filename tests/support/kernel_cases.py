@@ -22,7 +22,7 @@ from serving.kernel.library import load_library
 from serving.kernel.support import coverage
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
-from store.weights.width import kept_of
+from store.weights.width import kept_of, widths_of
 from support.formula_oracle import plain_logits, random_weights
 from support.narrow_twin import NarrowTwin, narrow_twin, random_width
 from support.native_builds import native_build
@@ -96,7 +96,8 @@ def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[in
             tasks, twins = [*tasks, tasks[known]], [*twins, twins[known]]
             continue
         depth, number = draw.randint(1, blocks), 1000 * seed + index
-        width = random_width(number, depth, **sizes_of(backbone)) if draw.random() < 0.5 else None
+        narrow = draw.random() < 0.5 and widths_of(backbone.skeleton()) is not None
+        width = random_width(number, depth, **sizes_of(backbone)) if narrow else None
         twin = backbone if width is None else narrow_twin(backbone, width)
         drawn = random_weights(twin, number, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS)
         drawn = replace(drawn, forms=replace(drawn.forms, kept=kept_of(width)))
