@@ -18,11 +18,10 @@ import random
 import sys
 import time
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
@@ -40,7 +39,7 @@ from serving.runtime.adapter_cache import AdapterCache
 from serving.runtime.predictor import Predictor
 from store.malloc import keep_freed_memory
 from store.records.backbone import DEFAULT_BACKBONE
-from store.registry.store import Store
+from store.registry.store import Store, Version
 from store.weights.backbones import encode, load_backbone
 
 RANK, CLASSES = 4, 20
@@ -54,14 +53,14 @@ def main() -> None:
     refs = [f"task-{index}" for index in range(options.tasks)]
     with Store.open(options.folder, create=True) as store:
         build(store, refs)
-        digests = {ref: store.resolve(ref).digest for ref in refs}
+        versions = [store.resolve(ref) for ref in refs]
         with Predictor(store, dtype=options.dtype) as bounded, Predictor(store, dtype=options.dtype) as whole:
             services = {"bounded": bounded, "all resident": whole}
             budgets = {"bounded": int(options.budget_mb * 1e6), "all resident": EVERYTHING_NBYTES}
             for name, service in services.items():
-                prepare(service, digests, budget_nbytes=budgets[name])
-            fill(whole, refs)
-            rates, report = measure(services, refs, options)
+                prepare(service, versions, budget_nbytes=budgets[name])
+            fill(whole, versions)
+            rates, report = measure(services, versions, options)
     ratio = spread_of_ratios(report["bounded"].p99_s, report["all resident"].p99_s)
     goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]
     rows = {name: measured.summary() for name, measured in report.items()}
@@ -107,58 +106,60 @@ def build(store: Store, refs: Sequence[str]) -> None:
             print(f"published {index} of {len(refs)}", file=sys.stderr)
 
 
-def prepare(service: Predictor, digests: dict[str, str], *, budget_nbytes: int) -> None:
-    """Give the service its budget, and hold all versions at once rather than each in a write of its own."""
-    service.cache = AdapterCache(budget_nbytes=budget_nbytes)
-    service._leases._used = dict.fromkeys(digests.values(), time.monotonic() + 3600)
+def prepare(service: Predictor, versions: Sequence[Version], *, budget_nbytes: int) -> None:
+    """Give the service its budget, and wait until it holds a lease on each version, as after a first day."""
+    service.tasks.cache = AdapterCache(budget_nbytes=budget_nbytes)
+    for version in versions:
+        service.versions.use(version)
+    while service.versions.status().without_lease:
+        time.sleep(0.1)
 
 
-def fill(service: Predictor, refs: Sequence[str]) -> None:
-    for ref in refs:
-        version = service._store.resolve(ref)
-        with closing(service.cache.acquire(version.digest, partial(service._load, version))) as pin:
+def fill(service: Predictor, versions: Iterable[Version]) -> None:
+    for version in versions:
+        with closing(service.tasks.acquire(version)) as pin:
             pin.weights.result()
 
 
-def capacity(service: Predictor, refs: Sequence[str]) -> float:
+def capacity(service: Predictor, versions: Sequence[Version]) -> float:
     """Return how many images a second the service answers when all are there at once."""
-    service.predict(refs[0], IMAGE)
+    service.predict(versions[0].task, IMAGE)
     start = time.perf_counter()
-    for (answer,) in [service.submit_many([ref], IMAGE) for ref in refs]:
+    for (answer,) in [service.submit_many([version.task], IMAGE) for version in versions]:
         answer.result()
-    return len(refs) / (time.perf_counter() - start)
+    return len(versions) / (time.perf_counter() - start)
 
 
 def measure(
-    services: dict[str, Predictor], refs: Sequence[str], options: argparse.Namespace
+    services: dict[str, Predictor], versions: Sequence[Version], options: argparse.Namespace
 ) -> tuple[list[float], dict[str, Measured]]:
     """Return the arrivals a second in each round, and the measurements of each service."""
     draw = random.Random(0)
-    weights = list(accumulate(1 / rank for rank in range(1, len(refs) + 1)))
-    by_rank = draw.sample(range(len(refs)), len(refs))
+    weights = list(accumulate(1 / rank for rank in range(1, len(versions) + 1)))
+    by_rank = draw.sample(range(len(versions)), len(versions))
 
     def some(count: int) -> list[int]:
         return [by_rank[bisect(weights, draw.random() * weights[-1])] for _ in range(count)]
 
     measured = {name: Measured([], 0, 0, 0) for name in services}
-    fill(services["bounded"], [refs[task] for task in some(options.warm)])
+    fill(services["bounded"], [versions[task] for task in some(options.warm)])
     rates = []
     for index in range(options.rounds):
-        rates.append(options.load * capacity(services["all resident"], refs[:64]))
+        rates.append(options.load * capacity(services["all resident"], versions[:64]))
         times = list(poisson_times(rates[-1], options.requests, draw))
         arrivals = [Arrival(at_s, task) for at_s, task in zip(times, some(options.requests), strict=True)]
         for name, service in services.items():
-            before = service.cache.loads
-            measured[name].rounds.append(drive(service, refs, arrivals))
-            measured[name].loads += service.cache.loads - before
+            before = service.tasks.cache.loads
+            measured[name].rounds.append(drive(service, versions, arrivals))
+            measured[name].loads += service.tasks.cache.loads - before
         print(f"round {index + 1} of {options.rounds}", file=sys.stderr)
     for name, service in services.items():
-        measured[name].resident = len(service.cache.resident)
-        measured[name].resident_nbytes = service.cache.nbytes
+        measured[name].resident = len(service.tasks.cache.resident)
+        measured[name].resident_nbytes = service.tasks.cache.nbytes
     return rates, measured
 
 
-def drive(service: Predictor, refs: Sequence[str], arrivals: Sequence[Arrival]) -> list[float]:
+def drive(service: Predictor, versions: Sequence[Version], arrivals: Sequence[Arrival]) -> list[float]:
     """Send each at its time, from two threads as the API does, and return the latencies in seconds."""
     latencies: list[float] = []
     lock, sent = Lock(), []
@@ -176,7 +177,7 @@ def drive(service: Predictor, refs: Sequence[str], arrivals: Sequence[Arrival]) 
 
     with ThreadPoolExecutor(2, "prepare") as workers:
         for arrival, due in when_due(arrivals):
-            sent.append(workers.submit(send, refs[arrival.task], due))
+            sent.append(workers.submit(send, versions[arrival.task].task, due))
         for submitted in sent:
             submitted.result().result()
     return latencies

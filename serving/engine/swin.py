@@ -85,7 +85,7 @@ class ServedMerge:
 class SwinEnds:
     """The stem of a Swin, and what its heads take: the mean of the normed patches.
 
-    Before the last stage the norm has no weight and no bias (`store.weights.trunk` says why).
+    Before the last stage the norm has no weight and no bias (`SwinTrunk` says why).
     """
 
     swin: SwinTransformer

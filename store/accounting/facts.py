@@ -12,7 +12,7 @@ from store.adapters.safetensors_header import header_nbytes, parse_header
 from store.backends.base import Backend
 from store.backends.layout import blob_key
 from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
-from store.records.geometry import count_blocks
+from store.records.geometry import MERGE, count_blocks
 from store.records.manifest import MANIFEST_FORMAT
 from store.records.width import WidthIndex
 
@@ -205,7 +205,7 @@ def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
         for side in info.shape:
             count *= side
         elements += count
-    in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name or "layers." in name)
+    in_blocks = sum(info.nbytes for name, info in infos.items() if "blocks." in name or f"{MERGE}." in name)
     return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
 
 
