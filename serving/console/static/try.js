@@ -116,6 +116,9 @@ async function ask() {
   const refs = chosen();
   byId("ask").disabled = true;
   byId("status").textContent = "Asking …";
+  byId("answers-section").hidden = true; // those of another image
+  byId("answers").replaceChildren();
+  byId("sharing").replaceChildren();
   const headers = page.dataset.token ? { "X-Onetrunk-Token": page.dataset.token } : {};
   try {
     const start = performance.now();
@@ -124,7 +127,6 @@ async function ask() {
     const body = await response.json();
     if (!response.ok) throw new Error(body.message);
     byId("answers").replaceChildren(...body.answers.map((answer) => card(answer, milliseconds)));
-    byId("sharing").replaceChildren();
     byId("answers-section").hidden = false;
     byId("status").textContent = `Answered in ${milliseconds.toFixed(0)} ms, there and back, all tasks together.`;
     await showSharing(body.answers);
