@@ -16,6 +16,7 @@ from store.registry.store import Store, Version
 MOST_REFS = 10_000  # refs that are remembered; one that was forgotten is looked up again
 LOOK_UPS = 4  # threads that look up
 LOOK_UP_S = 10.0  # how long a look-up may take while the catalogue answers: a bucket may be slow
+SILENT_S = 1.0  # how long a catalogue that does not answer may be a busy machine's, for a ref that is not known
 
 
 class _Known(NamedTuple):
@@ -26,8 +27,8 @@ class _Known(NamedTuple):
 class RefCache:
     """Resolve refs in a store, and remember the versions while it does not change.
 
-    A store that does not answer is noticed in `WAIT_S`; then a known ref names the version that it named last, and an
-    unknown one raises the store's error at once. Look-ups are on threads of their own, so a request can leave one that
+    A store that does not answer is noticed in `WAIT_S`; then a known ref names the version that it named last. An
+    unknown one raises the store's error once the store was silent for `SILENT_S`, and at once after that. Look-ups are on threads of their own, so a request can leave one that
     stands still.
     """
 
@@ -75,7 +76,7 @@ class RefCache:
         future: Future[Named] = Future()
         self._wanted.put((ref, future))
         end = time.monotonic() + LOOK_UP_S
-        while self._watch.problem is None and time.monotonic() < end:
+        while time.monotonic() < end and (self._watch.problem is None or self._watch.age_s < SILENT_S):
             if wait([future], VALID_S).done:
                 return future.result()
             self._watch.generation()  # asks again whether the store answers

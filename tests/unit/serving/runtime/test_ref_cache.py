@@ -135,6 +135,23 @@ def test_a_catalogue_that_stands_still_costs_a_request_a_tenth_of_a_second_once(
     until(lambda: watch.problem is None)
 
 
+def test_an_unknown_ref_is_found_while_the_catalogue_is_late_and_not_once_it_is_silent(
+    refs: RefCache, watch: StoreWatch, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs.resolve("flowers")
+    going_on = threading.Event()
+    last_change = store.last_change
+    monkeypatch.setattr(store, "last_change", lambda: going_on.wait(30) and last_change())
+    time.sleep(store_watch.VALID_S + 0.01)
+    assert refs.resolve("flowers").number == 2
+    assert watch.problem is not None
+    assert refs.resolve("flowers@prod").number == 2
+    until(lambda: watch.age_s > ref_cache.SILENT_S)
+    assert names(refs, "flowers:1") == "StorageError"
+    going_on.set()
+    until(lambda: watch.problem is None)
+
+
 def test_a_rebuilt_catalogue_is_followed(refs: RefCache, store: Store) -> None:
     assert refs.resolve("flowers@prod").number == 2
     broken = store.root.with_name("broken")
