@@ -14,6 +14,7 @@ from store.errors import OnetrunkError
 
 MOST_PATH, MOST_CAUSE = 200, 1000
 MOST_FRAMES = 10
+ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # `json.dumps` would make one for each line
 
 
 def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float], *, replica: str) -> str:
@@ -44,7 +45,7 @@ def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float],
         line["trace_id"] = trace.trace_id
     if record.cause is not None:
         line |= describe(record.cause, status=record.status)
-    return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
+    return ENCODER.encode(line)
 
 
 def _answer_of(choice: Choice) -> dict[str, object]:
