@@ -6,6 +6,7 @@ import base64
 import contextlib
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -19,8 +20,12 @@ from support.servers import free_port, free_ports
 from benchmarks.serving.rivals.workload import Workload
 from benchmarks.support.load.plan import post
 from benchmarks.support.processes import ROOT, environment
+from serving.cluster.descendants import descendants
 
 JSON = "Content-Type: application/json"
+
+UNENDING = ("benchmarks.serving.rivals.on_litserve", "benchmarks.serving.rivals.on_mlserver")
+"""Servers that a SIGTERM does not end within a minute, or whose workers outlive them."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +57,13 @@ class Server:
         env = environment({**os.environ, **self.environment})
         env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ROOT / "tests")))
         with started(command, port, env=env, paths=self.paths) as process:
-            yield Running(port, process.pid)
+            try:
+                yield Running(port, process.pid)
+            finally:
+                if self.module in UNENDING:
+                    for pid in (*descendants(process.pid), process.pid):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, signal.SIGKILL)
 
     def fill(self, argument: str, workload: Workload, port: int) -> str:
         return argument.format(store=workload.store, folder=workload.folder, port=port)
