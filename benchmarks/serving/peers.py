@@ -15,11 +15,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -141,7 +142,34 @@ def measure_round(
 ) -> None:
     for subject, running in subjects.items():
         requests = [subject.ask(task, image) for task, image in workload.images.items()]
-        measured.note(subject.name, run_load(Plan(running.port, requests, seconds, CONNECTIONS)), 1)
+        with stopped(other for other in subjects.values() if other is not running):
+            measured.note(subject.name, run_load(Plan(running.port, requests, seconds, CONNECTIONS)), 1)
+    with stopped(subjects.values()):
+        measure_ours(measured, subjects, bare, workload, seconds, rows=rows)
+
+
+@contextlib.contextmanager
+def stopped(servers: Iterable[Running]) -> Iterator[None]:
+    """Stop servers whose workers poll while nobody asks; Ray would take a stopped replica for a lost one."""
+    waiting = [server for server in servers if not server.is_on_ray]
+    for server in waiting:
+        server.signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for server in waiting:
+            server.signal(signal.SIGCONT)
+
+
+def measure_ours(
+    measured: Measured,
+    subjects: Mapping[Subject, Running],
+    bare: BareEngine,
+    workload: Workload,
+    seconds: float,
+    *,
+    rows: int,
+) -> None:
     ours = subjects[OURS]
     requests = [OURS.ask(task, image) for task, image in workload.images.items()]
     measured.note(ALONE, run_load(Plan(ours.port, requests, seconds, 1)), 1)

@@ -28,8 +28,8 @@ class RefCache:
     """Resolve refs in a store, and remember the versions while it does not change.
 
     A store that does not answer is noticed in `WAIT_S`; then a known ref names the version that it named last. An
-    unknown one raises the store's error once the store was silent for `SILENT_S`, and at once after that. Look-ups are on threads of their own, so a request can leave one that
-    stands still.
+    unknown one raises the store's error once the store was silent for `SILENT_S`, and at once after that. Look-ups are
+    on threads of their own, so a request can leave one that stands still.
     """
 
     def __init__(self, store: Store, watch: StoreWatch) -> None:

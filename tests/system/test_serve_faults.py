@@ -136,6 +136,7 @@ def test_everything_listens_on_the_loopback_interface_but_the_calls_between_depl
         beyond = [listener for listener in found if listener.host != "127.0.0.1"]
         assert len(found) > 5
         assert [listener.process for listener in beyond] == ["ray::ServeReplica:onetrunk:Replica"], beyond
+        assert {os.getpriority(os.PRIO_PROCESS, pid) for pid in replicas_of(server.process.pid)} == {os.nice(0)}
 
 
 @pytest.mark.parametrize("ingress", INGRESSES)

@@ -57,13 +57,12 @@ class Server:
         env = environment({**os.environ, **self.environment})
         env["PYTHONPATH"] = os.pathsep.join((env["PYTHONPATH"], str(ROOT / "tests")))
         with started(command, port, env=env, paths=self.paths) as process:
+            running = Running(port, process.pid, is_on_ray=self.module not in UNENDING)
             try:
-                yield Running(port, process.pid)
+                yield running
             finally:
                 if self.module in UNENDING:
-                    for pid in (*descendants(process.pid), process.pid):
-                        with contextlib.suppress(ProcessLookupError):
-                            os.kill(pid, signal.SIGKILL)
+                    running.signal(signal.SIGKILL)
 
     def fill(self, argument: str, workload: Workload, port: int) -> str:
         return argument.format(store=workload.store, folder=workload.folder, port=port)
@@ -75,6 +74,13 @@ class Running:
 
     port: int
     pid: int
+    is_on_ray: bool
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it to all processes of the server."""
+        for pid in (*descendants(self.pid), self.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def memory_nbytes(self) -> int:
         return memory_of(self.pid)
