@@ -38,6 +38,11 @@ OF_A_REPLICA = ("torchvision", "timm", "serving.app", "serving.replica")
 OF_THIS_RAY = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 """Variables that Ray reads once, as it is imported; they are the same for all its workers, and the first has them."""
 
+IDS_OF_A_FORK = 64
+"""Ids that are drawn between two forks. A fork goes on where Ray's random numbers stand here, so two that begin at the
+same place name their first objects alike, and the second worker to register with such an object ends.
+"""
+
 EARLY = 2
 """Workers that are forked before everything is loaded: Serve's controller and a proxy need no more than Ray."""
 
@@ -115,6 +120,10 @@ class ForkServer:
 
 def _fork(worker: Worker) -> bool:
     """Fork; return whether this process is the fork."""
+    import ray  # not before the first worker's environment is there
+
+    for _ in range(IDS_OF_A_FORK):
+        ray.ObjectRef.from_random()
     if os.fork() == 0:
         return True
     _close(worker.files)

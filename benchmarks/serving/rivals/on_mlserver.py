@@ -35,7 +35,8 @@ class Task(MLModel):
 async def serve(folder: str, port: int) -> None:
     settings = Settings(
         host="127.0.0.1", http_port=port, grpc_port=port + 1, metrics_port=port + 2, debug=False,
-        parallel_workers=len(os.sched_getaffinity(0)), environments_dir=folder, cache_enabled=False,
+        parallel_workers=len(os.sched_getaffinity(0)), environments_dir=folder, metrics_dir=folder,
+        cache_enabled=False,
     )  # fmt: skip
     models = [
         ModelSettings(name=task, implementation=Task, parameters=ModelParameters(uri=folder))

@@ -58,3 +58,22 @@ def test_without_a_server_the_worker_starts_as_ray_starts_it(tmp_path):
 @pytest.mark.parametrize("flags", [[], ["-S"], ["-S", "-s"]])
 def test_flags_of_python_and_what_is_for_rays_own_program_are_left_out(flags):
     assert program_of([*flags, "worker.py", "--language=PYTHON", "--a=1"]) == ["worker.py", "--a=1"]
+
+
+FORKS = """
+import os, ray
+from serving.cluster.fork_server import Worker, _fork
+ray.ObjectRef.from_random()  # as what a worker imports does: from here on forks inherit the numbers
+for _ in range(3):
+    if _fork(Worker([], {}, "", [])):
+        print(*(ray.ObjectRef.from_random().hex() for _ in range(8)), sep="\\n", flush=True)
+        os._exit(0)
+    os.wait()
+"""
+
+
+def test_no_two_forks_draw_the_same_ids_from_rays_random_numbers():
+    done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=True)
+    drawn = done.stdout.split()
+    assert len(drawn) == 24
+    assert len(set(drawn)) == 24
