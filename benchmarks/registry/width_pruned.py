@@ -123,12 +123,21 @@ def heads_of(model: nn.Module) -> dict[nn.Module, int]:
 
 
 def prune(model: nn.Module, ratio: float) -> History:
-    """Prune the model as the recipe does, check that it still answers, and return what went."""
-    tool = importlib.import_module("torch_pruning")
-    pruner = tool.pruner.BasePruner(
+    """Prune the model as the recipe does, by the L1 norm, and return what went."""
+    importance = importlib.import_module("torch_pruning").importance.GroupMagnitudeImportance(p=1)
+    history: History = prune_by(importance, model, ratio).pruning_history()
+    for module in model.modules():
+        if isinstance(module, Attention):
+            del module.forward  # as its file has no function of this script
+    return history
+
+
+def prune_by(importance: object, model: nn.Module, ratio: float) -> Any:
+    """Take this part of every width away, as the recipe does; return the pruner."""
+    pruner = importlib.import_module("torch_pruning").pruner.BasePruner(
         model,
         example(model),
-        importance=tool.importance.GroupMagnitudeImportance(p=1),
+        importance=importance,
         pruning_ratio=ratio,
         ignored_layers=[model.head],
         num_heads=heads_of(model),
@@ -141,9 +150,7 @@ def prune(model: nn.Module, ratio: float) -> History:
         if isinstance(module, Attention):
             module.num_heads = pruner.num_heads[module.qkv]
             module.head_dim = module.qkv.out_features // (3 * module.num_heads)
-            del module.forward  # as its file has no function of this script
-    history: History = pruner.pruning_history()
-    return history
+    return pruner
 
 
 def channels(model: nn.Module, name: str, *, outputs: bool) -> int:

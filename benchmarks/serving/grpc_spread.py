@@ -26,6 +26,7 @@ from support.servers import free_port
 from benchmarks.serving.rivals.tenants import TenantServer, tenant_server
 from benchmarks.support.figures import Goal, conclude, machine
 from benchmarks.support.options import make_parser, settings_of
+from benchmarks.support.steady_load import wait_until
 from serving.grpc.messages import message
 from store.registry.store import Store
 from store.registry.tenant_store import new_key
@@ -110,8 +111,8 @@ def answered(server: TenantServer, operator: str) -> Counter[str]:
 
 
 def wait_for_replicas(server: TenantServer, operator: str, count: int) -> None:
-    while len(answered(server, operator)) < count:
-        pass
+    all_answer = wait_until(lambda: len(answered(server, operator)) >= count, within_s=60)
+    assert all_answer is not None, f"not all of {count} replicas answer"
 
 
 def report(found: Mapping[str, Mapping[str, int]], options: argparse.Namespace) -> None:

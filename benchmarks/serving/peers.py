@@ -145,7 +145,15 @@ def measure_round(
         with stopped(other for other in subjects.values() if other is not running):
             measured.note(subject.name, run_load(Plan(running.port, requests, seconds, CONNECTIONS)), 1)
     with stopped(subjects.values()):
-        measure_ours(measured, subjects, bare, workload, seconds, rows=rows)
+        ours = subjects[OURS]
+        requests = [OURS.ask(task, image) for task, image in workload.images.items()]
+        measured.note(ALONE, run_load(Plan(ours.port, requests, seconds, 1)), 1)
+        together = [ask_ours_together(task, [image] * TOGETHER) for task, image in workload.images.items()]
+        measured.note(MANY, run_load(Plan(ours.port, together, seconds, CONNECTIONS_TOGETHER)), TOGETHER)
+        for name, batch in ((BARE, rows), (BARE_ALONE, 1)):
+            said = bare.run(batch, seconds)
+            measured.images_per_s.setdefault(name, []).append(said.images_per_s)
+            measured.p50_ms.setdefault(name, []).append(1000 * said.p50_s)
 
 
 @contextlib.contextmanager
@@ -159,26 +167,6 @@ def stopped(servers: Iterable[Running]) -> Iterator[None]:
     finally:
         for server in waiting:
             server.signal(signal.SIGCONT)
-
-
-def measure_ours(
-    measured: Measured,
-    subjects: Mapping[Subject, Running],
-    bare: BareEngine,
-    workload: Workload,
-    seconds: float,
-    *,
-    rows: int,
-) -> None:
-    ours = subjects[OURS]
-    requests = [OURS.ask(task, image) for task, image in workload.images.items()]
-    measured.note(ALONE, run_load(Plan(ours.port, requests, seconds, 1)), 1)
-    together = [ask_ours_together(task, [image] * TOGETHER) for task, image in workload.images.items()]
-    measured.note(MANY, run_load(Plan(ours.port, together, seconds, CONNECTIONS_TOGETHER)), TOGETHER)
-    for name, batch in ((BARE, rows), (BARE_ALONE, 1)):
-        said = bare.run(batch, seconds)
-        measured.images_per_s.setdefault(name, []).append(said.images_per_s)
-        measured.p50_ms.setdefault(name, []).append(1000 * said.p50_s)
 
 
 def memory_of_a_task(subject: Subject, running: Running, workload: Workload, seconds: float) -> float:

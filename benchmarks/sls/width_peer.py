@@ -16,11 +16,11 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from timm.models.vision_transformer import Attention, VisionTransformer
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from benchmarks.registry.width_pruned import example, heads_of, saved
+from benchmarks.registry.width_pruned import prune_by, saved
 from sls.adapters.model import AdaptedModel
 from sls.data.dataset import Split, Transform
 from sls.training.frozen_prefix import FeatureSource, batches
@@ -71,26 +71,10 @@ def add_gradients(merged: VisionTransformer, train: Split, transform: Transform)
 
 def pruned_to(model: VisionTransformer, ratio: float) -> VisionTransformer:
     """Return a copy without so large a part of every width, which still answers."""
-    tool, copied = importlib.import_module("torch_pruning"), copy.deepcopy(model)
+    copied = copy.deepcopy(model)
     for parameter, whole in zip(copied.parameters(), model.parameters(), strict=True):
         parameter.grad = None if whole.grad is None else whole.grad.clone()
-    pruner = tool.pruner.BasePruner(
-        copied,
-        example(copied),
-        importance=tool.importance.GroupTaylorImportance(),
-        pruning_ratio=ratio,
-        ignored_layers=[copied.head],
-        num_heads=heads_of(copied),
-        prune_head_dims=True,
-        round_to=1,
-    )
-    for group in pruner.step(interactive=True):
-        group.prune()
-    for module in copied.modules():
-        if isinstance(module, Attention):
-            module.num_heads = pruner.num_heads[module.qkv]
-            module.head_dim = module.qkv.out_features // (3 * module.num_heads)
-            module.scale = module.head_dim**-0.5
+    prune_by(importlib.import_module("torch_pruning").importance.GroupTaylorImportance(), copied, ratio)
     copied.zero_grad(set_to_none=True)
     return copied.requires_grad_(False)
 

@@ -16,11 +16,10 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import astuple, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from serving.cluster.haproxy_config import REFUSALS, REFUSED
-from serving.telemetry.log_sink import ATOMIC_NBYTES, LogSink
+from serving.telemetry.log_sink import ATOMIC_NBYTES, MOST_PATH, LogSink, iso
 from serving.telemetry.refusals import REASONS, SETTING, Series, write_refusals
 
 COUNTS = "refused.json"
@@ -29,7 +28,6 @@ WRITE_S = 0.25
 GROUP_S = 0.05
 """What comes within this time is read at once: a flood of refusals must not cost much by being counted."""
 FIELDS = 8
-MOST_PATH = 200
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,7 @@ class Refusal:
         """Return the line for the log of requests, whose fields docs/observing.md lists."""
         kind, cause = REASONS[self.series]
         return json.dumps({
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
+            "time": iso(time.time()),
             "request_id": None if self.id == "-" else self.id,
             "status": int(self.status),
             "ms": _number(self.ms),

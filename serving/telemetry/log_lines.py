@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import traceback
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 from serving.runtime.choices import Choice
+from serving.telemetry.log_sink import MOST_PATH, iso
 from serving.telemetry.request_ids import parse_traceparent
 from serving.telemetry.request_record import RequestRecord
 from store.errors import OnetrunkError
 
-MOST_PATH, MOST_CAUSE = 200, 1000
+MOST_CAUSE = 1000
 MOST_FRAMES = 10
 ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))  # `json.dumps` would make one for each line
 
 
 def log_line(record: RequestRecord, seconds: float, stages: Mapping[str, float], *, replica: str) -> str:
     """Return the line, whose fields docs/observing.md lists."""
-    at = datetime.fromtimestamp(record.at, UTC)
     line: dict[str, object] = {
-        "time": at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z",
+        "time": iso(record.at),
         "request_id": record.id,
         "status": record.status,
         "ms": milliseconds(seconds),

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from datetime import UTC, datetime
 
+MOST_PATH = 200  # letters of a request's path
 MOST_LINES = 20_000  # that wait for a reader
 ATOMIC_NBYTES = 4096  # PIPE_BUF: what several processes may write into one pipe without mixing their lines
 
 
 STDOUT = "-"
+
+
+def iso(seconds: float) -> str:
+    """Return a time since the epoch as every line and answer has it."""
+    at = datetime.fromtimestamp(seconds, UTC)
+    return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 class LogSink:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 from serving.telemetry.counters import RECENT_S, STAGES, Recent, TenantUsage
 from serving.telemetry.log_lines import milliseconds
+from serving.telemetry.log_sink import iso
 from serving.telemetry.recorder import FailedRequest
 from serving.telemetry.snapshot import Snapshot
 from serving.telemetry.split_counters import PartCounts, SeriesName
@@ -255,8 +255,3 @@ def error_row(failed: FailedRequest, *, operator: bool) -> Json:
         "message": failed.message,
     }
     return {**shown, "tenant": failed.tenant, "cause": f"{failed.error}: {failed.cause}"} if operator else shown
-
-
-def iso(seconds: float) -> str:
-    at = datetime.fromtimestamp(seconds, UTC)
-    return at.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

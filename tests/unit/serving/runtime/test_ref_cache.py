@@ -117,14 +117,19 @@ def test_what_was_known_is_answered_for_a_bounded_time(refs: RefCache, watch: St
     assert watch.age_s > 0.5
 
 
-def test_a_catalogue_that_stands_still_costs_a_request_a_tenth_of_a_second_once(
-    refs: RefCache, watch: StoreWatch, store: Store, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def going_on(refs: RefCache, store: Store, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """A catalogue that stands still until the event is set, and `flowers`, which was known before."""
     refs.resolve("flowers")
-    going_on = threading.Event()
-    last_change = store.last_change
-    monkeypatch.setattr(store, "last_change", lambda: going_on.wait(30) and last_change())
+    event, last_change = threading.Event(), store.last_change
+    monkeypatch.setattr(store, "last_change", lambda: event.wait(30) and last_change())
     time.sleep(store_watch.VALID_S + 0.01)
+    return event
+
+
+def test_a_catalogue_that_stands_still_costs_a_request_a_tenth_of_a_second_once(
+    refs: RefCache, watch: StoreWatch, going_on: threading.Event
+) -> None:
     took = []
     for _ in range(3):
         start = time.monotonic()
@@ -136,13 +141,8 @@ def test_a_catalogue_that_stands_still_costs_a_request_a_tenth_of_a_second_once(
 
 
 def test_an_unknown_ref_is_found_while_the_catalogue_is_late_and_not_once_it_is_silent(
-    refs: RefCache, watch: StoreWatch, store: Store, monkeypatch: pytest.MonkeyPatch
+    refs: RefCache, watch: StoreWatch, going_on: threading.Event
 ) -> None:
-    refs.resolve("flowers")
-    going_on = threading.Event()
-    last_change = store.last_change
-    monkeypatch.setattr(store, "last_change", lambda: going_on.wait(30) and last_change())
-    time.sleep(store_watch.VALID_S + 0.01)
     assert refs.resolve("flowers").number == 2
     assert watch.problem is not None
     assert refs.resolve("flowers@prod").number == 2
