@@ -18,6 +18,7 @@ from serving.engine.torch_model import TorchModel
 from serving.kernel.kernel import Kernel
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
+from store.weights.tokens import check_forms
 from store.weights.width import check_kept
 
 
@@ -41,8 +42,8 @@ class KernelModel:
         return self.in_torch().prepare(weights) if weights.forms.has_turns else self._pack(weights)
 
     def _pack(self, weights: TaskWeights) -> PackedTask:
-        if weights.forms.kept:
-            check_kept(weights.forms.kept, self.skeleton)
+        check_kept(weights.forms.kept, self.skeleton)
+        check_forms(weights.forms, self.skeleton)
         return self.kernel.pack(weights)
 
     def prepared(self, task: EngineTask) -> EngineTask:

@@ -88,10 +88,12 @@ class KernelTokens:
         if not ending:
             return {}
         logits: dict[int, Tensor] = {}
-        for wide in (False, True):
-            own = [(m, place) for m, place in ending if (self._tasks[m].head[0].shape[1] > self._x.shape[2]) == wide]
-            if own:
-                x, tasks = self._x[[place for _, place in own]], [self._tasks[member] for member, _ in own]
-                features = POOLS[wide](cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
-                logits |= {m: head(f, *task.head) for (m, _), f, task in zip(own, features, tasks, strict=True)}
+        alike: dict[tuple[bool, int], list[tuple[int, int]]] = {}
+        for member, place in ending:
+            task = self._tasks[member]
+            alike.setdefault((task.head[0].shape[1] > self._x.shape[2], task.tokens), []).append((member, place))
+        for (wide, count), own in alike.items():
+            x, tasks = self._x[[place for _, place in own], :count], [self._tasks[member] for member, _ in own]
+            features = POOLS[wide](cast(VisionTransformer, self._vit), x, [task.norm for task in tasks])
+            logits |= {m: head(f, *task.head) for (m, _), f, task in zip(own, features, tasks, strict=True)}
         return logits

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import accumulate
-from typing import Protocol, TypeVar, cast
+from typing import Protocol, cast
 
 import torch
+from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,11 +17,12 @@ from serving.engine.adapter_ops import layer_norm
 from serving.engine.core_threads import CoreThreads
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineRow
+from serving.engine.token_rows import TokenRows
 from store.weights.forms import Forms, Norm, TaskWeights
 from store.weights.supported import TimmModel
+from store.weights.tokens import check_forms
 from store.weights.width import check_kept
 
-T = TypeVar("T")
 UNADAPTED = Forms()
 
 
@@ -63,8 +64,9 @@ class TorchModel:
     narrow: NarrowMaps
 
     def prepare(self, weights: TaskWeights) -> TaskWeights:
-        """Return the task; raise a `RefusedError` where its width index is not one of this backbone."""
+        """Return the task; raise a `RefusedError` where its width or token index is not one of this backbone."""
         check_kept(weights.forms.kept, self.vit)
+        check_forms(weights.forms, self.vit)
         return weights
 
     def prepared(self, task: TaskWeights) -> TaskWeights:
@@ -81,28 +83,23 @@ class TorchTokens:
     def __init__(self, model: TorchModel, images: Tensor, tasks: Sequence[TaskWeights]) -> None:
         self._model = model
         self._tasks = tasks
-        self._parts = model.threads.split(images)
+        self._rows = TokenRows(model.threads, images, one_by_one=model.one_by_one)
+        self._images = range(len(images))
+        self._prefix = 0 if isinstance(model.vit, SwinTransformer) else model.vit.num_prefix_tokens
 
     def advance(self, rows: Sequence[EngineRow], sources: Sequence[int], start: int, stop: int) -> Mapping[int, Tensor]:
         if start == 0:
-            images = sum(len(part) for part in self._parts)
-            self._parts = self._run(lambda images, _: self._model.ends.stem(images), self._parts, range(images))
+            self._rows.run(lambda images, _: self._model.ends.stem(images), self._images)
         logits: dict[int, Tensor] = {}
         for block in range(start, stop):
-            self._gather(sources)
             forms = [UNADAPTED if row.task is None else cast(TaskWeights, row.task).forms for row in rows]
-            self._parts = self._run(self._model.blocks[block], self._parts, forms)
+            steps = [None if own.tokens is None else own.tokens.steps.get(block) for own in forms]
+            self._rows.gather(sources, steps, self._prefix)
+            self._rows.run(self._model.blocks[block], forms)
             logits |= self._finish(rows, block + 1)
             rows = [row for row in rows if row.depth > block + 1]
             sources = list(range(len(rows)))
         return logits
-
-    def _gather(self, sources: Sequence[int]) -> None:
-        """Go on with these rows of those that there are."""
-        first, count = list(range(len(sources))), sum(len(part) for part in self._parts)
-        if list(sources) != first or len(sources) != count:
-            x = self._joined()
-            self._parts = self._model.threads.split(x[: len(sources)] if sources == first else x[list(sources)])
 
     def _finish(self, rows: Sequence[EngineRow], depth: int) -> dict[int, Tensor]:
         ending = [
@@ -111,35 +108,24 @@ class TorchTokens:
             for member in row.members
             if self._tasks[member].depth == depth
         ]
-        if not ending:
-            return {}
-        tasks = [self._tasks[member] for _, member in ending]
-        sources = [index for index, _ in ending]
-        x = self._joined()
-        x = x[sources[0] :] if sources == list(range(sources[0], len(x))) else x[sources]
-        logits = {}
+        logits: dict[int, Tensor] = {}
+        for places, x in self._rows.of([index for index, _ in ending]):
+            logits |= self._pooled(x, [ending[place][1] for place in places], depth)
+        return logits
+
+    def _pooled(self, x: Tensor, members: Sequence[int], depth: int) -> dict[int, Tensor]:
+        """Return the logits of these members, whose rows have as many tokens."""
+        tasks, logits = [self._tasks[member] for member in members], {}
         for wide in (False, True):
             places = [place for place, task in enumerate(tasks) if (task.head_weight.shape[1] > x.shape[2]) == wide]
             if not places:
                 continue
             norms = [tasks[place].forms.norms.get("norm") for place in places]
             own = x if len(places) == len(tasks) else x[places]
-            (features,) = self._run(partial(self._model.ends.pooled, depth=depth, wide=wide), [own], norms)
+            (features,) = self._rows.applied(partial(self._model.ends.pooled, depth=depth, wide=wide), [own], norms)
             for feature, place in zip(features, places, strict=True):
-                logits[ending[place][1]] = head(feature, tasks[place].head_weight, tasks[place].head_bias)
+                logits[members[place]] = head(feature, tasks[place].head_weight, tasks[place].head_bias)
         return logits
-
-    def _joined(self) -> Tensor:
-        return self._parts[0] if len(self._parts) == 1 else torch.cat(self._parts)
-
-    def _run(
-        self, step: Callable[[Tensor, Sequence[T]], Tensor], parts: Sequence[Tensor], rows: Sequence[T]
-    ) -> list[Tensor]:
-        """Apply a step to each part of the rows, each in a core thread of its own."""
-        ends = list(accumulate(len(x) for x in parts))
-        pairs = [(x, rows[end - len(x) : end]) for x, end in zip(parts, ends, strict=True)]
-        apply = partial(_one_by_one, step) if self._model.one_by_one else step
-        return self._model.threads.run([partial(apply, x, own) for x, own in pairs])
 
 
 def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
@@ -167,7 +153,3 @@ POOLS = (pooled, pooled_with_patches)
 def head(feature: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return the logits (classes,) float32 of one row's features (dim,)."""
     return F.linear(feature, weight, bias).float()
-
-
-def _one_by_one(step: Callable[[Tensor, Sequence[T]], Tensor], x: Tensor, rows: Sequence[T]) -> Tensor:
-    return torch.cat([step(x[index : index + 1], rows[index : index + 1]) for index in range(len(x))])

@@ -1,4 +1,4 @@
-"""Which heads and units a task keeps of a block, as the kernel reads it: by slices of 32 numbers.
+"""Which heads, units and tokens a task keeps of a block, as the kernel reads it: by slices of 32 numbers.
 
 A slice of which nothing is kept is in no product and in none of the task's arrays. In the others, what is left out is
 multiplied by zero, so a task pays for whole slices: the first units cost what they are, scattered ones nearly all.
@@ -21,6 +21,7 @@ from serving.kernel.structs import MAPS
 from serving.kernel.support import SLICE
 from store.records.width import kept_places
 from store.weights.forms import Delta, Forms, Kept
+from store.weights.tokens import places_of
 
 QKV, PROJ, FC1, FC2 = MAPS
 Sides = Mapping[str, Literal["heads", "qkv", "proj", "hidden"]]
@@ -61,10 +62,15 @@ class Slots:
 
 @dataclass(frozen=True)
 class BlockKept:
-    """What a task keeps of a block; `sides` has what is not whole, `heads` the place of each head, or -1."""
+    """What a task keeps of a block; `sides` has what is not whole, `heads` the place of each head, or -1.
+
+    `tokens` are those of the block before that stay, None where all do; `count` is how many tokens the block has.
+    """
 
     sides: Mapping[str, Slots]
     heads: NDArray[np.int64] | None
+    tokens: NDArray[np.int64] | None
+    count: int
 
     def shape(self, name: str, out: int, in_: int) -> tuple[int, int]:
         """Return a linear map's (out, in) with what is kept alone."""
@@ -98,18 +104,22 @@ class BlockKept:
         return delta
 
     def fields(self) -> list[NDArray[np.int64] | None]:
-        """Return the arrays of a `Kept` of the C interface, None where all is kept."""
+        """Return the arrays of a `Kept` of the C interface, and that of `Tokens`, None where all is kept."""
         return [
             self.heads,
             *(self.sides[side].at if side in self.sides else None for side in ("qkv", "proj", "hidden")),
+            self.tokens,
         ]
 
     def _sides(self, name: str) -> tuple[Slots | None, Slots | None]:
         return self.sides.get(OUTPUTS.get(name, "")), self.sides.get(INPUTS.get(name, ""))
 
 
-def kept_of_block(forms: Forms, block: int, *, heads: int, dim: int, units: int) -> BlockKept:
-    """Raises `RefusedError` where a mask is empty or not one of the backbone's heads and units."""
+def kept_of_block(forms: Forms, block: int, *, heads: int, dim: int, units: int, prefix: int, tokens: int) -> BlockKept:
+    """Raises `RefusedError` where a mask is empty or not one of the backbone's heads and units.
+
+    Of an image's tokens, the first `prefix` are no patches.
+    """
     sides: dict[str, Slots] = {}
     at = None
     attn, mlp = (forms.kept.get(f"blocks.{block}.{name}") for name in ("attn", "mlp"))
@@ -124,7 +134,11 @@ def kept_of_block(forms: Forms, block: int, *, heads: int, dim: int, units: int)
     if mlp is not None:
         check_kept(f"blocks.{block}.mlp", mlp, units)
         sides["hidden"] = Slots.of(_places(mlp), units)
-    return BlockKept(sides, at)
+    if forms.tokens is None:
+        return BlockKept(sides, at, None, tokens)
+    step = forms.tokens.steps.get(block)
+    stay = None if step is None else places_of(step, prefix).numpy()
+    return BlockKept(sides, at, stay, prefix + forms.tokens.patches_kept[block])
 
 
 def _places(kept: Kept) -> NDArray[np.int64]:

@@ -43,7 +43,8 @@ class Kernel:
         self.tokens = int(self._model.tokens)
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
         heads = vit.blocks[0].attn.num_heads
-        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), heads=heads, pools=covered.pooling)
+        sizes = {"heads": heads, "prefix": vit.num_prefix_tokens, "tokens": self.tokens}
+        self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), sizes=sizes, pools=covered.pooling)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)

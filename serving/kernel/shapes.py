@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from store.adapters.widths import NO_CONVOLUTION
 from store.errors import RefusedError
-from store.weights.forms import Bottleneck, Delta, Kept, Norm, TaskWeights
+from store.weights.forms import Bottleneck, Delta, Forms, Kept, Norm, TaskWeights
 
 MOST_RANK = 4096
 
@@ -56,6 +57,20 @@ def check_kept(path: str, kept: Kept, total: int) -> None:
             f"{path} keeps some of {kept.total} heads or units up to {kept.mask.bit_length()}, and the backbone has "
             f"{total}: give at least one of these"
         )
+
+
+def check_tokens(forms: Forms, depth: int, patches: int) -> None:
+    """Raise `RefusedError` unless the index is of the task's blocks and so many patches, and nothing needs others."""
+    tokens = forms.tokens
+    if tokens is None:
+        return
+    if (tokens.blocks, tokens.patches) != (depth, patches):
+        raise RefusedError(
+            f"a token index of {tokens.blocks} blocks and {tokens.patches} patches: the task runs {depth} blocks, and "
+            f"an image has {patches}; give the task's own"
+        )
+    if any(form.conv is not None for form in forms.bottlenecks.values()):
+        raise RefusedError(NO_CONVOLUTION)
 
 
 def _check_rank(path: str, rank: int) -> None:

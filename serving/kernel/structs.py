@@ -11,12 +11,15 @@ INPUTS = ("normed", "residual", "output", "sum")
 ACTIVATIONS = ("gelu", "gelu_tanh", "quick_gelu", "relu")
 
 # Of the integers that make a task's `Forms` in one block: (a, b, rank, bias, out_scale, in_scale) for each map,
-# (weight, bias) for each norm, nine for each bottleneck, in the order of `Bottleneck`, and (heads, qkv, proj, hidden).
-DELTA_FIELDS, NORM_FIELDS, BOTTLENECK_FIELDS, KEPT_FIELDS = 6, 2, 9, 4
+# (weight, bias) for each norm, nine for each bottleneck, in the order of `Bottleneck`, (heads, qkv, proj, hidden), and
+# (places, count) of tokens.
+DELTA_FIELDS, NORM_FIELDS, BOTTLENECK_FIELDS, KEPT_FIELDS, TOKENS_FIELDS = 6, 2, 9, 4, 2
 NORMS_AT = len(MAPS) * DELTA_FIELDS
 BOTTLENECKS_AT = NORMS_AT + len(NORMS) * NORM_FIELDS
 KEPT_AT = BOTTLENECKS_AT + len(BRANCHES) * BOTTLENECK_FIELDS
-FORMS_FIELDS = KEPT_AT + KEPT_FIELDS
+TOKENS_AT = KEPT_AT + KEPT_FIELDS
+TOKEN_COUNT_AT = TOKENS_AT + 1
+FORMS_FIELDS = TOKENS_AT + TOKENS_FIELDS
 EXIT_FIELDS = 7
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from serving.kernel.backbone import BF16_NBYTES, FLOAT_NBYTES, PackedBackbone
 from serving.kernel.buffers import Plan, aligned, padded, round_up
 from serving.kernel.kept import BlockKept, kept_of_block
-from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task
+from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task, check_tokens
 from serving.kernel.structs import (
     ACTIVATIONS,
     BOTTLENECK_FIELDS,
@@ -28,6 +28,7 @@ from serving.kernel.structs import (
     NORM_FIELDS,
     NORMS,
     NORMS_AT,
+    TOKEN_COUNT_AT,
 )
 from serving.kernel.support import SLICE
 from store.errors import RefusedError
@@ -59,7 +60,9 @@ class PackedTask:
     memory: NDArray[np.uint8] = field(repr=False)
     """All arrays to which `forms` and `exit` point but for the last norm, which may be the backbone's."""
     work: int
-    """Slices of 32 numbers that its products make or sum over in all blocks: how wide it is."""
+    """Slices of 32 numbers that its products make or sum over, times tokens, in all blocks: how wide it is."""
+    tokens: int
+    """How many tokens its rows have at its end."""
     backbone: PackedBackbone = field(repr=False)
     """For which it was packed: the kernel of another reads other widths."""
 
@@ -93,16 +96,19 @@ class TaskPacker:
         widths: Mapping[str, tuple[int, int]],
         blocks: int,
         *,
-        heads: int,
+        sizes: Mapping[str, int],
         pools: bool,
     ) -> None:
-        """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`; `pools`: the kernel runs heads."""
+        """`widths` are (out, in) of a block's linear maps, by their names in `MAPS`; `pools`: the kernel runs heads.
+
+        `sizes` are how many heads and tokens there are, and how many of these are no patches: the `prefix`.
+        """
         self._pools = pools
         self._library = library
         self._packed = packed
         self._widths = widths
         self._blocks = blocks
-        self._heads = heads
+        self._sizes = sizes
         self._dim = widths[MAPS[0]][1]
 
     def pack(self, weights: TaskWeights) -> PackedTask:
@@ -112,14 +118,14 @@ class TaskPacker:
         above `MOST_RANK`, or where a shape is not the backbone's.
         """
         check_task(weights, self._blocks, self._dim)
+        check_tokens(weights.forms, weights.depth, self._sizes["tokens"] - self._sizes["prefix"])
         table = np.zeros((weights.depth, FORMS_FIELDS), np.int64)
         pieces, slices, work = self._head(weights), 1, 0
         for block in range(weights.depth):
-            kept = kept_of_block(
-                weights.forms, block, heads=self._heads, dim=self._dim, units=self._widths["mlp.fc1"][0]
-            )
+            units = self._widths["mlp.fc1"][0]
+            kept = kept_of_block(weights.forms, block, dim=self._dim, units=units, **self._sizes)
             found, most = self._block(weights.forms, block, table[block], kept)
-            pieces, slices, work = pieces + found, max(slices, most), work + self._work(kept)
+            pieces, slices, work = pieces + found, max(slices, most), work + self._work(kept) * kept.count
         exit_, memory = self._written(weights, pieces, table)
         return PackedTask(
             depth=weights.depth,
@@ -134,6 +140,7 @@ class TaskPacker:
             head=() if self._pools else (weights.head_weight, weights.head_bias),
             memory=memory,
             work=work,
+            tokens=kept.count,
             backbone=self._packed,
         )
 
@@ -165,6 +172,7 @@ class TaskPacker:
                 fields[column + 7 : column + 9] = INPUTS.index(form.input), ACTIVATIONS.index(form.activation)
                 widest = max(widest, width)
                 pieces += self._bottleneck(form, block, column)
+        fields[TOKEN_COUNT_AT] = kept.count
         for column, places in enumerate(kept.fields(), KEPT_AT):
             pieces += [] if places is None else [_integers(places, block, column)]
         return pieces, -(-widest // RANKS)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from store.weights.forms import Input
 from store.weights.supported import TimmModel
+from store.weights.tokens import cut_before
 from store.weights.trunk import blocks_of
 
 Layer = Callable[[Tensor], Tensor]
@@ -28,6 +29,7 @@ class ParallelAdapterBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.block, self.attn_adapter, self.mlp_adapter, self.takes = block, attn, mlp, takes
+        cut_before(self, block)
 
     def forward(self, x: Tensor) -> Tensor:
         block = self.block

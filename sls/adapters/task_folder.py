@@ -81,7 +81,7 @@ def read_folder(folder: Path, backbone: Backbone, *, depth: int | None = None) -
     if depth is None:
         depth = card.prune_index.depth if card else backbone.record.blocks
     if card is not None:
-        backbone = backbone.narrow(card.prune_index.width)
+        backbone = backbone.narrow(card.prune_index.width, card.prune_index.tokens)
     try:
         if checkpoint.settings["peft_type"] in CUSTOM_LOADERS:
             vit = _load_custom(checkpoint, backbone, depth)

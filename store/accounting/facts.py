@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, MutableMapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from store.adapters.safetensors_header import header_nbytes, parse_header
 from store.backends.base import Backend
@@ -14,8 +14,10 @@ from store.backends.layout import blob_key
 from store.errors import FormatError, IntegrityError, NewerFormatError, OnetrunkError
 from store.records.geometry import MERGE, count_blocks
 from store.records.manifest import MANIFEST_FORMAT
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
+T = TypeVar("T", WidthIndex, TokenIndex)
 PREFIX_NBYTES = 1 << 14  # most headers are shorter; the others take a second read
 DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F64": "float64"}
 
@@ -47,6 +49,7 @@ class Named(NamedTuple):
     rank: int
     modules: tuple[str, ...]
     width: WidthIndex | None = None
+    tokens: TokenIndex | None = None
 
 
 BLOB = rb'\{"nbytes":(\d{1,15}),"sha256":"([0-9a-f]{64})"\}'
@@ -57,6 +60,8 @@ ADAPTER = re.compile(
     + BLOB
 )
 HEAD = re.compile(rb',"format":(\d{1,9}),"head":\{"classes":\d+,"dim":\d+,"labels":' + BLOB + rb',"weights":' + BLOB)
+
+INDEX = re.compile(rb'"(?:width|tokens)":')
 
 
 class VersionFacts(NamedTuple):
@@ -72,6 +77,7 @@ class VersionFacts(NamedTuple):
     adapter_tensors: TensorFacts
     head_tensors: TensorFacts
     width: WidthIndex | None = None
+    tokens: TokenIndex | None = None
 
 
 FactsCache = MutableMapping[str, VersionFacts]
@@ -118,6 +124,7 @@ class FactsReader:
             self._tensors(named.adapter),
             self._tensors(named.head),
             named.width,
+            named.tokens,
         )
 
     def _named_in(self, data: bytes) -> Named | None:
@@ -127,7 +134,7 @@ class FactsReader:
         """
         adapter = ADAPTER.match(data)
         head = None if adapter is None else HEAD.search(data, adapter.end())
-        if adapter is None or head is None or int(head[1]) > MANIFEST_FORMAT or b'"width":' in data:
+        if adapter is None or head is None or int(head[1]) > MANIFEST_FORMAT or INDEX.search(data):
             return None
         modules = self._modules.get(adapter[3])
         if modules is None:
@@ -183,7 +190,8 @@ class FactsReader:
                 _blob(head["labels"]),
                 int(adapter["rank"]),
                 tuple(adapter["modules"]),
-                _width(value["prune_index"].get("width")),
+                _index(WidthIndex, value["prune_index"].get("width")),
+                _index(TokenIndex, value["prune_index"].get("tokens")),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, OnetrunkError):
@@ -209,8 +217,8 @@ def _parse(header: bytes, nbytes: int, source: str) -> TensorFacts:
     return TensorFacts(nbytes - payload, payload, in_blocks, elements, "+".join(dtypes) or "none")
 
 
-def _width(value: Mapping[str, Any] | None) -> WidthIndex | None:
-    return None if value is None else WidthIndex(**value)
+def _index(cls: type[T], value: Mapping[str, Any] | None) -> T | None:
+    return None if value is None else cls(**value)
 
 
 def _blob(value: Mapping[str, Any]) -> NamedBlob:

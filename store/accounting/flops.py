@@ -6,16 +6,17 @@ import re
 
 from store.records.backbone import BackboneRecord
 from store.records.geometry import MERGE
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
-PATCH, WINDOW = re.compile(r"patch(\d+)"), re.compile(r"window(\d+)")
+WINDOW = re.compile(r"window(\d+)")
 CLASS_TOKEN = 1
 Side = tuple[int, int]
 
 
 def tokens_of(record: BackboneRecord) -> int | None:
     """Return patches and class token of an image, None where the record does not tell the size of a patch."""
-    grid = _grid(record)
+    grid = record.patch_grid
     return None if grid is None else grid[0] * grid[1] + CLASS_TOKEN
 
 
@@ -40,29 +41,33 @@ def mean_flops(record: BackboneRecord) -> int | None:
     return None if flops is None else sum(flops) // len(flops)
 
 
-def saved_by_width(record: BackboneRecord, width: WidthIndex | None) -> int | None:
-    """Return the operations of one image that the heads and units which are left out would take; 0 at full width."""
+def saved_by_width(record: BackboneRecord, width: WidthIndex | None, left: TokenIndex | None = None) -> int | None:
+    """Return the operations of one image that heads, units and patches which are left out would take; 0 where none is.
+
+    Of a block 2 T Σ(out in) of its maps and 4 T² for each column of attention's, T being the tokens that are there.
+    """
     tokens = tokens_of(record)
-    if width is None or tokens is None:
+    index = width or left
+    if index is None or tokens is None:
         return None if tokens is None else 0
-    heads = width.blocks * width.heads - sum(width.heads_kept)
-    units = width.blocks * width.units - sum(width.units_kept)
-    size = record.modules["blocks.0.attn.proj"][1] // width.heads
-    return heads * size * (8 * tokens * record.dim + 4 * tokens**2) + units * 4 * tokens * record.dim
+    maps = {kind: record.modules[f"blocks.0.{kind}"] for kind in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")}
+    qkv, proj, fc1, fc2 = (out * fan_in for out, fan_in in maps.values())
+    columns, units = maps["attn.proj"][1], maps["mlp.fc1"][0]
 
+    def operations(there: int, columns_kept: int, units_kept: int) -> int:
+        attention = (2 * there * (qkv + proj) + 4 * there**2 * columns) * columns_kept // columns
+        return attention + 2 * there * (fc1 + fc2) * units_kept // units
 
-def _grid(record: BackboneRecord) -> Side | None:
-    side = record.id.arguments.get("patch_size")
-    if side is None:
-        found = PATCH.search(record.id.architecture)
-        side = int(found[1]) if found else None
-    if type(side) is not int or side < 1:
-        return None
-    return record.id.preprocessing.height // side, record.id.preprocessing.width // side
+    saved = index.blocks * operations(tokens, columns, units)
+    for block in range(index.blocks):
+        there = tokens if left is None else tokens - left.patches + left.patches_kept[block]
+        heads = columns if width is None else columns // width.heads * width.heads_kept[block]
+        saved -= operations(there, heads, units if width is None else width.units_kept[block])
+    return saved
 
 
 def _staged(record: BackboneRecord) -> tuple[int, ...] | None:
-    grid, window = _grid(record), record.id.arguments.get("window_size")
+    grid, window = record.patch_grid, record.id.arguments.get("window_size")
     if window is None:
         found = WINDOW.search(record.id.architecture)
         window = int(found[1]) if found else None

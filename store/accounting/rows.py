@@ -39,7 +39,7 @@ class VersionReport(NamedTuple):
 
     Adapter and head are tensors, headers what safetensors puts before them. Shared bytes are of blobs that another
     version or a backbone references too. `unknown_nbytes` are of blobs whose part could not be read. `width_nbytes` are
-    those of the manifest that say which heads and units are kept, 0 at full width.
+    those of the manifest that say which heads, units and patches are kept, 0 where all are.
     """
 
     task: str

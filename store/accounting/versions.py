@@ -16,6 +16,7 @@ from store.errors import OnetrunkError
 from store.records.backbone import BackboneRecord
 from store.records.listing import VersionSize
 from store.records.refs import tenant_of
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
 UNKNOWN = "unknown"
@@ -96,8 +97,8 @@ class _Operations:
     def cut(self, depth: int) -> int | None:
         return None if self._blocks is None else sum(self._blocks[depth:])
 
-    def width(self, width: WidthIndex | None) -> int | None:
-        return self._at_full_width if width is None else saved_by_width(self._record, width)
+    def width(self, width: WidthIndex | None, tokens: TokenIndex | None) -> int | None:
+        return self._at_full_width if width is None and tokens is None else saved_by_width(self._record, width, tokens)
 
 
 def _row(
@@ -108,7 +109,7 @@ def _row(
     *,
     leased: bool,
 ) -> VersionReport:
-    width = facts.width if facts else None
+    width, tokens = (facts.width, facts.tokens) if facts else (None, None)
     return VersionReport(  # by place: by name takes twice as long, and there are many
         version.task,
         version.version,
@@ -130,8 +131,8 @@ def _row(
         version.blocks - version.depth,
         None if saved_by is None else saved_by.cut(version.depth),
         totals.freed_nbytes,
-        width.nbytes if width else 0,
-        None if saved_by is None else saved_by.width(width),
+        sum(index.nbytes for index in (width, tokens) if index),
+        None if saved_by is None else saved_by.width(width, tokens),
     )
 
 

@@ -28,7 +28,7 @@ from store.adapters.task_files import (
     refuse_pickle,
 )
 from store.adapters.tuned_folder import TunedFolder, head_of, unwrap
-from store.adapters.widths import check_width, narrowed_shapes
+from store.adapters.widths import check_tokens, check_width, narrowed_shapes
 from store.errors import (
     AdapterMismatchError,
     BackboneMismatchError,
@@ -212,6 +212,7 @@ def check(checkpoint: Checkpoint, record: BackboneRecord, depth: int) -> Adapter
         )
     if checkpoint.card is not None:
         _check_card(checkpoint.card, record, depth)
+        check_tokens(checkpoint.card.prune_index.tokens, record, depth, method=checkpoint.settings["peft_type"])
     method = supported_method(checkpoint.settings)
     shapes = _shapes(checkpoint.card, record, depth)
     ranks = method.ranks(checkpoint.settings, checkpoint.adapter_infos, shapes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from store.records.refs import BACKBONE_NAME
 
 DEFAULT_BACKBONE = "onetrunk/vit_tiny_64.v2"
 """The packaged backbone, which needs no download."""
+PATCH = re.compile(r"patch(\d+)")
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,17 @@ class BackboneRecord:
     def geometry(self) -> Geometry:
         """Its blocks, by name and width."""
         return Geometry.of(self.modules)
+
+    @cached_property
+    def patch_grid(self) -> tuple[int, int] | None:
+        """How many rows and columns of patches an image has; None where the record does not tell a patch's size."""
+        side = self.id.arguments.get("patch_size")
+        if side is None:
+            found = PATCH.search(self.id.architecture)
+            side = int(found[1]) if found else None
+        if type(side) is not int or side < 1:
+            return None
+        return self.id.preprocessing.height // side, self.id.preprocessing.width // side
 
     def width_at(self, depth: int) -> int:
         """Return how many features there are after so many blocks: in a backbone of stages, fewer in the first ones."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from store.errors import FormatError
 from store.records.measures import Calibration, ClassCounts
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
 
@@ -19,7 +20,7 @@ class PruneIndex:
     None and `reason` is set where the rule is undefined and nothing was pruned. `tolerance` replaces
     `alpha` where the threshold is not a share of the last score. `candidates` are the depths, this one
     among them, that scores within their noise of the threshold leave open; empty where it is decided. `width` is
-    what each of these blocks keeps of its heads and units, None where it keeps all.
+    what each of these blocks keeps of its heads and units, `tokens` which patches it runs on, None where all are kept.
     """
 
     depth: int
@@ -34,12 +35,14 @@ class PruneIndex:
     tolerance: float | None = None
     candidates: tuple[int, ...] = ()
     width: WidthIndex | None = None
+    tokens: TokenIndex | None = None
 
     def __post_init__(self) -> None:
-        if self.width is not None and self.width.blocks != self.depth:
-            raise FormatError(
-                f"width index of {self.width.blocks} blocks at depth {self.depth}: give one for each block that runs"
-            )
+        for name, part in (("width", self.width), ("token", self.tokens)):
+            if part is not None and part.blocks != self.depth:
+                raise FormatError(
+                    f"{name} index of {part.blocks} blocks at depth {self.depth}: give one for each block that runs"
+                )
         if self.candidates and (
             self.depth not in self.candidates or not all(1 <= depth <= self.blocks for depth in self.candidates)
         ):

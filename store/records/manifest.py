@@ -23,13 +23,13 @@ MANIFEST_FORMAT = 7
 4: an adapter may be of another method than LoRA; a certificate may be without accuracy at full depth.
 5: the weights of adapter and head have a BLAKE3 digest beside the SHA-256 that names them.
 6: a certificate counts the duplicates that the user allowed.
-7: a certificate has the cost of a 16-bit dtype, counts by class, and calibration, a prune index a width; keys that
-came with this format or later are left out where they have no value.
+7: a certificate has the cost of a 16-bit dtype, counts by class, and calibration, a prune index a width and tokens;
+keys that came with this format or later are left out where they have no value.
 """
 LEFT_OUT_SINCE = 7
 SINCE: Mapping[str, Mapping[str, int]] = {
     "lineage": {"code_commit": 2, "parent": 2},
-    "prune_index": {"tolerance": 3, "candidates": 3, "width": 7},
+    "prune_index": {"tolerance": 3, "candidates": 3, "width": 7, "tokens": 7},
     "certificate": {
         "validation": 3,
         "max_drop": 3,

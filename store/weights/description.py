@@ -16,13 +16,15 @@ from timm.models.swin_transformer import SwinTransformer, get_relative_position_
 from torch import Tensor, nn
 
 from store.adapters.backbone_fingerprint import IN_BLOCKS, Leaf, fingerprint_of
-from store.adapters.widths import check_width, narrowed_shapes
+from store.adapters.widths import check_tokens, check_width, narrowed_shapes
 from store.errors import BackboneNotFoundError, FormatError, InvalidSettingError
 from store.records.backbone import PATCH_MEAN, BackboneId, BackboneRecord, Preprocessing
 from store.records.blob import Blob
 from store.records.geometry import Geometry
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.weights.supported import TimmModel, check_supported
+from store.weights.tokens import insert_tokens
 from store.weights.width import NarrowedTensors, narrow_model
 
 CLASSIFIER_KEYS = ("head.", "head_dist.")
@@ -38,23 +40,28 @@ class Backbone:
     tensors: Mapping[str, Tensor]
     width: WidthIndex | None = None
     """What its blocks keep of their heads and units; record and tensors are of these."""
+    kept_patches: TokenIndex | None = None
+    """Which patches its blocks run on, where not on all."""
 
     def skeleton(self) -> TimmModel:
         """Build the model without its weights: its modules and their shapes, on torch's meta device."""
         with torch.device("meta"):
             model = create_model(self.record.id.architecture, {**self.record.id.arguments, "weight_init": "skip"})
-        return model if self.width is None else narrow_model(model, self.width)
+        model = model if self.width is None else narrow_model(model, self.width)
+        return model if self.kept_patches is None else insert_tokens(model, self.kept_patches)
 
-    def narrow(self, width: WidthIndex | None) -> Backbone:
-        """Return the backbone with the heads and units of the index alone; with None, itself.
+    def narrow(self, width: WidthIndex | None, tokens: TokenIndex | None = None) -> Backbone:
+        """Return the backbone with the heads, units and patches of the indexes alone; with None, with all of them.
 
-        Raises `BackboneMismatchError` where the index is of another backbone. It has the fingerprint of the whole one.
+        Raises `BackboneMismatchError` where an index is of another backbone. It has the fingerprint of the whole one.
         """
+        if tokens is not None:
+            check_tokens(tokens, self.record, tokens.blocks)
         if width is None:
-            return self
+            return self if tokens is None else replace(self, kept_patches=tokens)
         check_width(width, self.record, width.blocks)
         record = replace(self.record, modules=narrowed_shapes(self.record, width))
-        return Backbone(record, NarrowedTensors(self.tensors, width), width)
+        return Backbone(record, NarrowedTensors(self.tensors, width), width, tokens)
 
     def build(
         self, *, classes: int = 0, dtype: torch.dtype = torch.float32, device: str | torch.device = "cpu"

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from store.adapters.methods.spec import block_number
+from store.records.tokens import TokenIndex
 
 Activation = Literal["relu", "gelu", "quick_gelu"]
 Input = Literal["normed", "residual", "output", "sum"]
@@ -122,13 +123,15 @@ class Forms:
     """All forms of an adapter: deltas of linear maps and norms by full path, bottlenecks by `blocks.N.attn` or `.mlp`.
 
     The last norm of the backbone, `norm`, may be among the norms. `kept` says by the same two paths which heads and
-    units there are, where not all; the deltas there are of the kept shapes.
+    units there are, where not all; the deltas there are of the kept shapes. `tokens` says which patches each block runs
+    on, where not on all.
     """
 
     deltas: Mapping[str, Delta] = field(default_factory=dict)
     norms: Mapping[str, Norm] = field(default_factory=dict)
     bottlenecks: Mapping[str, Bottleneck] = field(default_factory=dict)
     kept: Mapping[str, Kept] = field(default_factory=dict)
+    tokens: TokenIndex | None = None
 
     def to(self, device: str | torch.device, dtype: torch.dtype) -> Forms:
         return Forms(
@@ -136,6 +139,7 @@ class Forms:
             {path: form.to(device, dtype) for path, form in self.norms.items()},
             {path: form.to(device, dtype) for path, form in self.bottlenecks.items()},
             self.kept,
+            self.tokens,
         )
 
     @property
@@ -150,9 +154,10 @@ class Forms:
 
     @property
     def first_block(self) -> int | None:
-        """The lowest block that is adapted or narrowed, counted from 1; None where no block is."""
+        """The lowest block that is adapted, narrowed or short of patches, counted from 1; None where no block is."""
         paths = (path for forms in (self.deltas, self.norms, self.bottlenecks, self.kept) for path in forms)
-        return min(filter(None, map(block_number, paths)), default=None)
+        cuts = () if self.tokens is None else (block + 1 for block in self.tokens.steps)
+        return min((*filter(None, map(block_number, paths)), *cuts), default=None)
 
 
 @dataclass(frozen=True)

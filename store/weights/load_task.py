@@ -31,7 +31,8 @@ def load_task(
     `RefusedError` where a number is not finite in this dtype. The weights are memory of their own, and no file stays
     open or mapped.
     """
-    adapter, head, width = manifest.adapter, manifest.head, manifest.prune_index.width
+    adapter, head = manifest.adapter, manifest.head
+    width, tokens = manifest.prune_index.width, manifest.prune_index.tokens
     backbone = backbone if width is None else NarrowedTensors(backbone, width)
     blobs = adapter.weights, head.weights, adapter.config, head.labels
     with store.viewing(*blobs, blake3=manifest.blake3) as (weights, top, config, labels):
@@ -41,6 +42,6 @@ def load_task(
             # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
             tensors = tensors_in(memoryview(bytearray(weights)), ADAPTER)
             forms = lower_tensors(settings, tensors, backbone, dtype, device)
-        if width is not None:
-            forms = replace(forms, kept=kept_of(width))
+        if width is not None or tokens is not None:
+            forms = replace(forms, kept=kept_of(width), tokens=tokens)
         return with_head(forms, tensors_in(top, HEAD), bytes(labels), manifest.depth, dtype, device)

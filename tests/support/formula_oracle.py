@@ -15,6 +15,7 @@ from serving.engine.core_threads import CoreThreads
 from serving.engine.engine import Engine
 from store.weights.backbones import Backbone
 from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
+from support.token_twin import take_out
 
 LINEAR = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 ACTIVATIONS = {"relu": F.relu, "gelu": F.gelu, "quick_gelu": lambda v: v * torch.sigmoid(1.702 * v)}
@@ -83,7 +84,7 @@ def plain_logits(backbone: Backbone, task: TaskWeights, images: Tensor) -> Tenso
     for index in range(task.depth):
         beside = (task.forms.bottlenecks.get(f"blocks.{index}.{place}") for place in ("attn", "mlp"))
         vit.blocks[index] = PlainBlock(vit.blocks[index], *beside, vit.patch_embed.grid_size)
-    return F.linear(vit(images), task.head_weight, task.head_bias)
+    return F.linear(take_out(vit, task.forms.tokens)(images), task.head_weight, task.head_bias)
 
 
 def random_weights(

@@ -27,6 +27,7 @@ from support.formula_oracle import plain_logits, random_weights
 from support.narrow_twin import NarrowTwin, narrow_twin, random_width
 from support.native_builds import native_build
 from support.oracle import make_backbone
+from support.token_twin import grid_of, random_tokens, with_tokens
 
 HEAD_SIZES = (8, 16, 20, 24, 32, 40, 48, 64, 80)
 PATCHES = (4, 6, 8, (4, 8), 20)
@@ -86,8 +87,8 @@ class Batch:
 
 
 def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[int] = RANKS) -> Batch:
-    """Draw tasks of any depth, first block and width, some of them twice, and images, some of which tasks share."""
-    draw, blocks = random.Random(seed), backbone.record.blocks
+    """Draw tasks of any depth, first block, width and tokens, some twice, and images, some of which tasks share."""
+    draw, blocks, grid = random.Random(seed), backbone.record.blocks, grid_of(backbone)
     tasks: list[TaskWeights] = []
     twins: list[Backbone | NarrowTwin] = []
     for index in range(rows):
@@ -101,6 +102,7 @@ def random_batch(backbone: Backbone, seed: int, *, rows: int, ranks: Sequence[in
         twin = backbone if width is None else narrow_twin(backbone, width)
         drawn = random_weights(twin, number, first=draw.randint(1, depth + 1), depth=depth, ranks=ranks, widths=WIDTHS)
         drawn = replace(drawn, forms=replace(drawn.forms, kept=kept_of(width)))
+        drawn = with_tokens(drawn, random_tokens(number, depth, grid) if draw.random() < 0.4 else None)
         if "norm.weight" not in backbone.tensors:  # the norm comes after pooling, and is no task's
             drawn.forms.norms.pop("norm", None)
         tasks, twins = [*tasks, in_bfloat16(drawn)], [*twins, twin]

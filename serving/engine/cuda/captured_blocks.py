@@ -57,6 +57,8 @@ class CapturedBlocks:
 
     def run(self, x: Tensor, tasks: Sequence[Forms], blocks: range) -> Tensor:
         """Run x (n, tokens, dim), row i belonging to tasks[i], through the blocks, counted from 0; x stays as it is."""
+        if x.shape[1] != self._rows.x.shape[1]:  # rows that leave out patches: the static buffers have all of them
+            return self._run_served(x, tasks, blocks)
         served = [index for index, forms in enumerate(tasks) if self.tables.of(forms) is None]
         if not served:
             return self._run_captured(x, tasks, blocks)

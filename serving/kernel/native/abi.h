@@ -32,8 +32,11 @@ struct Bottleneck {
 struct Kept { const i64 *heads, *qkv, *proj, *hidden; };
 typedef const i64* Kept::*Side;
 
+// Which of the tokens before a block stay, null: all of them; and how many it has, 0: as many as an image has.
+struct Tokens { const i64* places; i64 count; };
+
 // What a task changes in one block.
-struct Forms { Delta maps[MAPS]; Norm norms[2]; Bottleneck beside[2]; Kept kept; };
+struct Forms { Delta maps[MAPS]; Norm norms[2]; Bottleneck beside[2]; Kept kept; Tokens tokens; };
 
 // Where a task leaves a row: after `depth` blocks; logits (classes) = weight (classes, dim) . pool(norm(row)) + bias.
 // Without a norm the tokens are pooled as they are.
@@ -53,7 +56,8 @@ struct Model {
 };
 
 // Blocks `from` to `to` of rows, the deepest first. x (places, tokens, dim) is read where images (places, 3, height,
-// width) are null, and written where a row goes on. `slices`: of 32 ranks, the most that any form of the rows has.
+// width) are null, and written where a row goes on; of a row of fewer tokens, the first ones of its place are. `slices`:
+// of 32 ranks, the most that any form of the rows has.
 struct Walk {
   const Model* model; const Row* rows; i64 row_count; bf16* x; const float* images; i64 from, to, slices;
 };

@@ -10,7 +10,7 @@
 struct Heads {
   bf16 *keys, *values, *shares;  // shares [2 tiles][slice of 32 keys][16][32]: the softmax, not yet divided by its sum
   float *scores, *out;           // scores [32 queries][keys], out [32 queries][head]
-  int key_slices, key_tiles, slices, wide;
+  int tokens, key_slices, key_tiles, slices, wide;
 };
 
 // 32 x 32 scores or outputs: `steps` products of tiles that lie as given, stored from `to` on, `width` floats a row.
@@ -36,12 +36,12 @@ static void pack_head(const Chunk& c, const Heads& h, const bf16* k, const bf16*
   const i64 stride = 3 * c.model->dim;
   for (int t = 0; t < h.key_tiles; t++)
     for (int s = 0; s < h.slices; s++)
-      pairs_to_rows(k + (i64)t * 16 * stride + s * 32, stride, c.tokens - t * 16, head - s * 32, h.keys + (t * h.slices + s) * 512);
+      pairs_to_rows(k + (i64)t * 16 * stride + s * 32, stride, h.tokens - t * 16, head - s * 32, h.keys + (t * h.slices + s) * 512);
   for (int s = 0; s < h.key_slices; s++)
     for (int pair = 0; pair < 16; pair++) {
       const int token = s * 32 + pair * 2;
-      const bf16* even = token < c.tokens ? v + (i64)token * stride : nullptr;
-      const bf16* odd = token + 1 < c.tokens ? v + (i64)(token + 1) * stride : nullptr;
+      const bf16* even = token < h.tokens ? v + (i64)token * stride : nullptr;
+      const bf16* odd = token + 1 < h.tokens ? v + (i64)(token + 1) * stride : nullptr;
       for (int n = 0; n < h.wide; n += 32)
         interleave(even ? even + n : nullptr, odd ? odd + n : nullptr, head - n, h.values + ((i64)s * (h.wide / 16) + n / 16) * 512 + pair * 32);
     }
@@ -86,7 +86,7 @@ INLINE void put_head(const float* from, v16 factor, int head, i64 column, bf16* 
 // 32 queries of a head; the tokens after the row's last one are other rows', whose results nobody takes.
 static void attend(const Chunk& c, const Heads& h, const bf16* q, int row, int query, int head, i64 column) {
   const i64 stride = 3 * c.model->dim, keys = h.key_slices * 32;
-  const int left = c.tokens - query;
+  const int left = h.tokens - query;
   const bf16* lower = q + 16 * stride;
   for (int t = 0; t < h.key_tiles; t += 2) {
     const Pair p = {q, lower, stride * 2, 32, h.keys + t * h.slices * 512, h.keys + (t + 1) * h.slices * 512, 512};
@@ -95,32 +95,40 @@ static void attend(const Chunk& c, const Heads& h, const bf16* q, int row, int q
   float inverse[32];
   const v16 scale = all((float)(c.model->attention_scale * 1.4426950408889634));
   for (int r = 0; r < 32 && r < left; r++)
-    inverse[r] = softmax(h.scores + r * keys, c.tokens, h.key_slices, scale, h.shares + (i64)(r / 16) * h.key_slices * 512 + r % 16 * 32);
+    inverse[r] = softmax(h.scores + r * keys, h.tokens, h.key_slices, scale, h.shares + (i64)(r / 16) * h.key_slices * 512 + r % 16 * 32);
   for (int n = 0; n < h.wide; n += 32) {
     const Pair p = {h.shares, h.shares + h.key_slices * 512, 64, 512, h.values + n / 16 * 512, h.values + (n / 16 + 1) * 512, h.wide / 16 * 512};
     any_pair(p, h.key_slices, left > 16, true, h.out + n, h.wide);
   }
   for (int r = 0; r < 32 && r < left; r++) {
-    const i64 token = (i64)row * c.tokens + query + r;
+    const i64 token = c.begin[row] + query + r;
     put_head(h.out + r * h.wide, all(inverse[r]), head, column, c.normed + token / 16 * c.model->dim / 32 * 512 + token % 16 * 32);
   }
 }
 
-static void attention(Chunk& c) {
-  const Model& m = *c.model;
-  const int head = (int)(m.dim / m.heads);
+// The working memory of one row of so many tokens, at most as many as `attention_bytes` counts.
+static Heads heads_of(const Chunk& c, int tokens, int head) {
   Heads h;
-  h.key_slices = (c.tokens + 31) / 32, h.key_tiles = (c.tokens + 15) / 16, h.slices = (head + 31) / 32, h.wide = h.slices * 32;
+  h.tokens = tokens;
+  h.key_slices = (tokens + 31) / 32, h.key_tiles = (tokens + 15) / 16, h.slices = (head + 31) / 32, h.wide = h.slices * 32;
   h.keys = (bf16*)c.work;
   h.values = h.keys + (i64)h.key_slices * 32 * h.wide;
   h.shares = h.values + (i64)h.key_slices * 32 * h.wide;
   h.scores = (float*)(h.shares + (i64)h.key_slices * 1024);
   h.out = h.scores + (i64)h.key_slices * 1024;
-  for (int row = 0; row < c.rows; row++)
+  return h;
+}
+
+static void attention(Chunk& c) {
+  const Model& m = *c.model;
+  const int head = (int)(m.dim / m.heads);
+  for (int row = 0; row < c.rows; row++) {
+    const Heads h = heads_of(c, tokens_of(c, row), head);
     for (i64 column = 0; column < m.dim; column += head) {
       if (place_at(kept_of(c, row, &Kept::heads), column / head) < 0) continue;
-      const bf16* q = c.qkv + (i64)row * c.tokens * 3 * m.dim + column;
+      const bf16* q = c.qkv + (i64)c.begin[row] * 3 * m.dim + column;
       pack_head(c, h, q + m.dim, q + 2 * m.dim, head);
-      for (int query = 0; query < c.tokens; query += 32) attend(c, h, q + (i64)query * 3 * m.dim, row, query, head, column);
+      for (int query = 0; query < h.tokens; query += 32) attend(c, h, q + (i64)query * 3 * m.dim, row, query, head, column);
     }
+  }
 }

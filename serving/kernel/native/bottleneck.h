@@ -33,10 +33,10 @@ static void tiles_of_residual(const Chunk& c, bf16* out) {
 }
 
 // hidden (token, width) -> act(conv(hidden)), 3 x 3 over the grid of patches; each prefix token is a grid of one.
-static void convolve(const Chunk& c, const Bottleneck& form, const float* hidden, float* out) {
+static void convolve(const Chunk& c, const Bottleneck& form, int tokens, const float* hidden, float* out) {
   const int wide = (int)(form.width + 15) / 16 * 16, height = (int)c.model->grid_height, width = (int)c.model->grid_width;
   const int prefix = (int)c.model->prefix;
-  for (int i = 0; i < c.tokens; i++) {
+  for (int i = 0; i < tokens; i++) {
     const int y = i < prefix ? 0 : (i - prefix) / width, x = i < prefix ? 0 : (i - prefix) % width;
     for (int n = 0; n < wide; n += 16) {
       v16 total = form.conv_bias ? load(form.conv_bias + n) : all(0.f);
@@ -55,7 +55,7 @@ static void convolve(const Chunk& c, const Bottleneck& form, const float* hidden
 
 // Write a row's hidden numbers to `beside`: zero in other rows' tokens and beyond the width.
 static void put_hidden(const Chunk& c, int row, const Bottleneck& form, const float* hidden) {
-  const int wide = (int)(form.width + 15) / 16 * 16, begin = row * c.tokens, end = begin + c.tokens;
+  const int wide = (int)(form.width + 15) / 16 * 16, begin = c.begin[row], end = c.begin[row + 1];
   for (int t = begin / 16; t * 16 < end; t++)
     for (int slice = 0; slice < slices_of(form.width); slice++)
       for (int r = 0; r < 16; r++) {
@@ -68,7 +68,7 @@ static void put_hidden(const Chunk& c, int row, const Bottleneck& form, const fl
 
 // act(v down + down_bias) of one row, and its convolution, to `beside`; v as tiles.
 static void squeeze(const Chunk& c, int row, const Bottleneck& form, const bf16* v) {
-  const int wide = (int)(form.width + 15) / 16 * 16, begin = row * c.tokens, end = begin + c.tokens;
+  const int wide = (int)(form.width + 15) / 16 * 16, begin = c.begin[row], end = c.begin[row + 1];
   const i64 steps = c.model->dim / 32;
   Ahead nothing = {nullptr, nullptr, 0};
   lower_row(c, row, v, Factor{form.down, form.width, 0, steps, steps, nullptr, nullptr, steps}, nothing, [&](int t, int half, const float* sums) {
@@ -79,8 +79,8 @@ static void squeeze(const Chunk& c, int row, const Bottleneck& form, const bf16*
     }
   });
   if (!form.conv) return put_hidden(c, row, form, c.grid);
-  float* convolved = c.grid + (i64)c.tokens * wide;
-  convolve(c, form, c.grid, convolved);
+  float* convolved = c.grid + (i64)(end - begin) * wide;
+  convolve(c, form, end - begin, c.grid, convolved);
   put_hidden(c, row, form, convolved);
 }
 
@@ -95,7 +95,7 @@ static void squeeze_all(const Chunk& c, int branch, Input input, const bf16* v) 
 static void widen(const Chunk& c, int row, const Bottleneck& form) {
   alignas(64) float sums[1024];
   const i64 dim = c.model->dim, half = even(form.width) * 16;
-  const int begin = row * c.tokens, end = begin + c.tokens;
+  const int begin = c.begin[row], end = c.begin[row + 1];
   for (int t = begin / 16; t * 16 < end; t++)
     for (i64 column = 0; column < dim; column += 32) {
       Sums s;

@@ -6,8 +6,8 @@
 struct Chunk {
   const Model* model;
   i64 slices;                // of 32 ranks, at most
-  int tokens;                // of a row
   int rows, count, tiles;    // now: rows, their tokens, their tiles of 16 tokens
+  int* begin;                // of each row: its first token; after the last row's, the end
   const Forms** forms;       // of each row, in this block; null: the backbone alone
   int *first, *last, *slot;  // of each tile: the rows that it touches, and the place of the first of them in `low`
   int16_t* row_of;           // of each token
@@ -49,6 +49,7 @@ inline void lay_out(Chunk& c, Arena& arena, const Model& m, int rows, i64 slices
   c.forms = arena.take<const Forms*>(rows);
   c.first = arena.take<int>(tiles), c.last = arena.take<int>(tiles), c.slot = arena.take<int>(tiles);
   c.row_of = arena.take<int16_t>(padded);
+  c.begin = arena.take<int>(rows + 1);
   c.x = arena.take<bf16>(padded * m.dim);
   c.normed = arena.take<bf16>(padded * patch);
   c.qkv = arena.take<bf16>(padded * 3 * m.dim);
@@ -69,17 +70,21 @@ inline void lay_out(Chunk& c, Arena& arena, const Model& m, int rows, i64 slices
   c.work = arena.take<char>(attention_bytes(m));
 }
 
-// Rows leave from the end, so what is here about the tiles of the others stays true but for the last one.
+inline int tokens_of(const Chunk& c, int row) { return c.begin[row + 1] - c.begin[row]; }
+
+// Go on with the first rows, of which `begin` says the tokens. Rows leave from the end, so what is here about the tiles
+// of the others stays true but for the last one.
 inline void set_rows(Chunk& c, int rows) {
   c.rows = rows;
-  c.count = rows * c.tokens;
+  c.count = c.begin[rows];
   c.tiles = (c.count + 15) / 16;
+  for (int row = 0; row < rows; row++)
+    for (int i = c.begin[row]; i < c.begin[row + 1]; i++) c.row_of[i] = (int16_t)row;
   for (int t = 0, slot = 0; t < c.tiles; t++) {
     const int end = t * 16 + 15 < c.count ? t * 16 + 15 : c.count - 1;
-    c.first[t] = t * 16 / c.tokens, c.last[t] = end / c.tokens, c.slot[t] = slot;
+    c.first[t] = c.row_of[t * 16], c.last[t] = c.row_of[end], c.slot[t] = slot;
     slot += c.last[t] - c.first[t] + 1;
   }
-  for (int i = 0; i < c.count; i++) c.row_of[i] = (int16_t)(i / c.tokens);
 }
 
 inline int last_row(const Chunk& c, int square) { return square * 2 + 1 < c.tiles ? c.last[square * 2 + 1] : c.last[square * 2]; }

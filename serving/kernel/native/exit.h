@@ -2,9 +2,9 @@
 #pragma once
 #include "norm.h"
 
-// The features (dim) of one row's tokens.
-static void pool(const Model& m, const bf16* tokens, const Norm& norm, float* features, float* work) {
-  const i64 dim = m.dim, from = m.average ? m.prefix : 0, to = m.average ? m.tokens : 1;
+// The features (dim) of one row's tokens, of which there are `count`.
+static void pool(const Model& m, const bf16* tokens, i64 count, const Norm& norm, float* features, float* work) {
+  const i64 dim = m.dim, from = m.average ? m.prefix : 0, to = m.average ? count : 1;
   memset(features, 0, dim * sizeof(float));
   for (i64 i = from; i < to; i++) {
     if (norm.weight) norm_token(tokens + i * dim, dim, norm, m.last_eps, work);
@@ -25,9 +25,9 @@ static void norm_features(float* x, i64 dim, const Norm& norm, double eps) {
   for (i64 k = 0; k < dim; k += 16) store(x + k, mul_add((load(x + k) - mean) * inverse, load(norm.weight + k), load(norm.bias + k)));
 }
 
-static void leave(const Model& m, const bf16* tokens, const Exit& exit, float* work) {
+static void leave(const Model& m, const bf16* tokens, i64 count, const Exit& exit, float* work) {
   float* features = work + m.dim;
-  pool(m, tokens, exit.norm, features, work);
+  pool(m, tokens, count, exit.norm, features, work);
   if (m.pooled.weight) norm_features(features, m.dim, m.pooled, m.last_eps);
   for (i64 c = 0; c < exit.classes; c++) {
     const bf16* weight = exit.weight + c * m.dim;

@@ -48,8 +48,8 @@ static void clear_left_out(const Chunk& c, Side side, const uint8_t* needed, i64
     for (int row = c.first[q * 2]; row <= last_row(c, q); row++) {
       const i64* kept = kept_of(c, row, side);
       if (!kept) continue;
-      const int begin = row * c.tokens > q * 32 ? row * c.tokens : q * 32;
-      const int end = (row + 1) * c.tokens < q * 32 + 32 ? (row + 1) * c.tokens : q * 32 + 32;
+      const int begin = c.begin[row] > q * 32 ? c.begin[row] : q * 32;
+      const int end = c.begin[row + 1] < q * 32 + 32 ? c.begin[row + 1] : q * 32 + 32;
       for (i64 s = first; s < first + steps; s++)
         for (int i = begin; i < end && needed[q * size + s] && kept[s] < 0; i++)
           memset(a + ((i64)(i / 16) * steps + s - first) * 512 + i % 16 * 32, 0, 64);

@@ -41,7 +41,7 @@ static void factor_tiles(const Factor& f, const bf16* tokens, int half, float* c
 template <class Take>
 INLINE void lower_row(const Chunk& c, int row, const bf16* a, const Factor& f, Ahead& ahead, Take&& take) {
   alignas(64) float sums[MOST_RANK_TILES][256];
-  const int from = row * c.tokens / 16, to = ((row + 1) * c.tokens - 1) / 16 + 1;
+  const int from = c.begin[row] / 16, to = (c.begin[row + 1] - 1) / 16 + 1;
   for (int half = 0; half * 16 < f.rank; half++)
     for (int t = from; t < to; t += MOST_RANK_TILES) {
       const int tiles = to - t < MOST_RANK_TILES ? to - t : MOST_RANK_TILES;
@@ -79,7 +79,7 @@ static void lower(const Chunk& c, int map, const bf16* a, i64 width, i64 first, 
   for (int row = 0; row < c.rows; row++) {
     const Delta* delta = delta_of(c, row, map);
     if (!delta) continue;
-    const int begin = row * c.tokens, end = begin + c.tokens;
+    const int begin = c.begin[row], end = c.begin[row + 1];
     Ahead ahead = {nullptr, nullptr, 0};
     if (const Delta* next = delta_of(c, row + 1, map)) {
       const i64* at = inputs_of(c, row + 1, map);
@@ -159,7 +159,7 @@ static void scale_inputs(const Chunk& c, int map, bf16* a, i64 first, i64 steps)
       const i64 own = place_at(at, first + s);
       if (own < 0 || all_ones(scale + own * 32)) continue;
       const v16 left = load(scale + own * 32), right = load(scale + own * 32 + 16);
-      for (int i = row * c.tokens; i < (row + 1) * c.tokens; i++) {
+      for (int i = c.begin[row]; i < c.begin[row + 1]; i++) {
         bf16* p = a + ((i64)(i / 16) * steps + s) * 512 + i % 16 * 32;
         store_bf16(p, load_bf16(p) * left, load_bf16(p + 16) * right);
       }

@@ -33,7 +33,7 @@ static void norm_residual(const Chunk& c, const Norm& norm) {
 static void stem(Chunk& c, const float* const* images) {
   const Model& m = *c.model;
   const i64 steps = m.patch.in / 32, dim = m.dim;
-  const int prefix = (int)m.prefix, tokens = c.tokens;
+  const int prefix = (int)m.prefix, tokens = (int)m.tokens;  // of each row: none is left out before the first block
   for (int i = 0; i < c.count; i++) {
     bf16* out = c.normed + (i64)(i / 16) * steps * 512 + i % 16 * 32;
     if (i % tokens >= prefix) put_patch(m, images[i / tokens], i % tokens - prefix, out);

@@ -22,7 +22,7 @@ struct Worker {
       arena.end();
       arena.begin();
     }
-    chunk.model = &m, chunk.tokens = (int)m.tokens, chunk.slices = slices;
+    chunk.model = &m, chunk.slices = slices;
   }
 };
 
@@ -31,32 +31,60 @@ INLINE i64 last_depth(const Row& row) { return row.exits[row.exit_count - 1].dep
 // The answers of the rows' tasks that leave after `depth` blocks; rows without further tasks leave from the end.
 static void leave_all(Worker& w, i64 depth) {
   Chunk& c = w.chunk;
-  const i64 size = c.tokens * c.model->dim;
   for (int i = 0; i < c.rows; i++)
     for (i64 e = 0; e < w.rows[i]->exit_count; e++)
-      if (w.rows[i]->exits[e].depth == depth) leave(*c.model, c.x + i * size, w.rows[i]->exits[e], w.features);
+      if (w.rows[i]->exits[e].depth == depth) leave(*c.model, c.x + c.begin[i] * c.model->dim, tokens_of(c, i), w.rows[i]->exits[e], w.features);
   int rows = c.rows;
   while (rows && w.rows[rows - 1]->exit_count && last_depth(*w.rows[rows - 1]) <= depth) rows--;
   if (rows < c.rows) set_rows(c, rows);
+}
+
+// The tokens that a row has once `block` blocks have run.
+INLINE i64 tokens_after(const Model& m, const Row& row, i64 block) {
+  const i64 count = row.forms && block ? row.forms[block - 1].tokens.count : 0;
+  return count ? count : m.tokens;
+}
+
+// Leave out the tokens that the rows do not keep in this block: the others move together, each to an earlier place.
+static void leave_out_tokens(Chunk& c) {
+  bool some = false;
+  for (int row = 0; row < c.rows; row++) some |= c.forms[row] && c.forms[row]->tokens.places;
+  if (!some) return;
+  const i64 dim = c.model->dim;
+  int to = 0;
+  for (int row = 0; row < c.rows; row++) {
+    const i64* places = c.forms[row] ? c.forms[row]->tokens.places : nullptr;
+    const int from = c.begin[row], count = places ? (int)c.forms[row]->tokens.count : tokens_of(c, row);
+    c.begin[row] = to;
+    for (int i = 0; i < count; i++, to++) {
+      const i64 at = from + (places ? places[i] : i);
+      if (at != to) memcpy(c.x + to * dim, c.x + at * dim, dim * sizeof(bf16));
+    }
+  }
+  c.begin[c.rows] = to;
+  set_rows(c, c.rows);
 }
 
 static void walk_chunk(Worker& w, const Walk& walk, int rows) {
   const Model& m = *walk.model;
   Chunk& c = w.chunk;
   const i64 size = m.tokens * m.dim, pixels = 3 * m.grid_height * m.patch_height * m.grid_width * m.patch_width;
+  c.begin[0] = 0;
+  for (int i = 0; i < rows; i++) c.begin[i + 1] = c.begin[i] + (int)tokens_after(m, *w.rows[i], walk.from);
   set_rows(c, rows);
   if (walk.images) {
     for (int i = 0; i < rows; i++) w.images[i] = walk.images + w.rows[i]->image * pixels;
     stem(c, w.images);
   } else {
-    for (int i = 0; i < rows; i++) memcpy(c.x + i * size, walk.x + w.rows[i]->place * size, size * sizeof(bf16));
+    for (int i = 0; i < rows; i++) memcpy(c.x + c.begin[i] * m.dim, walk.x + w.rows[i]->place * size, tokens_of(c, i) * m.dim * sizeof(bf16));
   }
   for (i64 block = walk.from; block < walk.to && c.rows; block++) {
     for (int i = 0; i < c.rows; i++) c.forms[i] = w.rows[i]->forms ? w.rows[i]->forms + block : nullptr;
+    leave_out_tokens(c);
     run_block(c, m.block[block]);
     leave_all(w, block + 1);
   }
-  for (int i = 0; i < c.rows; i++) memcpy(walk.x + w.rows[i]->place * size, c.x + i * size, size * sizeof(bf16));
+  for (int i = 0; i < c.rows; i++) memcpy(walk.x + w.rows[i]->place * size, c.x + c.begin[i] * m.dim, tokens_of(c, i) * m.dim * sizeof(bf16));
 }
 
 // Chunk `index` of `count`: rows are dealt to and fro, so that chunks have like work, each with its deepest row first.

@@ -83,7 +83,7 @@ def test_an_image_of_nan_reaches_no_other_row_whatever_it_keeps(seed):
 def test_first_units_in_whole_slices_take_no_zeros_and_their_arrays_have_the_pruned_shape(backbone, engine):
     half, whole = prefix_task(backbone, 2, UNITS // 2), prefix_task(backbone, HEADS, UNITS)
     packed, full = engine.prepare(half), engine.prepare(whole)
-    kept = kept_of_block(half.forms, 0, heads=HEADS, dim=DIM, units=UNITS)
+    kept = kept_of_block(half.forms, 0, heads=HEADS, dim=DIM, units=UNITS, prefix=1, tokens=17)
     for name in ("attn.proj", "mlp.fc2"):
         delta = kept.in_slices(name, half.forms.deltas[f"blocks.0.{name}"])
         assert delta is not None
