@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from store.records.manifest import Manifest
     from store.records.refs import Ref
     from store.records.splits import AliasSplit, SplitOptions
+    from store.records.tokens import TokenIndex
     from store.records.version import Version
     from store.records.width import WidthIndex
     from store.registry.api_keys import new_key
@@ -104,6 +105,7 @@ _MODULES = {
     "Store": "store.registry.store",
     "TelemetryOptions": "serving.telemetry_options",
     "TenantStore": "store.registry.tenant_store",
+    "TokenIndex": "store.records.tokens",
     "TrainingConfig": "sls.training.recipe",
     "Version": "store.records.version",
     "WidthConfig": "sls.width.search",
@@ -186,6 +188,7 @@ __all__ = [
     "Store",
     "TelemetryOptions",
     "TenantStore",
+    "TokenIndex",
     "TrainingConfig",
     "Version",
     "WidthConfig",

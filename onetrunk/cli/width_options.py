@@ -1,4 +1,4 @@
-"""The options of `fit` and `width` that prune heads and MLP units, and the settings that they make."""
+"""The options of `fit` and `width` that prune heads, MLP units and tokens, and the settings that they make."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ MOST_BUDGETS = 20
 Width = Annotated[
     WidthName | None,
     typer.Option(
-        help="Prune heads and MLP units: by soft masks that are trained (ViT-Slim's or Network Slimming's), by "
-        "gradients, or by the weights alone.",
+        help="Prune heads and MLP units, with --tokens patches too: by soft masks that are trained (ViT-Slim's or "
+        "Network Slimming's), by gradients, or by the weights alone.",
     ),
 ]
 Budget = Annotated[
@@ -40,6 +40,17 @@ Budgets = Annotated[
 SearchEpochs = Annotated[int, typer.Option(min=1, help="Passes over the training images to train masks.")]
 HeadPenalty = Annotated[float, typer.Option("--l1-heads", min=0, help="Weight of the L1 norm of head masks.")]
 UnitPenalty = Annotated[float, typer.Option("--l1-units", min=0, help="Weight of the L1 norm of unit masks.")]
+TokenPenalty = Annotated[float, typer.Option("--l1-tokens", min=0, help="Weight of the L1 norm of token masks.")]
+Tokens = Annotated[
+    float | None,
+    typer.Option(
+        min=0.01,
+        max=1,
+        metavar="SHARE",
+        help="Share of the patch tokens to keep, over all blocks, fewer from block to block (vit-slim, taylor); "
+        "default: all.",
+    ),
+]
 WithDepth = Annotated[
     bool, typer.Option("--with-depth", help="Cut the depth too, where that serves the budget better.")
 ]
@@ -47,11 +58,13 @@ WithDepth = Annotated[
 
 @dataclass(frozen=True)
 class SearchOptions(OptionGroup):
-    """How masks are trained, and whether the depth is cut too."""
+    """How masks are trained, and whether tokens are pruned and the depth is cut too."""
 
+    tokens: Tokens = None
     search_epochs: SearchEpochs = 5
     l1_heads: HeadPenalty = 1e-3
     l1_units: UnitPenalty = 1e-4
+    l1_tokens: TokenPenalty = 1e-4
     with_depth: WithDepth = False
 
     def config(self, criterion: WidthName, budget: float) -> WidthConfig:
@@ -64,6 +77,8 @@ class SearchOptions(OptionGroup):
             l1_heads=self.l1_heads,
             l1_units=self.l1_units,
             with_depth=self.with_depth,
+            tokens=self.tokens,
+            l1_tokens=self.l1_tokens,
         )
 
 

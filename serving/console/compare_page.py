@@ -38,8 +38,7 @@ def show(visit: Visit) -> Answer:
                 for version in versions
             ],
             "widths": [
-                width_of(version.manifest.prune_index.width, records.get(version.manifest.backbone))
-                for version in versions
+                width_of(version.manifest.prune_index, records.get(version.manifest.backbone)) for version in versions
             ],
             "roles": [roles(number, aliases, splits) for number in (left, right)],
             "differences": _rows(differences),

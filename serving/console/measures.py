@@ -1,4 +1,4 @@
-"""What a certificate says beside accuracy, and which heads and units a version keeps, as a page shows them."""
+"""What a certificate says beside accuracy, and what of its blocks a version keeps, as a page shows them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from serving.console.rendering import percent, plural
 from store.accounting.flops import block_flops, saved_by_width
 from store.records.backbone import BackboneRecord
-from store.records.evidence import Certificate
+from store.records.evidence import Certificate, PruneIndex
 from store.records.measures import ClassCounts
-from store.records.width import WidthIndex
+from store.records.tokens import TokenIndex
 
 MOST_CLASSES, MOST_CONFUSED = 60, 3
 
@@ -76,30 +76,63 @@ def measures(certificate: Certificate | None) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True)
-class Width:
-    """The heads and units that each block keeps, of so many; `saved` is the share of the blocks' operations."""
+class Kind:
+    """Heads, units or patches: how many each block keeps, of so many."""
 
-    heads: int
-    units: int
-    blocks: tuple[tuple[int, int], ...]
+    name: str
+    long_name: str
+    total: int
+    kept: tuple[int, ...]
+
+    @property
+    def text(self) -> str:
+        return f"{sum(self.kept):,} of {self.total * len(self.kept):,} {self.long_name}"
+
+
+@dataclass(frozen=True)
+class Width:
+    """What each block keeps, by kind; `saved` is the share of the blocks' operations that the rest would take.
+
+    `grids` are the patches of each block that stay, as a path of squares in a box of `columns` by `rows`; empty where
+    all stay.
+    """
+
+    kinds: tuple[Kind, ...]
     nbytes: int
     saved: float | None
+    columns: int = 0
+    rows: int = 0
+    grids: tuple[str, ...] = ()
 
     @property
-    def heads_text(self) -> str:
-        return f"{sum(heads for heads, _ in self.blocks):,} of {self.heads * len(self.blocks):,}"
+    def names(self) -> str:
+        return " and ".join(kind.name.lower() for kind in self.kinds)
 
     @property
-    def units_text(self) -> str:
-        return f"{sum(units for _, units in self.blocks):,} of {self.units * len(self.blocks):,}"
+    def text(self) -> str:
+        return " and ".join(kind.text for kind in self.kinds)
 
 
-def width_of(index: WidthIndex | None, record: BackboneRecord | None) -> Width | None:
-    """Return what a version of less than full width keeps; None at full width."""
-    if index is None:
+def width_of(index: PruneIndex, record: BackboneRecord | None) -> Width | None:
+    """Return what a version keeps that leaves out some of its blocks; None where it keeps all."""
+    width, tokens, kinds = index.width, index.tokens, []
+    if width is not None:
+        kinds.append(Kind("Heads", "attention heads", width.heads, width.heads_kept))
+        kinds.append(Kind("Units", "MLP units", width.units, width.units_kept))
+    if tokens is not None:
+        kinds.append(Kind("Patches", "patches", tokens.patches, tokens.patches_kept))
+    if not kinds:
         return None
-    saved = None if record is None else saved_by_width(record, index)
+    saved = None if record is None else saved_by_width(record, width, tokens)
     whole = None if record is None else block_flops(record)
-    share = saved / sum(whole[: index.blocks]) if saved is not None and whole else None
-    blocks = tuple(zip(index.heads_kept, index.units_kept, strict=True))
-    return Width(index.heads, index.units, blocks, index.nbytes, share)
+    share = saved / sum(whole[: index.depth]) if saved is not None and whole else None
+    nbytes = sum(part.nbytes for part in (width, tokens) if part)
+    if tokens is None:
+        return Width(tuple(kinds), nbytes, share)
+    grids = tuple(_squares(tokens, block) for block in range(1, tokens.blocks + 1))
+    return Width(tuple(kinds), nbytes, share, tokens.columns, tokens.rows, grids)
+
+
+def _squares(tokens: TokenIndex, block: int) -> str:
+    kept = (patch for patch, level in enumerate(tokens.levels) if level >= block)
+    return "".join(f"M{patch % tokens.columns} {patch // tokens.columns}h1v1h-1z" for patch in kept)

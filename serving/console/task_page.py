@@ -84,8 +84,8 @@ def _evidence(visit: Visit, version: Version) -> dict[str, object]:
 
 
 def _width(visit: Visit, version: Version) -> Width | None:
-    index = version.manifest.prune_index.width
-    if index is None:
+    index = version.manifest.prune_index
+    if index.width is None and index.tokens is None:
         return None
     records = [record for record in visit.store.backbones() if record.id.fingerprint == version.manifest.backbone]
     return width_of(index, records[0] if records else None)

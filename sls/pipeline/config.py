@@ -10,6 +10,7 @@ from sls.choose_depth import ScoreConfig
 from sls.pipeline.retune import MODES
 from sls.training.recipe import TrainingConfig, check_choice, check_real
 from sls.width.search import WidthConfig
+from store.adapters.widths import NO_CONVOLUTION
 from store.errors import InvalidSettingError
 
 WHEN = ("after", "before", "early")
@@ -31,8 +32,8 @@ class FitConfig:
     `retune` trains with the method, the rank, the scale and the first adapted block of `tune`. Adapter and head are
     stored in `save_dtype`; in one of 16 bits, the certificate says what the rounding costs.
 
-    With `width`, heads and units of the blocks are pruned to its budget, which `max_drop` raises; the depth stays, or
-    is chosen together with it. `score` is not used then.
+    With `width`, heads and units of the blocks are pruned to its budget, and patches to its share, which `max_drop`
+    raises; the depth stays, or is chosen together with them. `score` is not used then.
     """
 
     tune: TrainingConfig = field(default_factory=TrainingConfig)
@@ -48,6 +49,8 @@ class FitConfig:
         check_choice("when", self.when, WHEN)
         if self.width is not None and self.when != "after":
             raise InvalidSettingError(f"a width is chosen from a tuned model: leave out when={self.when!r}")
+        if self.width is not None and self.width.tokens is not None and self.tune.method == "convpass":
+            raise InvalidSettingError(NO_CONVOLUTION)
         check_choice("save_dtype", self.save_dtype, DTYPES)
         check_choice("retune_mode", self.retune_mode, MODES)
         if self.max_drop is not None:

@@ -186,7 +186,8 @@ class _Fit:
         validation = None if reference is None or made.validation is None else Validation(reference, made.validation)
         with self.log.timed("measure"):
             accuracies = self._depth_accuracies(self.out / "full")
-            context = replace(self.context, backbone=self.backbone.narrow(made.index.width))
+            narrow = self.backbone.narrow(made.index.width, made.index.tokens)
+            context = replace(self.context, backbone=narrow)
             model = read_folder(self.out / "cut", context.backbone, depth=made.index.depth)
             cut = Cut(made.index, validation, made.tuned)
             logits, certificate = certify(model, cut, context, self.config, accuracies, ())

@@ -15,12 +15,13 @@ from sls.adapters.model import AdaptedModel, TunedModel, linear
 from sls.evaluation import accuracy_of, train_features
 from sls.pipeline.retune import MODES, CutModel, TrainingContext
 from sls.training.recipe import TrainingConfig
-from sls.width.importance import Importance, flops_share
+from sls.width.importance import Importance
 from sls.width.narrow_adapter import narrowed_model
-from sls.width.search import WidthConfig, WidthSubject, search_width
+from sls.width.search import WidthConfig, WidthSubject, search_width, token_scores
 from sls.width.trial import SAMPLES, Pair, WidthPoint, choose_both, pruned
 from store.errors import InvalidSettingError
 from store.records.evidence import Accuracy, PruneIndex, Validation
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.width import kept_of
@@ -46,11 +47,12 @@ class WidthFit:
 class NarrowTask:
     """A task pruned and tuned again: its index, its accuracies, and that on the test images before it was tuned again.
 
-    `validation` is None where there are no validation images.
+    `validation` is None where there are no validation images, `tokens` where all patches stay.
     """
 
     index: PruneIndex
     width: WidthIndex
+    tokens: TokenIndex | None
     tuned: TunedModel
     share: float
     test: Accuracy
@@ -59,15 +61,17 @@ class NarrowTask:
 
 
 def search(run: WidthFit) -> Importance:
-    """Score heads and units, or read the scores of an interrupted run."""
+    """Score heads, units and patches, or read the scores of an interrupted run."""
     path = run.checkpoint("importance").with_suffix(".npz")
     if path.exists():
         with np.load(path, allow_pickle=False) as saved:
             flags = bool(saved["joint"]), float(saved["head_cost"]), bool(saved["nested"])
-            return Importance(saved["heads"], saved["units"], *flags)
+            tokens = token_scores(run.context.backbone, saved["tokens"]) if "tokens" in saved else None
+            return Importance(saved["heads"], saved["units"], *flags, tokens)
     importance = search_width(subject_of(run), run.width)
     partial = path.with_name("importance-partial.npz")
-    np.savez(partial, **vars(importance))
+    saved_too = {} if importance.tokens is None else {"tokens": importance.tokens.scores}
+    np.savez(partial, **{name: value for name, value in vars(importance).items() if name != "tokens"}, **saved_too)
     partial.replace(path)
     return importance
 
@@ -87,53 +91,65 @@ def adapted(tuned: TunedModel, backbone: Backbone) -> AdaptedModel:
 def prune_within(
     run: WidthFit, importance: Importance, reference: Accuracy | None, max_drop: float | None
 ) -> NarrowTask:
-    """Prune to the budget, or to the first one above it, by tenths, that loses at most `max_drop` points."""
-    budget, lost = run.width.budget, 0.0
+    """Prune to the budget, or to the first one above it, by tenths, that loses at most `max_drop` points.
+
+    The share of patches that stay is raised with it.
+    """
+    budget, tokens, lost = run.width.budget, run.width.tokens, 0.0
     while True:
-        made = prune(run, importance, budget)
+        made = prune(run, importance, budget, tokens)
         if max_drop is None or reference is None or made.validation is None:
             return made
         validation = Validation(reference, made.validation)
-        if validation.keeps(max_drop) or budget == 1:
+        if validation.keeps(max_drop) or (budget == 1 and tokens in (None, 1)):
             break
         lost = lost or validation.drop
-        budget = min(1.0, round(budget + STEP, 6))
-    if budget == run.width.budget:
+        budget, tokens = _raised(budget), None if tokens is None else _raised(tokens)
+    if (budget, tokens) == (run.width.budget, run.width.tokens):
         return made
-    loss = f"budget {run.width.budget:g} loses {lost:.3g} points of validation accuracy, allowed are {max_drop:g}"
-    end = "nothing is pruned" if budget == 1 else f"raised to {budget:g}"
+    asked = f"budget {run.width.budget:g}" + ("" if tokens is None else f" with {run.width.tokens:g} of the patches")
+    loss = f"{asked} loses {lost:.3g} points of validation accuracy, allowed are {max_drop:g}"
+    raised = f"raised to {budget:g}" + ("" if tokens is None else f" with {tokens:g}")
+    end = "nothing is pruned" if budget == 1 and tokens in (None, 1) else raised
     return replace(made, index=replace(made.index, reason=f"{loss}: {end}"))
 
 
-def prune(run: WidthFit, importance: Importance, budget: float) -> NarrowTask:
-    """Keep what the budget allows and tune again; at a budget of 1 the task is what it was."""
+def _raised(share: float) -> float:
+    return min(1.0, round(share + STEP, 6))
+
+
+def prune(run: WidthFit, importance: Importance, budget: float, tokens: float | None = None) -> NarrowTask:
+    """Keep what the budget and this share of the patches allow, and tune again; where that is all, nothing changes."""
     pairs: list[Pair] = []
     if run.width.with_depth and budget < 1:
-        pairs = choose_both(subject_of(run), importance, budget)
+        pairs = choose_both(subject_of(run), importance, budget, tokens)
     width = pairs[0].width if pairs else importance.at(budget)
+    left = importance.tokens_at(tokens, width.blocks)
     # what the cache has of frozen blocks is of the whole ones
-    context = replace(run.context, backbone=run.context.backbone.narrow(width), cache=None)
+    context = replace(run.context, backbone=run.context.backbone.narrow(width, left), cache=None)
     start = narrowed_model(run.full, width)
-    tuned = run.full if budget == 1 else _tuned_again(run, context, start, budget)
+    name = f"width-{budget:g}" if tokens is None else f"width-{budget:g}-{tokens:g}"
+    tuned = run.full if budget == 1 and left is None else _tuned_again(run, context, start, name)
     model, held_out = adapted(tuned, context.backbone), context.dataset.validation
     return NarrowTask(
-        index=_index(run, width, pairs),
+        index=replace(_index(run, width, pairs), tokens=left),
         width=width,
+        tokens=left,
         tuned=tuned,
-        share=flops_share(width, importance.head_cost) * width.blocks / run.full.depth,
+        share=importance.share(width, left),
         test=accuracy_of(model, context.dataset.test, context.transform),
-        before=accuracy_of(pruned(subject_of(run), width), context.dataset.test, context.transform),
+        before=accuracy_of(pruned(subject_of(run), width, left), context.dataset.test, context.transform),
         validation=accuracy_of(model, held_out, context.transform) if len(held_out) else None,
     )
 
 
 def budget_points(run: WidthFit, importance: Importance, budgets: Sequence[float]) -> tuple[WidthPoint, ...]:
     """Prune to each budget and tune again there; nothing is written but what an interrupted run goes on from."""
-    made = {budget: prune(run, importance, budget) for budget in budgets}
-    return tuple(WidthPoint(budget, one.width, one.share, one.validation) for budget, one in made.items())
+    made = {budget: prune(run, importance, budget, run.width.tokens) for budget in budgets}
+    return tuple(WidthPoint(budget, one.width, one.share, one.validation, one.tokens) for budget, one in made.items())
 
 
-def _tuned_again(run: WidthFit, context: TrainingContext, start: TunedModel, budget: float) -> TunedModel:
+def _tuned_again(run: WidthFit, context: TrainingContext, start: TunedModel, name: str) -> TunedModel:
     if run.mode in ("head", "none") and not start.adapter:
         raise InvalidSettingError(
             f"method {start.method!r} shares tensors between widths, so it is trained again: choose another retune mode"
@@ -141,7 +157,7 @@ def _tuned_again(run: WidthFit, context: TrainingContext, start: TunedModel, bud
     vit = adapted(start, context.backbone).vit
     features = train_features(vit, context.dataset, context.transform, samples=SAMPLES)
     cut = CutModel(start, start.depth, run.retune, features, context)
-    return MODES[run.mode](cut, run.checkpoint(f"width-{budget:g}"))
+    return MODES[run.mode](cut, run.checkpoint(name))
 
 
 def _index(run: WidthFit, width: WidthIndex, pairs: list[Pair]) -> PruneIndex:

@@ -1,4 +1,4 @@
-"""Heads and units that each block keeps, as the ViT-Slim article draws them, and accuracy against the budget."""
+"""Heads, units and patches that each block keeps, as the ViT-Slim article draws them, and accuracy by budget."""
 
 from __future__ import annotations
 
@@ -7,13 +7,17 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from sls.plots.style import BLUE, GREEN, GREY, ORANGE, save, shorten
 from store.records.evidence import Accuracy
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
 Point = tuple[float, Accuracy]
+COLUMNS = 6
+KEPT = ListedColormap(["#e0e0e0", GREEN])
 
 
 def draw_widths(widths: Mapping[str, WidthIndex], stem: str | Path) -> Path:
@@ -59,3 +63,29 @@ def _bars(axes: Axes, title: str, kept: Sequence[int], total: int, ink: str) -> 
     axes.set_ylim(0, total)
     axes.set_xticks([block for block in blocks if len(kept) <= 12 or block % 4 == 0])
     axes.tick_params(labelsize="x-small")
+
+
+def draw_tokens(indexes: Mapping[str, TokenIndex], stem: str | Path) -> Path:
+    """Draw `stem`.svg and `stem`.png and return the first: the patches that each block keeps, as a grid for each."""
+    columns = min(COLUMNS, max(index.blocks for index in indexes.values()))
+    lines = [-(-index.blocks // columns) for index in indexes.values()]
+    figure = Figure(figsize=(1.2 * columns, 1.45 * sum(lines) + 0.3), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = iter(figure.subplots(sum(lines), columns, squeeze=False))
+    for (name, index), count in zip(indexes.items(), lines, strict=True):
+        own = [axes for _ in range(count) for axes in next(panels)]
+        for block, axes in enumerate(own, 1):
+            axes.set_axis_off()
+            if block <= index.blocks:
+                _patches(axes, index, block)
+        own[0].set_title(f"{shorten(name)}\n{own[0].get_title()}", fontsize="x-small", parse_math=False)
+    return save(figure, stem)
+
+
+def _patches(axes: Axes, index: TokenIndex, block: int) -> None:
+    kept = [level >= block for level in index.levels]
+    rows = [kept[start : start + index.columns] for start in range(0, index.patches, index.columns)]
+    axes.pcolormesh(rows, cmap=KEPT, vmin=0, vmax=1, edgecolors="white", linewidth=0.3)
+    axes.set_aspect("equal")
+    axes.invert_yaxis()
+    axes.set_title(f"block {block}: {sum(kept)} of {index.patches}", fontsize="x-small", parse_math=False)

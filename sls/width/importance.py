@@ -1,4 +1,4 @@
-"""How important each head and each MLP unit of every block is, and which are kept at a budget."""
+"""How important each head, MLP unit and patch of every block is, and which are kept at a budget."""
 
 from __future__ import annotations
 
@@ -8,10 +8,41 @@ import numpy as np
 import numpy.typing as npt
 
 from store.errors import InvalidSettingError
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex, mask_of
 
 Scores = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class TokenScores:
+    """Scores of patches (blocks, patches), of `rows` x `columns` in an image, after `prefix` other tokens.
+
+    `attention_cost` is the part of a head's cost that grows with the square of the tokens.
+    """
+
+    scores: Scores
+    rows: int
+    columns: int
+    prefix: int
+    attention_cost: float
+
+    def at(self, share: float) -> TokenIndex:
+        """Return which patches stay: this share over all blocks, and at least one of each block.
+
+        ViT-Slim's one global sort, of scores that are nested: a patch that a block keeps, all blocks before it keep,
+        so it counts there as much as in the best of its later blocks. Equal ones are kept from the first block on.
+        """
+        check_share(share)
+        nested = np.maximum.accumulate(self.scores[::-1])[::-1]
+        count = max(1, round(share * nested.size))
+        kept = np.zeros(nested.size, dtype=bool)
+        kept[np.argsort(-nested.ravel(), kind="stable")[:count]] = True
+        flags = kept.reshape(nested.shape)
+        flags[:, nested[-1].argmax()] = True
+        masks = [mask_of(np.flatnonzero(row).tolist()) for row in flags]
+        return TokenIndex.of(masks, rows=self.rows, columns=self.columns)
 
 
 @dataclass(frozen=True)
@@ -20,7 +51,7 @@ class Importance:
 
     `joint`: one threshold for both kinds, as in Network Slimming; else one for each, as in ViT-Slim. `head_cost` is
     how many units take as many operations as one head. `nested`: the backbone is ordered by importance, so that a
-    block keeps its first heads and units, as many as the scores say.
+    block keeps its first heads and units, as many as the scores say. `tokens` are there where they were asked for.
     """
 
     heads: Scores
@@ -28,6 +59,7 @@ class Importance:
     joint: bool
     head_cost: float
     nested: bool = False
+    tokens: TokenScores | None = None
 
     def at(self, budget: float) -> WidthIndex:
         """Return what is kept: about `budget` of the operations, and at least one head and unit of each block."""
@@ -46,7 +78,25 @@ class Importance:
 
     def first(self, blocks: int) -> Importance:
         """Return the importance within the first blocks alone."""
-        return replace(self, heads=self.heads[:blocks], units=self.units[:blocks])
+        tokens = self.tokens and replace(self.tokens, scores=self.tokens.scores[:blocks])
+        return replace(self, heads=self.heads[:blocks], units=self.units[:blocks], tokens=tokens)
+
+    def tokens_at(self, share: float | None, blocks: int) -> TokenIndex | None:
+        """Return which patches the first blocks keep; None where they keep all."""
+        if share is None or self.tokens is None:
+            return None
+        index = replace(self.tokens, scores=self.tokens.scores[:blocks]).at(share)
+        return index if index.steps else None
+
+    def share(self, width: WidthIndex, tokens: TokenIndex | None) -> float:
+        """Return the share of the operations of all its blocks that the two keep, those above the width left out."""
+        of_blocks = width.blocks / len(self.heads)
+        if tokens is None or self.tokens is None:
+            return flops_share(width, self.head_cost) * of_blocks
+        prefix, square = self.tokens.prefix, self.tokens.attention_cost
+        there = (np.array(tokens.patches_kept) + prefix) / (tokens.patches + prefix)
+        kept = there * (np.array(width.heads_kept) * (self.head_cost - square + square * there) + width.units_kept)
+        return float(kept.mean()) / (width.heads * self.head_cost + width.units) * of_blocks
 
     def _jointly(self, budget: float) -> tuple[Flags, Flags]:
         """Keep the best of both kinds while their operations are within the budget."""
@@ -63,6 +113,11 @@ class Importance:
 def check_budget(budget: float) -> None:
     if type(budget) not in (int, float) or not 0 < budget <= 1:
         raise InvalidSettingError(f"budget {budget!r}: give a share of heads and units, above 0 and at most 1")
+
+
+def check_share(share: float) -> None:
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        raise InvalidSettingError(f"tokens {share!r}: give a share of the patches, above 0 and at most 1")
 
 
 def flops_share(width: WidthIndex, head_cost: float) -> float:

@@ -6,17 +6,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from sls.adapters.convpass import Convpass
 from sls.adapters.model import AdaptedModel
 from sls.adapters.task_folder import read_folder
 from sls.choose_depth import check_classes
 from sls.data.dataset import Dataset
 from sls.progress import ProgressCallback, ignore_progress
 from sls.training.recipe import TrainingConfig
-from sls.width.importance import flops_share
 from sls.width.search import WidthConfig, WidthSubject, search_width
 from sls.width.trial import WidthPoint, choose_both, width_curve
 from store.adapters.checkpoint import CARD
-from store.adapters.widths import FC1, FC2, PROJ, QKV, kind_of
+from store.adapters.widths import FC1, FC2, NO_CONVOLUTION, PROJ, QKV, kind_of
 from store.errors import InvalidSettingError, UnservedAdapterError
 from store.records.manifest import Card
 from store.weights.backbones import Backbone
@@ -40,17 +40,20 @@ def width_of_folder(
 
     The adapter stays as it is: masks are trained with the head alone. With `config.with_depth` the accuracy is that of
     a closed-form head. Raises `DataError` where the dataset's class names are not the folder's, `InvalidSettingError`
-    for a task that is pruned already, and `UnservedAdapterError` for an adapter that turns heads or units together.
+    for a task that is pruned already, and `UnservedAdapterError` for an adapter that turns heads or units together, or
+    convolves patches of which some are to be left out.
     """
     subject = subject_of_folder(folder, dataset, backbone, seed=seed, progress=progress)
+    if config.tokens is not None and any(isinstance(module, Convpass) for module in subject.model().vit.modules()):
+        raise UnservedAdapterError(NO_CONVOLUTION)
     importance = search_width(subject, config)
     if not config.with_depth:
-        return width_curve(subject, importance, budgets)
+        return width_curve(subject, importance, budgets, config.tokens)
     points = []
     for budget in budgets:
-        best = choose_both(subject, importance, budget)[0]
-        share = flops_share(best.width, importance.head_cost) * best.width.blocks / len(importance.heads)
-        points.append(WidthPoint(budget, best.width, share, best.accuracy))
+        best = choose_both(subject, importance, budget, config.tokens)[0]
+        share = importance.share(best.width, best.tokens)
+        points.append(WidthPoint(budget, best.width, share, best.accuracy, best.tokens))
     return tuple(points)
 
 
@@ -60,8 +63,11 @@ def subject_of_folder(
     """Return the task of a folder for a search; its adapter is not trained."""
     folder = Path(folder)
     check_classes(folder, dataset)
-    if (folder / CARD).exists() and Card.from_json((folder / CARD).read_bytes()).prune_index.width is not None:
-        raise InvalidSettingError(f"{folder} has fewer heads or units than its backbone already: give the whole task")
+    index = Card.from_json((folder / CARD).read_bytes()).prune_index if (folder / CARD).exists() else None
+    if index is not None and (index.width is not None or index.tokens is not None):
+        raise InvalidSettingError(
+            f"{folder} has fewer heads, units or patches than its backbone already: give the whole task"
+        )
     transform = make_transform(backbone.record.id.preprocessing)
     model = partial(read_folder, folder, backbone)
     check_parts(model())

@@ -1,4 +1,4 @@
-"""Find out which heads and units a task needs: from the weights, from gradients, or by training soft masks."""
+"""Find out which heads, units and patches a task needs: from the weights, from gradients, or by training soft masks."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sls.adapters.model import AdaptedModel
 from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, ProgressCallback
 from sls.training.recipe import TrainingConfig, check_choice, check_real
-from sls.training.soft_masks import insert_masks, train_masks
-from sls.width.importance import Importance, check_budget
+from sls.training.soft_masks import Penalties, insert_masks, train_masks
+from sls.width.importance import Importance, Scores, TokenScores, check_budget, check_share
 from store.adapters.widths import require_one_width
 from store.errors import InvalidSettingError
 from store.records.bounds import check_number
@@ -36,8 +36,9 @@ STAGE = "search"
 class WidthConfig:
     """How the width of a task is chosen: `budget` is the share of the blocks' operations that is kept.
 
-    `epochs`, `l1_heads` and `l1_units` are of the criteria that train masks: passes over the training images, and the
-    weights of the L1 norms in the loss. `with_depth` also cuts the depth, where that serves the budget better.
+    `epochs` and the three of L1 are of the criteria that train masks: passes over the training images, and the
+    weights of the L1 norms in the loss. `with_depth` also cuts the depth, where that serves the budget better. `tokens`
+    is the share of the patches that stay, over all blocks; None keeps all of them.
     """
 
     criterion: str = "vit-slim"
@@ -46,12 +47,21 @@ class WidthConfig:
     l1_heads: float = 1e-3
     l1_units: float = 1e-4
     with_depth: bool = False
+    tokens: float | None = None
+    l1_tokens: float = 1e-4
 
     def __post_init__(self) -> None:
         check_choice("width", self.criterion, CRITERIA)
         check_budget(self.budget)
         check_number("search epochs", self.epochs, least=1)
-        for name in ("l1_heads", "l1_units"):
+        if self.tokens is not None:
+            check_share(self.tokens)
+            if self.criterion not in OF_TOKENS:
+                raise InvalidSettingError(
+                    f"{self.criterion!r} scores weights or outputs of a block, not the patches that it takes: prune "
+                    f"tokens by {' or '.join(OF_TOKENS)}"
+                )
+        for name in ("l1_heads", "l1_units", "l1_tokens"):
             check_real(name, getattr(self, name))
             if not 0 <= getattr(self, name) < math.inf:
                 raise InvalidSettingError(f"{name} {getattr(self, name)}: give a weight of at least 0")
@@ -74,9 +84,10 @@ def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
     require_one_width(subject.backbone.record)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(subject.recipe.seed)
-        heads, units = (scores.detach().double().numpy() for scores in CRITERIA[config.criterion](subject, config))
+        heads, units, *rest = (s.detach().double().numpy() for s in CRITERIA[config.criterion](subject, config))
     joint, nested = config.criterion == SLIMMING, is_ordered(subject.backbone)
-    return Importance(heads, units, joint, head_cost(subject.backbone), nested)
+    tokens = token_scores(subject.backbone, rest[0]) if rest else None
+    return Importance(heads, units, joint, head_cost(subject.backbone), nested, tokens)
 
 
 def head_cost(backbone: Backbone) -> float:
@@ -87,13 +98,20 @@ def head_cost(backbone: Backbone) -> float:
     return float((2 * vit.embed_dim + tokens) * size / vit.embed_dim)
 
 
+def token_scores(backbone: Backbone, scores: Scores) -> TokenScores:
+    """Return the scores of patches with what the backbone says of them."""
+    vit = cast(VisionTransformer, backbone.skeleton())
+    tokens, size = vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.blocks[0].attn.head_dim
+    return TokenScores(scores, *vit.patch_embed.grid_size, vit.num_prefix_tokens, tokens * size / vit.embed_dim)
+
+
 def magnitudes(backbone: Backbone) -> Importance:
     """Return the magnitude of every head and unit of the backbone."""
     heads, units = (scores.detach().double().numpy() for scores in _norms(backbone))
     return Importance(heads, units, joint=False, head_cost=head_cost(backbone))
 
 
-def magnitude(subject: WidthSubject, _: WidthConfig) -> tuple[Tensor, Tensor]:
+def magnitude(subject: WidthSubject, _: WidthConfig) -> tuple[Tensor, ...]:
     """Norm of all weights of a head or unit over the block's mean: DepGraph's group magnitude (Fang et al., CVPR 2023).
 
     It sees the backbone's weights alone, so it is the same for every task.
@@ -114,38 +132,40 @@ def _norms(backbone: Backbone) -> tuple[Tensor, Tensor]:
     return torch.stack(heads), torch.stack(units)
 
 
-def taylor(subject: WidthSubject, _: WidthConfig) -> tuple[Tensor, Tensor]:
+def taylor(subject: WidthSubject, config: WidthConfig) -> tuple[Tensor, ...]:
     """Mean over batches of (dL/dz)², z being the factor of a head's or unit's output (Molchanov et al., CVPR 2019).
 
-    dL/dz at 1 is the sum of w dL/dw over the group of weights that go with it: DepGraph's group Taylor.
+    dL/dz at 1 is the sum of w dL/dw over the group of weights that go with it: DepGraph's group Taylor. A patch's z
+    multiplies what attention takes of it.
     """
     model, images = subject.model(), subject.dataset.train
-    masks = insert_masks(model.vit.eval().requires_grad_(False), on_qkv=False)
+    masks = insert_masks(model.vit.eval().requires_grad_(False), on_qkv=False, tokens=config.tokens is not None)
+    scored = (masks.heads, masks.units, *([] if config.tokens is None else [masks.tokens]))
     labels, order = torch.from_numpy(images.labels), images.content_order()[: TAYLOR_BATCH * TAYLOR_BATCHES]
     batches = np.array_split(order, -(-len(order) // TAYLOR_BATCH))
-    sums = [torch.zeros_like(masks.heads), torch.zeros_like(masks.units)]
+    sums = [torch.zeros_like(factors) for factors in scored]
     began = time.monotonic()
     for done, rows in enumerate(batches, 1):
         logits = model.head(model.vit(images.inputs(rows, subject.transform)))
         loss = functional.cross_entropy(logits, labels[torch.from_numpy(rows)])
-        gradients = torch.autograd.grad(loss, (masks.heads, masks.units))
+        gradients = torch.autograd.grad(loss, scored)
         sums = [total + gradient.square() / len(batches) for total, gradient in zip(sums, gradients, strict=True)]
         left = (time.monotonic() - began) / done * (len(batches) - done)
         subject.progress(Progress(STAGE, done, len(batches), left, loss=loss.item()))
-    return sums[0], sums[1]
+    return tuple(sums)
 
 
-def vit_slim(subject: WidthSubject, config: WidthConfig) -> tuple[Tensor, Tensor]:
-    """|z|, z trained on queries, keys and values of a head and on units: ViT-Slim (Chavan et al., CVPR 2022)."""
+def vit_slim(subject: WidthSubject, config: WidthConfig) -> tuple[Tensor, ...]:
+    """|z|, z trained on queries, keys and values of a head, units and patches: ViT-Slim (Chavan et al., CVPR 2022)."""
     return _trained(subject, config, on_qkv=True)
 
 
-def slimming(subject: WidthSubject, config: WidthConfig) -> tuple[Tensor, Tensor]:
+def slimming(subject: WidthSubject, config: WidthConfig) -> tuple[Tensor, ...]:
     """|z|, z trained on the outputs of heads and units: Network Slimming (Liu et al., ICCV 2017), one threshold."""
     return _trained(subject, config, on_qkv=False)
 
 
-def _trained(subject: WidthSubject, config: WidthConfig, *, on_qkv: bool) -> tuple[Tensor, Tensor]:
+def _trained(subject: WidthSubject, config: WidthConfig, *, on_qkv: bool) -> tuple[Tensor, ...]:
     recipe = replace(subject.recipe, epochs=config.epochs, schedule="constant", patience=0, augment="none", mixup=0.0)
     masks = train_masks(
         subject.model(),
@@ -153,11 +173,12 @@ def _trained(subject: WidthSubject, config: WidthConfig, *, on_qkv: bool) -> tup
         subject.transform,
         recipe,
         on_qkv=on_qkv,
-        l1=(config.l1_heads, config.l1_units),
+        l1=Penalties(config.l1_heads, config.l1_units, None if config.tokens is None else config.l1_tokens),
         stage=STAGE,
         progress=subject.progress,
     )
-    return masks.heads.abs(), masks.units.abs()
+    scores = masks.heads.abs(), masks.units.abs()
+    return scores if config.tokens is None else (*scores, masks.patches.abs())
 
 
 def _over_mean(values: Tensor) -> Tensor:
@@ -165,7 +186,9 @@ def _over_mean(values: Tensor) -> Tensor:
 
 
 SLIMMING = "slimming"
-CRITERIA: Mapping[str, Callable[[WidthSubject, WidthConfig], tuple[Tensor, Tensor]]] = MappingProxyType(
+OF_TOKENS = ("vit-slim", "taylor")
+"""The criteria that score patches, too."""
+CRITERIA: Mapping[str, Callable[[WidthSubject, WidthConfig], tuple[Tensor, ...]]] = MappingProxyType(
     {"vit-slim": vit_slim, SLIMMING: slimming, "taylor": taylor, "magnitude": magnitude}
 )
-"""By name: the scores of heads (blocks, heads) and units (blocks, units)."""
+"""By name: the scores of heads (blocks, heads), units (blocks, units) and, where asked for, patches."""

@@ -11,10 +11,11 @@ from sls.adapters.model import AdaptedModel, linear
 from sls.evaluation import accuracy_of, train_features
 from sls.progress import Progress
 from sls.training.soft_masks import insert_width
-from sls.width.importance import Importance, flops_share
+from sls.width.importance import Importance
 from sls.width.search import WidthSubject
 from store.errors import DataError
 from store.records.evidence import Accuracy
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 
 SAMPLES = 400
@@ -23,12 +24,16 @@ STAGE = "pairs"
 
 @dataclass(frozen=True)
 class WidthPoint:
-    """A budget, what is kept there, the share of the operations, and the validation accuracy; None without images."""
+    """A budget, what is kept there, the share of the operations, and the validation accuracy; None without images.
+
+    `tokens` is None where all patches stay.
+    """
 
     budget: float
     width: WidthIndex
     flops: float
     accuracy: Accuracy | None
+    tokens: TokenIndex | None = None
 
 
 @dataclass(frozen=True)
@@ -37,27 +42,35 @@ class Pair:
 
     width: WidthIndex
     accuracy: Accuracy
+    tokens: TokenIndex | None = None
 
 
-def width_curve(subject: WidthSubject, importance: Importance, budgets: Sequence[float]) -> tuple[WidthPoint, ...]:
-    """Take heads and units out of the tuned model at each budget, and measure it with its own head."""
+def width_curve(
+    subject: WidthSubject, importance: Importance, budgets: Sequence[float], tokens: float | None = None
+) -> tuple[WidthPoint, ...]:
+    """Take heads, units and patches out of the tuned model at each budget, and measure it with its own head."""
     widths = [importance.at(budget) for budget in budgets]
     held_out = subject.dataset.validation
+    left = importance.tokens_at(tokens, len(importance.heads))
     return tuple(
         WidthPoint(
             budget,
             width,
-            flops_share(width, importance.head_cost),
-            accuracy_of(pruned(subject, width), held_out, subject.transform) if len(held_out) else None,
+            importance.share(width, left),
+            accuracy_of(pruned(subject, width, left), held_out, subject.transform) if len(held_out) else None,
+            left,
         )
         for budget, width in zip(budgets, widths, strict=True)
     )
 
 
-def choose_both(subject: WidthSubject, importance: Importance, budget: float) -> list[Pair]:
+def choose_both(
+    subject: WidthSubject, importance: Importance, budget: float, tokens: float | None = None
+) -> list[Pair]:
     """Score the pairs (depth c, share b) with c b = budget N, the best first; of equal ones the deepest.
 
-    Nothing is trained: each pair keeps the tuned adapter, and a ridge head is fitted on features of training images.
+    `tokens` is the share of patches that stay at each depth. Nothing is trained: each pair keeps the tuned adapter, and
+    a ridge head is fitted on features of training images.
     """
     if not len(subject.dataset.validation):
         raise DataError(f"{subject.dataset.name}: depth and width together need validation images: give some")
@@ -66,22 +79,23 @@ def choose_both(subject: WidthSubject, importance: Importance, budget: float) ->
     pairs = []
     for done, depth in enumerate(depths, 1):
         width = importance.first(depth).at(min(1.0, budget * blocks / depth))
-        pairs.append(Pair(width, _with_ridge_head(subject, width)))
+        index = importance.tokens_at(tokens, depth)
+        pairs.append(Pair(width, _with_ridge_head(subject, width, index), index))
         left = (time.monotonic() - began) / done * (len(depths) - done)
         subject.progress(Progress(STAGE, done, len(depths), left, accuracy=pairs[-1].accuracy.value))
     return sorted(pairs, key=lambda pair: -pair.accuracy.value)
 
 
-def pruned(subject: WidthSubject, width: WidthIndex) -> AdaptedModel:
-    """Build the task's first blocks with these heads and units alone, the adapter and head unchanged."""
+def pruned(subject: WidthSubject, width: WidthIndex, tokens: TokenIndex | None = None) -> AdaptedModel:
+    """Build the task's first blocks with these heads, units and patches alone, the adapter and head unchanged."""
     model = subject.model()
     model.vit.blocks = model.vit.blocks[: width.blocks]
-    insert_width(model.vit.eval().requires_grad_(False), width)
+    insert_width(model.vit.eval().requires_grad_(False), width, tokens)
     return model
 
 
-def _with_ridge_head(subject: WidthSubject, width: WidthIndex) -> Accuracy:
-    model = pruned(subject, width)
+def _with_ridge_head(subject: WidthSubject, width: WidthIndex, tokens: TokenIndex | None) -> Accuracy:
+    model = pruned(subject, width, tokens)
     head = train_features(model.vit, subject.dataset, subject.transform, samples=SAMPLES).head(width.blocks)
     return accuracy_of(
         replace(model, head=linear(head.weight, head.bias)), subject.dataset.validation, subject.transform

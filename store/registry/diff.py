@@ -64,6 +64,8 @@ def _head(side: Side) -> dict[str, object]:
         "heads kept": index.width and list(index.width.heads_kept),
         "units kept": index.width and list(index.width.units_kept),
         "width index": index.width and index.width.kept,
+        "patches kept": index.tokens and list(index.tokens.patches_kept),
+        "token index": index.tokens and index.tokens.kept,
         **_accuracies(manifest),
         "method": manifest.adapter.method,
         "rank": manifest.adapter.rank,

@@ -11,6 +11,7 @@ from store.records.events import AliasRule
 from store.records.evidence import Accuracy, Certificate, Lineage, PruneIndex, Rounding, Validation
 from store.records.manifest import Card
 from store.records.measures import Calibration, ClassCounts
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.registry.api_keys import new_key
 from store.registry.splits import split_alias
@@ -139,4 +140,8 @@ def _measured(card: Card, *, narrow: bool) -> Card:
     )  # fmt: skip
     masks = [(0b111, (1 << 96 + 12 * block) - 1) for block in range(index.depth)]
     width = WidthIndex.of(masks, heads=3, units=192) if narrow else None
-    return dataclasses.replace(card, certificate=measured, prune_index=dataclasses.replace(index, width=width))
+    whole = (1 << 16) - 1
+    tokens = TokenIndex.of([whole] * 4 + [0x0FF0] * 4, rows=4, columns=4) if narrow else None
+    return dataclasses.replace(
+        card, certificate=measured, prune_index=dataclasses.replace(index, width=width, tokens=tokens)
+    )

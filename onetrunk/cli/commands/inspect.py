@@ -139,6 +139,9 @@ def describe(version: Version, tags: dict[str, str], classes: Sequence[str]) -> 
         fields["heads kept, block 1 first"] = " ".join(map(str, index.width.heads_kept))
         fields["units kept, block 1 first"] = " ".join(map(str, index.width.units_kept))
         fields["width_nbytes"] = index.width.nbytes
+    if index.tokens is not None:
+        fields["patches kept, block 1 first"] = " ".join(map(str, index.tokens.patches_kept))
+        fields["tokens_nbytes"] = index.tokens.nbytes
     if manifest.certificate:
         fields |= {**describe_certificate(manifest.certificate), **describe_measures(manifest.certificate, classes)}
     if lineage:

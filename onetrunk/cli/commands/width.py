@@ -1,4 +1,4 @@
-"""The command that says which heads and MLP units a task needs."""
+"""The command that says which heads, MLP units and tokens a task needs."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ app = command_group()
 @app.command(epilog=example(
     "width digits onetrunk/digits",
     "width digits onetrunk/digits --criterion taylor --budgets 0.5,0.7 --format json",
+    "width digits onetrunk/digits --criterion taylor --tokens 0.6 --plot pictures",
     "width ./checkpoint ./flowers --backbone onetrunk/vit_tiny_64.v2 --plot pictures",
 ))  # fmt: skip
 @with_store()
@@ -31,14 +32,17 @@ def width(
     target: Annotated[str, typer.Argument(help="A published REF, or a folder as `export` makes it.")],
     data: Annotated[str, typer.Argument(help=DATA_HELP)],
     *,
-    criterion: Annotated[WidthName, typer.Option(help="What scores heads and units.")] = "taylor",
+    criterion: Annotated[WidthName, typer.Option(help="What scores heads, units and tokens.")] = "taylor",
     budgets: Annotated[str, typer.Option(metavar="B,B,…", help="Shares of the operations to try.")] = BUDGETS,
     search: SearchOptions,
     plot: Plot = None,
     images: DataOptions,
     backbone: BackboneName = None,
 ) -> None:
-    """Score the heads and MLP units of a task, and say what each budget keeps and costs. Changes nothing."""
+    """Score the heads and MLP units of a task, with --tokens its patches too; say what each budget keeps and costs.
+
+    Changes nothing.
+    """
     from sls.width.of_folder import width_of_folder
     from store.malloc import keep_freed_memory
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
-from store.errors import ConflictError, InvalidSettingError
+from store.errors import ConflictError, InvalidSettingError, UnservedAdapterError
 from store.records.version import Version
 from store.registry.store import Store
 from store.weights.backbones import Backbone, open_backbone
@@ -115,8 +115,14 @@ def preprocessing_facts(backbone: Backbone) -> dict[str, object]:
 
 
 def load(store: Store, ref: str) -> tuple[Version, Backbone, TaskWeights]:
-    """Return the version, its backbone, and its weights in float32."""
+    """Return the version, its backbone, and its weights in float32; refuse one that leaves out parts of its blocks."""
     version = store.resolve(ref)
+    index = version.manifest.prune_index
+    if index.width is not None or index.tokens is not None:
+        raise UnservedAdapterError(
+            "it leaves out heads, units or patches, which no plain model of timm or transformers does: export it as it "
+            "is"
+        )
     backbone = open_backbone(store, store.backbone(version.manifest.backbone))
     return version, backbone, load_task(store, version.manifest, backbone=backbone.tensors)
 

@@ -113,7 +113,10 @@ def test_what_was_measured_by_class_and_what_a_width_keeps_is_shown(visitor):
     assert shown in text
     assert "Calibration error 6.1%; at temperature 1.3, which is not served, 1.8%" in text
     assert "Lost by float16 0.10 points, from 89.9%" in text
-    assert "24 of 24 attention heads and 1,104 of 1,536 MLP units of the blocks that run, which saves" in text
+    kept = "24 of 24 attention heads and 1,104 of 1,536 MLP units and 96 of 128 patches of the blocks that run"
+    assert f"{kept}, which saves" in text
+    assert page.count("M0 1h1v1h-1z") == 8  # the first patch of the second row stays
+    assert page.count("M0 0h1v1h-1z") == 4  # that of the first row leaves
     assert page.count('<th scope="row" class="num">', page.index("table-box widths")) >= 8
     assert "attention heads" not in visitor("reader").page("/tasks/acme/cars?version=2")
 

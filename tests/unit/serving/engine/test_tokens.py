@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from support.formula_oracle import on_core_threads, plain_logits, random_weights
-from support.kernel_cases import best_library, in_bfloat16, kernel_engine
 from support.narrow_twin import narrow_twin, random_width
 from support.oracle import make_backbone
 from support.token_twin import grid_of, random_tokens, with_tokens
