@@ -64,6 +64,7 @@ def _rows(differences: Sequence[Difference]) -> list[tuple[str, str, str]]:
     """Return what differs as texts; a width's index only where the numbers that it keeps do not tell."""
     fields = {row.field for row in differences}
     told = {"width index"} if fields & {"heads kept", "units kept"} else set()
+    told |= {"token index"} if "patches kept" in fields else set()
     return [
         (NAMES.get(row.field, row.field), _field(row.field, row.left), _field(row.field, row.right))
         for row in differences

@@ -29,19 +29,17 @@ class TokenScores:
     attention_cost: float
 
     def at(self, share: float) -> TokenIndex:
-        """Return which patches stay: this share over all blocks, and at least one of each block.
+        """Return which patches stay: this share over all blocks, the best of the last block among them.
 
         ViT-Slim's one global sort, of scores that are nested: a patch that a block keeps, all blocks before it keep,
         so it counts there as much as in the best of its later blocks. Equal ones are kept from the first block on.
         """
         check_share(share)
         nested = np.maximum.accumulate(self.scores[::-1])[::-1]
-        count = max(1, round(share * nested.size))
+        nested[:, self.scores[-1].argmax()] = np.inf
         kept = np.zeros(nested.size, dtype=bool)
-        kept[np.argsort(-nested.ravel(), kind="stable")[:count]] = True
-        flags = kept.reshape(nested.shape)
-        flags[:, nested[-1].argmax()] = True
-        masks = [mask_of(np.flatnonzero(row).tolist()) for row in flags]
+        kept[np.argsort(-nested.ravel(), kind="stable")[: max(len(nested), round(share * nested.size))]] = True
+        masks = [mask_of(np.flatnonzero(row).tolist()) for row in kept.reshape(nested.shape)]
         return TokenIndex.of(masks, rows=self.rows, columns=self.columns)
 
 

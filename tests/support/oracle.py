@@ -17,10 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sls.adapters.model import suppress_peft_warnings
+from store.records.tokens import TokenIndex
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode, load_backbone
 from store.weights.forms import TaskWeights
 from store.weights.lowering.lower import lower
+from support.token_twin import take_out
 
 MOVED = 0.1
 MODULES = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
@@ -142,13 +144,18 @@ def lowered(backbone: Backbone, made: TaskFolder, dtype: torch.dtype = torch.flo
 
 @torch.inference_mode()
 def reference_logits(
-    backbone: Backbone, made: TaskFolder, images: Tensor, dtype: torch.dtype = torch.float32
+    backbone: Backbone,
+    made: TaskFolder,
+    images: Tensor,
+    dtype: torch.dtype = torch.float32,
+    tokens: TokenIndex | None = None,
 ) -> list[Tensor]:
     """Logits (classes,) of each image (n, 3, H, W): blocks 1..depth of stock timm, stock PEFT upon them, the head."""
     vit = backbone.build(dtype=dtype)
     del vit.blocks[made.depth :]
     with suppress_peft_warnings():
         model = peft.PeftModel.from_pretrained(vit, made.folder, autocast_adapter_dtype=False).to(dtype).eval()
+    take_out(model.base_model.model, tokens)
     head = load_file(made.folder / "head.safetensors")
     weight, bias = head["weight"].to(dtype), head["bias"].to(dtype)
     return list(torch.nn.functional.linear(model(images.to(dtype)), weight, bias).float())

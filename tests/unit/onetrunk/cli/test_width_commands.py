@@ -17,6 +17,7 @@ from support.toy_datasets import colours, toy_backbone
 
 from onetrunk.cli.width_options import WidthName
 from sls.width.search import CRITERIA
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.registry.store import Store
 
@@ -42,10 +43,12 @@ def shop(toy: Toy, data: str, tmp_path_factory: pytest.TempPathFactory) -> Shell
     shell = Shell(root / "store", root, toy)
     shell("fit", "whole", data, *QUICK, "--criterion", "ridge", "--tolerance", "0")
     done = shell(
-        "fit", "narrow", data, *QUICK, "--width", "taylor", "--budget", "0.5", "--plot", str(root / "plots"), *SEARCH
-    )
-    assert "bytes of index" in done.err
+        "fit", "narrow", data, *QUICK, "--width", "taylor", "--budget", "0.5", "--tokens", "0.6", *SEARCH,
+        "--plot", str(root / "plots"),
+    )  # fmt: skip
+    assert "patches 38 of 64, 6 bytes of index" in done.err
     assert (root / "plots" / "widths.svg").exists()
+    assert (root / "plots" / "tokens.svg").exists()
     return shell
 
 
@@ -57,19 +60,24 @@ def test_show_and_diff_and_the_report_tell_the_width(shop: Shell) -> None:
     width = WidthIndex(**shop.json("show", "narrow")["prune_index"]["width"])
     shown = shop("show", "narrow").out
     assert " ".join(map(str, width.units_kept)) in shown
+    tokens = TokenIndex(**shop.json("show", "narrow")["prune_index"]["tokens"])
+    assert sum(tokens.patches_kept) == 38
+    assert " ".join(map(str, tokens.patches_kept)) in shown
     fields = {row["field"] for row in shop.json("diff", "narrow", "whole")}
-    assert {"heads kept", "units kept", "width index"} <= fields
+    assert {"heads kept", "units kept", "width index", "patches kept", "token index"} <= fields
     rows = {row["task"]: row for row in shop.json("report")["tasks"]}
-    assert rows["narrow"]["width_nbytes"] == width.nbytes
+    assert rows["narrow"]["width_nbytes"] == width.nbytes + tokens.nbytes
     assert rows["narrow"]["saved_by_width_flops"] > 0
     assert (rows["whole"]["width_nbytes"], rows["whole"]["saved_by_width_flops"]) == (0, 0)
 
 
 def test_width_says_what_each_budget_keeps_and_changes_nothing(shop: Shell, data: str, tmp_path: Path) -> None:
     before = shop("history", "whole").out
-    points = shop.json("width", "whole", data, "--budgets", "0.4,1", "--plot", str(tmp_path))
+    points = shop.json("width", "whole", data, "--budgets", "0.4,1", "--tokens", "0.5", "--plot", str(tmp_path))
     assert [point["budget"] for point in points] == [0.4, 1.0]
     assert sum(points[0]["units_kept"]) < sum(points[1]["units_kept"])
+    assert sum(points[1]["patches_kept"]) == 8 * points[1]["depth"]
+    assert points[0]["flops"] < points[1]["flops"] < 0.6
     assert (tmp_path / "width-curve.svg").exists()
     assert shop("history", "whole").out == before
 
@@ -109,6 +117,10 @@ def test_a_history_of_torch_pruning_becomes_the_width_of_a_folder(shop: Shell, t
     ("words", "rule"),
     [
         (("--budget", "0.5"), "need --width: add it"),
+        (("--tokens", "0.5"), "need --width: add it"),
+        (("--width", "magnitude", "--tokens", "0.5"), "prune tokens by vit-slim or taylor"),
+        (("--width", "taylor", "--tokens", "0"), "Invalid value for '--tokens'"),
+        (("--width", "taylor", "--tokens", "0.5", "--method", "convpass"), "convolves the whole grid of patches"),
         (("--width", "taylor", "--budgets", "0.5,2"), "--budgets '0.5,2' is not valid"),
         (("--width", "taylor", "--budgets", "half"), "--budgets 'half' is not valid"),
         (("--width", "taylor", "--when", "before"), "a width is chosen from a tuned model"),

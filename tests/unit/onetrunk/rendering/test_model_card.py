@@ -15,6 +15,7 @@ from support.destinations import answers, empty_store
 from support.narrow_twin import narrow_twin, random_width
 from support.oracle import TaskFolder, make_peft_task, reference_logits
 from support.peft_tasks import CONFIGS
+from support.token_twin import grid_of, random_tokens
 from support.toy_backbone import Toy, relabel, tune
 
 from onetrunk.rendering.model_card import add_command, export_hub, yaml_string
@@ -96,13 +97,13 @@ def test_the_code_for_a_backbone_that_timm_finds_runs_too(
 
 
 @pytest.mark.parametrize("prefix", [True, None])
-def test_the_code_of_a_task_with_a_width_takes_the_other_heads_and_units_out(
+def test_the_code_of_a_task_with_a_width_and_tokens_takes_the_others_out(
     store: Store, toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: bool | None
 ) -> None:
     backbone, width = Backbone(toy.record, load(toy.weights)), random_width(3, 2, heads=3, units=192, prefix=prefix)
-    twin = narrow_twin(backbone, width)
+    twin, tokens = narrow_twin(backbone, width), None if prefix else random_tokens(1, 2, grid_of(backbone))
     made = make_peft_task(twin, TaskFolder(tmp_path / "made", 2), CONFIGS["lora"](["blocks.0.mlp.fc1"], 2), classes=3)
-    card = Card(toy.record.id.fingerprint, PruneIndex(2, 4, "taylor", width=width))
+    card = Card(toy.record.id.fingerprint, PruneIndex(2, 4, "taylor", width=width, tokens=tokens))
     (made.folder / "onetrunk.json").write_bytes(card.to_json())
     store.publish("garden/flowers", made.folder)
     out = export_hub(store, "garden/flowers", tmp_path / "out")
@@ -110,7 +111,7 @@ def test_the_code_of_a_task_with_a_width_takes_the_other_heads_and_units_out(
     names = run_the_code_of(out, monkeypatch)
     with Image.open(out / "image.jpg") as image:
         pixels = make_transform(toy.record.id.preprocessing)(image.convert("RGB"))
-    torch.testing.assert_close(names["logits"][0], reference_logits(twin, made, pixels[None])[0])
+    torch.testing.assert_close(names["logits"][0], reference_logits(twin, made, pixels[None], tokens=tokens)[0])
 
 
 def test_the_folder_is_published_again_as_the_same_version(store: Store, folder: Path, tmp_path: Path) -> None:

@@ -130,8 +130,10 @@ def test_an_alias_that_is_split_says_who_answers(visitor):
     assert "units kept all 96, 108, 120, 132, 144, 156, 168, 180" in text
     assert "macro F1 92.6% 89.8%" in text
     assert "prefix:" not in text
-    assert "Heads and units, version 2 It keeps all of them." in text
-    assert "Heads and units, version 3 24 of 24 heads, 1,104 of 1,536 units" in text
+    assert "What each block keeps, version 2 It keeps all." in text
+    assert "What each block keeps, version 3 24 of 24 attention heads and 1,104 of 1,536 MLP units and 96" in text
+    assert "deflate:" not in text
+    assert "levels:" not in text
 
 
 def test_the_latest_version_is_shown_unless_another_is_asked_for(visitor):

@@ -74,9 +74,16 @@ def test_a_width_that_loses_too_much_is_raised_and_says_so(tmp_path):
         assert "budget 0.1 loses" in result.index.reason
 
 
-def test_depth_and_width_are_chosen_together(tmp_path):
-    width = WidthConfig("magnitude", budget=0.5, with_depth=True)
+def test_depth_width_and_tokens_are_chosen_together(tmp_path):
+    width = WidthConfig("taylor", budget=0.5, with_depth=True, tokens=0.6)
     result = fit(SMALL, BACKBONE, out=tmp_path, config=replace(QUICK, width=width))
+    tokens = Card.from_json((result.cut / "onetrunk.json").read_bytes()).prune_index.tokens
+    assert tokens == result.index.tokens
+    assert (tokens.blocks, sum(tokens.patches_kept)) == (result.index.depth, round(0.6 * 16 * result.index.depth))
+    measured = accuracy_of(
+        read_folder(result.cut, BACKBONE), SMALL.test, make_transform(BACKBONE.record.id.preprocessing)
+    )
+    assert measured == result.certificate.cut
     assert 2 <= result.index.depth <= 4
     scored = [score for score in result.index.scores if score is not None]
     assert result.index.scores[result.index.depth - 1] == max(scored)
@@ -88,6 +95,15 @@ def test_budgets_cost_one_search_and_write_no_task(tmp_path):
     assert [point.budget for point in points] == [0.4, 0.8]
     assert not (tmp_path / "cut").exists()
     assert not (tmp_path / "unfinished").exists()
+
+
+def test_tokens_alone_are_pruned_at_a_budget_of_one_and_a_convolution_needs_them_all(tmp_path):
+    width = WidthConfig("taylor", budget=1.0, tokens=0.5)
+    result = fit(SMALL, BACKBONE, out=tmp_path, config=replace(QUICK, width=width, max_drop=100.0))
+    assert result.index.width is None
+    assert sum(result.index.tokens.patches_kept) == 32
+    with pytest.raises(InvalidSettingError, match="convolves the whole grid of patches"):
+        replace(QUICK, width=width, tune=replace(QUICK.tune, method="convpass"))
 
 
 def test_a_width_before_tuning_is_refused():

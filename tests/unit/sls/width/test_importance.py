@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sls.width.importance import Importance, flops_share
+from sls.width.importance import Importance, TokenScores, flops_share
 from store.errors import InvalidSettingError
 from store.records.width import kept_places
 
@@ -58,6 +58,36 @@ def test_an_ordered_backbone_keeps_as_many_of_the_first() -> None:
 def test_the_share_of_operations_is_the_budget_where_one_sort_keeps_it() -> None:
     assert flops_share(importance().at(0.5), 30.0) == pytest.approx(0.5, abs=0.05)
     assert flops_share(importance().at(1.0), 30.0) == 1.0
+
+
+@pytest.mark.parametrize("share", [0.01, 0.3, 0.5, 0.77, 1.0])
+@pytest.mark.parametrize("seed", range(4))
+def test_patches_are_kept_by_one_sort_so_that_what_a_block_keeps_all_before_it_keep(seed: int, share: float) -> None:
+    scores = np.random.default_rng(seed).random((5, 24)).round(1)  # with equal ones
+    index = TokenScores(scores, 4, 6, 1, 0.0).at(share)
+    assert sum(index.patches_kept) == max(5, round(share * scores.size))
+    levels, best = index.levels, scores[-1].argmax()
+    assert levels[best] == 5  # so no block is empty
+    kept = [scores[block:, patch].max() for patch in range(24) for block in range(levels[patch]) if patch != best]
+    left = [scores[block:, patch].max() for patch in range(24) for block in range(levels[patch], 5)]
+    assert min(kept, default=1) >= max(left, default=0)
+
+
+def test_the_share_of_operations_counts_patches_as_their_square_does() -> None:
+    width, dim, size, prefix = importance().at(0.5), 30, 10, 1
+    tokens = TokenScores(np.random.default_rng(1).random((4, 24)), 4, 6, prefix, 25 * size / dim)
+    whole = replace(importance(head_cost=(2 * dim + 25) * size / dim), tokens=tokens)
+    index = whole.tokens_at(0.6, 4)
+    assert index is not None
+
+    def operations(there: int, heads: int, units: int) -> int:
+        return heads * (8 * there * dim * size + 4 * there**2 * size) + units * 4 * there * dim
+
+    pairs = zip(width.heads_kept, width.units_kept, index.patches_kept, strict=True)
+    kept = sum(operations(prefix + patches, heads, units) for heads, units, patches in pairs)
+    assert whole.share(width, index) == pytest.approx(kept / (4 * operations(25, 3, 20)))
+    assert whole.tokens_at(1.0, 4) is whole.tokens_at(None, 4) is importance().tokens_at(0.5, 4) is None
+    assert whole.first(2).tokens_at(0.6, 2) == whole.tokens_at(0.6, 2)
 
 
 @pytest.mark.parametrize("budget", [0, -0.5, 1.01, float("nan"), True, "0.5"])

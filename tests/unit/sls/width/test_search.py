@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.custom_tasks import random_tuned
 from support.narrow_twin import narrow_twin, random_width
+from support.token_twin import random_tokens
 from support.toy_datasets import colours, toy_backbone
 
 from sls.adapters.methods import METHODS
@@ -46,6 +47,21 @@ def test_every_criterion_scores_every_head_and_unit_and_the_same_again(criterion
     assert first.joint == (criterion == "slimming")
 
 
+@pytest.mark.parametrize(("criterion", "method"), [("vit-slim", "adapter+"), ("taylor", "lora")])
+def test_patches_are_scored_beside_heads_and_units_where_they_are_asked_for(criterion, method):
+    one = subject(method)
+    found = search_width(one, WidthConfig(criterion, epochs=1, tokens=0.5))
+    assert (found.tokens.scores.shape, found.tokens.rows, found.tokens.columns) == ((BLOCKS, 16), 4, 4)
+    assert found.tokens.scores.std() > 0
+    assert criterion == "taylor" or (found.tokens.scores < 0.999).all()  # tanh(3) at first, and less by the penalty
+    alone = search_width(one, WidthConfig(criterion, epochs=1))
+    assert alone.tokens is None
+    assert criterion == "vit-slim" or (alone.heads == found.heads).all()
+    for point in width_curve(one, found, (0.5, 1.0), 0.5):
+        assert sum(point.tokens.patches_kept) == 32
+        assert point.flops < point.budget
+
+
 @pytest.mark.parametrize("method", ["convpass", "ssf", "repadapter", "vera"])
 def test_masks_are_trained_whatever_stands_around_a_block_or_a_map(method):
     found = search_width(subject(method), WidthConfig("vit-slim", epochs=1))
@@ -66,6 +82,17 @@ def test_an_adapter_cut_to_a_width_answers_as_the_whole_one_whose_heads_and_unit
     one = replace(subject(), model=lambda: adapted(tuned, BACKBONE))
     masked = pruned(one, width)
     cut = adapted(narrowed_model(tuned, width), BACKBONE.narrow(width))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.inference_mode():
+        torch.testing.assert_close(cut.head(cut.vit(images)), masked.head(masked.vit(images)), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("method", ["lora", "adapter+", "ssf", "repadapter"])
+def test_patches_are_taken_out_of_the_tuned_model_as_of_the_one_that_is_tuned_again(method):
+    tuned = random_tuned(BACKBONE, method, depth=BLOCKS)
+    width, tokens = random_width(2, 3, **SIZES), random_tokens(2, 3, (4, 4))
+    masked = pruned(replace(subject(), model=lambda: adapted(tuned, BACKBONE)), width, tokens)
+    cut = adapted(narrowed_model(tuned, width), BACKBONE.narrow(width, tokens))
     images = torch.randn(2, 3, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(cut.head(cut.vit(images)), masked.head(masked.vit(images)), atol=1e-4, rtol=1e-4)
@@ -107,7 +134,18 @@ def test_depth_and_width_together_take_the_same_operations_whatever_the_depth():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"criterion": "hessian"}, {"budget": 0.0}, {"budget": 1.5}, {"epochs": 0}, {"l1_units": -1.0}]
+    "changes",
+    [
+        {"criterion": "hessian"},
+        {"budget": 0.0},
+        {"budget": 1.5},
+        {"epochs": 0},
+        {"l1_units": -1.0},
+        {"tokens": 0.0},
+        {"tokens": 1.5},
+        {"tokens": 0.5, "criterion": "slimming"},
+        {"l1_tokens": -1.0},
+    ],
 )
 def test_settings_that_no_search_can_use_are_refused(changes):
     with pytest.raises(InvalidSettingError):
