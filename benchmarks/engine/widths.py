@@ -3,8 +3,9 @@
 All batches are of 16 rows of LoRA tasks at full depth, with a share of the operations of each block: of the first heads
 and units, or of random ones. A batch of 16 widths has a share for each row, from half to one and a half of that one. It
 is compared with the mean of 16 batches, each of one of these widths alone (what mixing costs), and with full width's
-time multiplied by its share of the operations (its products at full width's efficiency). Ratios are taken in each
-round; medians, lowest and highest.
+time multiplied by its share of the operations (its products at full width's efficiency). Then the same of patches at
+full width: this share of them over all blocks, as many less from each block to the next, drawn at random. Ratios are
+taken in each round; medians, lowest and highest.
 
     python -m benchmarks.engine.widths
 """
@@ -25,7 +26,9 @@ from benchmarks.support.figures import Goal, conclude, machine, spread, spread_t
 from benchmarks.support.models import DTYPES, random_vit_base
 from benchmarks.support.options import make_parser, settings_of
 from serving.engine.engine import Engine
+from store.accounting.flops import block_flops, saved_by_width
 from store.records.backbone import DEFAULT_BACKBONE
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex, mask_of
 from store.weights.backbones import Backbone, load_backbone
 from store.weights.forms import Delta, Forms, TaskWeights
@@ -33,6 +36,8 @@ from store.weights.width import kept_of
 
 ROWS, RANK, CLASSES = 16, 8, 10
 FIRST, RANDOM = "one width of first heads and units over full", "one width of random ones over full"
+PATCHES, PATCHES_IDEAL = "one set of patches over all of them", "one set of patches over its operations"
+PATCHES_MIXED = "16 sets of patches over the mean of each alone"
 MIXED, IDEAL = "16 widths of first ones over the mean of each alone", "16 widths of first ones over their operations"
 
 
@@ -50,6 +55,8 @@ def main() -> None:
         Goal("16 widths / full width times their share of operations", _most(figures, IDEAL), 1.15, most=True),
         Goal("images a second at this share / at full width, the first ones", 1 / _most(figures, FIRST), 1.5),
         Goal("the same of random ones", 1 / _most(figures, RANDOM), 1.5),
+        Goal("16 sets of patches / the mean of each alone", _most(figures, PATCHES_MIXED), 1.15, most=True),
+        Goal("a set of patches / the time of all times its share", _most(figures, PATCHES_IDEAL), 1.15, most=True),
     ]
     settings = {name: str(value) for name, value in settings_of(options).items()}
     conclude(options.out, {"machine": machine(), "settings": settings, "figures": figures}, goals)
@@ -81,6 +88,8 @@ def measure(backbone: Backbone, dtype: torch.dtype, options: argparse.Namespace)
     }
     for row, width in enumerate(widths):
         batches[f"alone {row}"] = [task(backbone, dtype, width.first(), seed) for seed in range(ROWS)]
+    fewer, sets = on_fewer_patches(batches["full"], backbone, options.share)
+    batches |= fewer
     prepared = {name: [engine.prepare(weights) for weights in tasks] for name, tasks in batches.items()}
     runs: dict[str, Callable[[], object]] = {
         name: lambda tasks=tasks: engine.forward(images, tasks)  # type: ignore[misc]
@@ -96,13 +105,51 @@ def measure(backbone: Backbone, dtype: torch.dtype, options: argparse.Namespace)
     print({name: f"{1000 * statistics.median(values):.1f} ms" for name, values in rounds.items()}, flush=True)
     alone = [statistics.mean(each) for each in zip(*(rounds[f"alone {row}"] for row in range(ROWS)), strict=True)]
     share = statistics.mean(width.share for width in widths)
+    sets_alone = [statistics.mean(each) for each in zip(*(rounds[f"set {row}"] for row in range(ROWS)), strict=True)]
     return {
         FIRST: ratio(rounds["one, first"], rounds["full"]),
         RANDOM: ratio(rounds["one, random"], rounds["full"]),
         MIXED: ratio(rounds["16, first"], alone),
         IDEAL: ratio(rounds["16, first"], [share * value for value in rounds["full"]]),
         "16 widths of random ones over one of as many": ratio(rounds["16, random"], rounds["one, random"]),
+        PATCHES: ratio(rounds["set 0"], rounds["full"]),
+        PATCHES_IDEAL: ratio(rounds["set 0"], [operations(sets[0], backbone) * value for value in rounds["full"]]),
+        PATCHES_MIXED: ratio(rounds["16 sets"], sets_alone),
     }
+
+
+def on_fewer_patches(
+    full: list[TaskWeights], backbone: Backbone, share: float
+) -> tuple[dict[str, list[TaskWeights]], list[TokenIndex]]:
+    """Return batches of the same tasks: of 16 sets each alone, the first of `share`, and of all sets together."""
+    vit = backbone.skeleton()
+    sets = [patches(vit.patch_embed.grid_size, len(vit.blocks), share, 0)]
+    for row in range(1, ROWS):
+        sets.append(patches(vit.patch_embed.grid_size, len(vit.blocks), share * (0.5 + row / (ROWS - 1)), row))
+
+    def on(index: TokenIndex, weights: TaskWeights) -> TaskWeights:
+        return replace(weights, forms=replace(weights.forms, tokens=index))
+
+    alone = {f"set {row}": [on(index, weights) for weights in full] for row, index in enumerate(sets)}
+    return {**alone, "16 sets": [on(index, weights) for index, weights in zip(sets, full, strict=True)]}, sets
+
+
+def patches(grid: tuple[int, int], blocks: int, share: float, seed: int) -> TokenIndex:
+    """Draw a share of the patches over all blocks, as many less from each block to the next."""
+    count = grid[0] * grid[1]
+    order = random.Random(seed).sample(range(count), count)
+    slope = 2 * (1 - share) / max(1, blocks - 1)
+    kept = [min(count, max(1, round(count * (1 - slope * block)))) for block in range(blocks)]
+    return TokenIndex.of([mask_of(order[:number]) for number in kept], rows=grid[0], columns=grid[1])
+
+
+def operations(index: TokenIndex, backbone: Backbone) -> float:
+    """Return the share of the blocks' operations that a set of patches takes."""
+    record = backbone.record
+    whole, saved = block_flops(record), saved_by_width(record, None, index)
+    assert whole is not None
+    assert saved is not None
+    return 1 - saved / sum(whole)
 
 
 def ratio(values: list[float], base: list[float]) -> list[float]:
