@@ -70,8 +70,8 @@ def search(run: WidthFit) -> Importance:
             return Importance(saved["heads"], saved["units"], *flags, tokens)
     importance = search_width(subject_of(run), run.width)
     partial = path.with_name("importance-partial.npz")
-    saved_too = {} if importance.tokens is None else {"tokens": importance.tokens.scores}
-    np.savez(partial, **{name: value for name, value in vars(importance).items() if name != "tokens"}, **saved_too)
+    saved = {**vars(importance), "tokens": importance.tokens.scores} if importance.tokens else vars(importance)
+    np.savez(partial, **{name: value for name, value in saved.items() if value is not None})
     partial.replace(path)
     return importance
 

@@ -102,7 +102,8 @@ def token_scores(backbone: Backbone, scores: Scores) -> TokenScores:
     """Return the scores of patches with what the backbone says of them."""
     vit = cast(VisionTransformer, backbone.skeleton())
     tokens, size = vit.patch_embed.num_patches + vit.num_prefix_tokens, vit.blocks[0].attn.head_dim
-    return TokenScores(scores, *vit.patch_embed.grid_size, vit.num_prefix_tokens, tokens * size / vit.embed_dim)
+    rows, columns = vit.patch_embed.grid_size
+    return TokenScores(scores, rows, columns, vit.num_prefix_tokens, tokens * size / vit.embed_dim)
 
 
 def magnitudes(backbone: Backbone) -> Importance:
