@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from sls.adapters.convpass import Convpass
 from sls.adapters.model import AdaptedModel
 from sls.adapters.task_folder import read_folder
 from sls.choose_depth import check_classes
@@ -15,7 +14,8 @@ from sls.progress import ProgressCallback, ignore_progress
 from sls.training.recipe import TrainingConfig
 from sls.width.search import WidthConfig, WidthSubject, search_width
 from sls.width.trial import WidthPoint, choose_both, width_curve
-from store.adapters.checkpoint import CARD
+from store.adapters.checkpoint import CARD, read_checkpoint
+from store.adapters.methods.custom import CONVPASS
 from store.adapters.widths import FC1, FC2, NO_CONVOLUTION, PROJ, QKV, kind_of
 from store.errors import InvalidSettingError, UnservedAdapterError
 from store.records.manifest import Card
@@ -44,7 +44,7 @@ def width_of_folder(
     convolves patches of which some are to be left out.
     """
     subject = subject_of_folder(folder, dataset, backbone, seed=seed, progress=progress)
-    if config.tokens is not None and any(isinstance(module, Convpass) for module in subject.model().vit.modules()):
+    if config.tokens is not None and read_checkpoint(Path(folder)).settings["peft_type"] == CONVPASS:
         raise UnservedAdapterError(NO_CONVOLUTION)
     importance = search_width(subject, config)
     if not config.with_depth:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from support.custom_tasks import make_custom_task
 from support.oracle import TaskFolder, make_backbone, make_peft_task
 from support.peft_tasks import CONFIGS
+from support.toy_datasets import colours
 
 from sls.adapters.task_folder import read_folder
-from sls.width.of_folder import check_parts
+from sls.width.of_folder import check_parts, width_of_folder
+from sls.width.search import WidthConfig
 from store.errors import UnservedAdapterError
 
 WHERE = {"oft": ("attn.proj", "mlp.fc2"), "boft": ("attn.proj", "mlp.fc2"), "road": ("attn.qkv", "mlp.fc1")}
@@ -35,3 +40,11 @@ def test_turns_of_heads_or_units_together_are_refused_in_one_line(backbone, tmp_
 @pytest.mark.parametrize(("method", "kinds"), [("oft", ("attn.qkv", "mlp.fc1")), ("road", ("attn.proj", "mlp.fc2"))])
 def test_turns_of_what_all_heads_and_units_share_are_not(backbone, tmp_path, method, kinds):
     check_parts(read_folder(tuned(backbone, tmp_path, method, kinds).folder, backbone))
+
+
+def test_patches_under_a_convolution_are_not_left_out(backbone, tmp_path):
+    made = make_custom_task(backbone, tmp_path, "convpass", depth=4)
+    classes = tuple((made.folder / "classes.txt").read_text().splitlines())
+    data = replace(colours(), classes=classes)
+    with pytest.raises(UnservedAdapterError, match="convolves the whole grid of patches"):
+        width_of_folder(made.folder, data, backbone, config=WidthConfig("taylor", tokens=0.5))
