@@ -6,6 +6,7 @@ import hashlib
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -13,6 +14,7 @@ from serving.benchmark.subjects import (
     RANK,
     Run,
     even_depths,
+    even_tokens,
     even_widths,
     fastest,
     image_flops,
@@ -26,6 +28,7 @@ from serving.engine.row_plan import EngineTask
 from store.accounting.flops import block_flops
 from store.errors import InvalidSettingError
 from store.records.manifest import Manifest
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.registry.read_only_store import ReadOnlyStore
 from store.weights.backbones import Backbone
@@ -126,11 +129,16 @@ def _merged(backbone: Backbone, engine: Engine, images: torch.Tensor) -> dict[st
 def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan) -> dict[str, Run]:
     blocks, device = backbone.record.blocks, str(engine.device)
 
-    def task(seed: int, *, depth: int = blocks, first: int = 1, width: WidthIndex | None = None) -> EngineTask:
-        weights = random_task(
-            backbone, dtype=engine.dtype, device=device, seed=seed, depth=depth, first=first, width=width
-        )
-        return engine.prepare(weights)
+    def task(
+        seed: int,
+        *,
+        depth: int = blocks,
+        first: int = 1,
+        width: WidthIndex | None = None,
+        tokens: TokenIndex | None = None,
+    ) -> EngineTask:
+        drawn = partial(random_task, backbone, dtype=engine.dtype, device=device, seed=seed)
+        return engine.prepare(drawn(depth=depth, first=first, width=width, tokens=tokens))
 
     full = [task(seed) for seed in range(plan.tasks)]
     uneven = [task(seed, depth=depth) for seed, depth in enumerate(even_depths(plan.tasks, blocks))]
@@ -145,6 +153,8 @@ def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan)
     widths = even_widths(backbone, plan.tasks) or []
     narrow = [task(seed, width=width) for seed, width in enumerate(widths)]
     of_widths: dict[str, Run] = {"widths": lambda: engine.forward(images, narrow)} if narrow else {}
+    short = [task(seed, tokens=tokens) for seed, tokens in enumerate(even_tokens(backbone, plan.tasks) or [])]
+    of_widths |= {"tokens": lambda: engine.forward(images, short)} if short else {}
     left, right = (torch.randn(plan.width, plan.width, device=device, dtype=engine.dtype) for _ in range(2))
     return {
         "mixed": lambda: engine.forward(images, full),
@@ -217,13 +227,19 @@ def figures_of(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[fl
 
 
 def _width_figures(backbone: Backbone, plan: Plan, seconds: Mapping[str, Sequence[float]]) -> list[Figure]:
-    widths = even_widths(backbone, plan.tasks)
-    if widths is None:
-        return []
     attention, against = merged_task(seconds)
-    share = statistics.fmean(kept_flops(backbone, width) for width in widths)
-    what = f"the same, each with its own first heads and units, {share:.0%} of the products on average, {against}"
-    return [Figure.of("mixed widths", over(seconds, "widths", attention), what)]
+    figures = []
+    if (widths := even_widths(backbone, plan.tasks)) is not None:
+        share = statistics.fmean(kept_flops(backbone, width) for width in widths)
+        what = f"the same, each with its own first heads and units, {share:.0%} of the products on average, {against}"
+        figures.append(Figure.of("mixed widths", over(seconds, "widths", attention), what))
+    if (sets := even_tokens(backbone, plan.tasks)) is not None:
+        share = statistics.fmean(tokens.share for tokens in sets)
+        what = (
+            f"the same, each on its own patches, fewer from block to block, {share:.0%} of them on average, {against}"
+        )
+        figures.append(Figure.of("mixed tokens", over(seconds, "tokens", attention), what))
+    return figures
 
 
 def share_of_peak(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 import torch
 from timm.models.swin_transformer import SwinTransformer
 
 from store.accounting.flops import block_flops
+from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.weights.backbones import Backbone
 from store.weights.forms import Delta, Forms, TaskWeights
@@ -32,10 +32,11 @@ def random_task(
     depth: int | None = None,
     first: int = 1,
     width: WidthIndex | None = None,
+    tokens: TokenIndex | None = None,
 ) -> TaskWeights:
     """Draw a LoRA of rank 8 on every linear map of blocks first..depth, all by default, and a head of ten classes.
 
-    With a width the maps have the shapes that it leaves.
+    With a width the maps have the shapes that it leaves, with tokens the blocks leave out patches.
     """
     generator = torch.Generator().manual_seed(seed)
     depth, geometry = backbone.record.blocks if depth is None else depth, backbone.record.geometry
@@ -48,7 +49,7 @@ def random_task(
         if first <= geometry.number(path) <= depth
     }
     head = torch.randn(CLASSES, backbone.record.width_at(depth), generator=generator).mul(0.05).to(device, dtype)
-    forms = replace(Forms(deltas), kept=kept_of(width))
+    forms = Forms(deltas, kept=kept_of(width), tokens=tokens)
     return TaskWeights(depth, forms, head, torch.zeros(CLASSES, device=device, dtype=dtype), ("class",) * CLASSES)
 
 
@@ -70,6 +71,23 @@ def even_widths(backbone: Backbone, count: int) -> list[WidthIndex] | None:
     kept = [(max(1, round(share * heads)), max(1, round(share * units))) for share in shares]
     masks = [((1 << first) - 1, (1 << second) - 1) for first, second in kept]
     return [WidthIndex.of([mask] * backbone.record.blocks, heads=heads, units=units) for mask in masks]
+
+
+def even_tokens(backbone: Backbone, count: int) -> list[TokenIndex] | None:
+    """Return as many token indexes, whose last blocks keep a third of the patches to all of them, at equal distances.
+
+    From the first block, which keeps all, as many less from each to the next. None for a Swin.
+    """
+    vit, blocks = backbone.skeleton(), backbone.record.blocks
+    if isinstance(vit, SwinTransformer):
+        return None
+    rows, columns = vit.patch_embed.grid_size
+    indexes = []
+    for index in range(count):
+        left_out = (2 - 2 * index / max(1, count - 1)) / 3 / max(1, blocks - 1)
+        kept = [max(1, round(rows * columns * (1 - left_out * block))) for block in range(blocks)]
+        indexes.append(TokenIndex.of([(1 << first) - 1 for first in kept], rows=rows, columns=columns))
+    return indexes
 
 
 def kept_flops(backbone: Backbone, width: WidthIndex) -> float:

@@ -18,6 +18,7 @@ from serving.benchmark.figures import ATTENTIONS, Figure, Plan, Published, bench
 from serving.benchmark.subjects import (
     CLASSES,
     even_depths,
+    even_tokens,
     even_widths,
     image_flops,
     interleave,
@@ -73,6 +74,12 @@ def test_widths_are_even_from_a_third_of_heads_and_units_to_all_of_them(shop: Sh
     assert even_widths(make_backbone(tmp_path, scale_attn_norm=True), 3) is None
 
 
+def test_patches_of_the_last_block_are_even_from_a_third_to_all_of_them(shop: Shop) -> None:
+    sets = even_tokens(shop.backbone, 3)
+    assert sets is not None
+    assert [tokens.patches_kept for tokens in sets] == [(16, 12, 9, 5), (16, 14, 12, 11), (16, 16, 16, 16)]
+
+
 def test_depths_are_even_from_a_third_of_the_blocks_to_all_of_them() -> None:
     assert even_depths(9, 12) == [4, 5, 6, 7, 8, 9, 10, 11, 12]
     assert sum(even_depths(8, 12)) == 8 * 8
@@ -111,6 +118,7 @@ def test_a_bench_with_a_store_has_its_tasks_and_one_without_has_the_rest(shop: S
         "mixed batch",
         "mixed depths",
         "mixed widths",
+        "mixed tokens",
         "late tasks",
         "batch invariance",
         "share of peak",

@@ -13,6 +13,7 @@ import torch
 from support.captured_engine import captured_blocks, with_captured_blocks
 from support.formula_oracle import random_weights
 from support.oracle import make_backbone
+from support.token_twin import grid_of, random_tokens, with_tokens
 
 from serving.engine.cuda.captured_blocks import BUCKETS, CapturedBlocks
 from serving.engine.cuda.pointer_tables import ALIGNMENT, MAX_RANK
@@ -68,6 +69,7 @@ def test_batches_of_any_forms_and_depths_answer_as_in_the_torch_path(backbone, i
     plain, blocks = Engine(backbone), captured_blocks(Engine(backbone))
     engine, draw = with_captured_blocks(Engine(backbone), blocks), random.Random(0)
     tasks = [random_weights(backbone, seed) for seed in range(12)]
+    tasks += [with_tokens(task, random_tokens(9, task.depth, grid_of(backbone))) for task in tasks[:4]]
     tasks += [random_low_rank(backbone, draw) for _ in range(12)]
     for _ in range(15):
         rows = [draw.choice(tasks) for _ in range(draw.choice((1, 3, 9, 20)))]
