@@ -4,7 +4,7 @@
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
-EXPORT i64 onetrunk_kernel_abi() { return 3; }
+EXPORT i64 onetrunk_kernel_abi() { return 4; }
 
 EXPORT Pool* onetrunk_new_pool(i64 threads) { return new_pool((int)threads); }
 EXPORT void onetrunk_free_pool(Pool* pool) { free_pool(pool); }
