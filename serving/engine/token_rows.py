@@ -46,31 +46,29 @@ class TokenRows:
 
     def gather(self, sources: Sequence[int], steps: Sequence[Step | None], prefix: int) -> None:
         """Go on with these rows of those that there are, and of each with the patches of its step, if it has one."""
-        cut, count = any(steps), sum(map(len, self._order))
-        first = list(range(len(sources)))
-        if not cut and list(sources) == first:
-            if len(sources) == count:
-                return
-            if len(self._groups) == 1:
-                self._groups, self._order = [self._threads.split(self._joined(0)[: len(first)])], [first]
-                return
-        if not cut and len(self._groups) == 1:
-            self._groups, self._order = [self._threads.split(self._joined(0)[list(sources)])], [first]
+        cut, first = any(steps), list(range(len(sources)))
+        same = list(sources) == first
+        if not cut and same and len(first) == sum(map(len, self._order)):
             return
-        self._regroup(sources, steps, prefix)
+        if cut or len(self._groups) > 1:
+            self._regroup(sources, steps, prefix)
+            return
+        x = self._joined(0)
+        self._groups, self._order = [self._threads.split(x[: len(first)] if same else x[list(sources)])], [first]
 
     def _regroup(self, sources: Sequence[int], steps: Sequence[Step | None], prefix: int) -> None:
+        """Take the patches of each step out of all its rows at once; then join the rows of as many tokens."""
         at = {row: (group, place) for group, order in enumerate(self._order) for place, row in enumerate(order)}
         alike: dict[tuple[int, Step | None], list[int]] = {}
         for row, (source, step) in enumerate(zip(sources, steps, strict=True)):
             alike.setdefault((at[source][0], step), []).append(row)
-        by_count: dict[int, list[tuple[list[int], Tensor]]] = {}
+        counts: dict[int, list[tuple[list[int], Tensor]]] = {}
         for (group, step), rows in alike.items():
             x = self._joined(group)[[at[sources[row]][1] for row in rows]]
             x = x if step is None else x.index_select(1, places_of(step, prefix).to(x.device))
-            by_count.setdefault(x.shape[1], []).append((rows, x))
+            counts.setdefault(x.shape[1], []).append((rows, x))
         self._groups, self._order = [], []
-        for made in by_count.values():
+        for made in counts.values():
             order = [row for rows, _ in made for row in rows]
             x = made[0][1] if len(made) == 1 else torch.cat([x for _, x in made])
             if order != sorted(order):
@@ -78,7 +76,7 @@ class TokenRows:
             self._groups.append(self._threads.split(x))
             self._order.append(sorted(order))
 
-    def of(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
+    def by_count(self, rows: Sequence[int]) -> Iterator[tuple[list[int], Tensor]]:
         """Yield the places in `rows` whose rows have as many tokens, and their tokens; rows are in order."""
         for group, order in enumerate(self._order):
             own = {row: place for place, row in enumerate(order)}

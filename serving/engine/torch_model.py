@@ -109,7 +109,7 @@ class TorchTokens:
             if self._tasks[member].depth == depth
         ]
         logits: dict[int, Tensor] = {}
-        for places, x in self._rows.of([index for index, _ in ending]):
+        for places, x in self._rows.by_count([index for index, _ in ending]):
             logits |= self._pooled(x, [ending[place][1] for place in places], depth)
         return logits
 
