@@ -5,7 +5,8 @@ pruned in width by each criterion, and both together, and tuned again with one r
 before that. Accuracies are of test images, with the ends of their 95 % interval. The time is that of a batch of rows
 of this task in the engine, over the same batch of the whole task in the same rounds, in float32 (torch) and in
 bfloat16 (the engine's own kernel, where the machine can run it). Every run is kept in --folder and found again; the
-second table has the means over the tasks, with intervals.
+second table has the means over the tasks, with intervals. `--way tokens-vit-slim` and `tokens-taylor` leave out patches
+alone, this share of them staying over all blocks.
 `--way torch-pruning` is that tool's own result (`pip install torch-pruning==1.6.1`): the tuned task, merged, pruned by
 its recipe and tuned again; its time is that of the pruned model in timm, its bytes are its file's.
 
@@ -43,7 +44,7 @@ from sls.pipeline.retune import CutModel, TrainingContext, rewind, truncated, un
 from sls.pipeline.width_fit import WidthFit, adapted, prune, search
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
-from sls.width.search import CRITERIA, WidthConfig
+from sls.width.search import CRITERIA, OF_TOKENS, WidthConfig
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.records.evidence import Accuracy, PruneIndex
 from store.weights.backbones import Backbone, load_backbone
@@ -55,6 +56,8 @@ from store.weights.width import kept_of
 
 SHARES = (0.5, 0.66, 0.8)
 WAYS = ("depth", *CRITERIA, "both")
+TOKENS = "tokens-"  # of patches alone, at full depth and width
+TOKEN_WAYS = tuple(TOKENS + criterion for criterion in OF_TOKENS)
 ROWS = 16
 
 
@@ -110,7 +113,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=RESULTS / "width_runs", help="where runs are kept")
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--share", type=float, nargs="+", default=SHARES)
-    parser.add_argument("--way", nargs="+", choices=(*WAYS, PEER), default=WAYS)
+    parser.add_argument("--way", nargs="+", choices=(*WAYS, *TOKEN_WAYS, PEER), default=WAYS)
     parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
     parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
     parser.add_argument("--epochs", type=int, default=8)
@@ -170,7 +173,8 @@ def measure(job: Job, way: str, share: float) -> Row:
         "one_shot": 100 * one_shot.value,
         "whole": 100 * job.whole.value,
         **times(job, weights),
-        "index_nbytes": 1 + (index.width.nbytes if index.width else 0),
+        "patches_kept": index.tokens and index.tokens.patches_kept,
+        "index_nbytes": 1 + sum(part.nbytes for part in (index.width, index.tokens) if part),
         "adapter_nbytes": nbytes,
         "cpu_seconds": seconds,
     }
@@ -215,14 +219,17 @@ def by_depth(job: Job, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, 
 
 
 def by_width(job: Job, way: str, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, Accuracy, float]:
-    criterion = "taylor" if way == "both" else way
+    criterion = "taylor" if way == "both" else way.removeprefix(TOKENS)
     config = WidthConfig(criterion, share, epochs=job.search_epochs, with_depth=way == "both")
+    if way in TOKEN_WAYS:
+        config = replace(config, budget=1.0, tokens=share)
 
     def checkpoint(name: str) -> Path:
-        return job.folder / f"{criterion if name == 'importance' else way}-{name}.safetensors"
+        shared = name == "importance" and way not in TOKEN_WAYS
+        return job.folder / f"{criterion if shared else way}-{name}.safetensors"
 
     run = WidthFit(job.context, job.full, job.recipe, job.retune, "rewind", config, checkpoint)
-    made = prune(run, search(run), share)
+    made = prune(run, search(run), config.budget, config.tokens)
     return made.index, made.tuned, made.before, made.test, made.share
 
 
@@ -237,7 +244,8 @@ def weights_of(job: Job, index: PruneIndex, tuned: TunedModel) -> tuple[TaskWeig
     weights = lower(
         config=config, adapter=adapter, head=head, labels=labels, depth=index.depth, backbone=backbone.tensors
     )
-    return replace(weights, forms=replace(weights.forms, kept=kept_of(index.width))), len(adapter)
+    forms = replace(weights.forms, kept=kept_of(index.width), tokens=index.tokens)
+    return replace(weights, forms=forms), len(adapter)
 
 
 def times(job: Job, subject: TaskWeights | nn.Module, rounds: int = 9) -> dict[str, float]:
