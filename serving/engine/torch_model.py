@@ -18,6 +18,7 @@ from serving.engine.core_threads import CoreThreads
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineRow
 from store.weights.forms import Forms, Norm, TaskWeights
+from store.weights.regular_task import RegularTask
 from store.weights.supported import TimmModel
 from store.weights.width import check_kept
 
@@ -62,8 +63,10 @@ class TorchModel:
     one_by_one: bool
     narrow: NarrowMaps
 
-    def prepare(self, weights: TaskWeights) -> TaskWeights:
-        """Return the task; raise a `RefusedError` where its width index is not one of this backbone."""
+    def prepare(self, task: TaskWeights | RegularTask) -> TaskWeights:
+        """Return the task, lowered; raise a `RefusedError` where its width index is not one of this backbone."""
+        parameter = next(self.vit.parameters())
+        weights = task.lowered(parameter.dtype, parameter.device) if isinstance(task, RegularTask) else task
         check_kept(weights.forms.kept, self.vit)
         return weights
 

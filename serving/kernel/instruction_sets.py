@@ -13,7 +13,7 @@ from store.errors import InvalidSettingError
 
 SETTING = "ONETRUNK_KERNEL"
 SETTINGS = ("auto", "off", *VARIANTS)
-KERNEL_ABI = 2  # what `onetrunk_kernel_abi()` in native/kernel.cpp returns: raise both together
+KERNEL_ABI = 3  # what `onetrunk_kernel_abi()` in native/kernel.cpp returns: raise both together
 CPU_INFO = Path("/proc/cpuinfo")  # what the system lets programs use, so that no library is loaded to find out
 
 TILES_REFUSED = "the system does not permit AMX tiles to this process"

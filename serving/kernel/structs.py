@@ -17,6 +17,7 @@ NORMS_AT = len(MAPS) * DELTA_FIELDS
 BOTTLENECKS_AT = NORMS_AT + len(NORMS) * NORM_FIELDS
 KEPT_AT = BOTTLENECKS_AT + len(BRANCHES) * BOTTLENECK_FIELDS
 FORMS_FIELDS = KEPT_AT + KEPT_FIELDS
+EXIT_ARRAYS = 4  # the addresses of an `Exit`: its norm's weight and bias, its head's weight and bias
 EXIT_FIELDS = 7
 
 

@@ -57,3 +57,8 @@ struct Model {
 struct Walk {
   const Model* model; const Row* rows; i64 row_count; bf16* x; const float* images; i64 from, to, slices;
 };
+
+// One array of a task, as it is packed: A (rank, in), B (out, rank), bf16 numbers, float32 numbers as they are or rounded
+// to bf16, with zeros up to `columns`, or integers. `from` has float32 or bf16 numbers; `to`: its place in the memory.
+enum PieceKind { PIECE_A, PIECE_B, PIECE_NUMBERS, PIECE_FLOATS, PIECE_ROUNDED, PIECE_INTEGERS };
+struct Piece { i64 kind; const void* from; i64 is_float32, rows, columns; double scale; i64 to; };
