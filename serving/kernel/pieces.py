@@ -24,7 +24,6 @@ BEYOND_NBYTES = 2048  # after the last factor: the most that a tile reads
 LANES = 16  # floats that the kernel reads at a time
 A, B, NUMBERS, FLOATS, ROUNDED, INTEGERS = range(6)
 """How an array is packed, as `PieceKind` of the C interface."""
-SOURCE = np.dtype([("from_", "i8"), ("float32", "i8"), ("scale", "f8")])
 PIECE = np.dtype(
     [
         ("kind", "i8"),
@@ -104,9 +103,9 @@ def in_order(pieces: Sequence[Piece]) -> list[Piece]:
     return [*(piece for piece in pieces if piece.is_factor), *(piece for piece in pieces if not piece.is_factor)]
 
 
-def sources_of(pieces: Sequence[Piece]) -> NDArray[np.void]:
+def sources_of(pieces: Sequence[Piece]) -> list[tuple[int, int, float]]:
     """Return where the numbers of each piece are, in the order in which they are written."""
-    return np.array([piece.source for piece in in_order(pieces)], SOURCE)
+    return [piece.source for piece in in_order(pieces)]
 
 
 @dataclass(frozen=True)
@@ -140,11 +139,15 @@ class Layout:
         self._calls["columns"] = [piece.columns for piece in pieces]
         self._calls["to"] = places
 
-    def write(self, library: ctypes.CDLL, sources: NDArray[np.void]) -> Written | int:
-        """Pack all arrays, or return the index of the first piece that has a number which is not finite."""
-        memory, table, calls = aligned(self._nbytes), self._table.copy(), self._calls.copy()
-        for name in SOURCE.names or ():
-            calls[name] = sources[name]
+    def calls(self, sources: Sequence[tuple[int, int, float]]) -> NDArray[np.void]:
+        """Return what C reads of each array, whose numbers are at these places: (address, in float32, scale)."""
+        calls = self._calls.copy()
+        calls["from_"], calls["float32"], calls["scale"] = (list(column) for column in zip(*sources, strict=True))
+        return calls
+
+    def write(self, library: ctypes.CDLL, calls: NDArray[np.void]) -> Written | int:
+        """Pack all arrays, or return the index of the first one that has a number which is not finite."""
+        memory, table = aligned(self._nbytes), self._table.copy()
         base = memory.ctypes.data
         memory[self._zeros : self._zeros + BEYOND_NBYTES] = 0
         bad = library.onetrunk_pack_task(calls.ctypes.data, len(calls), base)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serving.kernel.pieces import SOURCE, Written
+from serving.kernel.pieces import Written
 from serving.kernel.structs import DELTA_FIELDS, MAPS
 from serving.kernel.task import PackedTask, TaskPacker, TaskPlan
 from store.weights.lowering.finite import not_finite
@@ -27,27 +27,24 @@ class _Shared:
     """What tasks of one structure have in common: their plan, and where the numbers of each array stand in a file."""
 
     plan: TaskPlan
-    sources: NDArray[np.void]
-    """With the offset in its file for each address."""
-    in_head: NDArray[np.int64]
-    """1 where the file is the head's, 0 where it is the adapter's."""
+    calls: NDArray[np.void]
+    """As `Layout.calls` gives them, with the offset in its file for each address; the adapter's first."""
+    factors: int
     subjects: tuple[str, ...]
 
     @classmethod
     def of(cls, plan: TaskPlan, structure: Structure) -> _Shared:
         places = _places(structure)
         found = [places[_name(block, column)] for block, column in plan.layout.cells]
-        return cls(
-            replace(plan, pieces=()),
-            np.array([source for source, _, _ in found], SOURCE),
-            np.array([in_head for _, in_head, _ in found], np.int64),
-            tuple(subject for _, _, subject in found),
-        )
+        calls = plan.layout.calls([source for source, _ in found])
+        factors = sum(block >= 0 for block, _ in plan.layout.cells)
+        return cls(replace(plan, pieces=()), calls, factors, tuple(subject for _, subject in found))
 
-    def sources_of(self, task: RegularTask) -> NDArray[np.void]:
-        sources, starts = self.sources.copy(), [_address(task.adapter), _address(task.head)]
-        sources["from_"] += np.array(starts)[self.in_head]
-        return sources
+    def calls_of(self, task: RegularTask) -> NDArray[np.void]:
+        calls = self.calls.copy()
+        calls["from_"][: self.factors] += _address(task.adapter)
+        calls["from_"][self.factors :] += _address(task.head)
+        return calls
 
 
 class RegularPacker:
@@ -65,7 +62,7 @@ class RegularPacker:
             return self._packer.pack(task.lowered(torch.bfloat16))
         if (shared := self._recall(structure)) is None:
             shared = self._remember(structure, self._packer.plan(task.lowered(torch.bfloat16)))
-        written = shared.plan.layout.write(self._library, shared.sources_of(task))
+        written = shared.plan.layout.write(self._library, shared.calls_of(task))
         if not isinstance(written, Written):
             raise not_finite(shared.subjects[written], torch.bfloat16)
         return shared.plan.of(written, task.labels)
@@ -97,15 +94,15 @@ def _name(block: int, column: int) -> tuple[str, int]:
     return ("", column) if block < 0 else (f"blocks.{block}.{MAPS[column // DELTA_FIELDS]}", column % DELTA_FIELDS)
 
 
-def _places(structure: Structure) -> dict[tuple[str, int], tuple[tuple[int, int, float], int, str]]:
-    """Return each array's (offset, in float32 or not, scaling), whether it is the head's, and what a message says."""
+def _places(structure: Structure) -> dict[tuple[str, int], tuple[tuple[int, int, float], str]]:
+    """Return where each array's numbers stand, as (offset, in float32, scaling), and what a message says of them."""
     places = {}
     for stack, scalings in zip(structure.stacks, structure.scalings, strict=True):
         for index, (path, scaling) in enumerate(zip(stack.paths, scalings, strict=True)):
             source = stack.offset + index * stack.step, int(stack.dtype == torch.float32), scaling
-            places[path, "AB".index(stack.part)] = source, 0, f"module {path!r}"
+            places[path, "AB".index(stack.part)] = source, f"module {path!r}"
     for column, info in ((2, structure.head_weight), (3, structure.head_bias)):
-        places["", column] = (info.offset, int(info.dtype == "F32"), 1.0), 1, "head"
+        places["", column] = (info.offset, int(info.dtype == "F32"), 1.0), "head"
     return places
 
 

@@ -125,7 +125,7 @@ class TaskPacker:
         above `MOST_RANK`, or where a shape is not the backbone's.
         """
         plan = self.plan(weights)
-        written = plan.layout.write(self._library, sources_of(plan.pieces))
+        written = plan.layout.write(self._library, plan.layout.calls(sources_of(plan.pieces)))
         if not isinstance(written, Written):
             raise RefusedError(NOT_FINITE)
         return plan.of(written, weights.labels)

@@ -53,9 +53,9 @@ def load_prepared(
     mapped.
     """
     adapter, head, width = manifest.adapter, manifest.head, manifest.prune_index.width
-    blobs = adapter.weights, head.weights, adapter.config, head.labels
-    with store.viewing(*blobs, blake3=manifest.blake3) as (weights, top, config, labels):
-        regular = RegularTask.of(manifest.depth, bytes(config), weights, top, bytes(labels))
+    config, labels = store.read_shared(adapter.config), store.read_shared(head.labels)
+    with store.viewing(adapter.weights, head.weights, blake3=manifest.blake3) as (weights, top):
+        regular = RegularTask.of(manifest.depth, config, weights, top, labels)
         if regular is not None and width is None:
             return prepare(regular)
         if regular is not None:
@@ -64,6 +64,6 @@ def load_prepared(
             # In a copy: a lowering may hand on what it got, and no task may keep a file mapped.
             tensors = tensors_in(memoryview(bytearray(weights)), ADAPTER)
             of_width = backbone if width is None else NarrowedTensors(backbone, width)
-            forms = lower_tensors(json.loads(bytes(config)), tensors, of_width, dtype, device)
-            task = with_head(forms, tensors_in(top, HEAD), bytes(labels), manifest.depth, dtype, device)
+            forms = lower_tensors(json.loads(config), tensors, of_width, dtype, device)
+            task = with_head(forms, tensors_in(top, HEAD), labels, manifest.depth, dtype, device)
         return prepare(task if width is None else replace(task, forms=replace(task.forms, kept=kept_of(width))))

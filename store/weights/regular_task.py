@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import torch
 
@@ -25,6 +25,13 @@ class Structure:
     """By what each factor of each stack is multiplied."""
     head_weight: TensorInfo
     head_bias: TensorInfo
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.depth, self.stacks, self.scalings, self.head_weight, self.head_bias))
+
+    def __hash__(self) -> int:
+        return self._hash
 
 
 @dataclass(frozen=True, eq=False)
