@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from serving.kernel.pieces import Written
 from serving.kernel.structs import DELTA_FIELDS, MAPS
 from serving.kernel.task import PackedTask, TaskPacker, TaskPlan
-from store.weights.lowering.finite import not_finite
-from store.weights.regular_task import RegularTask, Structure
+from store.weights.regular_task import RegularTask, Structure, not_finite
 
 MOST_STRUCTURES = 256  # that are remembered, of some 20 kB each
 PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})

@@ -10,9 +10,12 @@ import torch
 
 from store.adapters.safetensors_header import TensorInfo, header_nbytes, parse_header
 from store.weights.forms import TaskWeights
+from store.weights.lowering.finite import not_finite
 from store.weights.lowering.lower import ADAPTER, HEAD, names_in, with_head
 from store.weights.lowering.stacked_lora import Stack, lower_stacks, scalings_of, stacks_of
 from store.weights.tensor_views import tensors_in
+
+__all__ = ["RegularTask", "Structure", "not_finite"]
 
 
 @dataclass(frozen=True)
