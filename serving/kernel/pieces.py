@@ -51,13 +51,13 @@ class Piece:
 
     @classmethod
     def of_factor(cls, kind: int, factor: Tensor, block: int, column: int) -> Piece:
-        """A (rank, in) or B (out, rank)."""
-        return cls(block, column, kind, *factor.shape, factor.to(torch.bfloat16).contiguous())
+        """A (rank, in) or B (out, rank); an axis before them is ignored."""
+        rows, columns = factor.shape[-2:]
+        return cls(block, column, kind, rows, columns, _in_bfloat16(factor))
 
     @classmethod
     def of_numbers(cls, values: Tensor, block: int, column: int) -> Piece:
-        values = values.detach().to(torch.bfloat16).contiguous()
-        return cls(block, column, NUMBERS, values.numel(), 1, values)
+        return cls(block, column, NUMBERS, values.numel(), 1, _in_bfloat16(values))
 
     @classmethod
     def of_vector(cls, values: Tensor, block: int, column: int, multiple: int = LANES) -> Piece:
@@ -96,6 +96,11 @@ class Piece:
         if isinstance(self.numbers, Tensor):
             return self.numbers.data_ptr(), int(self.numbers.dtype == torch.float32), 1.0
         return self.numbers.ctypes.data, int(self.kind == FLOATS), 1.0
+
+
+def _in_bfloat16(values: Tensor) -> Tensor:
+    values = values if values.dtype == torch.bfloat16 else values.to(torch.bfloat16)
+    return values if values.is_contiguous() else values.contiguous()
 
 
 def in_order(pieces: Sequence[Piece]) -> list[Piece]:

@@ -174,7 +174,7 @@ class TaskPacker:
                 column = index * DELTA_FIELDS
                 fields[column + 2] = delta.rank
                 widest = max(widest, delta.rank)
-                pieces += self._delta(delta, block, column, self._bias(block, name, kept))
+                pieces += self._delta(delta, block, column, kept)
         for index, name in enumerate(NORMS):
             if (norm := forms.norms.get(f"blocks.{block}.{name}")) is not None:
                 check_norm(f"blocks.{block}.{name}", norm, self._dim)
@@ -200,16 +200,17 @@ class TaskPacker:
         pieces = [] if norm is None else self._norm(norm, -1, 0)
         return [*pieces, Piece.of_numbers(weights.head_weight, -1, 2), Piece.of_vector(weights.head_bias, -1, 3)]
 
-    def _delta(self, delta: Delta, block: int, column: int, base: NDArray[np.float32]) -> list[Piece]:
+    def _delta(self, delta: Delta, block: int, column: int, kept: BlockKept) -> list[Piece]:
         pieces = []
         if delta.a is not None and delta.b is not None:
             pieces = [
-                Piece.of_factor(A, delta.a[0], block, column),
-                Piece.of_factor(B, delta.b[0], block, column + 1),
+                Piece.of_factor(A, delta.a, block, column),
+                Piece.of_factor(B, delta.b, block, column + 1),
             ]
         if delta.bias is not None or delta.out_scale is not None:
             scale = 1.0 if delta.out_scale is None else _float32(delta.out_scale)
             shift = 0.0 if delta.bias is None else _float32(delta.bias)
+            base = self._bias(block, MAPS[column // DELTA_FIELDS], kept)
             pieces.append(Piece.of_floats(base * scale + shift, block, column + 3, SLICE))
         if delta.out_scale is not None:
             pieces.append(Piece.of_vector(delta.out_scale, block, column + 4, SLICE))
