@@ -24,11 +24,14 @@ BEYOND_NBYTES = 2048  # after the last factor: the most that a tile reads
 LANES = 16  # floats that the kernel reads at a time
 A, B, NUMBERS, FLOATS, ROUNDED, INTEGERS = range(6)
 """How an array is packed, as `PieceKind` of the C interface."""
+BFLOAT16, FLOAT32, FLOAT16 = range(3)
+"""How its numbers are where they come from, as `Numbers` there."""
+READ = {torch.bfloat16: BFLOAT16, torch.float32: FLOAT32, torch.float16: FLOAT16}
 PIECE = np.dtype(
     [
         ("kind", "i8"),
         ("from_", "i8"),
-        ("float32", "i8"),
+        ("numbers", "i8"),
         ("rows", "i8"),
         ("columns", "i8"),
         ("scale", "f8"),
@@ -92,10 +95,10 @@ class Piece:
 
     @property
     def source(self) -> tuple[int, int, float]:
-        """Where its numbers are now, whether in float32, and by what they are multiplied."""
+        """Where its numbers are now, in which dtype, and by what they are multiplied."""
         if isinstance(self.numbers, Tensor):
-            return self.numbers.data_ptr(), int(self.numbers.dtype == torch.float32), 1.0
-        return self.numbers.ctypes.data, int(self.kind == FLOATS), 1.0
+            return self.numbers.data_ptr(), READ[self.numbers.dtype], 1.0
+        return self.numbers.ctypes.data, FLOAT32, 1.0
 
 
 def _in_bfloat16(values: Tensor) -> Tensor:
@@ -145,9 +148,9 @@ class Layout:
         self._calls["to"] = places
 
     def calls(self, sources: Sequence[tuple[int, int, float]]) -> NDArray[np.void]:
-        """Return what C reads of each array, whose numbers are at these places: (address, in float32, scale)."""
+        """Return what C reads of each array, whose numbers are at these places: (address, dtype, scale)."""
         calls = self._calls.copy()
-        calls["from_"], calls["float32"], calls["scale"] = (list(column) for column in zip(*sources, strict=True))
+        calls["from_"], calls["numbers"], calls["scale"] = (list(column) for column in zip(*sources, strict=True))
         return calls
 
     def write(self, library: ctypes.CDLL, calls: NDArray[np.void]) -> Written | int:

@@ -11,14 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from serving.kernel.pieces import Written
+from serving.kernel.pieces import BFLOAT16, FLOAT16, FLOAT32, READ, Written
 from serving.kernel.structs import DELTA_FIELDS, MAPS
 from serving.kernel.task import PackedTask, TaskPacker, TaskPlan
 from store.weights.regular_task import RegularTask, Structure, not_finite
 
 MOST_STRUCTURES = 256  # that are remembered, of some 20 kB each
-PACKED_DTYPES = frozenset({torch.float32, torch.bfloat16})
-PACKED_NAMES = frozenset({"F32", "BF16"})
+READ_NAMES = {"BF16": BFLOAT16, "F32": FLOAT32, "F16": FLOAT16}
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class RegularPacker:
 def _is_packed(structure: Structure) -> bool:
     """Whether the kernel reads the numbers of these files."""
     names = {structure.head_weight.dtype, structure.head_bias.dtype}
-    return {stack.dtype for stack in structure.stacks} <= PACKED_DTYPES and names <= PACKED_NAMES
+    return {stack.dtype for stack in structure.stacks} <= READ.keys() and names <= READ_NAMES.keys()
 
 
 def _name(block: int, column: int) -> tuple[str, int]:
@@ -94,14 +93,14 @@ def _name(block: int, column: int) -> tuple[str, int]:
 
 
 def _places(structure: Structure) -> dict[tuple[str, int], tuple[tuple[int, int, float], str]]:
-    """Return where each array's numbers stand, as (offset, in float32, scaling), and what a message says of them."""
+    """Return where each array's numbers stand, as (offset, dtype, scaling), and what a message says of them."""
     places = {}
     for stack, scalings in zip(structure.stacks, structure.scalings, strict=True):
         for index, (path, scaling) in enumerate(zip(stack.paths, scalings, strict=True)):
-            source = stack.offset + index * stack.step, int(stack.dtype == torch.float32), scaling
+            source = stack.offset + index * stack.step, READ[stack.dtype], scaling
             places[path, "AB".index(stack.part)] = source, f"module {path!r}"
     for column, info in ((2, structure.head_weight), (3, structure.head_bias)):
-        places["", column] = (info.offset, int(info.dtype == "F32"), 1.0), "head"
+        places["", column] = (info.offset, READ_NAMES[info.dtype], 1.0), "head"
     return places
 
 

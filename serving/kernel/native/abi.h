@@ -59,6 +59,7 @@ struct Walk {
 };
 
 // One array of a task, as it is packed: A (rank, in), B (out, rank), bf16 numbers, float32 numbers as they are or rounded
-// to bf16, with zeros up to `columns`, or integers. `from` has float32 or bf16 numbers; `to`: its place in the memory.
+// to bf16, with zeros up to `columns`, or integers. `numbers`: how they are at `from`; `to`: its place in the memory.
 enum PieceKind { PIECE_A, PIECE_B, PIECE_NUMBERS, PIECE_FLOATS, PIECE_ROUNDED, PIECE_INTEGERS };
-struct Piece { i64 kind; const void* from; i64 is_float32, rows, columns; double scale; i64 to; };
+enum Numbers { IN_BF16, IN_FLOAT32, IN_FLOAT16 };
+struct Piece { i64 kind; const void* from; i64 numbers, rows, columns; double scale; i64 to; };

@@ -8,15 +8,25 @@ INLINE float number_of(uint32_t bits) { float x; memcpy(&x, &bits, 4); return x;
 INLINE uint32_t beyond(uint32_t bits) { return (bits & 0x7f800000) == 0x7f800000; }  // infinite or NaN
 
 // The i-th of some numbers as float32 bits; a file's numbers may begin at any byte.
-INLINE uint32_t read_bits(const char* from, i64 i, const float*) { uint32_t bits; memcpy(&bits, from + 4 * i, 4); return bits; }
-INLINE uint32_t read_bits(const char* from, i64 i, const bf16*) { bf16 upper; memcpy(&upper, from + 2 * i, 2); return (uint32_t)upper << 16; }
+struct OfFloat32 { static INLINE uint32_t bits(const char* from, i64 i) { uint32_t bits; memcpy(&bits, from + 4 * i, 4); return bits; } };
+struct OfBf16 { static INLINE uint32_t bits(const char* from, i64 i) { uint16_t upper; memcpy(&upper, from + 2 * i, 2); return (uint32_t)upper << 16; } };
+struct OfFloat16 {
+  static INLINE uint32_t bits(const char* from, i64 i) {
+    const uint32_t first = 113u << 23;  // the smallest number that has an exponent of its own, 2^-14
+    uint16_t half;
+    memcpy(&half, from + 2 * i, 2);
+    const uint32_t sign = (half & 0x8000u) << 16, rest = (half & 0x7fffu) << 13;
+    const uint32_t small = bits_of(number_of(rest + first) - number_of(first));
+    return sign | (rest < 1u << 23 ? small : rest < 31u << 23 ? rest + (112u << 23) : rest | 0x7f800000u);
+  }
+};
 
 // scale * number, taken in float32 and rounded to the nearest even, as PyTorch does; return whether all are finite.
-template <class Number>
+template <class Of>
 static bool rounded(const char* from, i64 count, float scale, bf16* out) {
   uint32_t bad = 0;
   for (i64 i = 0; i < count; i++) {
-    const uint32_t bits = bits_of(number_of(read_bits(from, i, (const Number*)nullptr)) * scale);
+    const uint32_t bits = bits_of(number_of(Of::bits(from, i)) * scale);
     const uint32_t near = bits + 0x7fff + (bits >> 16 & 1);
     bad |= beyond(bits) | beyond(near);  // the sum makes a zero of some NaN, and an infinity of the largest numbers
     out[i] = (bf16)(near >> 16);
@@ -24,16 +34,21 @@ static bool rounded(const char* from, i64 count, float scale, bf16* out) {
   return !bad;
 }
 
-INLINE bool rounded(const Piece& p, i64 count, bf16* out) {
+static bool rounded(const Piece& p, i64 count, bf16* out) {
   const char* from = (const char*)p.from;
-  return p.is_float32 ? rounded<float>(from, count, (float)p.scale, out) : rounded<bf16>(from, count, (float)p.scale, out);
+  switch (p.numbers) {
+    case IN_BF16: return rounded<OfBf16>(from, count, (float)p.scale, out);
+    case IN_FLOAT32: return rounded<OfFloat32>(from, count, (float)p.scale, out);
+    default: return rounded<OfFloat16>(from, count, (float)p.scale, out);
+  }
 }
 
-// float32 numbers as they are, or bf16 numbers as float32, and zeros up to `padded`; return whether all are finite.
-static bool widened(const char* from, bool is_float32, i64 count, i64 padded, float* out) {
+// The numbers as float32, and zeros up to `padded`; return whether all are finite.
+template <class Of>
+static bool widened(const char* from, i64 count, i64 padded, float* out) {
   uint32_t bad = 0;
   for (i64 i = 0; i < count; i++) {
-    const uint32_t bits = is_float32 ? read_bits(from, i, (const float*)nullptr) : read_bits(from, i, (const bf16*)nullptr);
+    const uint32_t bits = Of::bits(from, i);
     bad |= beyond(bits);
     out[i] = number_of(bits);
   }
@@ -54,10 +69,10 @@ static bool write_piece(const Piece& p, char* to, bf16* scratch) {
       pack_b(scratch, p.columns, p.rows, (bf16*)to);
       break;
     case PIECE_NUMBERS: finite = rounded(p, p.rows, (bf16*)to); break;
-    case PIECE_FLOATS: finite = widened((const char*)p.from, p.is_float32, p.rows, p.columns, (float*)to); break;
+    case PIECE_FLOATS: finite = widened<OfFloat32>((const char*)p.from, p.rows, p.columns, (float*)to); break;
     case PIECE_ROUNDED:
       finite = rounded(p, p.rows, scratch);
-      widened((const char*)scratch, false, p.rows, p.columns, (float*)to);
+      widened<OfBf16>((const char*)scratch, p.rows, p.columns, (float*)to);
       break;
     default: memcpy(to, p.from, p.rows * sizeof(i64));
   }

@@ -8,8 +8,9 @@ import torch
 from support.kernel_cases import best_library
 
 from serving.kernel.library import load_library
-from serving.kernel.pieces import FLOATS, INTEGERS, NUMBERS, PIECE, ROUNDED, A, B
+from serving.kernel.pieces import BFLOAT16, FLOAT16, FLOAT32, FLOATS, INTEGERS, NUMBERS, PIECE, ROUNDED, A, B
 
+DTYPES = {np.float32: FLOAT32, np.float16: FLOAT16}
 SIZES = [(1, 32), (2, 33), (15, 64), (16, 96), (17, 40), (31, 192), (33, 100), (70, 64), (96, 768)]
 
 
@@ -49,7 +50,7 @@ def written(library, kind: int, numbers: np.ndarray, rows: int, columns: int, co
     """What one piece becomes, in `count` numbers of 16 bits; None where one is not finite."""
     call = np.zeros(1, PIECE)
     call["kind"], call["rows"], call["columns"], call["scale"] = kind, rows, columns, scale
-    call["from_"], call["float32"] = numbers.ctypes.data, int(numbers.dtype == np.float32)
+    call["from_"], call["numbers"] = numbers.ctypes.data, DTYPES.get(numbers.dtype.type, BFLOAT16)
     out = np.full(count + 64, 0xFFFF, np.uint16)
     bad = library.onetrunk_pack_task(call.ctypes.data, 1, out.ctypes.data)
     assert (out[count:] == 0xFFFF).all(), "it wrote beyond its end"
@@ -73,28 +74,37 @@ def test_b_lies_in_tiles_of_columns_by_pairs_of_ranks(library, rank, out):
 
 
 def in_torch(numbers: np.ndarray) -> torch.Tensor:
-    return (
-        torch.from_numpy(numbers)
-        if numbers.dtype == np.float32
-        else torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
-    )
+    whole = numbers.dtype != np.uint16
+    return torch.from_numpy(numbers) if whole else torch.from_numpy(numbers.view(np.int16)).view(torch.bfloat16)
+
+
+def numbers_of(dtype: type) -> np.ndarray:
+    """Every number of 16 bits, or many of 32: denormal ones, ties and the largest are among them."""
+    if dtype != np.float32:
+        return np.arange(1 << 16, dtype=np.uint16).view(dtype)
+    whole = np.random.default_rng(0).integers(0, 1 << 32, 20_001, np.uint32)
+    whole[:300] = whole[:300] & 0x807FFFFF
+    whole[300:600] = whole[300:600] & 0xFFFF0000 | 0x8000
+    return whole.view(np.float32)
 
 
 @pytest.mark.parametrize("scale", [1.0, 0.7, -3.1, 2**-120])
-@pytest.mark.parametrize("float32", [True, False])
-def test_numbers_are_scaled_and_rounded_as_torch_does(library, float32, scale):
-    """Denormal numbers, ties and the largest ones are among them."""
-    draw = np.random.default_rng(0)
-    whole = draw.integers(0, 1 << 32, 20_001, np.uint32)
-    whole[:300] = whole[:300] & 0x807FFFFF  # denormal
-    whole[300:600] = whole[300:600] & 0xFFFF0000 | 0x8000  # half way between two
-    numbers = whole.view(np.float32) if float32 else (whole >> 16).astype(np.uint16)
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.uint16])
+def test_numbers_are_scaled_and_rounded_as_torch_does(library, dtype, scale):
+    numbers = numbers_of(dtype)
     exact = in_torch(numbers).float() * scale
     sound = np.isfinite(exact.numpy()) & np.isfinite(exact.bfloat16().float().numpy())
     assert sound.sum() > 10_000
     numbers, expected = numbers[sound], exact[torch.from_numpy(sound)].bfloat16()
     result = written(library, NUMBERS, numbers, numbers.size, 1, numbers.size, scale)
     np.testing.assert_array_equal(result, expected.view(torch.int16).numpy().view(np.uint16))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.uint16])
+def test_each_number_of_16_bits_that_is_not_finite_is_found(library, dtype):
+    numbers = numbers_of(dtype)
+    for number in numbers[~np.isfinite(in_torch(numbers).float().numpy())]:
+        assert written(library, NUMBERS, np.array([number]), 1, 1, 1) is None
 
 
 def test_vectors_become_float32_with_zeros_up_to_their_end(library):
@@ -126,7 +136,7 @@ def test_the_first_array_that_is_not_finite_is_named(library):
     numbers = np.zeros(8, np.float32)
     spoilt = np.array([np.nan], np.float32)
     calls = np.zeros(5, PIECE)
-    calls["kind"], calls["rows"], calls["columns"], calls["float32"], calls["scale"] = NUMBERS, 1, 1, 1, 1.0
+    calls["kind"], calls["rows"], calls["columns"], calls["numbers"], calls["scale"] = NUMBERS, 1, 1, FLOAT32, 1.0
     calls["from_"] = [numbers.ctypes.data] * 3 + [spoilt.ctypes.data] * 2
     assert library.onetrunk_pack_task(calls.ctypes.data, 5, numbers.ctypes.data) == 3
     assert library.onetrunk_pack_task(calls.ctypes.data, 3, numbers.ctypes.data) == -1

@@ -95,9 +95,7 @@ def test_a_task_is_packed_from_its_file_byte_by_byte_as_once_it_is_lowered(
     for seed in (1, 2):
         version = published(shop, tmp_path, saved, seed=seed, **options)
         check_same(packed(shop, engine, version), engine._model.kernel.pack(slowly(shop, version, torch.bfloat16)))
-    assert len(plans) == (
-        4 if saved == torch.float16 else 3
-    )  # the kernel reads no float16, and learns a structure once
+    assert len(plans) == 3  # two of the twin, and one of the structure
 
 
 def test_a_number_that_is_not_finite_is_refused_with_its_module_whether_or_not_the_structure_is_known(
