@@ -17,6 +17,8 @@ from store.weights.tensor_views import tensors_in
 
 __all__ = ["RegularTask", "Structure", "not_finite"]
 
+MOST_NBYTES = 1 << 17  # of a config and headers that are remembered: 48 blocks take half of it
+
 
 @dataclass(frozen=True)
 class Structure:
@@ -54,7 +56,10 @@ class RegularTask:
         cls, depth: int, config: bytes, adapter: memoryview, head: memoryview, label_bytes: bytes
     ) -> RegularTask | None:
         """Return the task, None where its file is not regular."""
-        structure = _structure(depth, config, _header(adapter, ADAPTER), len(adapter), _header(head, HEAD), len(head))
+        headers = _header(adapter, ADAPTER), _header(head, HEAD)
+        if sum(map(len, headers)) + len(config) > MOST_NBYTES:
+            return None
+        structure = _structure(depth, config, headers[0], len(adapter), headers[1], len(head))
         return None if structure is None else cls(structure, adapter, head, label_bytes)
 
     @property

@@ -26,6 +26,7 @@ from store.weights.lowering.finite import all_finite, not_finite, require_finite
 __all__ = ["ADAPTER", "HEAD", "LOWERINGS", "Lowering", "Tensors", "lower", "lower_tensors", "names_in", "with_head"]
 
 QKV_WEIGHT = f"{QKV}.weight"
+FEW_NBYTES = 8192  # of class names
 ADAPTER, HEAD = "adapter_model.safetensors", "head.safetensors"
 
 
@@ -85,9 +86,13 @@ def with_head(
     return TaskWeights(depth, forms, weight, bias, names_in(labels))
 
 
-@lru_cache(maxsize=1024)
 def names_in(labels: bytes) -> tuple[str, ...]:
-    """Return the class names of a task's file, in one tuple for all tasks that have the same."""
+    """Return the class names of a task's file; where they are few, in one tuple for all tasks that have the same."""
+    return _known_names(labels) if len(labels) <= FEW_NBYTES else tuple(labels.decode().splitlines())
+
+
+@lru_cache(maxsize=256)
+def _known_names(labels: bytes) -> tuple[str, ...]:
     return tuple(labels.decode().splitlines())
 
 
