@@ -3,9 +3,11 @@
 Each task is tuned once at full depth and width. Then, for each share of the blocks' operations, it is cut in depth,
 pruned in width by each criterion, and both together, and tuned again with one recipe; `one shot` is the accuracy
 before that. Accuracies are of test images, with the ends of their 95 % interval. The time is that of a batch of rows
-of this task in the engine, over the same batch of the whole task in the same rounds. Every run is kept in --folder
-and found again. `--way torch-pruning` is that tool's own result (`pip install torch-pruning==1.6.1`): the tuned task,
-merged, pruned by its recipe and tuned again; its time is that of the pruned model in timm, its bytes are its file's.
+of this task in the engine, over the same batch of the whole task in the same rounds, in float32 (torch) and in
+bfloat16 (the engine's own kernel, where the machine can run it). Every run is kept in --folder and found again; the
+second table has the means over the tasks, with intervals.
+`--way torch-pruning` is that tool's own result (`pip install torch-pruning==1.6.1`): the tuned task, merged, pruned by
+its recipe and tuned again; its time is that of the pruned model in timm, its bytes are its file's.
 
     python -m benchmarks.sls.width
 """
@@ -13,21 +15,23 @@ merged, pruned by its recipe and tuned again; its time is that of the pruned mod
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.sls.cut_report import print_table
 from benchmarks.sls.cut_runs import QUICK, TrainingPlan, load
-from benchmarks.support.figures import Goal, conclude, machine
+from benchmarks.sls.width_report import DTYPES, PEER, Row, goals, kept_rows, means, print_means, print_rows
+from benchmarks.support.figures import conclude, machine
 from benchmarks.support.options import RESULTS, make_parser, settings_of
 from serving.engine.engine import Engine
 from sls.adapters.model import TunedModel
@@ -51,7 +55,6 @@ from store.weights.width import kept_of
 
 SHARES = (0.5, 0.66, 0.8)
 WAYS = ("depth", *CRITERIA, "both")
-PEER = "torch-pruning"
 ROWS = 16
 
 
@@ -67,6 +70,7 @@ class Job:
     retune: TrainingConfig
     search_epochs: int
     folder: Path
+    whole: Accuracy
 
     @property
     def context(self) -> TrainingContext:
@@ -78,23 +82,27 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(1)
     os.nice(options.nice)
-    plan = QUICK if options.quick else TrainingPlan(epochs=options.epochs, retune_epochs=options.retune_epochs)
+    asked = TrainingPlan(
+        train=options.images, test=options.test, epochs=options.epochs, retune_epochs=options.retune_epochs
+    )
+    plan = QUICK if options.quick else asked
     options.folder.mkdir(parents=True, exist_ok=True)
-    rows: list[dict[str, Any]] = []
-    for task in options.task or EMBEDDED:
+    tasks, rows = options.task or list(EMBEDDED), []
+    for task in () if options.report else tasks:
         job = tuned_job(task, plan, options)
         for share in options.share:
             rows += [kept(job, way, share) for way in options.way]
-        settings = json.loads(json.dumps(settings_of(options), default=str))
-        conclude(options.out, {"machine": machine(), "settings": settings, "rows": rows}, goals(rows))
-    names = ("task", "share", "way", "accuracy", "low", "high", "one shot", "whole", "time", "index B", "adapter B")
-    print_table(names, [tuple(row[key] for key in KEYS) for row in rows])
+        conclude(options.out, report_of(rows, options), goals(rows))
+    if options.report:
+        rows = kept_rows(options.folder, tasks, options.share, options.way)
+        conclude(options.out, report_of(rows, options), goals(rows))
+    print_rows(rows)
+    print_means(rows)
 
 
-KEYS = (
-    *("task", "share", "way", "accuracy", "low", "high", "one_shot", "whole", "time_over_whole"),
-    *("index_nbytes", "adapter_nbytes"),
-)
+def report_of(rows: list[Row], options: argparse.Namespace) -> dict[str, object]:
+    settings = json.loads(json.dumps(settings_of(options), default=str))
+    return {"machine": machine(), "settings": settings, "rows": rows, "means": means(rows)}
 
 
 def parse() -> argparse.Namespace:
@@ -103,10 +111,13 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--share", type=float, nargs="+", default=SHARES)
     parser.add_argument("--way", nargs="+", choices=(*WAYS, PEER), default=WAYS)
+    parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
+    parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--retune-epochs", type=int, default=5)
     parser.add_argument("--search-epochs", type=int, default=3)
     parser.add_argument("--nice", type=int, default=0, help="added to the niceness of this process")
+    parser.add_argument("--report", action="store_true", help="train nothing: report what is there")
     parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
     return parser.parse_args()
 
@@ -122,10 +133,12 @@ def tuned_job(task: str, plan: TrainingPlan, options: argparse.Namespace) -> Job
     saved = folder / "full.safetensors"
     full = tune(dataset, backbone, start, recipe, transform=transform, stage=task, progress=_silent, checkpoint=saved)
     retune = TrainingConfig(epochs=plan.retune_epochs)
-    return Job(task, dataset, backbone, full, recipe, retune, 1 if options.quick else options.search_epochs, folder)
+    search_epochs = 1 if options.quick else options.search_epochs
+    whole = accuracy_of(adapted(full, backbone), dataset.test, transform)
+    return Job(task, dataset, backbone, full, recipe, retune, search_epochs, folder, whole)
 
 
-def kept(job: Job, way: str, share: float) -> dict[str, Any]:
+def kept(job: Job, way: str, share: float) -> Row:
     """Return what was measured of a way at a share, after measuring it where it is not known."""
     path = job.folder / f"{way}-{share:g}.json"
     if not path.exists():
@@ -137,11 +150,10 @@ def kept(job: Job, way: str, share: float) -> dict[str, Any]:
     return dict(json.loads(path.read_text()))
 
 
-def measure(job: Job, way: str, share: float) -> dict[str, Any]:
+def measure(job: Job, way: str, share: float) -> Row:
     began = time.process_time()
     index, tuned, one_shot, test, operations = by_depth(job, share) if way == "depth" else by_width(job, way, share)
     seconds = time.process_time() - began
-    whole = accuracy_of(adapted(job.full, job.backbone), job.dataset.test, job.context.transform)
     low, high = test.interval
     weights, nbytes = weights_of(job, index, tuned)
     return {
@@ -156,7 +168,7 @@ def measure(job: Job, way: str, share: float) -> dict[str, Any]:
         "low": 100 * low,
         "high": 100 * high,
         "one_shot": 100 * one_shot.value,
-        "whole": 100 * whole.value,
+        "whole": 100 * job.whole.value,
         **times(job, weights),
         "index_nbytes": 1 + (index.width.nbytes if index.width else 0),
         "adapter_nbytes": nbytes,
@@ -164,7 +176,7 @@ def measure(job: Job, way: str, share: float) -> dict[str, Any]:
     }
 
 
-def measure_peer(job: Job, share: float) -> dict[str, Any]:
+def measure_peer(job: Job, share: float) -> Row:
     from benchmarks.sls.width_peer import prune_and_tune
 
     began = time.process_time()
@@ -173,7 +185,6 @@ def measure_peer(job: Job, share: float) -> dict[str, Any]:
     transform = job.context.transform
     made = prune_and_tune(merged, job.dataset.train, job.dataset.test, transform, share, job.retune)
     seconds = time.process_time() - began
-    whole = accuracy_of(adapted(job.full, job.backbone), job.dataset.test, transform)
     low, high = made.test.interval
     return {
         "task": job.task,
@@ -184,7 +195,7 @@ def measure_peer(job: Job, share: float) -> dict[str, Any]:
         "low": 100 * low,
         "high": 100 * high,
         "one_shot": 100 * made.one_shot.value,
-        "whole": 100 * whole.value,
+        "whole": 100 * job.whole.value,
         **times(job, made.model),
         "index_nbytes": 0,
         "adapter_nbytes": made.nbytes,
@@ -230,42 +241,37 @@ def weights_of(job: Job, index: PruneIndex, tuned: TunedModel) -> tuple[TaskWeig
 
 
 def times(job: Job, subject: TaskWeights | nn.Module, rounds: int = 9) -> dict[str, float]:
-    """Milliseconds of a batch in float32, of a task or a model, and over those of the whole task, in turn."""
-    engine = Engine(job.backbone)
+    """Milliseconds of a batch of a task or a model, and over those of the whole task, in turn, by dtype."""
     whole, _ = weights_of(job, PruneIndex(job.full.depth, job.full.depth, "none"), job.full)
     size = job.backbone.record.id.preprocessing
-    images = torch.randn(ROWS, 3, size.height, size.width)
-    pairs = [[_seconds(engine, images, each) for each in (subject, whole)] for _ in range(rounds + 1)]
-    ratios = sorted(one / other for one, other in pairs[1:])
-    return {
-        "milliseconds": 1000 * statistics.median(one for one, _ in pairs[1:]),
-        "time_over_whole": statistics.median(ratios),
-        "time_over_whole_low": ratios[0],
-        "time_over_whole_high": ratios[-1],
-    }
+    found: dict[str, float] = {}
+    for name in DTYPES:
+        dtype = getattr(torch, name)
+        engine, images = Engine(job.backbone, dtype=dtype), torch.randn(ROWS, 3, size.height, size.width, dtype=dtype)
+        runs = [runner(engine, images, each) for each in (subject, whole)]
+        pairs = [[_seconds(run) for run in runs] for _ in range(rounds + 1)][1:]
+        ratios = sorted(one / other for one, other in pairs)
+        found |= {
+            f"{name}_milliseconds": 1000 * statistics.median(one for one, _ in pairs),
+            f"{name}_over_whole": statistics.median(ratios),
+            f"{name}_over_whole_low": ratios[0],
+            f"{name}_over_whole_high": ratios[-1],
+        }
+    return found
+
+
+def runner(engine: Engine, images: torch.Tensor, subject: TaskWeights | nn.Module) -> Callable[[], object]:
+    """Return the call that answers the images, with what is done once done before it."""
+    if isinstance(subject, nn.Module):
+        return partial(copy.deepcopy(subject).to(images.dtype), images)
+    return partial(engine.forward, images, [engine.prepare(subject)] * len(images))
 
 
 @torch.inference_mode()
-def _seconds(engine: Engine, images: torch.Tensor, subject: TaskWeights | nn.Module) -> float:
+def _seconds(run: Callable[[], object]) -> float:
     began = time.perf_counter()
-    if isinstance(subject, nn.Module):
-        subject(images)
-    else:
-        engine.forward(images, [subject] * len(images))
+    run()
     return time.perf_counter() - began
-
-
-def goals(rows: list[dict[str, Any]]) -> list[Goal]:
-    """For how many tasks some width gives 1.5 times the images a second and loses at most a point."""
-    tasks = sorted({row["task"] for row in rows})
-    fast = {
-        row["task"]
-        for row in rows
-        if row["way"] not in ("depth", PEER)
-        and row["time_over_whole"] <= 1 / 1.5
-        and row["accuracy"] >= row["whole"] - 1
-    }
-    return [Goal("tasks 1.5 times as fast at <= 1 point, with a width", len(fast), len(tasks))]
 
 
 def _silent(_: object) -> None:

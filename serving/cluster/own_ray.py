@@ -26,6 +26,7 @@ LONGEST = "/session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
 LONGEST_OF_HAPROXY = f"/h/{'0' * 56}/admin.sock.0000000.tmp"
 CPUS = 64
 NICENESS = "RAY_worker_niceness"
+USER_THREAD = "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD"
 REGISTER_S = "10"
 """A fork registers with Ray within a second, once the fork server is there; one that is lost is replaced after this.
 
@@ -50,9 +51,10 @@ def environment(plan: ServerPlan, folder: Path) -> Mapping[str, str]:
     """Return the variables that every process of this Ray gets; they must be set before Ray is imported."""
     ingress = haproxy.environment(plan, folder) if plan.ingress == HAPROXY else python_proxy(plan, folder)
     forks = {"RAY_worker_register_timeout_seconds": REGISTER_S} if _may_fork(plan) else {}
-    # Ray's own 15 lets replicas wait behind whatever else the machine runs.
-    niceness = {NICENESS: os.environ.get(NICENESS, "0")}
-    return {**_private(folder), **refusal_log.counts_of(folder), **niceness, **forks, **ingress}
+    # Ray's own niceness, 15, lets replicas wait behind whatever else the machine runs. Its second event loop keeps user
+    # code that blocks away from its own; ours does not block, and each request would cross both.
+    preferred = {name: os.environ.get(name, "0") for name in (NICENESS, USER_THREAD)}
+    return {**_private(folder), **refusal_log.counts_of(folder), **preferred, **forks, **ingress}
 
 
 def _private(folder: Path) -> Mapping[str, str]:
