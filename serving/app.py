@@ -14,6 +14,7 @@ from ray import serve as ray_serve
 
 from serving.addresses import check_shared
 from serving.config import ServeConfig
+from serving.garbage import LongCollections
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -58,6 +59,7 @@ class Replica:
         self._process = ReplicaProcess(settings, name=ray_serve.get_replica_context().replica_id.unique_id)
         gc.freeze()  # all of it stays: no collection during a request looks through it
         gc.enable()
+        LongCollections()
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         # Ray would pickle an application made before the replica is; here it is made of what the replica holds.

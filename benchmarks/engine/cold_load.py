@@ -1,9 +1,10 @@
 """How long one task takes from the store into memory, verified, and what that time consists of.
 
 Publishes LoRA tasks on every linear map of a ViT-B/16 (with --small, of the packaged backbone), stored in float32 as
-PEFT saves them and in bfloat16, and loads each for an engine in float32 and in bfloat16, on one core and on all: from
-the page cache, and from the disk where the system gives pages back; verified by BLAKE3, and by SHA-256 as a version is
-whose manifest is older. In the same rounds, each part alone, and the slow twin: `read`, which hashes, then `lower`.
+PEFT saves them and in bfloat16, and loads each for an engine in float32 and in bfloat16, on one core and on all, into
+the layout that the engine multiplies with (in bfloat16 the kernel's, where this machine runs it): from the page cache,
+and from the disk where the system gives pages back; verified by BLAKE3, and by SHA-256 as a version is whose manifest
+is older. In the same rounds, each part alone, and the slow twin: `read`, which hashes, then `lower`.
 Meters what other processes do in a round, and counts the rounds in which they kept half a core busy apart. Prints JSON;
 also in benchmarks/results/cold_load.json.
 
@@ -31,6 +32,8 @@ from benchmarks.support.foreign_load import ForeignLoad
 from benchmarks.support.models import DTYPES, random_vit_base
 from benchmarks.support.options import make_parser
 from benchmarks.support.tasks import publish_lora
+from serving.engine.engine import Engine
+from serving.engine.row_plan import EngineTask
 from store.backends.mapped_file import map_file
 from store.malloc import keep_freed_memory
 from store.records.backbone import DEFAULT_BACKBONE
@@ -39,7 +42,7 @@ from store.records.manifest import Manifest
 from store.registry.store import Store
 from store.weights.backbones import Backbone, encode, load_backbone
 from store.weights.forms import TaskWeights
-from store.weights.load_task import load_task
+from store.weights.load_task import load_prepared, load_task
 from store.weights.lowering.lower import Tensors, lower
 from store.weights.lowering.stacked_lora import lower_blocks
 
@@ -47,6 +50,7 @@ GOAL_MS = 3.0
 FOREIGN_CORES = 0.5  # kept busy by others, above which a round does not count
 FEW = 4  # quiet rounds, too few for a median: then all rounds count
 LOAD, FROM_DISK = "load", "load from disk"
+LOWERED, PACKED = "load, lowered alone", "load lowered, then packed"
 
 
 @dataclass(frozen=True)
@@ -94,7 +98,7 @@ def publish(store: Store, backbone: Backbone, stored: str, options: argparse.Nam
 
 
 def measure(store: Store, backbone: Backbone, manifests: list[Manifest], case: Case, rounds: int) -> dict[str, Any]:
-    subjects = subjects_of(store, backbone.tensors, case.dtype)
+    subjects = subjects_of(store, Engine(backbone, dtype=case.dtype), backbone.tensors)
     ms: dict[str, list[float]] = {name: [] for name in subjects}
     cpu_ms: dict[str, list[float]] = {name: [] for name in subjects}  # of all threads, whatever else the machine does
     foreign, cores = ForeignLoad(), []
@@ -122,7 +126,9 @@ def measure(store: Store, backbone: Backbone, manifests: list[Manifest], case: C
     }
 
 
-def subjects_of(store: Store, tensors: Tensors, dtype: torch.dtype) -> dict[str, Callable[[Manifest], object]]:
+def subjects_of(store: Store, engine: Engine, tensors: Tensors) -> dict[str, Callable[[Manifest], object]]:
+    dtype = engine.dtype
+
     def views(manifest: Manifest) -> list[memoryview]:
         return [map_file(store.blobs.locate(blob)) for blob in manifest.blobs]
 
@@ -130,11 +136,16 @@ def subjects_of(store: Store, tensors: Tensors, dtype: torch.dtype) -> dict[str,
         view = map_file(store.blobs.locate(manifest.adapter.weights))
         assert lower_blocks(json.loads(store.read(manifest.adapter.config)), view, dtype=dtype) is not None
 
-    def load(manifest: Manifest) -> TaskWeights:
+    def load(manifest: Manifest) -> EngineTask:
+        return load_prepared(store, manifest, engine.prepare, backbone=tensors, dtype=dtype, device="cpu")
+
+    def lowered(manifest: Manifest) -> TaskWeights:
         return load_task(store, manifest, backbone=tensors, dtype=dtype)
 
     return {
         LOAD: load,
+        LOWERED: lowered,
+        PACKED: lambda manifest: engine.prepare(lowered(manifest)),
         "load by SHA-256, as before manifest format 5": lambda manifest: load(without_blake3(manifest)),
         "of that: mapping": views,
         "of that: mapping and BLAKE3": lambda manifest: [blake3_of(view) for view in views(manifest)],

@@ -13,6 +13,7 @@ after a first day of service. Prints a table; JSON in benchmarks/results/pool_zi
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import random
 import sys
@@ -34,6 +35,7 @@ from benchmarks.support.figures import Goal, conclude, machine, spread, spread_o
 from benchmarks.support.options import RESULTS, make_parser
 from benchmarks.support.tasks import publish_lora
 from serving.benchmark.quantiles import quantile
+from serving.garbage import LongCollections
 from serving.prediction import Prediction
 from serving.runtime.adapter_cache import AdapterCache
 from serving.runtime.predictor import Predictor
@@ -60,6 +62,8 @@ def main() -> None:
             for name, service in services.items():
                 prepare(service, versions, budget_nbytes=budgets[name])
             fill(whole, versions)
+            gc.freeze()  # as a server does
+            LongCollections()
             rates, report = measure(services, versions, options)
     ratio = spread_of_ratios(report["bounded"].p99_s, report["all resident"].p99_s)
     goals = [Goal("p99 with a bounded pool over all resident", ratio["median"], GOAL, most=True)]

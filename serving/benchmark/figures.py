@@ -32,8 +32,7 @@ from store.records.tokens import TokenIndex
 from store.records.width import WidthIndex
 from store.registry.read_only_store import ReadOnlyStore
 from store.weights.backbones import Backbone
-from store.weights.forms import TaskWeights
-from store.weights.load_task import load_task
+from store.weights.load_task import load_prepared
 
 ATTENTIONS = ("explicit attention", "fused attention")
 LATE_BLOCKS = 3  # how many blocks, the last ones, late tasks adapt
@@ -169,17 +168,16 @@ def _mixed(backbone: Backbone, engine: Engine, images: torch.Tensor, plan: Plan)
 def _published(backbone: Backbone, engine: Engine, images: torch.Tensor, published: Published) -> dict[str, Run]:
     store, manifests = published.store, published.manifests
 
-    def load() -> list[TaskWeights]:
+    def load() -> list[EngineTask]:
         return [
-            load_task(store, manifest, backbone=backbone.tensors, dtype=engine.dtype, device=engine.device)
+            load_prepared(
+                store, manifest, engine.prepare, backbone=backbone.tensors, dtype=engine.dtype, device=engine.device
+            )
             for manifest in manifests
         ]
 
     contents = [store.read(blob) for manifest in manifests for blob in manifest.blobs]
-    tasks, shown = (
-        [engine.prepare(task) for task in load()],
-        images[[index % len(images) for index in range(len(manifests))]],
-    )
+    tasks, shown = load(), images[[index % len(images) for index in range(len(manifests))]]
     return {
         "published": lambda: engine.forward(shown, tasks),
         "load": load,

@@ -13,6 +13,7 @@ from serving.engine.row_plan import EngineTask
 from serving.kernel.instruction_sets import KernelChoice
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
+from store.weights.regular_task import RegularTask
 
 
 class Engine:
@@ -41,12 +42,12 @@ class Engine:
             backbone, dtype=dtype, device=self.device, batch_invariant=batch_invariant, setting=kernel
         )
 
-    def prepare(self, weights: TaskWeights) -> EngineTask:
+    def prepare(self, task: TaskWeights | RegularTask) -> EngineTask:
         """Lay a task's weights out as this engine multiplies with them; what it returns replaces them.
 
         It takes time: prepare a task once, on another thread than the engine's.
         """
-        return self._model.prepare(weights)
+        return self._model.prepare(task)
 
     def begin(self, images: Tensor, tasks: Sequence[EngineTask], image_of: Sequence[int] | None = None) -> BatchRun:
         """Begin a batch: row i is task i on image image_of[i], or on image i; images (n, 3, H, W) float32.

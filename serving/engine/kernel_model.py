@@ -18,6 +18,7 @@ from serving.engine.torch_model import TorchModel
 from serving.kernel.kernel import Kernel
 from serving.kernel.task import PackedTask
 from store.weights.forms import TaskWeights
+from store.weights.regular_task import RegularTask
 from store.weights.tokens import check_forms
 from store.weights.width import check_kept
 
@@ -37,9 +38,11 @@ class KernelModel:
     packed: dict[int, PackedTask] = field(default_factory=dict)
     """By the identity of task weights that were not prepared, for as long as they live."""
 
-    def prepare(self, weights: TaskWeights) -> EngineTask:
+    def prepare(self, task: TaskWeights | RegularTask) -> EngineTask:
         """Pack a task; the weights themselves are not needed any more. Those that torch runs stay as they are."""
-        return self.in_torch().prepare(weights) if weights.forms.has_turns else self._pack(weights)
+        if isinstance(task, RegularTask):
+            return self.kernel.pack(task)
+        return self.in_torch().prepare(task) if task.forms.has_turns else self._pack(task)
 
     def _pack(self, weights: TaskWeights) -> PackedTask:
         check_kept(weights.forms.kept, self.skeleton)

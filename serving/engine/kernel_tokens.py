@@ -85,8 +85,6 @@ class KernelTokens:
         return logits
 
     def _pooled_by_torch(self, ending: Sequence[tuple[int, int]]) -> dict[int, Tensor]:
-        if not ending:
-            return {}
         logits: dict[int, Tensor] = {}
         alike: dict[tuple[bool, int], list[tuple[int, int]]] = {}
         for member, place in ending:

@@ -26,13 +26,14 @@ from serving.kernel.support import coverage
 from store.records.backbone import PATCH_MEAN
 from store.weights.backbones import Backbone
 from store.weights.forms import TaskWeights
+from store.weights.regular_task import RegularTask
 from store.weights.supported import check_supported
 
 
 class EngineModel(Protocol):
     """A frozen backbone as it runs."""
 
-    def prepare(self, weights: TaskWeights) -> EngineTask: ...
+    def prepare(self, task: TaskWeights | RegularTask) -> EngineTask: ...
     def prepared(self, task: Any) -> Any:
         """Return the task as `begin` takes it; task weights are prepared at first."""
 

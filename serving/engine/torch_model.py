@@ -19,6 +19,7 @@ from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineRow
 from serving.engine.token_rows import TokenRows
 from store.weights.forms import Forms, Norm, TaskWeights
+from store.weights.regular_task import RegularTask
 from store.weights.supported import TimmModel
 from store.weights.tokens import check_forms
 from store.weights.width import check_kept
@@ -63,8 +64,10 @@ class TorchModel:
     one_by_one: bool
     narrow: NarrowMaps
 
-    def prepare(self, weights: TaskWeights) -> TaskWeights:
-        """Return the task; raise a `RefusedError` where its width or token index is not one of this backbone."""
+    def prepare(self, task: TaskWeights | RegularTask) -> TaskWeights:
+        """Return the task, lowered; raise a `RefusedError` where its width or token index is not of this backbone."""
+        parameter = next(self.vit.parameters())
+        weights = task.lowered(parameter.dtype, parameter.device) if isinstance(task, RegularTask) else task
         check_kept(weights.forms.kept, self.vit)
         check_forms(weights.forms, self.vit)
         return weights

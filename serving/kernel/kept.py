@@ -74,6 +74,8 @@ class BlockKept:
 
     def shape(self, name: str, out: int, in_: int) -> tuple[int, int]:
         """Return a linear map's (out, in) with what is kept alone."""
+        if not self.sides:
+            return out, in_
         outputs, inputs = self._sides(name)
         return out if outputs is None else len(outputs.kept), in_ if inputs is None else len(inputs.kept)
 
@@ -88,6 +90,8 @@ class BlockKept:
 
     def in_slices(self, name: str, delta: Delta | None, dtype: torch.dtype = torch.bfloat16) -> Delta | None:
         """Return a map's delta by slices; there is one where inputs have to be multiplied by zero."""
+        if not self.sides:
+            return delta
         outputs, inputs = self._sides(name)
         if inputs is not None:
             delta = delta or Delta()

@@ -15,12 +15,14 @@ from torch import Tensor
 
 from serving.kernel.backbone import PackedBackbone, model_of
 from serving.kernel.library import load_library
+from serving.kernel.regular import RegularPacker
 from serving.kernel.rows import KernelRow, by_work, check_rows, tables_of
 from serving.kernel.structs import MAPS, Run
 from serving.kernel.support import Coverage
 from serving.kernel.task import PackedTask, TaskPacker
 from store.errors import InvalidSettingError
 from store.weights.forms import TaskWeights
+from store.weights.regular_task import RegularTask
 
 CACHED = 400_000  # numbers of a chunk's residual, at most: what a chunk works on stays in a core's second cache
 MOST_THREADS = 1024
@@ -42,9 +44,9 @@ class Kernel:
         self._threads = threads
         self.tokens = int(self._model.tokens)
         widths = {path: tuple(vit.blocks[0].get_submodule(path).weight.shape) for path in MAPS}
-        heads = vit.blocks[0].attn.num_heads
-        sizes = {"heads": heads, "prefix": vit.num_prefix_tokens, "tokens": self.tokens}
+        sizes = {"heads": vit.blocks[0].attn.num_heads, "prefix": vit.num_prefix_tokens, "tokens": self.tokens}
         self._packer = TaskPacker(self._library, packed, widths, len(vit.blocks), sizes=sizes, pools=covered.pooling)
+        self._regular = RegularPacker(self._library, self._packer)
         self._pixels = (3, *(g * p for g, p in zip(vit.patch_embed.grid_size, vit.patch_embed.patch_size, strict=True)))
         self._one_run = Lock()
         self._pool = self._library.onetrunk_new_pool(threads)
@@ -55,9 +57,9 @@ class Kernel:
         """Return x for so many rows; its numbers are not set."""
         return torch.empty(rows, self.tokens, int(self._model.dim), dtype=torch.bfloat16)
 
-    def pack(self, weights: TaskWeights) -> PackedTask:
+    def pack(self, task: TaskWeights | RegularTask) -> PackedTask:
         """Pack a task; may run beside a run."""
-        return self._packer.pack(weights)
+        return self._regular.pack(task) if isinstance(task, RegularTask) else self._packer.pack(task)
 
     def run(self, rows: Sequence[KernelRow], x: Tensor, images: Tensor | None, start: int, stop: int) -> None:
         """Run blocks start + 1 to stop of the rows, the deepest first; the stem before them where images are given.

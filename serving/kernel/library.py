@@ -14,9 +14,7 @@ SIGNATURES: dict[str, tuple[list[type[ctypes._SimpleCData[object]] | type[object
     "onetrunk_run": ([c_void_p, POINTER(Run), c_int64], None),
     "onetrunk_peak": ([c_int64], c_int64),
     "onetrunk_pack_weight": ([c_void_p, c_int64, c_int64, c_void_p], None),
-    "onetrunk_pack_a": ([c_void_p, c_int64, c_int64, c_void_p], None),
-    "onetrunk_pack_b": ([c_void_p, c_int64, c_int64, c_void_p], None),
-    "onetrunk_all_finite": ([c_void_p, c_int64], c_int64),
+    "onetrunk_pack_task": ([c_void_p, c_int64, c_void_p], c_int64),
 }
 
 

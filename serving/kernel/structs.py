@@ -20,6 +20,7 @@ KEPT_AT = BOTTLENECKS_AT + len(BRANCHES) * BOTTLENECK_FIELDS
 TOKENS_AT = KEPT_AT + KEPT_FIELDS
 TOKEN_COUNT_AT = TOKENS_AT + 1
 FORMS_FIELDS = TOKENS_AT + TOKENS_FIELDS
+EXIT_ARRAYS = 4  # the addresses of an `Exit`: its norm's weight and bias, its head's weight and bias
 EXIT_FIELDS = 7
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from serving.kernel.backbone import BF16_NBYTES, FLOAT_NBYTES, PackedBackbone
-from serving.kernel.buffers import Plan, aligned, padded, round_up
+from serving.kernel.backbone import PackedBackbone
+from serving.kernel.buffers import round_up
 from serving.kernel.kept import BlockKept, kept_of_block
+from serving.kernel.pieces import LANES, A, B, Layout, Piece, Written, sources_of
 from serving.kernel.shapes import check_bottleneck, check_delta, check_norm, check_task, check_tokens
 from serving.kernel.structs import (
     ACTIVATIONS,
@@ -21,6 +21,7 @@ from serving.kernel.structs import (
     BOTTLENECKS_AT,
     BRANCHES,
     DELTA_FIELDS,
+    EXIT_ARRAYS,
     FORMS_FIELDS,
     INPUTS,
     KEPT_AT,
@@ -34,9 +35,9 @@ from serving.kernel.support import SLICE
 from store.errors import RefusedError
 from store.weights.forms import Bottleneck, Delta, Forms, Norm, TaskWeights
 
-BEYOND = 1024  # numbers after a factor that its last tile reads
-LANES = 16  # floats that the kernel reads at a time
 RANKS = 32  # of one slice
+NORM = ("weight", "bias")
+NOT_FINITE = "a number of the task is infinite or NaN in bfloat16, and would reach other tasks: tune it again"
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,13 +78,24 @@ class PackedTask:
 
 
 @dataclass(frozen=True)
-class Piece:
-    """An array that is to be written, and the place of its address in the table; a negative block is the exit's."""
+class TaskPlan:
+    """A task but for its arrays, and how these are laid out: what tasks of one structure share."""
 
-    block: int
-    column: int
-    nbytes: int
-    write: Callable[[int], object]
+    task: PackedTask
+    layout: Layout
+    pieces: Sequence[Piece]
+
+    def of(self, written: Written, labels: tuple[str, ...]) -> PackedTask:
+        """Return the task whose arrays these are."""
+        depth, *_, classes = self.task.exit
+        return replace(
+            self.task,
+            labels=labels,
+            forms=written.forms,
+            forms_at=written.forms.ctypes.data,
+            exit=(depth, *written.ends, classes),
+            memory=written.memory,
+        )
 
 
 class TaskPacker:
@@ -103,7 +115,8 @@ class TaskPacker:
 
         `sizes` are how many heads and tokens there are, and how many of these are no patches: the `prefix`.
         """
-        self._pools = pools
+        self.pools = pools
+        """Whether the kernel runs heads."""
         self._library = library
         self._packed = packed
         self._widths = widths
@@ -117,6 +130,14 @@ class TaskPacker:
         Raises `RefusedError` where a number is not finite, since it would reach other rows of a batch, where a rank is
         above `MOST_RANK`, or where a shape is not the backbone's.
         """
+        plan = self.plan(weights)
+        written = plan.layout.write(self._library, plan.layout.calls(sources_of(plan.pieces)))
+        if not isinstance(written, Written):
+            raise RefusedError(NOT_FINITE)
+        return plan.of(written, weights.labels)
+
+    def plan(self, weights: TaskWeights) -> TaskPlan:
+        """Lay a task out; raises what `pack` does of its shapes."""
         check_task(weights, self._blocks, self._dim)
         check_tokens(weights.forms, weights.depth, self._sizes["tokens"] - self._sizes["prefix"])
         table = np.zeros((weights.depth, FORMS_FIELDS), np.int64)
@@ -126,23 +147,24 @@ class TaskPacker:
             kept = kept_of_block(weights.forms, block, dim=self._dim, units=units, **self._sizes)
             found, most = self._block(weights.forms, block, table[block], kept)
             pieces, slices, work = pieces + found, max(slices, most), work + self._work(kept) * kept.count
-        exit_, memory = self._written(weights, pieces, table)
-        return PackedTask(
+        norm = [self._packed.address(f"norm.{part}") if "norm.weight" in self._packed.places else 0 for part in NORM]
+        task = PackedTask(
             depth=weights.depth,
             first_block=weights.first_block,
             rank=weights.rank,
             labels=weights.labels,
             slices=slices,
             forms=table,
-            forms_at=table.ctypes.data,
-            exit=exit_,
-            norm=None if self._pools else weights.forms.norms.get("norm"),
-            head=() if self._pools else (weights.head_weight, weights.head_bias),
-            memory=memory,
+            forms_at=0,
+            exit=(weights.depth, *EXIT_ARRAYS * (0,), weights.head_weight.shape[0]),
+            norm=None if self.pools else weights.forms.norms.get("norm"),
+            head=() if self.pools else (weights.head_weight, weights.head_bias),
+            memory=np.zeros(0, np.uint8),
             work=work,
             tokens=kept.count,
             backbone=self._packed,
         )
+        return TaskPlan(task, Layout(pieces, table, [*norm, 0, 0]), pieces)
 
     def _work(self, kept: BlockKept) -> int:
         sizes = (kept.shape(name, *self._widths[name]) for name in MAPS)
@@ -159,7 +181,7 @@ class TaskPacker:
                 column = index * DELTA_FIELDS
                 fields[column + 2] = delta.rank
                 widest = max(widest, delta.rank)
-                pieces += self._delta(delta, block, column, self._bias(block, name, kept))
+                pieces += self._delta(delta, block, column, kept)
         for index, name in enumerate(NORMS):
             if (norm := forms.norms.get(f"blocks.{block}.{name}")) is not None:
                 check_norm(f"blocks.{block}.{name}", norm, self._dim)
@@ -174,127 +196,56 @@ class TaskPacker:
                 pieces += self._bottleneck(form, block, column)
         fields[TOKEN_COUNT_AT] = kept.count
         for column, places in enumerate(kept.fields(), KEPT_AT):
-            pieces += [] if places is None else [_integers(places, block, column)]
+            pieces += [] if places is None else [Piece.of_integers(places, block, column)]
         return pieces, -(-widest // RANKS)
 
     def _bias(self, block: int, name: str, kept: BlockKept) -> NDArray[np.float32]:
         """Return the backbone's own bias of what a task keeps, by slices."""
         return kept.bias(name, self._packed.floats(f"blocks.{block}.{name}.bias", self._widths[name][0]))
 
-    def _written(
-        self, weights: TaskWeights, pieces: list[Piece], table: NDArray[np.int64]
-    ) -> tuple[tuple[int, ...], NDArray[np.uint8]]:
-        plan = Plan()
-        places = [plan.take(piece.nbytes) for piece in pieces]
-        memory = aligned(plan.nbytes)
-        ends = [0, 0, 0, 0]
-        if "norm.weight" in self._packed.places:
-            ends[:2] = self._packed.address("norm.weight"), self._packed.address("norm.bias")
-        for piece, place in zip(pieces, places, strict=True):
-            address = memory.ctypes.data + place
-            piece.write(address)
-            if piece.block < 0:
-                ends[piece.column] = address
-            else:
-                table[piece.block, piece.column] = address
-        return (weights.depth, *ends, weights.head_weight.shape[0]), memory
-
     def _head(self, weights: TaskWeights) -> list[Piece]:
         norm = weights.forms.norms.get("norm")
         pieces = [] if norm is None else self._norm(norm, -1, 0)
-        return [*pieces, self._numbers(weights.head_weight, -1, 2), _floats(weights.head_bias, -1, 3)]
+        return [*pieces, Piece.of_numbers(weights.head_weight, -1, 2), Piece.of_vector(weights.head_bias, -1, 3)]
 
-    def _delta(self, delta: Delta, block: int, column: int, base: NDArray[np.float32]) -> list[Piece]:
+    def _delta(self, delta: Delta, block: int, column: int, kept: BlockKept) -> list[Piece]:
         pieces = []
         if delta.a is not None and delta.b is not None:
-            pieces += [self._a(delta.a[0], block, column), self._b(delta.b[0], block, column + 1)]
+            pieces = [
+                Piece.of_factor(A, delta.a, block, column),
+                Piece.of_factor(B, delta.b, block, column + 1),
+            ]
         if delta.bias is not None or delta.out_scale is not None:
             scale = 1.0 if delta.out_scale is None else _float32(delta.out_scale)
             shift = 0.0 if delta.bias is None else _float32(delta.bias)
-            pieces.append(_array(base * scale + shift, block, column + 3, SLICE))
+            base = self._bias(block, MAPS[column // DELTA_FIELDS], kept)
+            pieces.append(Piece.of_floats(base * scale + shift, block, column + 3, SLICE))
         if delta.out_scale is not None:
-            pieces.append(_floats(delta.out_scale, block, column + 4, SLICE))
+            pieces.append(Piece.of_vector(delta.out_scale, block, column + 4, SLICE))
         if delta.in_scale is not None:
-            pieces.append(_floats(delta.in_scale, block, column + 5, SLICE))
+            pieces.append(Piece.of_vector(delta.in_scale, block, column + 5, SLICE))
         return pieces
 
     def _norm(self, norm: Norm, block: int, column: int) -> list[Piece]:
-        return [_floats(norm.weight, block, column), _floats(norm.bias, block, column + 1)]
+        return [Piece.of_vector(norm.weight, block, column), Piece.of_vector(norm.bias, block, column + 1)]
 
     def _bottleneck(self, form: Bottleneck, block: int, column: int) -> list[Piece]:
         pieces = [
-            self._a(form.down.T.contiguous(), block, column),
-            _floats(form.down_bias, block, column + 1),
-            self._b(form.up.T.contiguous(), block, column + 2),
-            _floats(form.up_bias, block, column + 3),
+            Piece.of_factor(A, form.down.T, block, column),
+            Piece.of_vector(form.down_bias, block, column + 1),
+            Piece.of_factor(B, form.up.T, block, column + 2),
+            Piece.of_vector(form.up_bias, block, column + 3),
         ]
         if form.conv is not None:
             width = form.down.shape[1]
             taps = np.zeros((3, 3, width, round_up(width, LANES)), np.float32)
             taps[..., :width] = form.conv.permute(2, 3, 1, 0).float().numpy()
-            pieces.append(_array(taps, block, column + 5))
+            pieces.append(Piece.of_floats(taps, block, column + 5))
         if form.conv_bias is not None:
-            pieces.append(_floats(form.conv_bias, block, column + 6))
+            pieces.append(Piece.of_vector(form.conv_bias, block, column + 6))
         return pieces
-
-    def _a(self, factor: Tensor, block: int, column: int) -> Piece:
-        """factor (rank, in)"""
-        rank, in_ = factor.shape
-        return self._factor(factor, self._library.onetrunk_pack_a, rank, in_, block, column)
-
-    def _b(self, factor: Tensor, block: int, column: int) -> Piece:
-        """factor (out, rank)"""
-        out, rank = factor.shape
-        return self._factor(factor, self._library.onetrunk_pack_b, rank, out, block, column)
-
-    def _factor(
-        self,
-        factor: Tensor,
-        pack: Callable[[int, int, int, int], object],
-        rank: int,
-        width: int,
-        block: int,
-        column: int,
-    ) -> Piece:
-        factor = self._checked(factor)
-        nbytes = (round_up(width, SLICE) * round_up(rank, 2) + BEYOND) * BF16_NBYTES
-        return Piece(block, column, nbytes, lambda to: pack(factor.data_ptr(), rank, width, to))
-
-    def _numbers(self, values: Tensor, block: int, column: int) -> Piece:
-        values = self._checked(values)
-        return Piece(block, column, values.nbytes, lambda to: ctypes.memmove(to, values.data_ptr(), values.nbytes))
-
-    def _checked(self, values: Tensor) -> Tensor:
-        values = values.to(torch.bfloat16).contiguous()
-        if not self._library.onetrunk_all_finite(values.data_ptr(), values.numel()):
-            raise _not_finite()
-        return values
-
-
-def _floats(values: Tensor, block: int, column: int, multiple: int = LANES) -> Piece:
-    return _array(_float32(values), block, column, multiple)
-
-
-def _array(values: NDArray[np.float32], block: int, column: int, multiple: int = LANES) -> Piece:
-    """A float32 array with zeros up to a multiple, as the kernel reads it."""
-    if not np.isfinite(values).all():
-        raise _not_finite()
-    whole = padded(values, round_up(values.size, multiple))
-    return Piece(
-        block, column, whole.size * FLOAT_NBYTES, lambda to: ctypes.memmove(to, whole.ctypes.data, whole.nbytes)
-    )
-
-
-def _integers(values: NDArray[np.int64], block: int, column: int) -> Piece:
-    return Piece(block, column, values.nbytes, lambda to: ctypes.memmove(to, values.ctypes.data, values.nbytes))
 
 
 def _float32(values: Tensor) -> NDArray[np.float32]:
     floats: NDArray[np.float32] = values.detach().float().reshape(-1).numpy()
     return floats
-
-
-def _not_finite() -> RefusedError:
-    return RefusedError(
-        "a number of the task is infinite or NaN in bfloat16, and would reach other tasks: tune it again"
-    )

@@ -1,8 +1,7 @@
-"""Task weights in memory: loaded once for all requests, bounded in bytes, the least recently used out first."""
+"""Task weights in memory: loaded once for all requests, bounded in bytes, what was used once out first."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from threading import Barrier, Lock
 import torch
 
 from serving.engine.row_plan import EngineTask
+from serving.runtime.idle_tasks import IdleTasks
 from store.errors import OverloadedError
 
 LOADERS = 4  # threads: loading one task is a digest and a copy, so more would only take cores from the engine
@@ -40,6 +40,7 @@ class _Entry:
     weights: Future[EngineTask] = field(default_factory=Future)
     nbytes: int | None = None  # None until it is loaded
     pins: int = 0
+    again: bool = False  # acquired once more while it was there
 
 
 class Pin:
@@ -58,18 +59,16 @@ class Pin:
 class AdapterCache:
     """Hand out task weights by version digest; every operation takes the same time however many are resident.
 
-    `budget_nbytes` bounds what is kept. A pinned task is never evicted, so pinned tasks may take more, and are evicted
-    as soon as they are released; where they alone reach `CEILING` times the budget, a task that is not in memory is
-    refused.
+    `budget_nbytes` bounds what is kept; `IdleTasks` says what leaves first. A pinned task is never evicted, so pinned
+    tasks may take more, and are evicted as soon as they are released; where they alone reach `CEILING` times the
+    budget, a task that is not in memory is refused.
     """
 
     def __init__(self, *, budget_nbytes: int) -> None:
         self._budget_nbytes = budget_nbytes
         self._entries: dict[str, _Entry] = {}
-        # Loaded and not pinned, longest ago first. A plain dict would search for its first key after many evictions.
-        self._idle: OrderedDict[str, _Entry] = OrderedDict()
+        self._idle: IdleTasks[_Entry] = IdleTasks(budget_nbytes)  # loaded and not pinned
         self._nbytes = 0
-        self._idle_nbytes = 0
         self._lock = Lock()
         self._loaders = _start_loaders()
         self.hits = 0
@@ -94,8 +93,8 @@ class AdapterCache:
                 self.loads += 1
             else:
                 self.hits += 1
-                if self._idle.pop(digest, None) is not None:
-                    self._idle_nbytes -= entry.nbytes or 0
+                entry.again = True
+                self._idle.remove(digest)
             entry.pins += 1
         return Pin(self, entry)
 
@@ -106,7 +105,7 @@ class AdapterCache:
 
     @property
     def resident(self) -> tuple[str, ...]:
-        """Digests of loaded tasks: those that are not pinned, least recently used first, then the pinned ones."""
+        """Digests of loaded tasks: those that are not pinned in the order in which they leave, then the pinned ones."""
         with self._lock:
             pinned = (e.digest for e in self._entries.values() if e.nbytes is not None and e.pins)
             return (*self._idle, *pinned)
@@ -129,7 +128,7 @@ class AdapterCache:
         entry.weights.set_result(weights)
 
     def _check_room(self) -> None:
-        pinned_nbytes = self._nbytes - self._idle_nbytes
+        pinned_nbytes = self._nbytes - self._idle.nbytes
         if pinned_nbytes >= CEILING * self._budget_nbytes:
             raise OverloadedError(
                 f"tasks in use take {pinned_nbytes:,} bytes of memory, {CEILING * self._budget_nbytes:,} are the most: "
@@ -148,14 +147,12 @@ class AdapterCache:
 
     def _make_idle_unless_pinned(self, entry: _Entry) -> None:
         if not entry.pins:
-            self._idle[entry.digest] = entry
-            self._idle_nbytes += entry.nbytes or 0
+            self._idle.add(entry.digest, entry, entry.nbytes or 0, again=entry.again)
 
     def _evict_if_needed(self) -> None:
-        """Evict idle tasks, the least recently used first, while the budget is exceeded."""
+        """Evict idle tasks while the budget is exceeded."""
         while self._nbytes > self._budget_nbytes and self._idle:
-            _, oldest = self._idle.popitem(last=False)
+            oldest = self._idle.pop()
             self._nbytes -= oldest.nbytes or 0
-            self._idle_nbytes -= oldest.nbytes or 0
             del self._entries[oldest.digest]
             self.evictions += 1

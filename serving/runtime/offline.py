@@ -18,7 +18,7 @@ from store.errors import BackboneMismatchError
 from store.registry.read_only_store import ReadOnlyStore
 from store.registry.store import Version
 from store.weights.backbones import open_backbone
-from store.weights.load_task import load_task
+from store.weights.load_task import load_prepared
 
 Pixels = Tensor
 """The backbone's input for one image."""
@@ -39,8 +39,13 @@ class OfflineEngine:
         chosen = choose_dtype(dtype, device)
         self._engine = Engine(backbone, dtype=chosen, device=device)
         self._tasks = [
-            self._engine.prepare(
-                load_task(store, version.manifest, backbone=backbone.tensors, dtype=chosen, device=self._engine.device)
+            load_prepared(
+                store,
+                version.manifest,
+                self._engine.prepare,
+                backbone=backbone.tensors,
+                dtype=chosen,
+                device=self._engine.device,
             )
             for version in versions
         ]

@@ -17,7 +17,7 @@ from store.records.backbone import BackboneRecord
 from store.records.manifest import Manifest
 from store.registry.store import Store
 from store.weights.backbones import open_backbone
-from store.weights.load_task import load_task
+from store.weights.load_task import load_prepared
 
 
 @dataclass(frozen=True)
@@ -74,8 +74,8 @@ class ServedBackbone:
     def load(self, manifest: Manifest) -> EngineTask:
         """Load the weights of a version that uses this backbone."""
         engine = self.engine
-        return engine.prepare(
-            load_task(self._store, manifest, backbone=self._tensors, dtype=engine.dtype, device=engine.device)
+        return load_prepared(
+            self._store, manifest, engine.prepare, backbone=self._tensors, dtype=engine.dtype, device=engine.device
         )
 
     def state(self) -> BackboneState:

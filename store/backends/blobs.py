@@ -15,6 +15,7 @@ from store.errors import IntegrityError
 from store.records.blob import Blob, blake3_of
 
 REMEDY = "restore the file from a copy of the store, or publish again what it came from"
+FEW_NBYTES = 1 << 20  # they are hashed in less time than another thread takes to start, and to be waited for
 NO_DIGESTS: Mapping[Blob, str] = MappingProxyType({})
 
 
@@ -51,7 +52,7 @@ class Blobs:
 
     @contextmanager
     def viewing(self, *blobs: Blob, blake3: Mapping[Blob, str] = NO_DIGESTS) -> Iterator[tuple[memoryview, ...]]:
-        """Yield the blobs' bytes, without a copy where they are files, while another thread hashes them.
+        """Yield the blobs' bytes, without a copy where they are files, once they are hashed, or while a thread does so.
 
         The block may compute with them, but must not pass anything on: when it ends, with an error or without, this
         waits for the digests and raises `IntegrityError` unless all are right. Then the bytes are verified as `get`'s:
@@ -64,17 +65,25 @@ class Blobs:
             for blob, view in zip(blobs, views, strict=True):
                 digests[blob] = blake3_of(view) if blob in blake3 else hashlib.sha256(view).hexdigest()
 
+        def check() -> None:
+            for blob in blobs:
+                if blob in blake3:
+                    self._check_blake3(blob, digests.get(blob), blake3[blob])
+                else:
+                    self._check_digest(blob, digests.get(blob))
+
+        if sum(blob.nbytes for blob in blobs) < FEW_NBYTES:
+            digest()
+            check()
+            yield views
+            return
         thread = Thread(target=digest, name="digest")
         thread.start()
         try:
             yield views
         finally:
             thread.join()
-            for blob in blobs:
-                if blob in blake3:
-                    self._check_blake3(blob, digests.get(blob), blake3[blob])
-                else:
-                    self._check_digest(blob, digests.get(blob))
+            check()
 
     def check(self, blob: Blob, *blake3: str) -> None:
         """Raise `IntegrityError` unless the bytes are those that were published and have these BLAKE3 digests."""

@@ -5,6 +5,7 @@ With a catalogue in SQLite this needs neither a database library nor a tensor li
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ from store.records.refs import BACKBONE_NAME, Ref, check_name, plural, suggest
 from store.records.version import Version
 from store.registry.catalogue_reader import CatalogueReader
 
+MOST_SHARED, SHARED_NBYTES = 1024, 8192  # blobs that are remembered, and the bytes of one
+
 
 @dataclass(frozen=True)
 class BackboneUsage:
@@ -57,6 +60,7 @@ class ReadOnlyStore(CatalogueReader):
     def __init__(self, backend: Backend, queries: Queries, *, read_only: bool, rows: SqliteRows | None) -> None:
         super().__init__(backend, queries, read_only=read_only, rows=rows)
         self.blobs = Blobs(backend)
+        self._shared: OrderedDict[Blob, bytes] = OrderedDict()
         self.fingerprints = Fingerprints()
 
     def check_writable(self) -> None:
@@ -95,6 +99,17 @@ class ReadOnlyStore(CatalogueReader):
         """Return the bytes of the blob; raise `IntegrityError` unless they are those that were published."""
         with self._naming(blob):
             return self.blobs.get(blob)
+
+    def read_shared(self, blob: Blob) -> bytes:
+        """Do what `read` does, and remember the bytes where they are few: of what many versions have in common."""
+        if (known := self._shared.get(blob)) is not None:
+            return known
+        data = self.read(blob)
+        if len(data) <= SHARED_NBYTES:
+            self._shared[blob] = data
+            while len(self._shared) > MOST_SHARED:
+                self._shared.popitem(last=False)
+        return data
 
     @contextmanager
     def viewing(self, *blobs: Blob, blake3: Mapping[Blob, str] = NO_DIGESTS) -> Iterator[tuple[memoryview, ...]]:

@@ -32,6 +32,35 @@ for seed in range(int(sys.argv[2]), int(sys.argv[3])):
 print(f"{seed + 1} batches")
 """
 
+PIECES = """
+import ctypes, random, sys
+from pathlib import Path
+import numpy as np
+from serving.kernel.library import load_library
+from serving.kernel.pieces import FLOATS, NUMBERS, PIECE, ROUNDED, A, B
+library, draw = load_library(Path(sys.argv[1])), random.Random(0)
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+for _ in range(300):
+    kind, numbers = draw.choice((A, B, NUMBERS, FLOATS, ROUNDED)), draw.randrange(3)
+    rows, columns = draw.choices(range(1, 90), k=2)
+    even, whole = -(-rows // 2) * 2, -(-columns // 32) * 32
+    if kind == B:
+        even, whole = -(-columns // 2) * 2, -(-rows // 32) * 32
+    numbers = 1 if kind == FLOATS else numbers
+    columns = columns if kind in (A, B) else rows + columns
+    count = rows * columns if kind in (A, B) else rows
+    odd, nbytes = draw.randrange(4), count * (4 if numbers == 1 else 2)
+    source = libc.malloc(nbytes + odd)  # it ends with the last number, and begins at any byte
+    ctypes.memset(source, 0, nbytes + odd)
+    target = libc.malloc({A: 2 * even * whole, B: 2 * even * whole, NUMBERS: 2 * rows}.get(kind, 4 * columns))
+    call = np.array([(kind, source + odd, numbers, rows, columns, 0.5, 0)], PIECE)
+    assert library.onetrunk_pack_task(call.ctypes.data, 1, target) == -1
+    libc.free(source)
+    libc.free(target)
+print("packed")
+"""
+
 OF_ANOTHER_HEIGHT = """
 import sys
 from pathlib import Path
@@ -59,6 +88,11 @@ def test_the_sanitised_build_loads_and_is_of_the_version_that_is_called():
 def test_batches_of_every_form_stay_in_their_buffers(first):
     done = run_sanitized(BATCHES, str(native_build("sanitized")), str(first), str(first + 10))
     assert (done.returncode, done.stdout.strip()) == (0, f"{first + 10} batches"), done.stderr[-3000:]
+
+
+def test_arrays_of_any_size_are_packed_from_where_they_end_to_where_they_end():
+    done = run_sanitized(PIECES, str(native_build("sanitized")))
+    assert (done.returncode, done.stdout.strip()) == (0, "packed"), done.stderr[-3000:]
 
 
 def test_a_batch_that_reads_beyond_its_images_is_found():

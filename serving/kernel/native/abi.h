@@ -61,3 +61,9 @@ struct Model {
 struct Walk {
   const Model* model; const Row* rows; i64 row_count; bf16* x; const float* images; i64 from, to, slices;
 };
+
+// One array of a task, as it is packed: A (rank, in), B (out, rank), bf16 numbers, float32 numbers as they are or rounded
+// to bf16, with zeros up to `columns`, or integers. `numbers`: how they are at `from`; `to`: its place in the memory.
+enum PieceKind { PIECE_A, PIECE_B, PIECE_NUMBERS, PIECE_FLOATS, PIECE_ROUNDED, PIECE_INTEGERS };
+enum Numbers { IN_BF16, IN_FLOAT32, IN_FLOAT16 };
+struct Piece { i64 kind; const void* from; i64 numbers, rows, columns; double scale; i64 to; };

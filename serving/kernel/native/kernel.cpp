@@ -1,6 +1,6 @@
 // The C interface of the engine's kernel. Python checks every size before a call (serving/kernel/).
-#include "pack.h"
 #include "pool.h"
+#include "task.h"
 
 #define EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -26,11 +26,5 @@ EXPORT i64 onetrunk_peak(i64 steps) {
 }
 
 EXPORT void onetrunk_pack_weight(const bf16* weight, i64 out, i64 in, bf16* packed) { pack_weight(weight, out, in, packed); }
-// Whether none of the numbers is infinite or NaN.
-EXPORT i64 onetrunk_all_finite(const bf16* numbers, i64 count) {
-  int bad = 0;
-  for (i64 i = 0; i < count; i++) bad |= (numbers[i] & 0x7f80) == 0x7f80;
-  return !bad;
-}
-EXPORT void onetrunk_pack_a(const bf16* a, i64 rank, i64 in, bf16* packed) { pack_a(a, rank, in, packed); }
-EXPORT void onetrunk_pack_b(const bf16* b, i64 rank, i64 out, bf16* packed) { pack_b(b, rank, out, packed); }
+// Pack a task's arrays; return the first that has a number which is infinite or NaN, -1 where none has.
+EXPORT i64 onetrunk_pack_task(const Piece* pieces, i64 count, char* memory) { return write_pieces(pieces, count, memory); }

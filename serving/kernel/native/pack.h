@@ -12,25 +12,22 @@ static void pack_weight(const bf16* weight, i64 out, i64 in, bf16* packed) {
       }
 }
 
-const i64 BEYOND = 1024;  // zeros after a factor: the last tile of ranks reads as far
-
 // a (rank, in) -> [in / 2, with zeros up to 16][even ranks][2]
 static void pack_a(const bf16* a, i64 rank, i64 in, bf16* packed) {
   const i64 ranks = (rank + 1) & ~(i64)1, whole = (in + 31) / 32 * 32;
-  memset(packed, 0, (whole * ranks + BEYOND) * sizeof(bf16));
+  memset(packed, 0, whole * ranks * sizeof(bf16));
   for (i64 r0 = 0; r0 < rank; r0 += 16)
     for (i64 k0 = 0; k0 < in; k0 += 32) {
       bf16 pairs[16][32];
       pairs_to_rows(a + r0 * in + k0, in, rank - r0, in - k0, pairs[0]);
-      const i64 written = ranks - r0 < 16 ? ranks - r0 : 16;
-      for (int k = 0; k < 16; k++) memcpy(packed + ((k0 / 2 + k) * ranks + r0) * 2, pairs[k], written * 4);
+      for (int k = 0; k < 16; k++) store_pairs(packed + ((k0 / 2 + k) * ranks + r0) * 2, pairs[k], ranks - r0);
     }
 }
 
 // b (out, rank) -> [out / 16, with zeros up to 32 columns][even ranks / 2][16 columns][2]
 static void pack_b(const bf16* b, i64 rank, i64 out, bf16* packed) {
   const i64 pairs = (rank + 1) / 2, whole = (out + 31) / 32 * 32;
-  memset(packed, 0, (whole * pairs * 2 + BEYOND) * sizeof(bf16));
+  memset(packed, 0, whole * pairs * 2 * sizeof(bf16));
   for (i64 tile = 0; tile * 16 < out; tile++)
     for (i64 p0 = 0; p0 < pairs; p0 += 16) {
       bf16 columns[16][32];

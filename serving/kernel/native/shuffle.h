@@ -44,8 +44,14 @@ INLINE void interleave(const bf16* even, const bf16* odd, int count, bf16* out) 
   _mm512_storeu_si512(out + 512, _mm512_permutex2var_epi16(x, _mm512_add_epi16(low, _mm512_set1_epi16(16)), y));
 }
 
+// The first `count` of 16 pairs.
+INLINE void store_pairs(bf16* out, const bf16* row, i64 count) {
+  _mm512_mask_storeu_epi32(out, count >= 16 ? (__mmask16)0xffff : (__mmask16)((1u << count) - 1), _mm512_loadu_si512(row));
+}
+
 #else
 
+INLINE void store_pairs(bf16* out, const bf16* row, i64 count) { memcpy(out, row, (count < 16 ? count : 16) * 4); }
 INLINE void pairs_to_rows(const bf16* in, i64 stride, i64 rows, i64 count, bf16* out) {
   for (int k = 0; k < 32; k++)
     for (int i = 0; i < 16; i++) out[k / 2 * 32 + i * 2 + k % 2] = i < rows && k < count ? in[i * stride + k] : 0;

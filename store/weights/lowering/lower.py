@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import cast
 
@@ -22,9 +23,10 @@ from store.weights.lowering.custom import CUSTOM_LOWERINGS
 from store.weights.lowering.deltas import Lowering, Tensors
 from store.weights.lowering.finite import all_finite, not_finite, require_finite, require_finite_file
 
-__all__ = ["ADAPTER", "HEAD", "LOWERINGS", "Lowering", "Tensors", "lower", "lower_tensors", "with_head"]
+__all__ = ["ADAPTER", "HEAD", "LOWERINGS", "Lowering", "Tensors", "lower", "lower_tensors", "names_in", "with_head"]
 
 QKV_WEIGHT = f"{QKV}.weight"
+FEW_NBYTES = 8192  # of class names
 ADAPTER, HEAD = "adapter_model.safetensors", "head.safetensors"
 
 
@@ -81,7 +83,17 @@ def with_head(
     weight, bias = (head[name].to(device, dtype, copy=True) for name in ("weight", "bias"))
     if not (all_finite(weight) and all_finite(bias)):
         raise not_finite("head", dtype)
-    return TaskWeights(depth, forms, weight, bias, tuple(labels.decode().splitlines()))
+    return TaskWeights(depth, forms, weight, bias, names_in(labels))
+
+
+def names_in(labels: bytes) -> tuple[str, ...]:
+    """Return the class names of a task's file; where they are few, in one tuple for all tasks that have the same."""
+    return _known_names(labels) if len(labels) <= FEW_NBYTES else tuple(labels.decode().splitlines())
+
+
+@lru_cache(maxsize=256)
+def _known_names(labels: bytes) -> tuple[str, ...]:
+    return tuple(labels.decode().splitlines())
 
 
 def _load(data: bytes, source: str) -> dict[str, Tensor]:

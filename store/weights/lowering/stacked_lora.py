@@ -1,4 +1,7 @@
-"""LoRA lowered for all blocks at once: a few tensor operations where one module after the other takes hundreds."""
+"""LoRA lowered for all blocks at once: a few tensor operations where one module after the other takes hundreds.
+
+Or not lowered at all: its stacks say where each factor stands in the file, and by what it is multiplied.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,7 @@ FACTOR = re.compile(r"base_model\.model\.(blocks\.\d+\.([\w.]+))\.lora_([AB])\.w
 
 
 @dataclass(frozen=True)
-class _Stack:
+class Stack:
     """The factor A (rank, in) or B (out, rank) of one kind of linear map in every block that has it.
 
     In the order of the file: the first at byte `offset`, each next one `step` bytes further.
@@ -39,6 +42,11 @@ class _Stack:
     @property
     def numel(self) -> int:
         return len(self.paths) * math.prod(self.shape)
+
+    @property
+    def end(self) -> int:
+        """The byte after the last factor."""
+        return self.offset + (len(self.paths) - 1) * self.step + math.prod(self.shape) * self.dtype.itemsize
 
     def view(self, data: memoryview) -> Tensor:
         """Return the factors (blocks, 1, *shape) in the bytes of the file."""
@@ -58,18 +66,26 @@ def lower_blocks(
     deltas are parts of one block of memory. Raises `RefusedError` unless all numbers are finite.
     """
     header = bytes(adapter[: 8 + int.from_bytes(adapter[:8], "little")])
-    pairs = _pairs(header) if config["peft_type"] == "LORA" else None
-    if pairs is None:
-        return None
-    stacks = [stack for pair in pairs for stack in pair]
+    stacks = stacks_of(header) if config["peft_type"] == "LORA" else None
+    return None if stacks is None else lower_stacks(stacks, scalings_of(config, stacks), adapter, dtype, device)
+
+
+def lower_stacks(
+    stacks: Sequence[Stack],
+    scalings: Sequence[Sequence[float]],
+    adapter: memoryview,
+    dtype: torch.dtype,
+    device: str | torch.device,
+) -> Forms:
+    """Return the forms of the factors that stand in the file: A and B of each kind of map in turn."""
     factors = [stack.view(adapter) for stack in stacks]  # before memory is asked for: sizes that the file lacks fail
     memory = torch.empty(sum(factor.numel() for factor in factors), dtype=dtype)
     parts = _parts(stacks, memory)
-    for stack, factor, part in zip(stacks, factors, parts, strict=True):
+    for stack, scaling, factor, part in zip(stacks, scalings, factors, parts, strict=True):
         if stack.part == "A":
             part.copy_(factor)
         else:
-            _scale(factor, _scalings(config, stack), out=part)
+            _scale(factor, scaling[0] if len(set(scaling)) == 1 else torch.tensor(scaling).view(-1, 1, 1, 1), out=part)
     if not all_finite(memory):
         raise not_finite(f"module {next(_spoilt(stacks, parts))!r}", dtype)
     moved = memory.to(device)
@@ -78,6 +94,17 @@ def lower_blocks(
     for stack, down, up in zip(stacks[::2], parts[::2], parts[1::2], strict=True):
         deltas.update(zip(stack.paths, map(Delta, down.unbind(), up.unbind()), strict=True))
     return Forms(deltas)
+
+
+def scalings_of(config: Config, stacks: Sequence[Stack]) -> tuple[tuple[float, ...], ...]:
+    """Return by what each factor of each stack is multiplied: B by the adapter's scaling, A by 1."""
+
+    def scaling(stack: Stack, path: str) -> float:
+        return lora_scaling(config, path, stack.shape[1]) if stack.part == "B" else 1.0
+
+    if config.get("alpha_pattern"):
+        return tuple(tuple(scaling(stack, path) for path in stack.paths) for stack in stacks)
+    return tuple((scaling(stack, stack.paths[0]),) * len(stack.paths) for stack in stacks)
 
 
 def _scale(factor: Tensor, scaling: Tensor | float, *, out: Tensor) -> None:
@@ -90,35 +117,42 @@ def _scale(factor: Tensor, scaling: Tensor | float, *, out: Tensor) -> None:
         out.copy_(factor.float().mul(scaling))
 
 
-def _spoilt(stacks: Sequence[_Stack], parts: Sequence[Tensor]) -> Iterator[str]:
+def _spoilt(stacks: Sequence[Stack], parts: Sequence[Tensor]) -> Iterator[str]:
     """Give the paths of the maps that have a number which is not finite."""
     for stack, part in zip(stacks, parts, strict=True):
         finite = part.isfinite().flatten(1).all(1).tolist()
         yield from (path for path, sound in zip(stack.paths, finite, strict=True) if not sound)
 
 
-@lru_cache(maxsize=64)
-def _pairs(header: bytes) -> tuple[tuple[_Stack, _Stack], ...] | None:
-    """Return A and B of each kind of map in a file with this header, which tasks of one rank and backbone share."""
+@lru_cache(maxsize=256)
+def stacks_of(header: bytes) -> tuple[Stack, ...] | None:
+    """Return A and B of each kind of map in a file with this header, which tasks of one rank and backbone share.
+
+    None where the file is not regular, as `lower_blocks` says.
+    """
     entries = json.loads(header[8:])
     entries.pop("__metadata__", None)
     groups: dict[str, dict[str, list[tuple[int, str, tuple[str, int, int]]]]] = {}
     for name, entry in entries.items():
         match = FACTOR.fullmatch(name)
-        if match is None or entry["dtype"] not in FLOATS or len(entry["shape"]) != 2:
+        if match is None or entry["dtype"] not in FLOATS or not _is_matrix(entry["shape"]):
             return None
         factor = (len(header) + entry["data_offsets"][0], match[1], (entry["dtype"], *entry["shape"]))
         groups.setdefault(match[2], {"A": [], "B": []})[match[3]].append(factor)
-    pairs = []
+    stacks: list[Stack] = []
     for group in groups.values():
         down, up = (_stack(part, sorted(factors)) for part, factors in group.items())
         if down is None or up is None or down.paths != up.paths:
             return None
-        pairs.append((down, up))
-    return tuple(pairs)
+        stacks += down, up
+    return tuple(stacks)
 
 
-def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) -> _Stack | None:
+def _is_matrix(shape: Sequence[object]) -> bool:
+    return len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
+
+
+def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) -> Stack | None:
     """Return factors of (offset, path, (dtype, *shape)) as a stack; None where dtype, shape or distance differ."""
     if not factors:
         return None
@@ -128,17 +162,10 @@ def _stack(part: str, factors: Sequence[tuple[int, str, tuple[str, int, int]]]) 
     dtype = DTYPES[name]
     if len(kinds) > 1 or len(steps) > 1 or step % dtype.itemsize:
         return None
-    return _Stack(tuple(path for _, path, _ in factors), part, dtype, (rows, columns), factors[0][0], step)
+    return Stack(tuple(path for _, path, _ in factors), part, dtype, (rows, columns), factors[0][0], step)
 
 
-def _parts(stacks: Sequence[_Stack], memory: Tensor) -> list[Tensor]:
+def _parts(stacks: Sequence[Stack], memory: Tensor) -> list[Tensor]:
     """Return each stack's part of the memory, (blocks, 1, rank, in) or (blocks, 1, out, rank)."""
     parts = torch.split(memory, [stack.numel for stack in stacks])
     return [part.view(len(stack.paths), 1, *stack.shape) for stack, part in zip(stacks, parts, strict=True)]
-
-
-def _scalings(config: Config, stack: _Stack) -> Tensor | float:
-    """Return the scaling of each factor B (out, rank): one number, or where they differ (blocks, 1, 1, 1)."""
-    paths = stack.paths if config.get("alpha_pattern") else stack.paths[:1]
-    scalings = [lora_scaling(config, path, stack.shape[1]) for path in paths]
-    return scalings[0] if len(set(scalings)) == 1 else torch.tensor(scalings).view(-1, 1, 1, 1)

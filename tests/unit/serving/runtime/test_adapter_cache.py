@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from serving.runtime.adapter_cache import CEILING, LOADERS, AdapterCache, Pin
+from serving.runtime.idle_tasks import AGAIN_SHARE, AGE
 from store.errors import OverloadedError
 from store.weights.forms import Forms, TaskWeights
 
@@ -34,12 +35,31 @@ def use(cache: AdapterCache, digest: str, nbytes: int = 10) -> None:
         pass
 
 
-def test_the_least_recently_used_task_leaves_when_the_budget_is_passed():
+def test_the_least_recently_used_task_leaves_when_the_budget_is_passed_those_used_again_last():
     cache = AdapterCache(budget_nbytes=30)
     for digest in ("a", "b", "c", "a", "d"):
         use(cache, digest)
-    assert cache.resident == ("c", "a", "d")
+    assert cache.resident == ("c", "d", "a")
     assert (cache.nbytes, cache.loads) == (30, 4)
+
+
+def test_tasks_that_are_asked_for_once_drive_out_none_that_is_used_again():
+    cache = AdapterCache(budget_nbytes=100)
+    for digest in 2 * [f"hot {index}" for index in range(6)]:
+        use(cache, digest)
+    for index in range(100):
+        use(cache, f"cold {index}")
+    assert {f"hot {index}" for index in range(6)} < set(cache.resident)
+
+
+def test_tasks_that_were_used_again_long_ago_make_room_for_those_that_are_used_now():
+    """In turn, which is the worst order: none of them is asked for again before it would have left."""
+    cache = AdapterCache(budget_nbytes=100)
+    for digest in 3 * [f"old {index}" for index in range(8)]:
+        use(cache, digest)
+    for digest in 2 * AGE * [f"new {index}" for index in range(8)]:
+        use(cache, digest)
+    assert {f"new {index}" for index in range(8)} < set(cache.resident)
 
 
 def test_a_task_in_use_stays_even_above_the_budget_and_leaves_after():
@@ -129,31 +149,61 @@ def test_where_tasks_in_use_alone_pass_the_ceiling_another_is_refused_until_some
         use(cache, "0")
     assert cache.nbytes == 20
     use(cache, "one more")
-    assert cache.resident == ("0", "one more")
+    assert set(cache.resident) == {"0", "one more"}
 
 
 class PlainCache:
-    """The slow twin: one list, last used last, searched and summed at every step."""
+    """The slow twin: two lists, last used last, searched and summed at every step."""
 
     def __init__(self, budget_nbytes: int) -> None:
         self.budget_nbytes = budget_nbytes
-        self.held: list[tuple[str, int, int]] = []  # digest, bytes, pins
+        self.once: list[str] = []
+        self.again: list[str] = []
+        self.pins: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.seen_again: set[str] = set()
+        self.turns: dict[str, int] = {}
+        self.turn = 0
 
-    def change(self, digest: str, nbytes: int, by: int) -> None:
-        pins = sum(count for name, _, count in self.held if name == digest)
-        self.held = [*(row for row in self.held if row[0] != digest), (digest, nbytes, pins + by)]
-        while sum(size for _, size, _ in self.held) > self.budget_nbytes:
-            idle = [row for row in self.held if row[2] == 0]
-            if not idle:
-                break
-            self.held.remove(idle[0])
+    def acquire(self, digest: str, nbytes: int) -> None:
+        if digest in self.pins:
+            self.seen_again.add(digest)
+        self.pins[digest] = self.pins.get(digest, 0) + 1
+        self.sizes[digest] = nbytes
+        self.once, self.again = ([name for name in names if name != digest] for names in (self.once, self.again))
+        self._evict()
+
+    def release(self, digest: str) -> None:
+        self.pins[digest] -= 1
+        if not self.pins[digest]:
+            self.turn += digest not in self.seen_again
+            self.turns[digest] = self.turn
+            (self.again if digest in self.seen_again else self.once).append(digest)
+            while self.again and self._counts_as_new(self.again[0]):
+                self.once.append(self.again.pop(0))
+        self._evict()
+
+    def _counts_as_new(self, oldest: str) -> bool:
+        too_many = sum(map(self.sizes.__getitem__, self.again)) > AGAIN_SHARE * self.budget_nbytes
+        return too_many or self.turn - self.turns[oldest] > AGE * len(self.idle)
+
+    def _evict(self) -> None:
+        while self.nbytes > self.budget_nbytes and self.idle:
+            digest = self.idle[0]
+            self.once, self.again = ([name for name in names if name != digest] for names in (self.once, self.again))
+            del self.pins[digest]
+            self.seen_again.discard(digest)
 
     @property
     def idle(self) -> list[str]:
-        return [name for name, _, pins in self.held if pins == 0]
+        return [*self.once, *self.again]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(map(self.sizes.__getitem__, self.pins))
 
 
-def test_any_order_of_acquiring_and_releasing_leaves_what_a_plain_list_would():
+def test_any_order_of_acquiring_and_releasing_leaves_what_two_plain_lists_would():
     draw, cache, twin = random.Random(7), AdapterCache(budget_nbytes=300), PlainCache(300)
     sizes = {f"task {index}": draw.randint(1, 60) for index in range(40)}
     open_pins: list[tuple[str, Pin]] = []
@@ -161,17 +211,17 @@ def test_any_order_of_acquiring_and_releasing_leaves_what_a_plain_list_would():
         if open_pins and draw.random() < 0.2 + 0.1 * len(open_pins):
             digest, pin = open_pins.pop(draw.randrange(len(open_pins)))
             pin.close()
-            twin.change(digest, sizes[digest], -1)
+            twin.release(digest)
         else:
             digest = draw.choice(list(sizes))
             pin = cache.acquire(digest, lambda digest=digest: weights(sizes[digest]))
             assert pin.weights.result().nbytes == sizes[digest]
             open_pins.append((digest, pin))
-            twin.change(digest, sizes[digest], 1)
+            twin.acquire(digest, sizes[digest])
         resident = cache.resident
         assert list(resident[: len(twin.idle)]) == twin.idle
-        assert sorted(resident) == sorted(name for name, _, _ in twin.held)
-        assert cache.nbytes == sum(size for _, size, _ in twin.held)
+        assert sorted(resident) == sorted(twin.pins)
+        assert cache.nbytes == twin.nbytes
 
 
 def test_many_threads_that_share_a_small_cache_each_hold_the_right_task_and_leave_no_bytes_behind():

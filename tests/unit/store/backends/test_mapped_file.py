@@ -22,8 +22,13 @@ LARGE = os.urandom(3 * MAPPED_NBYTES + 5)
 every_size = pytest.mark.parametrize("data", [b"", b"x", LARGE[: MAPPED_NBYTES - 1], LARGE], ids=len)
 
 
+@pytest.fixture(params=[0, 1 << 20], ids=["hashed by a thread", "hashed first"])
+def _few(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("store.backends.blobs.FEW_NBYTES", request.param)
+
+
 @pytest.fixture(params=["folder", pytest.param("bucket", marks=pytest.mark.service)])
-def blobs(request: pytest.FixtureRequest, tmp_path: Path) -> Blobs:
+def blobs(request: pytest.FixtureRequest, tmp_path: Path, _few: None) -> Blobs:
     return Blobs(open_backend(request.getfixturevalue("bucket") if request.param == "bucket" else tmp_path / "store"))
 
 

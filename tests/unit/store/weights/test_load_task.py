@@ -14,9 +14,14 @@ from support.toy_backbone import set_option
 
 from store.backends.mapped_file import map_file
 from store.errors import IntegrityError, UnservedAdapterError
+from store.records.blob import Blob
+from store.registry import read_only_store
+from store.weights import regular_task
 from store.weights.backbones import open_backbone
 from store.weights.load_task import load_task
+from store.weights.lowering.lower import names_in
 from store.weights.lowering.stacked_lora import lower_blocks
+from store.weights.regular_task import RegularTask
 from store.weights.tensor_views import tensors_in
 
 
@@ -90,15 +95,20 @@ def test_a_loaded_task_keeps_no_file_mapped_and_shares_no_memory_with_another_lo
     check_same(second, slowly(shop, version, torch.float32))
 
 
+@pytest.mark.parametrize("few_nbytes", [0, 1 << 20], ids=["hashed by a thread", "hashed first"])
 @pytest.mark.parametrize("part", ["adapter weights", "head weights", "class names", "adapter config"])
 def test_a_task_with_a_damaged_file_is_never_loaded_and_the_message_names_task_and_part(
-    shop: Shop, tmp_path: Path, part: str
+    shop: Shop, tmp_path: Path, part: str, few_nbytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_task(shop.backbone, tmp_path, depth=4, classes=5, seed=1)
-    set_option(tmp_path, revision=part)  # so that each version has files of its own
+    monkeypatch.setattr("store.backends.blobs.FEW_NBYTES", few_nbytes)
+    make_task(shop.backbone, tmp_path, depth=4, classes=5, seed=1 + few_nbytes)
+    set_option(tmp_path, revision=f"{part} {few_nbytes}")  # so that each version has files of its own
     labels = tmp_path / "classes.txt"
-    labels.write_text(labels.read_text().replace("class", part))
-    save_file({k: v + 1 for k, v in load_file(tmp_path / "head.safetensors").items()}, tmp_path / "head.safetensors")
+    labels.write_text(labels.read_text().replace("class", f"{part} {few_nbytes}"))
+    save_file(
+        {k: v + 1 + few_nbytes for k, v in load_file(tmp_path / "head.safetensors").items()},
+        tmp_path / "head.safetensors",
+    )
     version = shop.store.publish("torn", tmp_path, backbone=shop.backbone.record.name, depth=4)
     adapter, head = version.manifest.adapter, version.manifest.head
     blob = {
@@ -116,6 +126,35 @@ def test_a_task_with_a_damaged_file_is_never_loaded_and_the_message_names_task_a
             load_task(shop.store, version.manifest, backbone=shop.backbone.tensors)
     path.write_bytes(data)
     load_task(shop.store, version.manifest, backbone=shop.backbone.tensors)
+
+
+def test_what_versions_have_in_common_is_read_once_and_no_more_of_it_remembered_than_is_right(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read_only_store, "MOST_SHARED", 3)
+    asked: list[Blob] = []
+    get = shop.store.blobs.get
+    monkeypatch.setattr(shop.store.blobs, "get", lambda blob: asked.append(blob) or get(blob))
+    small = [shop.store.blobs.put(bytes([index])) for index in range(4)]
+    large = shop.store.blobs.put(bytes(read_only_store.SHARED_NBYTES + 1))
+    for blob in (small[0], small[0], large, large, *small[1:], small[3], small[0]):
+        assert shop.store.read_shared(blob) == get(blob)
+    assert asked == [small[0], large, large, *small[1:], small[0]]
+
+
+def test_headers_and_class_names_that_are_large_are_not_remembered(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_task(shop.backbone, tmp_path, depth=2, classes=5)
+    labels = ("name " * 2000 + "\n").encode() * 2
+    assert names_in(labels) == tuple(labels.decode().splitlines())
+    assert names_in(labels) is not names_in(labels)
+    assert names_in(b"a\nb\n") is names_in(b"a\nb\n")
+    files = {name: map_file(str(made.folder / name)) for name in ("adapter_model.safetensors", "head.safetensors")}
+    config = (made.folder / "adapter_config.json").read_bytes()
+    assert RegularTask.of(2, config, *files.values(), b"") is not None
+    monkeypatch.setattr(regular_task, "MOST_NBYTES", 1000)
+    assert RegularTask.of(2, config, *files.values(), b"") is None
 
 
 def test_a_backbone_of_the_store_is_mapped_and_its_model_is_memory_of_its_own(shop: Shop) -> None:

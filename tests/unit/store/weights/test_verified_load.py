@@ -102,8 +102,9 @@ def test_a_bit_flipped_anywhere_is_found_and_nothing_is_handed_out(shop: Shop, t
         header = range(min(len(data), 24))
         for place in (*header, *(draw.randrange(len(data)) for _ in range(60))):
             path.write_bytes(data[:place] + bytes([data[place] ^ 1 << draw.randrange(8)]) + data[place + 1 :])
+            fresh = dataclasses.replace(shop, store=shop.store.with_actor("another"))  # it remembers no shared file
             with pytest.raises(IntegrityError, match="restore the file"):
-                loaded(shop, version.manifest)
+                loaded(fresh, version.manifest)
         path.write_bytes(data)
     check_same(loaded(shop, version.manifest), slowly(shop, version, torch.float32))
 
