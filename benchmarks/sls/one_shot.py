@@ -1,9 +1,10 @@
 """What half of the MLP costs without tuning again: each criterion on the same tuned models.
 
-Each task is tuned once at full width, as in `sls.width`, whose --folder this finds it in. Then every criterion scores
-the units of all blocks, and the best --share of them stay, all heads with them; nothing is trained after that but the
-masks of the criteria that train them. `random` keeps random ones. Accuracies are of test images;
-intervals of a mean are over the tasks (95 %, Student's t). Prints tables; JSON in benchmarks/results/one_shot.json.
+Each task is tuned once at full width, and scored once by each criterion, as in `sls.width`, whose --folder this finds
+both in (with its --images and epochs). Then the best --share of the units of all blocks stay, and all heads with them;
+nothing is trained after that but the masks of the criteria that train them. `random` keeps random ones. Accuracies are
+of test images; intervals of a mean are over the tasks (95 %, Student's t). Prints tables; JSON in
+benchmarks/results/one_shot.json.
 
     python -m benchmarks.sls.one_shot
 """
@@ -22,14 +23,14 @@ import torch
 
 from benchmarks.sls.cut_report import half_interval, print_table
 from benchmarks.sls.cut_runs import QUICK, TrainingPlan
-from benchmarks.sls.width import Job, tuned_job
+from benchmarks.sls.width import Job, fit_of, tuned_job
 from benchmarks.support.figures import conclude, machine
 from benchmarks.support.options import RESULTS, make_parser, settings_of
 from sls.data.embedded import EMBEDDED
 from sls.evaluation import accuracy_of
-from sls.pipeline.width_fit import adapted
+from sls.pipeline.width_fit import adapted, search
 from sls.width.importance import Importance
-from sls.width.search import CRITERIA, WidthConfig, WidthSubject, magnitudes, search_width
+from sls.width.search import CRITERIA, WidthSubject, magnitudes
 from sls.width.trial import pruned
 from store.records.width import WidthIndex
 
@@ -40,7 +41,7 @@ WAYS = (*CRITERIA, RANDOM)
 def main() -> None:
     options = parse()
     torch.set_num_threads(1)
-    plan = QUICK if options.quick else TrainingPlan(epochs=options.epochs)
+    plan = QUICK if options.quick else TrainingPlan(train=options.images, test=options.test, epochs=options.epochs)
     options.folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for task in options.task or EMBEDDED:
@@ -49,9 +50,11 @@ def main() -> None:
     print_table(("task", "whole", *WAYS), [tuple(row.values()) for row in rows])
     means = {way: statistics.mean(row[way] for row in rows) for way in WAYS}
     lost = {way: [row["whole"] - row[way] for row in rows] for way in WAYS}
-    table = [(way, means[way], statistics.mean(lost[way]), half_interval(lost[way])) for way in WAYS]
+    table: list[tuple[object, ...]] = [
+        (way, means[way], statistics.mean(lost[way]), half_interval(lost[way])) for way in WAYS
+    ]
     print_table(("criterion", "accuracy, %", "points lost", "half interval"), table)
-    conclude(options.out, {"machine": machine(), **settings_of(options), "rows": rows, "means": means})
+    conclude(options.out, {"machine": machine(), **settings_of(options, "folder"), "rows": rows, "means": means})
 
 
 def parse() -> argparse.Namespace:
@@ -59,6 +62,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=RESULTS / "width_runs", help="where trainings are kept")
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--share", type=float, default=0.5, help="of the units that stay")
+    parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
+    parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
     parser.add_argument("--epochs", type=int, default=8)
     parser.add_argument("--search-epochs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="few images and one epoch: to see that it runs")
@@ -68,13 +73,13 @@ def parse() -> argparse.Namespace:
 def measure(job: Job, share: float) -> dict[str, Any]:
     context, model = job.context, partial(adapted, job.full, job.backbone)
     subject = WidthSubject(job.dataset, job.backbone, model, job.recipe, context.transform, context.progress)
-    found = {"task": job.task, "whole": 100 * accuracy_of(model(), job.dataset.test, context.transform).value}
+    found = {"task": job.task, "whole": 100 * job.whole.value}
     for way in WAYS:
         if way == RANDOM:
             importance = magnitudes(job.backbone)
             units = np.random.default_rng(0).permuted(np.argsort(importance.units, axis=1), axis=1).astype(float)
         else:
-            importance = search_width(subject, WidthConfig(way, epochs=job.search_epochs))
+            importance = search(fit_of(job, way, share))
             units = importance.units
         narrow = pruned(subject, units_alone(replace(importance, units=units, joint=False), share))
         found[way] = 100 * accuracy_of(narrow, job.dataset.test, context.transform).value

@@ -219,6 +219,13 @@ def by_depth(job: Job, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, 
 
 
 def by_width(job: Job, way: str, share: float) -> tuple[PruneIndex, TunedModel, Accuracy, Accuracy, float]:
+    run = fit_of(job, way, share)
+    made = prune(run, search(run), run.width.budget, run.width.tokens)
+    return made.index, made.tuned, made.before, made.test, made.share
+
+
+def fit_of(job: Job, way: str, share: float) -> WidthFit:
+    """Return how a way prunes; the scores that `search` finds are kept in the job's folder."""
     criterion = "taylor" if way == "both" else way.removeprefix(TOKENS)
     config = WidthConfig(criterion, share, epochs=job.search_epochs, with_depth=way == "both")
     if way in TOKEN_WAYS:
@@ -228,9 +235,7 @@ def by_width(job: Job, way: str, share: float) -> tuple[PruneIndex, TunedModel, 
         shared = name == "importance" and way not in TOKEN_WAYS
         return job.folder / f"{criterion if shared else way}-{name}.safetensors"
 
-    run = WidthFit(job.context, job.full, job.recipe, job.retune, "rewind", config, checkpoint)
-    made = prune(run, search(run), config.budget, config.tokens)
-    return made.index, made.tuned, made.before, made.test, made.share
+    return WidthFit(job.context, job.full, job.recipe, job.retune, "rewind", config, checkpoint)
 
 
 def weights_of(job: Job, index: PruneIndex, tuned: TunedModel) -> tuple[TaskWeights, int]:
