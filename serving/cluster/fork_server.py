@@ -17,6 +17,7 @@ import select
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,15 @@ OF_A_REPLICA = ("torchvision", "timm", "serving.app", "serving.replica")
 OF_THIS_RAY = ("RAY_JOB_ID", "RAY_RAYLET_PID")
 """Variables that Ray reads once, as it is imported; they are the same for all its workers, and the first has them."""
 
-IDS_OF_A_FORK = 64
+IDS_OF_A_FORK = 1024
 """Ids that are drawn between two forks. A fork goes on where Ray's random numbers stand here, so two that begin at the
 same place name their first objects alike, and the second worker to register with such an object ends.
+"""
+
+THREADS_OF_A_FORK = 128
+"""Threads that draw an id between two forks. The numbers of a new thread have a seed from one of eight pools of the
+process (Abseil's `RandenPool`), which a fork inherits as they stand: the n-th new thread that draws in one fork would
+draw what the n-th does in each other. This moves the pools on by more threads than a worker has.
 """
 
 EARLY = 2
@@ -118,12 +125,20 @@ class ForkServer:
                     return worker
 
 
-def _fork(worker: Worker) -> bool:
-    """Fork; return whether this process is the fork."""
+def _move_random_numbers_on() -> None:
     import ray  # not before the first worker's environment is there
 
     for _ in range(IDS_OF_A_FORK):
         ray.ObjectRef.from_random()
+    for _ in range(THREADS_OF_A_FORK):
+        drawing = threading.Thread(target=ray.ObjectRef.from_random)
+        drawing.start()
+        drawing.join()
+
+
+def _fork(worker: Worker) -> bool:
+    """Fork; return whether this process is the fork."""
+    _move_random_numbers_on()
     if os.fork() == 0:
         return True
     _close(worker.files)

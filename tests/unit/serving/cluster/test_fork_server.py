@@ -61,19 +61,28 @@ def test_flags_of_python_and_what_is_for_rays_own_program_are_left_out(flags):
 
 
 FORKS = """
-import os, ray
+import os, ray, threading
 from serving.cluster.fork_server import Worker, _fork
+
+def draw():
+    print(ray.ObjectRef.from_random().hex(), flush=True)
+
 ray.ObjectRef.from_random()  # as what a worker imports does: from here on forks inherit the numbers
 for _ in range(3):
     if _fork(Worker([], {}, "", [])):
-        print(*(ray.ObjectRef.from_random().hex() for _ in range(8)), sep="\\n", flush=True)
+        for _ in range(8):
+            draw()
+        for _ in range(50):
+            thread = threading.Thread(target=draw)
+            thread.start()
+            thread.join()
         os._exit(0)
     os.wait()
 """
 
 
-def test_no_two_forks_draw_the_same_ids_from_rays_random_numbers():
+def test_no_two_forks_draw_the_same_ids_from_rays_random_numbers_in_any_thread():
     done = subprocess.run([sys.executable, "-c", FORKS], capture_output=True, text=True, timeout=60, check=True)
     drawn = done.stdout.split()
-    assert len(drawn) == 24
-    assert len(set(drawn)) == 24
+    assert len(drawn) == 3 * (8 + 50)
+    assert len(set(drawn)) == len(drawn)
