@@ -166,7 +166,7 @@ def test_the_key_that_had_fewer_answers_goes_first(tmp_path):
             assert done.count(("few", 200)) == 4
             assert done.count(("many", 200)) < 70
             await asyncio.gather(*many)
-            assert replicas.most <= HELD
+            assert replicas.most <= HELD + 1  # two threads of HAProxy may pass its limit at once (haproxy/haproxy#2744)
 
     with ingress(tmp_path) as (port, ports):
         asyncio.run(check(port, ports))
