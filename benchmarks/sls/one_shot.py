@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,9 @@ from benchmarks.support.figures import conclude, machine
 from benchmarks.support.options import RESULTS, make_parser, settings_of
 from sls.data.embedded import EMBEDDED
 from sls.evaluation import accuracy_of
-from sls.pipeline.width_fit import adapted, search
+from sls.pipeline.width_fit import search, subject_of
 from sls.width.importance import Importance
-from sls.width.search import CRITERIA, WidthSubject, magnitudes
+from sls.width.search import CRITERIA
 from sls.width.trial import pruned
 from store.records.width import WidthIndex
 
@@ -71,18 +70,15 @@ def parse() -> argparse.Namespace:
 
 
 def measure(job: Job, share: float) -> dict[str, Any]:
-    context, model = job.context, partial(adapted, job.full, job.backbone)
-    subject = WidthSubject(job.dataset, job.backbone, model, job.recipe, context.transform, context.progress)
     found = {"task": job.task, "whole": 100 * job.whole.value}
     for way in WAYS:
+        run = fit_of(job, "magnitude" if way == RANDOM else way, share)
+        importance = search(run)
+        units = importance.units
         if way == RANDOM:
-            importance = magnitudes(job.backbone)
-            units = np.random.default_rng(0).permuted(np.argsort(importance.units, axis=1), axis=1).astype(float)
-        else:
-            importance = search(fit_of(job, way, share))
-            units = importance.units
-        narrow = pruned(subject, units_alone(replace(importance, units=units, joint=False), share))
-        found[way] = 100 * accuracy_of(narrow, job.dataset.test, context.transform).value
+            units = np.random.default_rng(0).permuted(np.argsort(units, axis=1), axis=1).astype(float)
+        narrow = pruned(subject_of(run), units_alone(replace(importance, units=units, joint=False), share))
+        found[way] = 100 * accuracy_of(narrow, job.dataset.test, run.context.transform).value
     return found
 
 

@@ -135,3 +135,13 @@ def on_core_threads(engine: Engine, count: int) -> Engine:
     """Have the engine divide its batches among so many core threads, however little there is to do."""
     engine._model = replace(engine._model, threads=CoreThreads(count, enough=0))
     return engine
+
+
+def check_mix(engine: Engine, made: Sequence[tuple[TaskWeights, Backbone]], seed: int) -> None:
+    """Compare a batch drawn from these tasks, each with its twin in timm, with what the twins answer one by one."""
+    mix = random.Random(seed).choices(made, k=14)
+    images, image_of = torch.randn(5, 3, 32, 32), [random.Random(seed).randrange(5) for _ in mix]
+    answers = engine.forward(images, [task for task, _ in mix], image_of)
+    for logits, (task, twin), image in zip(answers, mix, image_of, strict=True):
+        expected = plain_logits(twin, task, images[image][None])[0]
+        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.custom_tasks import make_custom_task
-from support.formula_oracle import on_core_threads, plain_logits, random_weights
+from support.formula_oracle import check_mix, on_core_threads, plain_logits, random_weights
 from support.kernel_cases import best_library, in_bfloat16, kernel_engine
 from support.narrow_twin import narrow_twin, random_width
 from support.oracle import TaskFolder, make_backbone, make_peft_task, make_task, open_shop, reference_logits
@@ -54,12 +54,7 @@ def test_rows_of_any_patches_widths_depths_and_forms_in_one_batch_equal_stock_ti
     backbone = make_backbone(tmp_path, **POOLINGS[pooling])
     engine = on_core_threads(Engine(backbone, batch_invariant=pooling == 1), 1 + pooling % 2)
     made = [drawn(backbone, 100 * pooling + index) for index in range(10)]
-    mix = random.Random(pooling).choices(made, k=14)
-    images, image_of = torch.randn(5, 3, 32, 32), [random.Random(pooling).randrange(5) for _ in mix]
-    answers = engine.forward(images, [task for task, _ in mix], image_of)
-    for logits, (task, twin), image in zip(answers, mix, image_of, strict=True):
-        expected = plain_logits(twin, task, images[image][None])[0]
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    check_mix(engine, made, pooling)
 
 
 @pytest.fixture(scope="module")

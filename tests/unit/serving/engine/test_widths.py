@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 from support.custom_tasks import make_custom_task
-from support.formula_oracle import on_core_threads, plain_logits, random_weights
+from support.formula_oracle import check_mix, on_core_threads, plain_logits, random_weights
 from support.kernel_cases import best_library, kernel_engine
 from support.narrow_twin import NarrowTwin, narrow_twin, random_width
 from support.oracle import TaskFolder, lowered, make_backbone, make_peft_task, open_shop, reference_logits
@@ -47,12 +47,7 @@ def test_rows_of_any_widths_depths_and_forms_in_one_batch_equal_stock_timm_cut_a
     engine = on_core_threads(Engine(backbone, batch_invariant=seed == 4), 1 + seed % 2)
     made = [narrow_task(backbone, 50 * seed + index, prefix=index == 0) for index in range(8)]
     made += [(random_weights(backbone, seed), backbone)]
-    mix = random.Random(seed).choices(made, k=14)
-    images, image_of = torch.randn(5, 3, 32, 32), [random.Random(seed).randrange(5) for _ in mix]
-    answers = engine.forward(images, [task for task, _ in mix], image_of)
-    for logits, (task, twin), image in zip(answers, mix, image_of, strict=True):
-        expected = plain_logits(twin, task, images[image][None])[0]
-        torch.testing.assert_close(logits, expected, atol=1e-4, rtol=1e-4)
+    check_mix(engine, made, seed)
 
 
 def test_rows_of_one_width_are_gathered_once_however_they_stand():
