@@ -7,8 +7,9 @@ a mixed batch of 8, 16 and 64 LoRA tasks and one of mean depth 8, over one merge
 CUDA graph and compiled; PEFT's `adapter_names`; memory. Steps run in this order; each has its own entry in the JSON,
 which is written after each. A step that fails is written with its error, and what the time does not allow as skipped.
 
-It needs a build of torch for CUDA with Triton, and timm, peft and sqlalchemy as pyproject.toml has them; no store, no
-download. Where a machine has no package index, bring these three as wheels and `pip install --no-index --no-deps` them.
+It needs a build of torch for CUDA with Triton, and timm, peft, blake3 and sqlalchemy as pyproject.toml has them; no
+store, no download. Where a machine has no package index, bring these four as wheels, for `pip install --no-index
+--no-deps`.
 With `--cpu` each step runs tiny, on a CPU, its captures called directly: that shows that the script works and measures
 nothing.
 

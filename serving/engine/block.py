@@ -104,6 +104,19 @@ class ServedBlock:
         return add_bottlenecks(out, bottlenecks, inputs, self._grid)
 
 
+@dataclass(frozen=True)
+class ServedBlocks:
+    """Blocks that run one after the other, as they come."""
+
+    each: Sequence[ServedBlock]
+
+    def run(self, x: Tensor, tasks: Sequence[Forms], blocks: range) -> Tensor:
+        """Run x (n, tokens, dim), row i belonging to tasks[i], through the blocks, counted from 0; x stays as it is."""
+        for index in blocks:
+            x = self.each[index](x, tasks)
+        return x
+
+
 def _narrow_attention(block: Block, kept: Kept) -> BranchMaps:
     return narrow_maps(block.attn.qkv, block.attn.proj, ("attn.qkv", "attn.proj"), kept)
 

@@ -11,9 +11,10 @@ from timm.models.swin_transformer import SwinTransformer
 from torch import Tensor
 
 from serving.engine.batch_run import Tokens
-from serving.engine.block import ServedBlock
+from serving.engine.block import ServedBlock, ServedBlocks
 from serving.engine.core_threads import CoreThreads
 from serving.engine.cuda.captured_blocks import on_cuda
+from serving.engine.cuda.cuda_ends import CudaEnds
 from serving.engine.kernel_model import KernelModel
 from serving.engine.narrow_maps import NarrowMaps
 from serving.engine.row_plan import EngineTask
@@ -63,11 +64,15 @@ def _torch_model(backbone: Backbone, *, dtype: torch.dtype, device: torch.device
     narrow = NarrowMaps(backbone.record.nbytes)
     threads = CoreThreads(torch.get_num_threads() if device.type == "cpu" else 1, always=batch_invariant)
     if isinstance(vit, SwinTransformer):
-        return TorchModel(vit, swin_ends(vit), swin_blocks(vit, narrow), threads, batch_invariant, narrow)
+        return TorchModel(vit, swin_ends(vit), ServedBlocks(swin_blocks(vit, narrow)), threads, batch_invariant, narrow)
     grid = vit.patch_embed.grid_size
-    blocks = [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
-    steps = blocks if device.type != "cuda" else on_cuda(vit, blocks).each()
-    return TorchModel(vit, VitEnds(vit), steps, threads, batch_invariant, narrow)
+    served = ServedBlocks(
+        [ServedBlock(block, f"blocks.{index}", grid, narrow) for index, block in enumerate(vit.blocks)]
+    )
+    if device.type != "cuda":
+        return TorchModel(vit, VitEnds(vit), served, threads, batch_invariant, narrow)
+    ends = CudaEnds(vit, batch_invariant)
+    return TorchModel(vit, ends, on_cuda(vit, served), threads, batch_invariant, narrow)
 
 
 def _choose(dtype: torch.dtype, device: torch.device, setting: str | None) -> KernelChoice:

@@ -15,6 +15,7 @@ from serving.engine.adapter_ops import deltas_of, layer_norm, linear, norms_of
 from serving.engine.block import ServedBlock
 from serving.engine.kernels import Linear
 from serving.engine.narrow_maps import NarrowMaps
+from serving.engine.torch_model import PlainHeads
 from store.errors import InvalidSettingError
 from store.records.geometry import MERGE
 from store.weights.forms import Forms, Norm
@@ -82,7 +83,7 @@ class ServedMerge:
 
 
 @dataclass(frozen=True)
-class SwinEnds:
+class SwinEnds(PlainHeads):
     """The stem of a Swin, and what its heads take: the mean of the normed patches.
 
     Before the last stage the norm has no weight and no bias (`SwinTrunk` says why).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol, cast
@@ -36,9 +36,19 @@ class Ends(Protocol):
     def pooled(self, x: Tensor, norms: Sequence[Norm | None], *, depth: int, wide: bool) -> Tensor:
         """Return the features (n, dim) that heads at this depth take; `wide` heads take twice as many."""
 
+    def heads(self, features: Tensor, tasks: Sequence[TaskWeights]) -> list[Tensor]:
+        """Return the logits (classes,) float32 of each row's features (n, dim)."""
+
+
+class PlainHeads:
+    """Each row's head by itself."""
+
+    def heads(self, features: Tensor, tasks: Sequence[TaskWeights]) -> list[Tensor]:
+        return [head(own, task.head_weight, task.head_bias) for own, task in zip(features, tasks, strict=True)]
+
 
 @dataclass(frozen=True)
-class VitEnds:
+class VitEnds(PlainHeads):
     """The ends of a plain vision transformer."""
 
     vit: VisionTransformer
@@ -50,6 +60,13 @@ class VitEnds:
         return POOLS[wide](self.vit, x, norms)
 
 
+class Blocks(Protocol):
+    """The blocks of a backbone, which run rows of any tasks."""
+
+    def run(self, x: Tensor, tasks: Sequence[Forms], blocks: range) -> Tensor:
+        """Run x (n, tokens, dim), row i belonging to tasks[i], through the blocks, counted from 0; x stays as it is."""
+
+
 @dataclass(frozen=True)
 class TorchModel:
     """The frozen backbone as it runs; `one_by_one` runs each row alone, so that its bytes depend on no neighbour.
@@ -59,7 +76,7 @@ class TorchModel:
 
     vit: TimmModel
     ends: Ends
-    blocks: Sequence[Callable[[Tensor, Sequence[Forms]], Tensor]]
+    blocks: Blocks
     threads: CoreThreads
     one_by_one: bool
     narrow: NarrowMaps
@@ -94,15 +111,21 @@ class TorchTokens:
         if start == 0:
             self._rows.run(lambda images, _: self._model.ends.stem(images), self._images)
         logits: dict[int, Tensor] = {}
-        for block in range(start, stop):
+        while start < stop:
             forms = [UNADAPTED if row.task is None else cast(TaskWeights, row.task).forms for row in rows]
-            steps = [None if own.tokens is None else own.tokens.steps.get(block) for own in forms]
+            steps = [None if own.tokens is None else own.tokens.steps.get(start) for own in forms]
             self._rows.gather(sources, steps, self._prefix)
-            self._rows.run(self._model.blocks[block], forms)
-            logits |= self._finish(rows, block + 1)
-            rows = [row for row in rows if row.depth > block + 1]
-            sources = list(range(len(rows)))
+            end = min([stop, *(event for event in self._events(rows, forms) if event > start)])
+            self._rows.run(partial(self._model.blocks.run, blocks=range(start, end)), forms)
+            logits |= self._finish(rows, end)
+            rows = [row for row in rows if row.depth > end]
+            sources, start = list(range(len(rows))), end
         return logits
+
+    def _events(self, rows: Sequence[EngineRow], forms: Sequence[Forms]) -> set[int]:
+        """Return after how many blocks a task ends or a row leaves out patches."""
+        ends = {self._tasks[member].depth for row in rows for member in row.members}
+        return ends.union(*(own.tokens.steps for own in forms if own.tokens is not None))
 
     def _finish(self, rows: Sequence[EngineRow], depth: int) -> dict[int, Tensor]:
         ending = [
@@ -118,7 +141,8 @@ class TorchTokens:
 
     def _pooled(self, x: Tensor, members: Sequence[int], depth: int) -> dict[int, Tensor]:
         """Return the logits of these members, whose rows have as many tokens."""
-        tasks, logits = [self._tasks[member] for member in members], {}
+        tasks = [self._tasks[member] for member in members]
+        logits: dict[int, Tensor] = {}
         for wide in (False, True):
             places = [place for place, task in enumerate(tasks) if (task.head_weight.shape[1] > x.shape[2]) == wide]
             if not places:
@@ -126,8 +150,8 @@ class TorchTokens:
             norms = [tasks[place].forms.norms.get("norm") for place in places]
             own = x if len(places) == len(tasks) else x[places]
             (features,) = self._rows.applied(partial(self._model.ends.pooled, depth=depth, wide=wide), [own], norms)
-            for feature, place in zip(features, places, strict=True):
-                logits[members[place]] = head(feature, tasks[place].head_weight, tasks[place].head_bias)
+            made = self._model.ends.heads(features, [tasks[place] for place in places])
+            logits.update(zip([members[place] for place in places], made, strict=True))
         return logits
 
 

@@ -174,7 +174,7 @@ class TaskWeights:
     def nbytes(self) -> int:
         return self.forms.nbytes + self.head_weight.nbytes + self.head_bias.nbytes
 
-    @property
+    @cached_property
     def rank(self) -> int:
         """The rank of one of its deltas, by which like tasks become neighbours in a batch; 0 without any."""
         return next((delta.rank for delta in self.forms.deltas.values()), 0)

@@ -10,7 +10,7 @@ Step = Callable[[], object]
 Capture = Callable[[Step], Step]
 """Takes a step on static buffers and returns what repeats it."""
 StepKey = tuple[int, int, bool]
-"""The block, counted from 0; the rows; whether inputs are rescaled."""
+"""The block, counted from 0; the rows; whether outputs are scaled."""
 
 
 class Captures:

@@ -1,7 +1,8 @@
 """Where each row's factors are in memory: a table of addresses, which a launch of one shape reads for any tasks.
 
 The table of a task is int64 (blocks, PLACES, FIELDS). The places of a block are its four linear maps and its two norms;
-the fields of a map are those of `Delta`, those of a norm the first two, and 0 is "none":
+the fields of a map are those of `Delta`, those of a norm the first two, and 0 is "none". The rows of b are filled up
+with zeros to a multiple of eight ranks, which a kernel loads at once:
 
     place   a        b      rank   bias   in_scale   out_scale
     qkv     address  ...
@@ -18,6 +19,7 @@ from typing import cast
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from store.errors import InvalidSettingError
 from store.weights.forms import Delta, Forms, Norm
@@ -31,14 +33,15 @@ MAX_RANK = 256
 """The highest rank that a table holds; a row with a higher one runs in the torch path."""
 ALIGNMENT = 16
 """Bytes to which the kernels take each tensor of a table to be aligned, so that they load 16 bytes at once."""
+EIGHT = 8
 
 
 @dataclass(frozen=True)
 class TaskTable:
-    """A task's table; `rescaled` where an input has a scale or a norm is the task's own."""
+    """A task's table; `scaled` where an output has a scale."""
 
     entries: Tensor
-    rescaled: bool
+    scaled: bool
     kept: tuple[Tensor, ...]
     """Aligned copies of tensors that were not aligned."""
 
@@ -79,7 +82,7 @@ class PointerTables:
     def _make(self, forms: Forms) -> TaskTable:
         entries: list[list[list[int]]] = self.unadapted.tolist()
         kept: list[Tensor] = []
-        rescaled = False
+        scaled = False
         for block, paths in enumerate(self._paths):
             for place, path in enumerate(paths):
                 form = forms.deltas.get(path) or forms.norms.get(path)
@@ -90,8 +93,8 @@ class PointerTables:
                 kept += [tensor for tensor in tensors if tensor is not None]
                 addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
                 entries[block][place] = _fields(form, addresses)
-                rescaled |= isinstance(form, Norm) or form.in_scale is not None
-        return TaskTable(torch.tensor(entries), rescaled, tuple(kept))
+                scaled |= isinstance(form, Delta) and form.out_scale is not None
+        return TaskTable(torch.tensor(entries), scaled, tuple(kept))
 
     def _check(self, path: str, form: Delta | Norm) -> None:
         """Refuse what a kernel would read wrongly: an address says nothing of dtype, device and size."""
@@ -115,7 +118,8 @@ class PointerTables:
 def _parts(form: Delta | Norm) -> tuple[Tensor | None, ...]:
     if isinstance(form, Norm):
         return form.weight, form.bias
-    return form.a, form.b, form.bias, form.in_scale, form.out_scale
+    b = None if form.b is None else F.pad(form.b, (0, -form.rank % EIGHT))
+    return form.a, b, form.bias, form.in_scale, form.out_scale
 
 
 def _fields(form: Delta | Norm, addresses: Sequence[int]) -> list[int]:
@@ -131,7 +135,7 @@ def _shapes(module: nn.Module, form: Delta | Norm) -> list[tuple[Tensor | None, 
         return [(form.weight, tuple(weight.shape)), (form.bias, tuple(weight.shape))]
     (fan_out, fan_in), rank = weight.shape, form.rank
     shapes = ((1, rank, fan_in), (1, fan_out, rank), (1, 1, fan_out), (1, 1, fan_in), (1, 1, fan_out))
-    return list(zip(_parts(form), shapes, strict=True))
+    return list(zip((form.a, form.b, form.bias, form.in_scale, form.out_scale), shapes, strict=True))
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -40,29 +40,33 @@ class StaticRows:
 
 @dataclass(frozen=True)
 class Place:
-    """A map or a norm of one block; `rescaled` where a row may scale its input or bring a norm of its own."""
+    """A linear map of one block, and the norm that its inputs go through first, if they do."""
 
     block: int
     name: str
-    rescaled: bool
+    scaled: bool
+    """Whether a row may scale the map's outputs."""
+    norm: nn.LayerNorm | None = None
 
     @property
     def path(self) -> str:
         return f"blocks.{self.block}.{self.name}"
+
+    @property
+    def norm_name(self) -> str:
+        """The norm that is before this map, if one is."""
+        return "norm1" if self.name.startswith("attn") else "norm2"
 
 
 class RowOps(Protocol):
     """What a captured block computes of its rows; it may read the tables, and must not wait for the device."""
 
     def linear(self, x: Tensor, base: Linear, place: Place, residual: Tensor | None = None) -> Tensor:
-        """y[i] = out_scale_i * (W (in_scale_i * x[i]) + bias_W) + b_i (a_i x[i]) + bias_i (+ residual[i]).
+        """y[i] = out_scale_i * (W (in_scale_i * z[i]) + bias_W) + b_i (a_i z[i]) + bias_i (+ residual[i]).
 
-        The result may lie in the residual's memory.
+        z[i] is x[i], or its norm where the place has one, by the weight and bias of the row's task if it brings them.
+        The result may lie in the residual's memory. Where there is no norm, x may be written over.
         """
-        ...
-
-    def layer_norm(self, x: Tensor, base: nn.Module, place: Place) -> Tensor:
-        """Return the norm of each row by its task's weight and bias, or by the backbone's."""
         ...
 
 
@@ -73,7 +77,7 @@ class TorchRowOps:
         self._rows = rows
 
     def linear(self, x: Tensor, base: Linear, place: Place, residual: Tensor | None = None) -> Tensor:
-        return adapter_ops.linear(x, base, deltas_of(self._rows.forms[: len(x)], place.path), residual)
-
-    def layer_norm(self, x: Tensor, base: nn.Module, place: Place) -> Tensor:
-        return adapter_ops.layer_norm(x, base, norms_of(self._rows.forms[: len(x)], place.path))
+        tasks = self._rows.forms[: len(x)]
+        if place.norm is not None:
+            x = adapter_ops.layer_norm(x, place.norm, norms_of(tasks, f"blocks.{place.block}.{place.norm_name}"))
+        return adapter_ops.linear(x, base, deltas_of(tasks, place.path), residual)

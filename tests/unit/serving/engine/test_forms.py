@@ -83,14 +83,14 @@ def random_delta(kinds: set[str]) -> Delta:
 
 
 class Counting:
-    """A block that counts the rows it runs."""
+    """Blocks that count the rows they run."""
 
-    def __init__(self, block, counted: Counter[str]) -> None:
-        self.block, self.counted = block, counted
+    def __init__(self, blocks, counted: Counter[str]) -> None:
+        self.blocks, self.counted = blocks, counted
 
-    def __call__(self, x, forms):
-        self.counted["rows"] += len(x)
-        return self.block(x, forms)
+    def run(self, x, forms, blocks):
+        self.counted["rows"] += len(x) * len(blocks)
+        return self.blocks.run(x, forms, blocks)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_blocks_below_the_first_adapted_one_run_once_for_all_tasks_of_an_image(b
     ]
     counted: Counter[str] = Counter()
     model = Engine(backbone)._model
-    model = replace(model, blocks=[Counting(block, counted) for block in model.blocks])
+    model = replace(model, blocks=Counting(model.blocks, counted))
     run = BatchRun(model.begin(torch.randn(max(image_of) + 1, 3, 32, 32), tasks), tasks, image_of)
     while not run.done:
         before, expected = counted["rows"], run.remaining_blocks

@@ -164,6 +164,40 @@ def test_a_table_is_written_again_after_a_capture_that_emptied_it(backbone, imag
     assert_alike([answers[0], answers[1]], expected)
 
 
+@pytest.fixture
+def writes(backbone, monkeypatch):
+    """Captured blocks, and a list that grows with each write of the static table."""
+    blocks, written = captured_blocks(Engine(backbone), buckets=(1, 2, 4, 8)), []
+    blocks.warm()
+    stack = blocks.tables.stack
+    monkeypatch.setattr(blocks.tables, "stack", lambda *given: written.append(given) or stack(*given))
+    return blocks, written
+
+
+def test_the_table_is_written_once_for_a_batch_whose_rows_end_one_by_one(backbone, images, writes):
+    blocks, written = writes
+    engine = with_captured_blocks(Engine(backbone), blocks)
+    drawn = [random_weights(backbone, row, depth=1 + row % backbone.record.blocks) for row in range(IMAGES)]
+    tasks = [replace(task, forms=replace(task.forms, bottlenecks={})) for task in drawn]
+    for _ in range(2):
+        assert_alike(engine.forward(images, tasks), Engine(backbone).forward(images, tasks))
+    assert len(written) == 1
+
+
+def test_a_table_that_names_memory_which_is_gone_is_written_again(backbone, images, writes):
+    blocks, written = writes
+    engine, head = with_captured_blocks(Engine(backbone), blocks), (torch.zeros(2, backbone.record.dim), torch.zeros(2))
+    biased = {"blocks.0.mlp.fc1": Delta(bias=torch.ones(1, 1, 4 * backbone.record.dim))}
+    tasks = [TaskWeights(1, Forms(biased), *head, ()) for _ in range(4)]
+    for count in (4, 3):  # three rows take the bucket of four
+        engine.forward(images[:count], tasks[:count])
+    assert len(written) == 1
+    del tasks[3]
+    gc.collect()
+    engine.forward(images[:3], tasks)
+    assert len(written) == 2
+
+
 def test_rank_above_the_table_s_and_bottlenecks_run_in_the_torch_path(backbone, images):
     blocks, path = captured_blocks(Engine(backbone)), "blocks.0.attn.qkv"
     fan_out, fan_in = backbone.record.modules[path]
