@@ -118,7 +118,9 @@ class PointerTables:
 def _parts(form: Delta | Norm) -> tuple[Tensor | None, ...]:
     if isinstance(form, Norm):
         return form.weight, form.bias
-    b = None if form.b is None else F.pad(form.b, (0, -form.rank % EIGHT))
+    b, missing = form.b, -form.rank % EIGHT
+    if b is not None and missing:  # a pad by nothing would be a copy as well
+        b = F.pad(b, (0, missing))
     return form.a, b, form.bias, form.in_scale, form.out_scale
 
 

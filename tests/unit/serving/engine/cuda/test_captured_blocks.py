@@ -16,7 +16,7 @@ from support.oracle import make_backbone
 from support.token_twin import grid_of, random_tokens, with_tokens
 
 from serving.engine.cuda.captured_blocks import BUCKETS, CapturedBlocks
-from serving.engine.cuda.pointer_tables import ALIGNMENT, MAX_RANK
+from serving.engine.cuda.pointer_tables import ALIGNMENT, MAX_RANK, PointerTables
 from serving.engine.cuda.row_ops import StaticRows, TorchRowOps
 from serving.engine.engine import Engine
 from store.errors import InvalidSettingError
@@ -220,6 +220,15 @@ def test_a_factor_at_an_odd_address_is_copied_to_an_aligned_one(backbone, images
     engine = with_captured_blocks(Engine(backbone), blocks)
     assert_alike(engine.forward(images, [task] * IMAGES), Engine(backbone).forward(images, [task] * IMAGES))
     assert not (rows.table % ALIGNMENT)[:, :, :, :2].any()
+
+
+@pytest.mark.parametrize(("rank", "copies"), [(8, 0), (16, 0), (3, 1)])
+def test_only_factors_whose_ranks_are_filled_up_are_copied(backbone, rank, copies):
+    fan_out, fan_in = backbone.record.modules["blocks.0.mlp.fc1"]
+    delta = Delta(torch.randn(1, rank, fan_in), torch.randn(1, fan_out, rank))
+    table = PointerTables(backbone.build()).of(Forms({"blocks.0.mlp.fc1": delta}))
+    own = {delta.a.data_ptr(), delta.b.data_ptr()}
+    assert sum(tensor.data_ptr() not in own for tensor in table.kept) == copies
 
 
 @pytest.mark.parametrize(
