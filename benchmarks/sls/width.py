@@ -6,7 +6,7 @@ before that. Accuracies are of test images, with the ends of their 95 % interval
 of this task in the engine, over the same batch of the whole task in the same rounds, in float32 (torch) and in
 bfloat16 (the engine's own kernel, where the machine can run it). Every run is kept in --folder and found again; the
 second table has the means over the tasks, with intervals. `--way tokens-vit-slim` and `tokens-taylor` leave out patches
-alone, this share of them staying over all blocks.
+alone, this share of them staying over all blocks; `--way groups-slimming` and the like keep units in groups of 32.
 `--way torch-pruning` is that tool's own result (`pip install torch-pruning==1.6.1`): the tuned task, merged, pruned by
 its recipe and tuned again; its time is that of the pruned model in timm, its bytes are its file's.
 
@@ -57,7 +57,9 @@ from store.weights.width import kept_of
 SHARES = (0.5, 0.66, 0.8)
 WAYS = ("depth", *CRITERIA, "both")
 TOKENS = "tokens-"  # of patches alone, at full depth and width
+GROUPS, GROUP = "groups-", 32  # of neighbouring units, which stay or go together
 TOKEN_WAYS = tuple(TOKENS + criterion for criterion in OF_TOKENS)
+GROUP_WAYS = tuple(GROUPS + criterion for criterion in CRITERIA)
 ROWS = 16
 
 
@@ -113,7 +115,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=RESULTS / "width_runs", help="where runs are kept")
     parser.add_argument("--task", action="append", choices=EMBEDDED, help="only this one; may be repeated")
     parser.add_argument("--share", type=float, nargs="+", default=SHARES)
-    parser.add_argument("--way", nargs="+", choices=(*WAYS, *TOKEN_WAYS, PEER), default=WAYS)
+    parser.add_argument("--way", nargs="+", choices=(*WAYS, *TOKEN_WAYS, *GROUP_WAYS, PEER), default=WAYS)
     parser.add_argument("--images", type=int, default=TrainingPlan.train, help="of training")
     parser.add_argument("--test", type=int, default=TrainingPlan.test, help="images")
     parser.add_argument("--epochs", type=int, default=8)
@@ -226,8 +228,9 @@ def by_width(job: Job, way: str, share: float) -> tuple[PruneIndex, TunedModel, 
 
 def fit_of(job: Job, way: str, share: float) -> WidthFit:
     """Return how a way prunes; the scores that `search` finds are kept in the job's folder."""
-    criterion = "taylor" if way == "both" else way.removeprefix(TOKENS)
-    config = WidthConfig(criterion, share, epochs=job.search_epochs, with_depth=way == "both")
+    criterion = "taylor" if way == "both" else way.removeprefix(TOKENS).removeprefix(GROUPS)
+    group = GROUP if way in GROUP_WAYS else 1
+    config = WidthConfig(criterion, share, epochs=job.search_epochs, with_depth=way == "both", unit_group=group)
     if way in TOKEN_WAYS:
         config = replace(config, budget=1.0, tokens=share)
 

@@ -51,6 +51,14 @@ Tokens = Annotated[
         "default: all.",
     ),
 ]
+UnitGroup = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        help="Keep or leave out MLP units in groups of so many neighbours: the kernel leaves out whole groups of 32. "
+        "1 keeps any of them, which is better where nothing is tuned afterwards.",
+    ),
+]
 WithDepth = Annotated[
     bool, typer.Option("--with-depth", help="Cut the depth too, where that serves the budget better.")
 ]
@@ -65,6 +73,7 @@ class SearchOptions(OptionGroup):
     l1_heads: HeadPenalty = 1e-3
     l1_units: UnitPenalty = 1e-4
     l1_tokens: TokenPenalty = 1e-4
+    unit_group: UnitGroup = 32
     with_depth: WithDepth = False
 
     def config(self, criterion: WidthName, budget: float) -> WidthConfig:
@@ -79,6 +88,7 @@ class SearchOptions(OptionGroup):
             with_depth=self.with_depth,
             tokens=self.tokens,
             l1_tokens=self.l1_tokens,
+            unit_group=self.unit_group,
         )
 
 

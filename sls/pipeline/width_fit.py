@@ -67,7 +67,7 @@ def search(run: WidthFit) -> Importance:
         with np.load(path, allow_pickle=False) as saved:
             flags = bool(saved["joint"]), float(saved["head_cost"]), bool(saved["nested"])
             tokens = token_scores(run.context.backbone, saved["tokens"]) if "tokens" in saved else None
-            return Importance(saved["heads"], saved["units"], *flags, tokens)
+            return Importance(saved["heads"], saved["units"], *flags, tokens, run.width.unit_group)
     importance = search_width(subject_of(run), run.width)
     partial = path.with_name("importance-partial.npz")
     saved = {**vars(importance), "tokens": importance.tokens.scores} if importance.tokens else vars(importance)

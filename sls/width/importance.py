@@ -50,6 +50,7 @@ class Importance:
     `joint`: one threshold for both kinds, as in Network Slimming; else one for each, as in ViT-Slim. `head_cost` is
     how many units take as many operations as one head. `nested`: the backbone is ordered by importance, so that a
     block keeps its first heads and units, as many as the scores say. `tokens` are there where they were asked for.
+    Units stay or go in groups of `unit_group` neighbours, of which a block's last may be smaller, by their mean score.
     """
 
     heads: Scores
@@ -58,14 +59,17 @@ class Importance:
     head_cost: float
     nested: bool = False
     tokens: TokenScores | None = None
+    unit_group: int = 1
 
     def at(self, budget: float) -> WidthIndex:
-        """Return what is kept: about `budget` of the operations, and at least one head and unit of each block."""
+        """Return what is kept: about `budget` of the operations, and at least one head and group of each block."""
         check_budget(budget)
+        sizes, grouped = self._groups()
         if self.joint:
-            heads, units = self._jointly(budget)
+            heads, groups = self._jointly(budget, sizes, grouped)
         else:
-            heads, units = (_highest(scores, budget) for scores in (self.heads, self.units))
+            heads, groups = (_highest(scores, budget) for scores in (self.heads, grouped))
+        units = groups.repeat(sizes, axis=1)
         if self.nested:
             heads, units = _first_ones(heads), _first_ones(units)
         masks = [
@@ -96,21 +100,34 @@ class Importance:
         kept = there * (np.array(width.heads_kept) * (self.head_cost - square + square * there) + width.units_kept)
         return float(kept.mean()) / (width.heads * self.head_cost + width.units) * of_blocks
 
-    def _jointly(self, budget: float) -> tuple[Flags, Flags]:
+    def _groups(self) -> tuple[npt.NDArray[np.intp], Scores]:
+        """Return how many units each group of a block has, and the mean scores (blocks, groups)."""
+        units = self.units.shape[1]
+        check_unit_group(self.unit_group, units)
+        starts = np.arange(0, units, self.unit_group)
+        sizes = np.diff(starts, append=units)
+        return sizes, np.add.reduceat(self.units, starts, axis=1) / sizes
+
+    def _jointly(self, budget: float, sizes: npt.NDArray[np.intp], grouped: Scores) -> tuple[Flags, Flags]:
         """Keep the best of both kinds while their operations are within the budget."""
-        scores = np.concatenate([self.heads.ravel(), self.units.ravel()])
-        costs = np.concatenate([np.full(self.heads.size, self.head_cost), np.ones(self.units.size)])
+        scores = np.concatenate([self.heads.ravel(), grouped.ravel()])
+        costs = np.concatenate([np.full(self.heads.size, self.head_cost), np.tile(sizes, len(grouped))])
         order = np.argsort(-scores, kind="stable")
         kept = np.zeros(len(scores), dtype=bool)
         kept[order[np.cumsum(costs[order]) <= budget * costs.sum() + 1e-9]] = True
         heads = kept[: self.heads.size].reshape(self.heads.shape)
-        units = kept[self.heads.size :].reshape(self.units.shape)
-        return _with_best(heads, self.heads), _with_best(units, self.units)
+        groups = kept[self.heads.size :].reshape(grouped.shape)
+        return _with_best(heads, self.heads), _with_best(groups, grouped)
 
 
 def check_budget(budget: float) -> None:
     if type(budget) not in (int, float) or not 0 < budget <= 1:
         raise InvalidSettingError(f"budget {budget!r}: give a share of heads and units, above 0 and at most 1")
+
+
+def check_unit_group(group: int, units: int) -> None:
+    if group > units:
+        raise InvalidSettingError(f"groups of {group} units: a block has {units}; give smaller groups")
 
 
 def check_share(share: float) -> None:

@@ -29,6 +29,8 @@ from store.weights.ordering import is_ordered
 from store.weights.trunk import blocks_of, trunk_of
 
 TAYLOR_BATCH, TAYLOR_BATCHES = 32, 10
+GROUP = 32
+"""Units that the kernel leaves out together: those of a slice of its packed weights."""
 STAGE = "search"
 
 
@@ -38,7 +40,8 @@ class WidthConfig:
 
     `epochs` and the three of L1 are of the criteria that train masks: passes over the training images, and the
     weights of the L1 norms in the loss. `with_depth` also cuts the depth, where that serves the budget better. `tokens`
-    is the share of the patches that stay, over all blocks; None keeps all of them.
+    is the share of the patches that stay, over all blocks; None keeps all of them. MLP units stay or go in groups of
+    `unit_group` neighbours.
     """
 
     criterion: str = "vit-slim"
@@ -49,11 +52,13 @@ class WidthConfig:
     with_depth: bool = False
     tokens: float | None = None
     l1_tokens: float = 1e-4
+    unit_group: int = GROUP
 
     def __post_init__(self) -> None:
         check_choice("width", self.criterion, CRITERIA)
         check_budget(self.budget)
         check_number("search epochs", self.epochs, least=1)
+        check_number("unit group", self.unit_group, least=1)
         if self.tokens is not None:
             check_share(self.tokens)
             if self.criterion not in OF_TOKENS:
@@ -87,7 +92,7 @@ def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
         heads, units, *rest = (s.detach().double().numpy() for s in CRITERIA[config.criterion](subject, config))
     joint, nested = config.criterion == SLIMMING, is_ordered(subject.backbone)
     tokens = token_scores(subject.backbone, rest[0]) if rest else None
-    return Importance(heads, units, joint, head_cost(subject.backbone), nested, tokens)
+    return Importance(heads, units, joint, head_cost(subject.backbone), nested, tokens, config.unit_group)
 
 
 def head_cost(backbone: Backbone) -> float:

@@ -106,6 +106,20 @@ def test_tokens_alone_are_pruned_at_a_budget_of_one_and_a_convolution_needs_them
         replace(QUICK, width=width, tune=replace(QUICK.tune, method="convpass"))
 
 
+def test_units_are_kept_in_groups_that_no_search_has_to_know(tmp_path):
+    grouped = replace(QUICK, width=replace(QUICK.width, unit_group=64))
+    result = fit(SMALL, BACKBONE, out=tmp_path / "fit", config=grouped)
+    groups = [mask.units >> 64 * group & (1 << 64) - 1 for mask in result.index.width.masks for group in range(3)]
+    assert set(groups) == {0, (1 << 64) - 1}
+    assert Card.from_json((result.cut / "onetrunk.json").read_bytes()).prune_index.width == result.index.width
+
+
+def test_a_group_above_the_units_is_refused_before_anything_is_trained(tmp_path):
+    with pytest.raises(InvalidSettingError, match="groups of 193 units: a block has 192"):
+        fit(SMALL, BACKBONE, out=tmp_path, config=replace(QUICK, width=replace(QUICK.width, unit_group=193)))
+    assert not any(tmp_path.iterdir())
+
+
 def test_a_width_before_tuning_is_refused():
     with pytest.raises(InvalidSettingError, match="leave out when='before'"):
         replace(QUICK, when="before")

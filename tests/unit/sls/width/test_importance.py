@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -94,3 +95,25 @@ def test_the_share_of_operations_counts_patches_as_their_square_does() -> None:
 def test_a_budget_of_nothing_or_more_than_all_is_refused(budget: object) -> None:
     with pytest.raises(InvalidSettingError, match="above 0 and at most 1"):
         importance().at(budget)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("joint", [False, True])
+@pytest.mark.parametrize("group", [1, 3, 4, 20])
+def test_units_of_a_group_stay_or_go_together_by_their_mean_score(joint: bool, group: int) -> None:
+    width = replace(importance(joint=joint, head_cost=2.0), unit_group=group).at(0.5)
+    bounds = [*range(0, 20, group), 20]
+    for mask, scores in zip(width.masks, UNITS, strict=True):
+        kept = {place // group for place in kept_places(mask.units)}
+        assert sum(bounds[index + 1] - bounds[index] for index in kept) == len(kept_places(mask.units))
+        means = [scores[start:end].mean() for start, end in pairwise(bounds)]
+        left_out = set(range(len(means))) - kept
+        assert not left_out or min(means[index] for index in kept) >= max(means[index] for index in left_out)
+
+
+def test_groups_of_one_are_the_units_themselves() -> None:
+    assert replace(importance(), unit_group=1).at(0.4) == importance().at(0.4)
+
+
+def test_a_group_above_the_units_of_a_block_is_refused() -> None:
+    with pytest.raises(InvalidSettingError, match="groups of 21 units: a block has 20"):
+        replace(importance(), unit_group=21).at(0.5)

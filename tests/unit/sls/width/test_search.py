@@ -145,6 +145,7 @@ def test_depth_and_width_together_take_the_same_operations_whatever_the_depth():
         {"tokens": 1.5},
         {"tokens": 0.5, "criterion": "slimming"},
         {"l1_tokens": -1.0},
+        {"unit_group": 0},
     ],
 )
 def test_settings_that_no_search_can_use_are_refused(changes):
