@@ -1,11 +1,11 @@
 """What pruned widths cost in the engine: one width over full width, and a batch of 16 widths over one width.
 
 All batches are of 16 rows of LoRA tasks at full depth, with a share of the operations of each block: of the first heads
-and units, or of random ones. A batch of 16 widths has a share for each row, from half to one and a half of that one. It
-is compared with the mean of 16 batches, each of one of these widths alone (what mixing costs), and with full width's
-time multiplied by its share of the operations (its products at full width's efficiency). Then the same of patches at
-full width: this share of them over all blocks, as many less from each block to the next, drawn at random. Ratios are
-taken in each round; medians, lowest and highest.
+and units, of random ones, or of random heads and groups of 32 units. A batch of 16 widths has a share for each row,
+from half to one and a half of that one. It is compared with the mean of 16 batches, each of one of these widths alone
+(what mixing costs), and with full width's time multiplied by its share of the operations (its products at full width's
+efficiency). Then the same of patches at full width: this share of them over all blocks, as many less from each block to
+the next, drawn at random. Ratios are taken in each round; medians, lowest and highest.
 
     python -m benchmarks.engine.widths
 """
@@ -26,6 +26,7 @@ from benchmarks.support.figures import Goal, conclude, machine, spread, spread_t
 from benchmarks.support.models import DTYPES, random_vit_base
 from benchmarks.support.options import make_parser, settings_of
 from serving.engine.engine import Engine
+from sls.width.search import GROUP
 from store.accounting.flops import block_flops, saved_by_width
 from store.records.backbone import DEFAULT_BACKBONE
 from store.records.tokens import TokenIndex
@@ -36,6 +37,7 @@ from store.weights.width import kept_of
 
 ROWS, RANK, CLASSES = 16, 8, 10
 FIRST, RANDOM = "one width of first heads and units over full", "one width of random ones over full"
+GROUPS = "one width of random groups over full"
 PATCHES, PATCHES_IDEAL = "one set of patches over all of them", "one set of patches over its operations"
 PATCHES_MIXED = "16 sets of patches over the mean of each alone"
 MIXED, IDEAL = "16 widths of first ones over the mean of each alone", "16 widths of first ones over their operations"
@@ -55,6 +57,7 @@ def main() -> None:
         Goal("16 widths / full width times their share of operations", _most(figures, IDEAL), 1.15, most=True),
         Goal("images a second at this share / at full width, the first ones", 1 / _most(figures, FIRST), 1.5),
         Goal("the same of random ones", 1 / _most(figures, RANDOM), 1.5),
+        Goal("the same of random groups of 32 units", 1 / _most(figures, GROUPS), 1.5),
         Goal("16 sets of patches / the mean of each alone", _most(figures, PATCHES_MIXED), 1.15, most=True),
         Goal("a set of patches / the time of all times its share", _most(figures, PATCHES_IDEAL), 1.15, most=True),
     ]
@@ -83,6 +86,8 @@ def measure(backbone: Backbone, dtype: torch.dtype, options: argparse.Namespace)
         "full": [task(backbone, dtype, None, seed) for seed in range(ROWS)],
         "one, first": [task(backbone, dtype, one.first(), seed) for seed in range(ROWS)],
         "one, random": [task(backbone, dtype, one.drawn(0), seed) for seed in range(ROWS)],
+        "one, groups": [task(backbone, dtype, one.grouped(0), seed) for seed in range(ROWS)],
+        "16, groups": [task(backbone, dtype, one.grouped(seed), seed) for seed in range(ROWS)],
         "16, first": [task(backbone, dtype, width.first(), seed) for seed, width in enumerate(widths)],
         "16, random": [task(backbone, dtype, one.drawn(seed), seed) for seed in range(ROWS)],
     }
@@ -109,9 +114,11 @@ def measure(backbone: Backbone, dtype: torch.dtype, options: argparse.Namespace)
     return {
         FIRST: ratio(rounds["one, first"], rounds["full"]),
         RANDOM: ratio(rounds["one, random"], rounds["full"]),
+        GROUPS: ratio(rounds["one, groups"], rounds["full"]),
         MIXED: ratio(rounds["16, first"], alone),
         IDEAL: ratio(rounds["16, first"], [share * value for value in rounds["full"]]),
         "16 widths of random ones over one of as many": ratio(rounds["16, random"], rounds["one, random"]),
+        "16 widths of random groups over one of as many": ratio(rounds["16, groups"], rounds["one, groups"]),
         PATCHES: ratio(rounds["set 0"], rounds["full"]),
         PATCHES_IDEAL: ratio(rounds["set 0"], [operations(sets[0], backbone) * value for value in rounds["full"]]),
         PATCHES_MIXED: ratio(rounds["16 sets"], sets_alone),
@@ -183,14 +190,25 @@ class Width:
         return cls(backbone.record.blocks, of_heads, of_units, heads, units, (attention + 2 * units) / whole)
 
     def first(self) -> WidthIndex:
-        return self._index(lambda _, count: (1 << count) - 1)
+        pair = (1 << self.heads) - 1, (1 << self.units) - 1
+        return WidthIndex.of([pair] * self.blocks, heads=self.of_heads, units=self.of_units)
 
     def drawn(self, seed: int) -> WidthIndex:
-        draw = random.Random(seed)
-        return self._index(lambda total, count: mask_of(sorted(draw.sample(range(total), count))))
+        return self._drawn(seed, 1)
 
-    def _index(self, mask: Callable[[int, int], int]) -> WidthIndex:
-        pairs = [(mask(self.of_heads, self.heads), mask(self.of_units, self.units)) for _ in range(self.blocks)]
+    def grouped(self, seed: int) -> WidthIndex:
+        return self._drawn(seed, GROUP)
+
+    def _drawn(self, seed: int, group: int) -> WidthIndex:
+        draw = random.Random(seed)
+
+        def mask(total: int, count: int, size: int) -> int:
+            chosen = draw.sample(range(total // size), max(1, round(count / size)))
+            return mask_of(sorted(one * size + place for one in chosen for place in range(size)))
+
+        pairs = [
+            (mask(self.of_heads, self.heads, 1), mask(self.of_units, self.units, group)) for _ in range(self.blocks)
+        ]
         return WidthIndex.of(pairs, heads=self.of_heads, units=self.of_units)
 
 

@@ -44,7 +44,7 @@ from sls.pipeline.retune import CutModel, TrainingContext, rewind, truncated, un
 from sls.pipeline.width_fit import WidthFit, adapted, prune, search
 from sls.training.recipe import TrainingConfig
 from sls.training.tune import tune
-from sls.width.search import CRITERIA, OF_TOKENS, WidthConfig
+from sls.width.search import CRITERIA, GROUP, OF_TOKENS, WidthConfig
 from store.adapters.checkpoint import CARD, CONFIG, HEAD, LABELS, WEIGHTS
 from store.records.evidence import Accuracy, PruneIndex
 from store.weights.backbones import Backbone, load_backbone
@@ -57,7 +57,7 @@ from store.weights.width import kept_of
 SHARES = (0.5, 0.66, 0.8)
 WAYS = ("depth", *CRITERIA, "both")
 TOKENS = "tokens-"  # of patches alone, at full depth and width
-GROUPS, GROUP = "groups-", 32  # of neighbouring units, which stay or go together
+GROUPS = "groups-"  # of neighbouring units, which stay or go together
 TOKEN_WAYS = tuple(TOKENS + criterion for criterion in OF_TOKENS)
 GROUP_WAYS = tuple(GROUPS + criterion for criterion in CRITERIA)
 ROWS = 16

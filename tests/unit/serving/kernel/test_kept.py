@@ -26,6 +26,8 @@ from support.widened import widen
 
 from serving.kernel.kept import Slots, kept_of_block
 from serving.kernel.rows import KernelRow, by_work
+from serving.kernel.support import SLICE
+from sls.width.search import GROUP
 from store.errors import RefusedError
 from store.records.width import WidthIndex
 from store.weights.forms import Delta, Forms, Kept, TaskWeights
@@ -142,3 +144,7 @@ def test_rows_of_one_depth_run_the_widest_first_and_deeper_ones_before_them(back
     rows.insert(1, KernelRow(None, 9, 9, []))
     assert [row.place for row in by_work(rows)] == [9, 1, 0, 2, 3]
     assert by_work(rows[2:3]) == rows[2:3]
+
+
+def test_a_search_groups_units_as_the_kernel_leaves_them_out() -> None:
+    assert GROUP == SLICE
