@@ -157,7 +157,12 @@ class TorchTokens:
 
 def stem(vit: VisionTransformer, images: Tensor) -> Tensor:
     """Return the tokens (n, tokens, dim) that the first block takes."""
-    return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(vit.patch_embed(images)))))
+    return with_positions(vit, vit.patch_embed(images))
+
+
+def with_positions(vit: VisionTransformer, patches: Tensor) -> Tensor:
+    """Return what the stem makes of embedded patches: the tokens that the first block takes."""
+    return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(patches))))
 
 
 def pooled(vit: VisionTransformer, x: Tensor, norms: Sequence[Norm | None]) -> Tensor:

@@ -13,8 +13,7 @@ from sls.data.dataset import Dataset
 from sls.pipeline.config import FitConfig
 from sls.pipeline.retune import untrained
 from sls.training.recipe import TrainingConfig
-from sls.width.importance import check_unit_group
-from store.adapters.widths import require_one_width
+from sls.width.search import check_widths
 from store.errors import DataError, InvalidSettingError, StorageError
 from store.weights.backbones import Backbone
 
@@ -53,8 +52,7 @@ def check_run(
 def check_stages(config: FitConfig, backbone: Backbone) -> None:
     """Raise where the config needs one width of all blocks, and the backbone has stages."""
     if config.width is not None:
-        require_one_width(backbone.record)
-        check_unit_group(config.width.unit_group, backbone.record.modules["blocks.0.mlp.fc1"][0])
+        check_widths(config.width, backbone.record)
     if backbone.record.geometry.staged and config.when == "after" and config.retune_mode == "none":
         raise InvalidSettingError(
             f"retune_mode 'none' keeps the head, and the stages of {backbone.record.name} give different numbers of "

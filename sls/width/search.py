@@ -20,9 +20,10 @@ from sls.data.dataset import Dataset, Transform
 from sls.progress import Progress, ProgressCallback
 from sls.training.recipe import TrainingConfig, check_choice, check_real
 from sls.training.soft_masks import Penalties, insert_masks, train_masks
-from sls.width.importance import Importance, Scores, TokenScores, check_budget, check_share
+from sls.width.importance import Importance, Scores, TokenScores, check_budget, check_share, check_unit_group
 from store.adapters.widths import require_one_width
 from store.errors import InvalidSettingError
+from store.records.backbone import BackboneRecord
 from store.records.bounds import check_number
 from store.weights.backbones import Backbone
 from store.weights.ordering import is_ordered
@@ -86,13 +87,19 @@ class WidthSubject:
 
 def search_width(subject: WidthSubject, config: WidthConfig) -> Importance:
     """Score all heads and units of the task's blocks; one search serves every budget."""
-    require_one_width(subject.backbone.record)
+    check_widths(config, subject.backbone.record)
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(subject.recipe.seed)
         heads, units, *rest = (s.detach().double().numpy() for s in CRITERIA[config.criterion](subject, config))
     joint, nested = config.criterion == SLIMMING, is_ordered(subject.backbone)
     tokens = token_scores(subject.backbone, rest[0]) if rest else None
     return Importance(heads, units, joint, head_cost(subject.backbone), nested, tokens, config.unit_group)
+
+
+def check_widths(config: WidthConfig, record: BackboneRecord) -> None:
+    """Raise where no width index says what a search on this backbone finds, or its groups are above a block's units."""
+    require_one_width(record)
+    check_unit_group(config.unit_group, record.modules["blocks.0.mlp.fc1"][0])
 
 
 def head_cost(backbone: Backbone) -> float:

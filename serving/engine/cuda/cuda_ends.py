@@ -11,7 +11,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional as F
 
-from serving.engine.torch_model import VitEnds, head, stem
+from serving.engine.torch_model import VitEnds, head, stem, with_positions
 from store.weights.forms import TaskWeights
 
 STACKED = 2**26
@@ -29,7 +29,7 @@ class CudaEnds(VitEnds):
         divided = all(side % patch == 0 for side, patch in zip(images.shape[2:], embed.patch_size, strict=True))
         if vit.dynamic_img_size or not divided or images.shape[2:] != embed.img_size:
             return stem(vit, images)  # which says what it does not take
-        return cast(Tensor, vit.norm_pre(vit.patch_drop(vit._pos_embed(patches(vit, images)))))
+        return with_positions(vit, patches(vit, images))
 
     def heads(self, features: Tensor, tasks: Sequence[TaskWeights]) -> list[Tensor]:
         if self.one_by_one:

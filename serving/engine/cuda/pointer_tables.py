@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -34,6 +34,7 @@ MAX_RANK = 256
 ALIGNMENT = 16
 """Bytes to which the kernels take each tensor of a table to be aligned, so that they load 16 bytes at once."""
 EIGHT = 8
+"""Ranks that the kernels load at once."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class TaskTable:
     entries: Tensor
     scaled: bool
     kept: tuple[Tensor, ...]
-    """Aligned copies of tensors that were not aligned."""
+    """The tensors that it points to, some of them copies: aligned, or filled up."""
 
 
 class PointerTables:
@@ -89,7 +90,7 @@ class PointerTables:
                 if form is None:
                     continue
                 self._check(path, form)
-                tensors = [None if tensor is None else _aligned(tensor) for tensor in _parts(form)]
+                tensors = [None if tensor is None else _aligned(tensor) for tensor in _parts(_padded(form))]
                 kept += [tensor for tensor in tensors if tensor is not None]
                 addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
                 entries[block][place] = _fields(form, addresses)
@@ -118,10 +119,14 @@ class PointerTables:
 def _parts(form: Delta | Norm) -> tuple[Tensor | None, ...]:
     if isinstance(form, Norm):
         return form.weight, form.bias
-    b, missing = form.b, -form.rank % EIGHT
-    if b is not None and missing:  # a pad by nothing would be a copy as well
-        b = F.pad(b, (0, missing))
-    return form.a, b, form.bias, form.in_scale, form.out_scale
+    return form.a, form.b, form.bias, form.in_scale, form.out_scale
+
+
+def _padded(form: Delta | Norm) -> Delta | Norm:
+    """Return the form with the rows of b filled up with zeros to a multiple of eight."""
+    if isinstance(form, Norm) or form.b is None or form.rank % EIGHT == 0:  # a pad by nothing would be a copy as well
+        return form
+    return replace(form, b=F.pad(form.b, (0, -form.rank % EIGHT)))
 
 
 def _fields(form: Delta | Norm, addresses: Sequence[int]) -> list[int]:
@@ -137,7 +142,7 @@ def _shapes(module: nn.Module, form: Delta | Norm) -> list[tuple[Tensor | None, 
         return [(form.weight, tuple(weight.shape)), (form.bias, tuple(weight.shape))]
     (fan_out, fan_in), rank = weight.shape, form.rank
     shapes = ((1, rank, fan_in), (1, fan_out, rank), (1, 1, fan_out), (1, 1, fan_in), (1, 1, fan_out))
-    return list(zip((form.a, form.b, form.bias, form.in_scale, form.out_scale), shapes, strict=True))
+    return list(zip(_parts(form), shapes, strict=True))
 
 
 def _aligned(tensor: Tensor) -> Tensor:

@@ -12,8 +12,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from serving.engine.cuda import pointer_tables
+
 RANKS = tl.constexpr(16)  # the least size of a tensor core's product
-EIGHT = tl.constexpr(8)  # ranks that are loaded at once
+EIGHT = tl.constexpr(pointer_tables.EIGHT)
 
 
 @triton.jit

@@ -151,3 +151,11 @@ def test_depth_and_width_together_take_the_same_operations_whatever_the_depth():
 def test_settings_that_no_search_can_use_are_refused(changes):
     with pytest.raises(InvalidSettingError):
         WidthConfig(**changes)
+
+
+def test_groups_above_the_units_are_refused_before_a_mask_is_trained():
+    trained = []
+    one = replace(subject(), progress=trained.append)
+    with pytest.raises(InvalidSettingError, match="groups of 193 units: a block has 192"):
+        search_width(one, WidthConfig("vit-slim", unit_group=193))
+    assert not trained
